@@ -1,0 +1,3 @@
+//! The `cfc` command: arguments, output, wiring.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Dockerfile and `.dockerignore` text into a spanned tree plus all its problems.

@@ -1,0 +1,1 @@
+//! The Docker Engine API socket and the in-process sidecar, for workerd.

@@ -1,0 +1,1 @@
+//! HTTP in, to the right Worker; WebSocket and streaming untouched.

@@ -1,0 +1,137 @@
+//! [`Manifest`] and [`Index`]: what an image is made of (image-spec, "Image Manifest" and "Image Index").
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Descriptor, Platform, media_type};
+
+/// An image manifest: one config and the layers above each other, lowest first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Manifest {
+    /// Always 2.
+    pub schema_version: u32,
+    /// [`media_type::MANIFEST`] or Docker's twin.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub media_type: Option<String>,
+    /// Type of an artifact that is not an image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub artifact_type: Option<String>,
+    /// The image config.
+    pub config: Descriptor,
+    /// Layers, lowest first.
+    #[serde(default)]
+    pub layers: Vec<Descriptor>,
+    /// The manifest this one refers to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<Descriptor>,
+    /// Free annotations.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+}
+
+impl Manifest {
+    /// An OCI manifest of an image.
+    pub fn new(config: Descriptor, layers: Vec<Descriptor>) -> Manifest {
+        Manifest {
+            schema_version: 2,
+            media_type: Some(media_type::MANIFEST.to_string()),
+            artifact_type: None,
+            config,
+            layers,
+            subject: None,
+            annotations: BTreeMap::new(),
+        }
+    }
+
+    /// The bytes that are hashed and stored: compact JSON in the order of the specification.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("a manifest has only string keys")
+    }
+}
+
+/// An image index: the same image for several platforms.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Index {
+    /// Always 2.
+    pub schema_version: u32,
+    /// [`media_type::INDEX`] or Docker's twin.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub media_type: Option<String>,
+    /// Type of an artifact that is not an image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub artifact_type: Option<String>,
+    /// The manifests, in order of preference.
+    pub manifests: Vec<Descriptor>,
+    /// The manifest this one refers to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<Descriptor>,
+    /// Free annotations.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+}
+
+impl Index {
+    /// An OCI index.
+    pub fn new(manifests: Vec<Descriptor>) -> Index {
+        Index {
+            schema_version: 2,
+            media_type: Some(media_type::INDEX.to_string()),
+            artifact_type: None,
+            manifests,
+            subject: None,
+            annotations: BTreeMap::new(),
+        }
+    }
+
+    /// The first manifest that runs on `platform`.
+    pub fn for_platform(&self, platform: &Platform) -> Option<&Descriptor> {
+        self.manifests.iter().find(|manifest| manifest.platform.as_ref().is_some_and(|p| p.satisfies(platform)))
+    }
+
+    /// The bytes that are hashed and stored: compact JSON in the order of the specification.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("an index has only string keys")
+    }
+}
+
+/// What a reference may lead to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ManifestOrIndex {
+    /// One image.
+    Manifest(Manifest),
+    /// One image for several platforms.
+    Index(Index),
+}
+
+impl ManifestOrIndex {
+    /// Parses `bytes`, which were served or stored as `media_type`.
+    pub fn parse(media_type: &str, bytes: &[u8]) -> Result<ManifestOrIndex, ManifestError> {
+        let json = |source| ManifestError::Json { media_type: media_type.to_string(), source };
+        if media_type::is_manifest(media_type) {
+            Ok(ManifestOrIndex::Manifest(serde_json::from_slice(bytes).map_err(json)?))
+        } else if media_type::is_index(media_type) {
+            Ok(ManifestOrIndex::Index(serde_json::from_slice(bytes).map_err(json)?))
+        } else {
+            Err(ManifestError::MediaType(media_type.to_string()))
+        }
+    }
+}
+
+/// Why bytes are not a manifest.
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    /// Not a type that cfc reads.
+    #[error("unsupported manifest media type `{0}`")]
+    MediaType(String),
+    /// Not the JSON that the type promises.
+    #[error("malformed manifest of type `{media_type}`")]
+    Json {
+        /// The type that was promised.
+        media_type: String,
+        /// What the JSON parser says.
+        source: serde_json::Error,
+    },
+}

@@ -1,0 +1,1 @@
+//! A wrangler config file into a typed, validated project: Worker, containers, bindings, migrations.

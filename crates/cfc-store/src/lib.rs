@@ -1,0 +1,1 @@
+//! Blobs, layers and unpacked root filesystems on local disk.

@@ -1,0 +1,1 @@
+//! Images between a registry and the store.

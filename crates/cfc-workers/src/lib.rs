@@ -1,0 +1,1 @@
+//! workerd processes: bundle, configuration, start, reload.
