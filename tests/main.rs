@@ -1,1 +1,4 @@
-//! The integration tests.
+//! The integration tests: one binary, with real parts at every station.
+
+mod arrows;
+mod licences;
