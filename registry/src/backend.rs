@@ -1,0 +1,136 @@
+//! [`BlobBackend`] and [`UploadBackend`]: where blob content lives. The seam between the API and a local directory
+//! or S3; repositories, tags and manifests are not its business.
+
+use std::ops::Range;
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use cfc_oci::{Algorithm, Digest, RepositoryName};
+use futures::stream::BoxStream;
+use uuid::Uuid;
+
+use crate::StorageError;
+
+/// Content on its way to a client.
+pub type BlobStream = BoxStream<'static, Result<Bytes, StorageError>>;
+
+/// Content on its way from a client; an error means that the client went away or spoke badly.
+pub type ByteStream<'a> = BoxStream<'a, Result<Bytes, String>>;
+
+/// Finished blobs, addressed by digest. A blob is there completely or not at all, and never changes.
+#[async_trait]
+pub trait BlobBackend: Send + Sync {
+    /// Size in bytes, or `None` when there is no such blob.
+    async fn stat(&self, digest: &Digest) -> Result<Option<u64>, StorageError>;
+
+    /// The bytes of `range`, which lies within the blob, in large frames; `None` when there is no such blob.
+    async fn read(&self, digest: &Digest, range: Range<u64>) -> Result<Option<BlobStream>, StorageError>;
+
+    /// Removes the content. The caller knows that no repository links it.
+    async fn delete(&self, digest: &Digest) -> Result<(), StorageError>;
+
+    /// Every blob with its size, in no order.
+    async fn list(&self) -> Result<Vec<(Digest, u64)>, StorageError>;
+
+    /// The file that holds the blob, where the backend has files.
+    fn local_path(&self, _digest: &Digest) -> Option<PathBuf> {
+        None
+    }
+}
+
+/// Uploads: content that grows until it is committed.
+///
+/// The life of one: [`begin`](Self::begin) gives an id; [`append`](Self::append) adds bytes, as often as the client
+/// likes, on this process or on the next; [`commit`](Self::commit) turns it into a blob, or [`abort`](Self::abort)
+/// forgets it. Bytes for which `append` returned are on stable storage. Ids are unguessable, and an upload is found
+/// only in the repository it began in.
+#[async_trait]
+pub trait UploadBackend: Send + Sync {
+    /// Starts an upload whose bytes are hashed with `algorithm` as they arrive.
+    async fn begin(&self, repository: &RepositoryName, algorithm: Algorithm) -> Result<Uuid, StorageError>;
+
+    /// How far an upload got; `None` when `repository` has no such upload.
+    async fn status(&self, repository: &RepositoryName, id: Uuid) -> Result<Option<UploadStatus>, StorageError>;
+
+    /// Adds `body` at the end and returns the new size. With `expected`, the bytes must be exactly that range of the
+    /// blob; if they are not, nothing is added. Without it, what arrived before the client went away stays.
+    async fn append(
+        &self,
+        repository: &RepositoryName,
+        id: Uuid,
+        expected: Option<Range<u64>>,
+        body: ByteStream<'_>,
+    ) -> Result<u64, AppendError>;
+
+    /// Makes the bytes the blob `digest` and ends the upload; returns the size. When the bytes hash to something else
+    /// the upload is gone and no blob appears.
+    async fn commit(&self, repository: &RepositoryName, id: Uuid, digest: &Digest) -> Result<u64, CommitError>;
+
+    /// Forgets an upload; false when `repository` has no such upload.
+    async fn abort(&self, repository: &RepositoryName, id: Uuid) -> Result<bool, StorageError>;
+}
+
+/// How far an upload got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UploadStatus {
+    /// Number of bytes received and kept.
+    pub size: u64,
+}
+
+/// Why bytes were not added.
+#[derive(Debug, thiserror::Error)]
+pub enum AppendError {
+    /// No such upload in this repository.
+    #[error("no such upload")]
+    Unknown,
+    /// Another request is writing to this upload right now.
+    #[error("another request is writing to this upload")]
+    Busy,
+    /// The chunk does not begin where the upload ends.
+    #[error("the next byte is {size}, the chunk begins at {start}")]
+    OutOfOrder {
+        /// Number of bytes the upload has.
+        size: u64,
+        /// Where the chunk would have begun.
+        start: u64,
+    },
+    /// The body is not as long as its range says.
+    #[error("the range promises {expected} bytes, the body has {found}")]
+    Length {
+        /// Bytes promised.
+        expected: u64,
+        /// Bytes that came (the first too many included).
+        found: u64,
+    },
+    /// The client went away or spoke badly.
+    #[error("the body ended early: {0}")]
+    Body(String),
+    /// Our own fault.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+/// Why an upload did not become a blob.
+#[derive(Debug, thiserror::Error)]
+pub enum CommitError {
+    /// No such upload in this repository.
+    #[error("no such upload")]
+    Unknown,
+    /// Another request is writing to this upload right now.
+    #[error("another request is writing to this upload")]
+    Busy,
+    /// The bytes are not what was promised.
+    #[error("expected {expected}, the {size} bytes received hash to {found}")]
+    Mismatch {
+        /// The digest the client gave.
+        expected: Digest,
+        /// The digest of the bytes.
+        found: Digest,
+        /// How many bytes there were.
+        size: u64,
+    },
+    /// Our own fault.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
