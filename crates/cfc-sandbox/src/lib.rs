@@ -1,1 +1,33 @@
 //! Runs one process in one root filesystem under namespaces, cgroups and seccomp; the only crate with `unsafe`.
+//!
+//! A sandbox is made by a *launcher*: a small single-threaded process of our own that `cfc` starts once and talks to
+//! over a Unix socket. It makes the sandboxes, copies their output into log files, and keeps their exit statuses until
+//! they are asked for, so sandboxes outlive the process that wanted them. [`Launcher`] is the handle to it.
+//!
+//! The program that embeds this crate must call [`launcher_main`] first thing when its `argv[0]` is
+//! [`LAUNCHER_ARGV0`], before it starts a thread.
+//!
+//! What is absent: this crate never unpacks an image, never pulls, never decides who may start. It does not need or
+//! use any OCI runtime, bridge, veth pair or firewall.
+
+mod client;
+mod config;
+mod default_spec;
+mod error;
+mod host;
+mod launcher;
+mod network;
+mod status;
+mod user;
+
+pub use client::Launcher;
+pub use config::{INIT_ANNOTATION, Network, Root, SandboxConfig, Stdio};
+pub use default_spec::default_spec;
+pub use error::{Error, ErrorKind, Result};
+pub use host::{Finding, Severity, check_host, sweep};
+pub use launcher::{LAUNCHER_ARGV0, launcher_main};
+pub use network::NetworkHandle;
+/// The OCI runtime specification's types, as [`SandboxConfig::spec`] holds them.
+pub use oci_spec::runtime as oci;
+pub use status::{Exit, ExitStatus, Started, State, Status};
+pub use user::{ResolvedUser, resolve_user};

@@ -1,0 +1,121 @@
+//! [`Error`]: what failed, of which sandbox, and what to do about it.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// This crate's results.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// One failed operation on a sandbox or its launcher.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Error {
+    operation: String,
+    kind: ErrorKind,
+}
+
+/// Why an operation failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The command is in no directory of the sandbox's `PATH`, or its path does not exist there.
+    CommandNotFound(String),
+    /// The command exists and cannot be executed.
+    NotExecutable {
+        /// The command as it was asked for.
+        command: String,
+        /// Why, as an errno.
+        errno: i32,
+    },
+    /// A step of making the sandbox failed.
+    Step {
+        /// The step, as a phrase: "mount the overlay".
+        step: String,
+        /// Why, as an errno.
+        errno: i32,
+    },
+    /// The configuration cannot be carried out.
+    Invalid(String),
+    /// The machine lacks something.
+    Unavailable(String),
+    /// A sandbox of this id exists already.
+    AlreadyExists,
+    /// There is no sandbox of this id.
+    NotFound,
+    /// The sandbox has not ended yet.
+    StillRunning,
+    /// The sandbox has ended.
+    NotRunning,
+    /// The launcher could not be started, reached or understood.
+    Launcher(String),
+}
+
+impl Error {
+    pub(crate) fn new(operation: impl Into<String>, kind: ErrorKind) -> Error {
+        Error { operation: operation.into(), kind }
+    }
+
+    /// A system call's failure, as a step of `operation`.
+    pub(crate) fn step(operation: impl Into<String>, step: impl Into<String>, errno: i32) -> Error {
+        Error::new(operation, ErrorKind::Step { step: step.into(), errno })
+    }
+
+    /// Why it failed.
+    pub fn kind(&self) -> &ErrorKind {
+        &self.kind
+    }
+
+    /// The status a shell would give: 127 when the command was not found, 126 when it could not be executed.
+    pub fn exit_code(&self) -> Option<i32> {
+        match self.kind {
+            ErrorKind::CommandNotFound(_) => Some(127),
+            ErrorKind::NotExecutable { .. } => Some(126),
+            _ => None,
+        }
+    }
+
+    /// What to do about it, when there is something to say.
+    pub fn hint(&self) -> Option<&'static str> {
+        match &self.kind {
+            ErrorKind::CommandNotFound(_) => Some("check ENTRYPOINT and CMD, and that the image holds the file"),
+            ErrorKind::NotExecutable { errno, .. } if *errno == libc::ENOEXEC => {
+                Some("the file is neither a program for this machine nor a script that starts with `#!`")
+            }
+            ErrorKind::NotExecutable { .. } => {
+                Some("give the file its executable bit: `chmod +x`, or COPY --chmod=755")
+            }
+            ErrorKind::Launcher(_) => Some("see the launcher's messages in the log; `cfc doctor` checks the machine"),
+            ErrorKind::Step { errno, .. } if *errno == libc::EPERM => {
+                Some("`cfc doctor` checks what this machine allows")
+            }
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot {}: {}", self.operation, self.kind)
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl fmt::Display for ErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let reason = |errno: &i32| std::io::Error::from_raw_os_error(*errno);
+        match self {
+            ErrorKind::CommandNotFound(command) => write!(f, "command `{command}` not found in the image"),
+            ErrorKind::NotExecutable { command, errno } => {
+                write!(f, "command `{command}` cannot be executed: {}", reason(errno))
+            }
+            ErrorKind::Step { step, errno } => write!(f, "{step}: {}", reason(errno)),
+            ErrorKind::Invalid(message) | ErrorKind::Unavailable(message) => f.write_str(message),
+            ErrorKind::AlreadyExists => f.write_str("a sandbox of this id exists already"),
+            ErrorKind::NotFound => f.write_str("there is no sandbox of this id"),
+            ErrorKind::StillRunning => f.write_str("it is still running"),
+            ErrorKind::NotRunning => f.write_str("it is not running any more"),
+            ErrorKind::Launcher(message) => write!(f, "launcher: {message}"),
+        }
+    }
+}

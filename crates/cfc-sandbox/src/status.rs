@@ -1,0 +1,66 @@
+//! What a launcher tells about its sandboxes: [`Started`], [`Exit`], [`Status`].
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// A sandbox that has just started: its command is executing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Started {
+    /// Its process 1, as the host numbers it.
+    pub pid: i32,
+    /// When that process started, in clock ticks since boot. With `pid` it names the process for good.
+    pub start_time: u64,
+}
+
+/// How a sandbox ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exit {
+    /// How its process 1 ended.
+    pub status: ExitStatus,
+    /// Whether the kernel killed something in it for exceeding its memory limit.
+    pub oom_killed: bool,
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ExitStatus {
+    /// It exited by itself, with this code.
+    Code(i32),
+    /// This signal ended it.
+    Signal(i32),
+}
+
+impl ExitStatus {
+    /// The number a shell or Docker gives: the code, or 128 plus the signal.
+    pub fn shell_code(self) -> i32 {
+        match self {
+            ExitStatus::Code(code) => code,
+            ExitStatus::Signal(signal) => 128 + signal,
+        }
+    }
+}
+
+/// Whether a sandbox runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum State {
+    /// It is being made; its command does not execute yet.
+    Starting,
+    /// Its process 1 lives.
+    Running,
+    /// It has ended and has not been removed.
+    Exited(Exit),
+}
+
+/// One sandbox that a launcher knows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The id it was started with.
+    pub id: String,
+    /// Its process 1.
+    pub started: Started,
+    /// Whether it runs.
+    pub state: State,
+    /// The spec's annotations.
+    pub annotations: BTreeMap<String, String>,
+}
