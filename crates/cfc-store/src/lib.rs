@@ -1,1 +1,32 @@
 //! Blobs, layers and unpacked root filesystems on local disk.
+//!
+//! The store owns one directory (see [`Store::open`]) that several processes may use at once. Everything in it is
+//! published by a rename of something finished, so a reader sees all of it or nothing, and a crash leaves only files
+//! below `tmp/`, which the next [`Store::open`] sweeps. The crate does no networking and starts no processes.
+
+pub mod layer_tar;
+
+mod blob;
+mod cache;
+mod compression;
+mod error;
+mod image;
+mod layer;
+mod layout;
+mod parallel;
+mod store;
+mod unpack;
+mod upper;
+
+pub use blob::{BlobStore, BlobWriter};
+pub use cache::Cache;
+pub use compression::{Compression, LayerBlob, LayerBlobWriter};
+pub use error::{Result, StoreError, StoreErrorKind};
+pub use image::{Image, ImageStore};
+pub use layer::LayerStore;
+pub use layer_tar::{DeviceKind, LayerWriter, Metadata};
+pub use parallel::{Codec, ParallelEncoder};
+pub use store::Store;
+pub use tempfile::TempDir;
+pub use unpack::{UnpackLimits, unpack_layer};
+pub use upper::{UpperOptions, write_upper_as_layer};

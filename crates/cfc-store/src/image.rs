@@ -1,0 +1,184 @@
+//! [`ImageStore`]: images by reference, and [`Image`]: one of them, read.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use cfc_oci::{Descriptor, Digest, ImageConfig, Manifest, ManifestOrIndex, Platform, Reference, media_type};
+use serde::{Deserialize, Serialize};
+use tempfile::NamedTempFile;
+
+use crate::blob::sync_directory_of;
+use crate::error::Context;
+use crate::{Result, Store, StoreError, StoreErrorKind};
+
+/// An index may name an index. More levels than these serve nobody.
+const MAX_INDEX_DEPTH: usize = 4;
+
+/// One image, for one platform.
+#[derive(Clone, Debug)]
+pub struct Image {
+    /// The manifest's descriptor.
+    pub descriptor: Descriptor,
+    /// The manifest.
+    pub manifest: Manifest,
+    /// The config it points at.
+    pub config: ImageConfig,
+}
+
+/// Images by reference.
+#[derive(Clone, Debug)]
+pub struct ImageStore {
+    store: Store,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Record {
+    reference: Reference,
+    manifest: Descriptor,
+    /// Seconds since 1970.
+    updated: u64,
+}
+
+impl ImageStore {
+    pub(crate) fn new(store: Store) -> ImageStore {
+        ImageStore { store }
+    }
+
+    /// Makes `reference` name `image`, a manifest or index whose bytes are in the blob store. A reference without a tag
+    /// means `latest`; the digest of a reference is not kept.
+    pub fn tag(&self, reference: &Reference, image: &Descriptor) -> Result<()> {
+        let subject = || format!("cannot tag `{reference}`");
+        if !self.store.blobs().contains(&image.digest) {
+            let kind = StoreErrorKind::Malformed(format!("its manifest `{}` is not in the store", image.digest));
+            return Err(StoreError::new(subject(), kind));
+        }
+        let reference = tagged(reference);
+        let updated = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs());
+        let path = self.path(&reference);
+        let record = Record { reference, manifest: image.clone(), updated };
+        let bytes = serde_json::to_vec_pretty(&record).map_err(io::Error::from).context(subject)?;
+        let mut file = NamedTempFile::new_in(self.store.session_directory()).context(subject)?;
+        file.write_all(&bytes).and_then(|()| file.as_file().sync_all()).context(subject)?;
+        file.persist(&path).map_err(|error| error.error).context(subject)?;
+        sync_directory_of(&path)
+    }
+
+    /// What `reference` names: by its digest, else by its tag, else by the tag `latest`.
+    pub fn resolve(&self, reference: &Reference) -> Result<Option<Descriptor>> {
+        match &reference.digest {
+            Some(digest) => self.describe(digest),
+            None => Ok(self.record(&self.path(&tagged(reference)))?.map(|record| record.manifest)),
+        }
+    }
+
+    /// Every reference and what it names, sorted by reference.
+    pub fn list(&self) -> Result<Vec<(Reference, Descriptor)>> {
+        let directory = self.store.root().join("refs");
+        let mut images = Vec::new();
+        for entry in fs::read_dir(&directory).on("list", &directory)? {
+            let path = entry.on("list", &directory)?.path();
+            // One that disappeared in the meantime was removed by somebody.
+            if let Some(record) = self.record(&path)? {
+                images.push((record.reference, record.manifest));
+            }
+        }
+        images.sort_by(|(left, _), (right, _)| left.cmp(right));
+        Ok(images)
+    }
+
+    /// Forgets the reference; returns whether there was one. The blobs stay.
+    pub fn untag(&self, reference: &Reference) -> Result<bool> {
+        let path = self.path(&tagged(reference));
+        match fs::remove_file(&path) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error).on("remove", &path),
+        }
+    }
+
+    /// Reads the manifest and config behind `descriptor`; of an index, the image for this machine.
+    pub fn load(&self, descriptor: &Descriptor) -> Result<Image> {
+        self.load_for(descriptor, &Platform::host())
+    }
+
+    /// As [`ImageStore::load`], for `platform`.
+    pub fn load_for(&self, descriptor: &Descriptor, platform: &Platform) -> Result<Image> {
+        let (descriptor, manifest) = self.manifest_for(descriptor, platform)?;
+        let subject = || format!("cannot read the config of image `{}`", descriptor.digest);
+        let bytes = self.store.blobs().read(&manifest.config.digest)?;
+        let config = serde_json::from_slice(&bytes)
+            .map_err(|error| StoreErrorKind::Malformed(format!("malformed image config: {error}")))
+            .context(subject)?;
+        Ok(Image { descriptor, manifest, config })
+    }
+
+    /// The manifest that `descriptor` leads to on `platform`, with its own descriptor.
+    fn manifest_for(&self, descriptor: &Descriptor, platform: &Platform) -> Result<(Descriptor, Manifest)> {
+        let subject = || format!("cannot read image `{}`", descriptor.digest);
+        let mut descriptor = descriptor.clone();
+        for _ in 0..MAX_INDEX_DEPTH {
+            let bytes = self.store.blobs().read(&descriptor.digest)?;
+            let index = match ManifestOrIndex::parse(&descriptor.media_type, &bytes).context(subject)? {
+                ManifestOrIndex::Manifest(manifest) => return Ok((descriptor, manifest)),
+                ManifestOrIndex::Index(index) => index,
+            };
+            descriptor = index.for_platform(platform).cloned().ok_or_else(|| {
+                let offered = index.manifests.iter().filter_map(|manifest| manifest.platform.clone()).collect();
+                StoreError::new(subject(), StoreErrorKind::Platform { wanted: platform.clone(), offered })
+            })?;
+        }
+        let kind = StoreErrorKind::Limit(format!("indexes are nested deeper than {MAX_INDEX_DEPTH} levels"));
+        Err(StoreError::new(subject(), kind))
+    }
+
+    /// The descriptor of a manifest that is known by its digest alone.
+    pub fn describe(&self, digest: &Digest) -> Result<Option<Descriptor>> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Envelope {
+            media_type: Option<String>,
+            manifests: Option<serde::de::IgnoredAny>,
+        }
+        if !self.store.blobs().contains(digest) {
+            return Ok(None);
+        }
+        let bytes = self.store.blobs().read(digest)?;
+        let envelope: Envelope = serde_json::from_slice(&bytes)
+            .map_err(|error| StoreErrorKind::Malformed(format!("it is not a manifest: {error}")))
+            .context(|| format!("cannot read manifest `{digest}`"))?;
+        let guess = if envelope.manifests.is_some() { media_type::INDEX } else { media_type::MANIFEST };
+        let media_type = envelope.media_type.as_deref().unwrap_or(guess);
+        Ok(Some(Descriptor::new(media_type, digest.clone(), bytes.len() as u64)))
+    }
+
+    fn record(&self, path: &std::path::Path) -> Result<Option<Record>> {
+        let bytes = match fs::read(path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error).on("read", path),
+        };
+        let malformed = |error| StoreErrorKind::Malformed(format!("malformed image record: {error}"));
+        serde_json::from_slice(&bytes).map(Some).map_err(malformed).on("read", path)
+    }
+
+    fn path(&self, reference: &Reference) -> PathBuf {
+        self.store.root().join("refs").join(format!("{}.json", escape(&reference.to_string())))
+    }
+}
+
+/// The reference as it is kept: with a tag, without a digest.
+fn tagged(reference: &Reference) -> Reference {
+    let tag = reference.tag.clone().unwrap_or_else(cfc_oci::Tag::latest);
+    Reference { tag: Some(tag), digest: None, ..reference.clone() }
+}
+
+/// A file name for `text`: `/` becomes `%2F`, `:` becomes `%3A`; what gets too long for a file name ends in a digest.
+fn escape(text: &str) -> String {
+    let escaped = text.replace('%', "%25").replace('/', "%2F").replace(':', "%3A");
+    match escaped.len() {
+        0..=200 => escaped,
+        _ => format!("{}+{}", &escaped[..120], Digest::of(text.as_bytes()).hex()),
+    }
+}

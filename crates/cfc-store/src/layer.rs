@@ -1,0 +1,113 @@
+//! [`LayerStore`]: unpacked layers by diff id.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use cfc_oci::{Descriptor, Digest};
+
+use crate::error::Context;
+use crate::{Image, Result, Store, StoreError, StoreErrorKind, UnpackLimits, unpack_layer};
+
+/// overlayfs takes no more lower directories.
+const MAX_LAYERS: usize = 500;
+
+/// Unpacked layers, in the form that overlayfs wants below each other.
+#[derive(Clone, Debug)]
+pub struct LayerStore {
+    store: Store,
+}
+
+impl LayerStore {
+    pub(crate) fn new(store: Store) -> LayerStore {
+        LayerStore { store }
+    }
+
+    /// Where the layer is, or would be.
+    pub fn path(&self, diff_id: &Digest) -> PathBuf {
+        self.store.root().join("layers").join(format!("{}-{}", diff_id.algorithm().as_str(), diff_id.hex()))
+    }
+
+    /// Whether the layer is there; if so, it is whole.
+    pub fn contains(&self, diff_id: &Digest) -> bool {
+        self.path(diff_id).is_dir()
+    }
+
+    /// Unpacks `blob`, a layer of the blob store in any compression, unless it is there already. Bytes whose digest is
+    /// not `diff_id`, and archives that reach out of their layer, are refused and leave nothing behind.
+    pub fn unpack(&self, diff_id: &Digest, blob: &Descriptor) -> Result<PathBuf> {
+        self.unpack_within(diff_id, blob, &UnpackLimits::default())
+    }
+
+    /// As [`LayerStore::unpack`], with bounds of the caller's.
+    pub fn unpack_within(&self, diff_id: &Digest, blob: &Descriptor, limits: &UnpackLimits) -> Result<PathBuf> {
+        let target = self.path(diff_id);
+        if target.is_dir() {
+            return Ok(target);
+        }
+        let subject = || format!("cannot unpack layer `{}`", blob.digest);
+        let temporary = self.store.temp_dir()?;
+        let root = temporary.path().join("layer");
+        fs::create_dir(&root).context(subject)?;
+        let compressed = self.store.blobs().open(&blob.digest)?;
+        let actual = unpack_layer(compressed, &root, diff_id.algorithm(), limits)
+            .map_err(|kind| StoreError::new(subject(), kind))?;
+        if actual != *diff_id {
+            let kind = StoreErrorKind::DigestMismatch { expected: diff_id.clone(), actual };
+            return Err(StoreError::new(format!("{}, uncompressed", subject()), kind));
+        }
+        self.adopt_directory(diff_id, root)
+    }
+
+    /// Takes in `directory`, a finished unpacked layer on the store's file system, by renaming it. When another process
+    /// was faster, its layer stays and `directory` is left to the caller (who made it below [`Store::temp_dir`]).
+    pub fn adopt_directory(&self, diff_id: &Digest, directory: PathBuf) -> Result<PathBuf> {
+        let target = self.path(diff_id);
+        match fs::rename(&directory, &target) {
+            Ok(()) => Ok(target),
+            Err(error) if is_taken(&error) => Ok(target),
+            Err(error) => Err(error).context(|| format!("cannot take in the layer `{}`", directory.display())),
+        }
+    }
+}
+
+/// A rename onto a directory that has something in it. One onto an empty directory succeeds, which is as good: then
+/// both are the same empty layer.
+fn is_taken(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists)
+}
+
+impl Store {
+    /// Unpacks what is missing of `image` and returns its layers' directories, topmost first, as overlayfs takes them.
+    /// Of a layer that occurs twice only the upper occurrence is returned (the lower one cannot be seen, and overlayfs
+    /// refuses duplicates); an image without layers gives one empty directory.
+    pub fn unpack_image(&self, image: &Image) -> Result<Vec<PathBuf>> {
+        let subject = || format!("cannot unpack image `{}`", image.descriptor.digest);
+        let layers = &image.manifest.layers;
+        let diff_ids = &image.config.rootfs.diff_ids;
+        if layers.len() != diff_ids.len() {
+            let text = format!("its manifest has {} layers, its config {}", layers.len(), diff_ids.len());
+            return Err(StoreError::new(subject(), StoreErrorKind::Malformed(text)));
+        }
+        if layers.len() > MAX_LAYERS {
+            let text = format!("it has {} layers, more than the {MAX_LAYERS} that overlayfs takes", layers.len());
+            return Err(StoreError::new(subject(), StoreErrorKind::Limit(text)));
+        }
+        let mut directories: Vec<PathBuf> = Vec::with_capacity(layers.len());
+        for (diff_id, blob) in diff_ids.iter().zip(layers).rev() {
+            let directory = self.layers().unpack(diff_id, blob)?;
+            if !directories.contains(&directory) {
+                directories.push(directory);
+            }
+        }
+        if directories.is_empty() {
+            directories.push(self.empty_layer());
+        }
+        Ok(directories)
+    }
+
+    /// A directory that is always empty.
+    fn empty_layer(&self) -> PathBuf {
+        Path::join(self.root(), "empty")
+    }
+}
