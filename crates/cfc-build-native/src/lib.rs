@@ -1,1 +1,15 @@
 //! Executes a plan on this machine.
+//!
+//! `COPY` from the context streams file, tar and encoder without a root filesystem; a root filesystem is an overlay of
+//! unpacked layers, made when a `RUN` or a `COPY --from` needs one. Results are remembered by their content in the
+//! store's cache. Leaves the meaning of instructions to `cfc-plan`, blobs and layers to `cfc-store`, processes to
+//! `cfc-sandbox`.
+
+mod image;
+mod native;
+
+mod images;
+
+pub use image::{ImageError, ImageRequest, build_image};
+pub use images::StoreImages;
+pub use native::{NativeBuilder, NativeOptions};

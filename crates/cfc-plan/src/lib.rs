@@ -1,1 +1,29 @@
 //! A Dockerfile lowered to a content-addressed graph of operations with cache keys; defines the `Builder` seam.
+//!
+//! Owns BuildKit's meaning of each instruction: which filesystem it works on, what it writes into the image's config
+//! and history, what a word expands to. Leaves reading text to `cfc-dockerfile` and doing the work to a [`Builder`].
+//! Never does I/O: images come through [`BaseImages`], files of the context are not looked at.
+
+mod plan;
+
+mod lower;
+
+mod stages;
+
+mod stage;
+
+mod copy;
+
+mod arguments;
+mod builder;
+mod environment;
+mod error;
+mod graph;
+mod history;
+pub mod path;
+mod ports;
+
+pub use builder::{BuildError, BuildProgress, Builder, BuiltImage, Context, Ignore, NodeOutcome, OutputStream, Silent};
+pub use error::PlanError;
+pub use lower::lower;
+pub use plan::{BaseImage, BaseImageError, BaseImages, BuildRequest, Copy, CopySource, Node, NodeId, Op, Plan, Run};

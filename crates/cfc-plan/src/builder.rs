@@ -1,0 +1,123 @@
+//! [`Builder`]: the seam between plans and what carries them out. It takes the whole plan, because BuildKit solves whole
+//! graphs.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use cfc_dockerfile::IgnoreFile;
+use cfc_oci::{Descriptor, ImageConfig};
+
+use crate::{Node, Plan};
+
+/// Carries out plans.
+pub trait Builder {
+    /// Builds `plan` with files of `context`. On failure nothing is left but what may be used again: finished layers.
+    fn build(&mut self, plan: &Plan, context: &Context, progress: &dyn BuildProgress)
+    -> Result<BuiltImage, BuildError>;
+}
+
+/// The files that `COPY` may take.
+pub struct Context {
+    /// The directory.
+    pub directory: PathBuf,
+    /// What of it is left out.
+    pub ignore: Option<Ignore>,
+}
+
+/// A `.dockerignore` and where it was.
+pub struct Ignore {
+    /// The file, for messages.
+    pub path: PathBuf,
+    /// What it says.
+    pub file: IgnoreFile,
+}
+
+/// A finished image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BuiltImage {
+    /// Its manifest.
+    pub manifest: Descriptor,
+    /// Its config.
+    pub config: ImageConfig,
+}
+
+/// Hears how a build goes. All methods may be called from any thread.
+pub trait BuildProgress: Send + Sync {
+    /// `node` begins.
+    fn started(&self, node: &Node) {
+        let _ = node;
+    }
+    /// What the program of `node` wrote, in pieces of any length, not always whole lines.
+    fn output(&self, node: &Node, stream: OutputStream, bytes: &[u8]) {
+        let _ = (node, stream, bytes);
+    }
+    /// `node` is done.
+    fn finished(&self, node: &Node, outcome: NodeOutcome) {
+        let _ = (node, outcome);
+    }
+}
+
+/// Hears nothing.
+pub struct Silent;
+
+impl BuildProgress for Silent {}
+
+/// Where a program wrote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OutputStream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// How a node ended well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NodeOutcome {
+    /// It was carried out.
+    Built,
+    /// An earlier result was used.
+    Cached,
+}
+
+/// Why a plan was not carried out.
+#[derive(Debug, thiserror::Error)]
+pub struct BuildError {
+    /// The Dockerfile.
+    pub dockerfile: PathBuf,
+    /// The instruction that failed: its first line and its text. None when the failure belongs to none of them.
+    pub instruction: Option<(u32, String)>,
+    /// What went wrong, for example `exited with status 2`.
+    pub message: String,
+    /// The last lines the program wrote.
+    pub output: Vec<String>,
+    /// What to do about it.
+    pub hint: Option<String>,
+    /// The cause.
+    #[source]
+    pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl fmt::Display for BuildError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.dockerfile.display())?;
+        match &self.instruction {
+            Some((line, text)) => write!(f, ":{line}: `{text}`: {}", self.message),
+            None => write!(f, ": {}", self.message),
+        }
+    }
+}
+
+impl BuildError {
+    /// An error of the build as a whole.
+    pub fn new(dockerfile: &Path, message: impl Into<String>) -> BuildError {
+        BuildError {
+            dockerfile: dockerfile.to_path_buf(),
+            instruction: None,
+            message: message.into(),
+            output: Vec::new(),
+            hint: None,
+            source: None,
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! [`lower`]: from a request to a plan, stage by stage.
+
+use std::collections::HashMap;
+
+use cfc_dockerfile::Span;
+use cfc_oci::{ImageConfig, Platform, RootFs};
+
+use crate::arguments;
+use crate::environment::Environment;
+use crate::error::Located;
+use crate::graph::{Graph, Origin};
+use crate::history::rfc3339;
+use crate::stage::{StageLowering, State};
+use crate::stages::{Source, Stages};
+use crate::{BaseImage, BaseImages, BuildRequest, NodeId, Op, Plan, PlanError};
+
+/// Lowers `request` to the operations that build it. Base images are asked of `bases` for the stages that the target
+/// needs, and only for those.
+pub fn lower(request: &BuildRequest, bases: &dyn BaseImages) -> Result<Plan, PlanError> {
+    let arguments = arguments::global(request)?;
+    let epoch = arguments::source_date_epoch(request, &arguments)?;
+    let stages = Stages::new(request, &arguments)?;
+    let target = stages.target()?;
+    let order = stages.reachable(target)?;
+    let mut lowering = Lowering {
+        request,
+        bases,
+        stages,
+        arguments,
+        proxies: arguments::proxies(&request.build_args),
+        created: rfc3339(epoch),
+        graph: Graph::default(),
+        finished: HashMap::new(),
+        images: HashMap::new(),
+    };
+    for stage in order {
+        let state = StageLowering::lower(&mut lowering, stage)?;
+        lowering.finished.insert(stage, state);
+    }
+    let state = lowering.finished.remove(&target).expect("the target is the last of the reachable stages");
+    Ok(Plan {
+        nodes: lowering.graph.nodes,
+        target: state.node,
+        config: final_config(request, state.config, &lowering.created),
+        source_date_epoch: epoch,
+        dockerfile_path: request.dockerfile_path.clone(),
+    })
+}
+
+fn final_config(request: &BuildRequest, mut config: ImageConfig, created: &str) -> ImageConfig {
+    if !request.labels.is_empty() {
+        config.config.labels.get_or_insert_default().extend(request.labels.clone());
+    }
+    config.created = Some(created.to_string());
+    config.rootfs = RootFs::default();
+    config
+}
+
+/// What is known while stages are lowered.
+pub(crate) struct Lowering<'a> {
+    pub(crate) request: &'a BuildRequest,
+    bases: &'a dyn BaseImages,
+    pub(crate) stages: Stages<'a>,
+    pub(crate) arguments: Environment,
+    pub(crate) proxies: Vec<(String, String)>,
+    pub(crate) created: String,
+    pub(crate) graph: Graph,
+    finished: HashMap<usize, State>,
+    images: HashMap<(String, String), BaseImage>,
+}
+
+impl Lowering<'_> {
+    /// A stage that was lowered already; [`Stages::reachable`] puts it before whatever needs it.
+    pub(crate) fn finished(&self, stage: usize) -> &State {
+        self.finished.get(&stage).expect("stages are lowered in the order of their needs")
+    }
+
+    /// The node of an image, and its config.
+    pub(crate) fn image(
+        &mut self,
+        reference: &str,
+        platform: &Platform,
+        origin: &Origin<'_>,
+    ) -> Result<(NodeId, ImageConfig), PlanError> {
+        let key = (reference.to_string(), platform.to_string());
+        let image = match self.images.get(&key) {
+            Some(image) => image.clone(),
+            None => {
+                let image = self.find(reference, platform, origin.span)?;
+                self.images.insert(key, image.clone());
+                image
+            }
+        };
+        let op = Op::Image { manifest: image.manifest, reference: reference.to_string() };
+        Ok((self.graph.add(op, None, origin), image.config))
+    }
+
+    fn find(&self, reference: &str, platform: &Platform, span: Span) -> Result<BaseImage, PlanError> {
+        self.bases.find(reference, platform).map_err(|error| {
+            let mut failure = self.request.error_at(span, format!("cannot use image `{reference}`: {}", error.message));
+            failure.hint = error.hint;
+            failure.source = error.source;
+            failure
+        })
+    }
+
+    /// The node that `COPY --from` copies from.
+    pub(crate) fn copy_source(
+        &mut self,
+        name: &str,
+        platform: &Platform,
+        origin: &Origin<'_>,
+    ) -> Result<NodeId, PlanError> {
+        match self.stages.copy_source(name, origin.span)? {
+            Source::Stage(stage) => Ok(self.finished(stage).node),
+            Source::Scratch => Ok(self.graph.add(Op::Scratch, None, origin)),
+            Source::Image(reference) => Ok(self.image(&reference, platform, origin)?.0),
+        }
+    }
+}

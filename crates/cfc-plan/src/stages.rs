@@ -1,0 +1,159 @@
+//! [`Stages`]: which stage builds on which, before any instruction is looked at.
+
+use cfc_dockerfile::{Instruction, Span, Stage};
+use cfc_oci::Platform;
+
+use crate::arguments::expand;
+use crate::environment::Environment;
+use crate::error::Located;
+use crate::{BuildRequest, PlanError};
+
+/// What a stage starts from or copies from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    Scratch,
+    Stage(usize),
+    Image(String),
+}
+
+/// The head of a stage, its variables expanded.
+pub(crate) struct Head {
+    pub(crate) base: Source,
+    pub(crate) platform: Option<Platform>,
+    /// Its name, or its number.
+    pub(crate) label: String,
+}
+
+/// The stages of a Dockerfile and what they need.
+pub(crate) struct Stages<'a> {
+    request: &'a BuildRequest,
+    pub(crate) heads: Vec<Head>,
+}
+
+impl<'a> Stages<'a> {
+    pub(crate) fn new(request: &'a BuildRequest, arguments: &Environment) -> Result<Stages<'a>, PlanError> {
+        let mut stages = Stages { request, heads: Vec::new() };
+        for (index, stage) in request.dockerfile.stages.iter().enumerate() {
+            let head = stages.head(index, stage, arguments)?;
+            stages.heads.push(head);
+        }
+        Ok(stages)
+    }
+
+    fn head(&self, index: usize, stage: &Stage, arguments: &Environment) -> Result<Head, PlanError> {
+        let at = |message: String| self.request.error_at(stage.span, message);
+        let expanded = |word: &str| expand(&self.request.dockerfile, word, arguments);
+        let base = expanded(&stage.base).map_err(|error| at(error.to_string()))?;
+        if base.is_empty() {
+            let error = at(format!("`FROM {}` names nothing: its variables are empty", stage.base));
+            return Err(error.with_hint("give them values by `ARG NAME=value` before the first `FROM`"));
+        }
+        let platform = match &stage.platform {
+            Some(word) => {
+                let text = expanded(word).map_err(|error| at(error.to_string()))?;
+                let platform = text.parse().map_err(|error| at(format!("`--platform={word}`: {error}")))?;
+                Some(platform)
+            }
+            None => None,
+        };
+        let earlier = self.request.dockerfile.stages[..index].iter().rposition(|other| is_called(other, &base));
+        let base = match earlier {
+            Some(earlier) => Source::Stage(earlier),
+            None if base == "scratch" => Source::Scratch,
+            None => Source::Image(base),
+        };
+        Ok(Head { base, platform, label: stage.name.clone().unwrap_or_else(|| index.to_string()) })
+    }
+
+    /// The stage to build: by name, else by number, else the last one.
+    pub(crate) fn target(&self) -> Result<usize, PlanError> {
+        let all = &self.request.dockerfile.stages;
+        let Some(target) = &self.request.target else {
+            return all.len().checked_sub(1).ok_or_else(|| self.request.error("it has no stage: no `FROM`"));
+        };
+        let by_name = all.iter().rposition(|stage| is_called(stage, target));
+        let by_number = || target.parse::<usize>().ok().filter(|number| *number < all.len());
+        by_name.or_else(by_number).ok_or_else(|| {
+            let labels: Vec<String> = self.heads.iter().map(|head| format!("`{}`", head.label)).collect();
+            let error = self.request.error(format!("it has no stage `{target}`"));
+            error.with_hint(format!("its stages are {}", labels.join(", ")))
+        })
+    }
+
+    /// What `--from=name` means.
+    pub(crate) fn copy_source(&self, name: &str, span: Span) -> Result<Source, PlanError> {
+        if name.contains('$') {
+            let error = self.request.error_at(span, format!("`COPY --from={name}`: no variables are expanded here"));
+            return Err(error.with_hint("name a stage: `ARG NAME`, `FROM $NAME AS source`, `COPY --from=source …`"));
+        }
+        let all = &self.request.dockerfile.stages;
+        if let Ok(number) = name.parse::<usize>() {
+            let error = || self.request.error_at(span, format!("`COPY --from={name}`: there are {} stages", all.len()));
+            return if number < all.len() { Ok(Source::Stage(number)) } else { Err(error()) };
+        }
+        Ok(match all.iter().rposition(|stage| is_called(stage, name)) {
+            Some(stage) => Source::Stage(stage),
+            None if name == "scratch" => Source::Scratch,
+            None => Source::Image(name.to_string()),
+        })
+    }
+
+    /// The stages that `target` needs, itself last, each after those it needs.
+    pub(crate) fn reachable(&self, target: usize) -> Result<Vec<usize>, PlanError> {
+        enum Visit {
+            Enter(usize, Span),
+            Leave(usize),
+        }
+        #[derive(Clone, Copy, PartialEq)]
+        enum Mark {
+            New,
+            Open,
+            Done,
+        }
+        let stages = &self.request.dockerfile.stages;
+        let mut marks = vec![Mark::New; stages.len()];
+        let mut order = Vec::new();
+        // A stack of our own: the length of a chain of stages is up to the Dockerfile.
+        let mut visits = vec![Visit::Enter(target, stages[target].span)];
+        while let Some(visit) = visits.pop() {
+            match visit {
+                Visit::Enter(stage, span) if marks[stage] == Mark::Open => {
+                    let label = &self.heads[stage].label;
+                    return Err(self.request.error_at(span, format!("stage `{label}` needs itself")));
+                }
+                Visit::Enter(stage, _) if marks[stage] == Mark::Done => {}
+                Visit::Enter(stage, _) => {
+                    marks[stage] = Mark::Open;
+                    visits.push(Visit::Leave(stage));
+                    let mut needed = self.needs(stage)?;
+                    needed.reverse();
+                    visits.extend(needed.into_iter().map(|(stage, span)| Visit::Enter(stage, span)));
+                }
+                Visit::Leave(stage) => {
+                    marks[stage] = Mark::Done;
+                    order.push(stage);
+                }
+            }
+        }
+        Ok(order)
+    }
+
+    fn needs(&self, stage: usize) -> Result<Vec<(usize, Span)>, PlanError> {
+        let mut needed = Vec::new();
+        if let Source::Stage(base) = self.heads[stage].base {
+            needed.push((base, self.request.dockerfile.stages[stage].span));
+        }
+        for instruction in &self.request.dockerfile.stages[stage].instructions {
+            let Instruction::Copy(copy) = &instruction.value else { continue };
+            let Some(from) = &copy.from else { continue };
+            if let Source::Stage(source) = self.copy_source(from, instruction.span)? {
+                needed.push((source, instruction.span));
+            }
+        }
+        Ok(needed)
+    }
+}
+
+fn is_called(stage: &Stage, name: &str) -> bool {
+    stage.name.as_deref().is_some_and(|own| own.eq_ignore_ascii_case(name))
+}
