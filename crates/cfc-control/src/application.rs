@@ -1,6 +1,7 @@
 //! [`ApplicationRecord`]: one container application, as it is recorded in the bucket.
 
 use cfc_oci::{Descriptor, Digest, Reference};
+use cfc_project::InstanceType;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -27,8 +28,6 @@ pub struct ApplicationRecord {
     pub size: InstanceSize,
     /// How many instances may be live at once.
     pub max_instances: u32,
-    /// The last rollout that was asked for.
-    pub active_rollout_id: Option<Uuid>,
     /// Members of Cloudflare's shape that cfc keeps and returns but does not act on (`constraints`, `affinities`…).
     #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
     pub kept: serde_json::Map<String, serde_json::Value>,
@@ -72,6 +71,13 @@ pub struct InstanceSize {
     pub memory_mib: u64,
     /// Disk in MB (10^6 bytes).
     pub disk_mb: u64,
+}
+
+impl From<&InstanceType> for InstanceSize {
+    fn from(instance_type: &InstanceType) -> InstanceSize {
+        let InstanceType { vcpu, memory_mib, disk_mb, .. } = *instance_type;
+        InstanceSize { vcpu, memory_mib, disk_mb }
+    }
 }
 
 /// The id of the application called `name`: 16 bytes of a hash, as a version 8 UUID.

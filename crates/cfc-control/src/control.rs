@@ -1,13 +1,18 @@
-//! [`Control`]: the control API as a whole.
+//! [`Control`]: the control API as a whole. Owns the order in which things change: platform first, record second, and
+//! back again when the record cannot be written, so that what is recorded is what served last.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use object_store::ObjectStore;
 
-use crate::{Deployment, Platform};
+use crate::catalog::{Catalog, unwritten};
+use crate::error::Code;
+use crate::records::RecordError;
+use crate::{ActivateError, ControlError, Deployment, Platform};
 
 /// What the control API must be told.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ControlOptions {
     /// What a client must send as `Authorization: Bearer …`.
     pub token: String,
@@ -21,34 +26,99 @@ pub struct ControlOptions {
     pub registry_password: Option<String>,
 }
 
-/// The control API over records in a bucket. Cheap to clone.
+/// The control API over records in a bucket. Cheap to clone; every clone is the same.
 #[derive(Clone)]
 pub struct Control {
-    _platform: Arc<dyn Platform>,
+    pub(crate) inner: Arc<Inner>,
 }
 
-/// Why the bucket cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot open the control records")]
-pub struct OpenError {}
+pub(crate) struct Inner {
+    pub catalog: Catalog,
+    pub platform: Arc<dyn Platform>,
+    pub options: ControlOptions,
+    locks: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+}
 
 impl Control {
-    /// Opens the records of `bucket`.
+    /// Opens the records of `bucket`, and fails when they cannot be read.
     pub async fn open(
-        _bucket: Arc<dyn ObjectStore>,
-        _platform: Arc<dyn Platform>,
-        _options: ControlOptions,
-    ) -> Result<Control, OpenError> {
-        todo!()
+        bucket: Arc<dyn ObjectStore>,
+        platform: Arc<dyn Platform>,
+        options: ControlOptions,
+    ) -> Result<Control, ControlError> {
+        let catalog = Catalog::new(bucket);
+        catalog.workers().await?;
+        Ok(Control { inner: Arc::new(Inner { catalog, platform, options, locks: Mutex::default() }) })
     }
 
-    /// Everything below `/client/v4`.
+    /// The API: everything below `/client/v4`.
     pub fn router(&self) -> axum::Router {
-        todo!()
+        crate::routes::router(self.clone())
     }
 
-    /// Everything that is recorded and should serve. The caller activates each; see [`Control::activate_all`].
-    pub async fn restore(&self) -> Result<Vec<Deployment>, OpenError> {
-        todo!()
+    /// Every recorded Worker with its modules and applications, for the caller to activate after a restart. A Worker
+    /// whose modules cannot be read is an error of its own and does not hold back the others.
+    pub async fn restore(&self) -> Result<Vec<Result<Deployment, ControlError>>, ControlError> {
+        let catalog = &self.inner.catalog;
+        let slots = catalog.application_slots().await?;
+        let mut deployments = Vec::new();
+        for worker in catalog.workers().await? {
+            deployments.push(catalog.deployment(worker, &slots).await);
+        }
+        Ok(deployments)
+    }
+}
+
+impl Inner {
+    /// Waits for its turn to change the Worker (or the application without a Worker) called `name`.
+    pub async fn lock(&self, name: &str) -> tokio::sync::OwnedMutexGuard<()> {
+        let lock = {
+            let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
+            locks.retain(|_, lock| Arc::strong_count(lock) > 1);
+            locks.entry(name.to_string()).or_default().clone()
+        };
+        lock.lock_owned().await
+    }
+
+    /// Activates `next`, then records it; when that fails, activates `previous` again.
+    pub async fn switch(
+        &self,
+        previous: Option<&Deployment>,
+        next: &Deployment,
+        record: impl Future<Output = Result<(), RecordError>>,
+    ) -> Result<(), ControlError> {
+        let name = &next.worker.name;
+        self.platform.activate(next).await.map_err(|error| activation(previous, error))?;
+        match record.await {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                self.go_back(name, previous).await;
+                Err(unwritten(&format!("cannot record the deployment of Worker `{name}`"), error))
+            }
+        }
+    }
+
+    /// Makes the platform serve what is recorded, after a change could not be.
+    pub async fn go_back(&self, name: &str, recorded: Option<&Deployment>) {
+        let result = match recorded {
+            Some(recorded) => self.platform.activate(recorded).await,
+            None => self.platform.remove_worker(name).await,
+        };
+        if let Err(error) = result {
+            tracing::error!(worker = name, %error, "cannot go back to the version that is recorded; a restart does");
+        }
+    }
+}
+
+fn activation(previous: Option<&Deployment>, error: ActivateError) -> ControlError {
+    let consequence = match previous {
+        Some(_) => "nothing was deployed, the previous version keeps serving",
+        None => "nothing was deployed",
+    };
+    let hint = error.hint.clone();
+    let error = ControlError::new(Code::Activation, consequence).because(error);
+    match hint {
+        Some(hint) => error.hint(hint),
+        None => error,
     }
 }

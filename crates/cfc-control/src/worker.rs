@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use cfc_oci::Digest;
+use cfc_project::DurableObjectBinding;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -33,9 +34,12 @@ pub struct WorkerRecord {
     /// Durable Object bindings.
     pub durable_objects: Vec<DurableObjectBinding>,
     /// Every migration so far, oldest first, in the shape of a wrangler config.
-    pub migrations: Vec<Migration>,
+    pub migrations: Vec<serde_json::Value>,
     /// The classes that have a container.
     pub containers: Vec<ContainerBinding>,
+    /// Further keys of the wrangler config that workerd translates by itself, as the deployment gave them.
+    #[serde(default)]
+    pub more: BTreeMap<String, serde_json::Value>,
     /// The application records that this deployment made, so that Worker and applications change with one object.
     pub applications: Vec<ApplicationRecord>,
     /// The upload's metadata as it was sent.
@@ -45,7 +49,18 @@ pub struct WorkerRecord {
 impl WorkerRecord {
     /// The tag of the last migration.
     pub fn migration_tag(&self) -> Option<&str> {
-        self.migrations.last().map(|migration| migration.tag.as_str())
+        self.migrations.last()?.get("tag")?.as_str()
+    }
+
+    /// The Worker's own Durable Object classes that it names: bound ones, and those with a container.
+    pub fn classes(&self) -> Vec<String> {
+        let is_own = |binding: &&DurableObjectBinding| {
+            binding.script_name.as_ref().is_none_or(|script_name| *script_name == self.name)
+        };
+        let bound = self.durable_objects.iter().filter(is_own).map(|binding| binding.class_name.clone());
+        let contained = self.containers.iter().map(|container| container.class_name.clone());
+        let classes: std::collections::BTreeSet<String> = bound.chain(contained).collect();
+        classes.into_iter().collect()
     }
 
     /// Where an application of `class_name` is attached.
@@ -78,18 +93,6 @@ pub struct Module {
     pub bytes: Bytes,
 }
 
-/// A name in `env` that is a Durable Object namespace.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DurableObjectBinding {
-    /// Name in `env`.
-    pub name: String,
-    /// The class.
-    pub class_name: String,
-    /// The Worker that has the class; `None` for this one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub script_name: Option<String>,
-}
-
 /// A class that has a container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerBinding {
@@ -98,29 +101,6 @@ pub struct ContainerBinding {
     /// The application's name, where the upload said it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-}
-
-/// A Durable Object migration in the shape of a wrangler config.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Migration {
-    /// Names the migration.
-    #[serde(default)]
-    pub tag: String,
-    /// Classes with key-value storage.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub new_classes: Vec<String>,
-    /// Classes with SQLite storage.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub new_sqlite_classes: Vec<String>,
-    /// Classes that go.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub deleted_classes: Vec<String>,
-    /// `{from, to}` and `{from, from_script, to}` objects, kept as sent.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub renamed_classes: Vec<serde_json::Value>,
-    /// As above.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub transferred_classes: Vec<serde_json::Value>,
 }
 
 /// What a platform is to make serve: a Worker's version, its modules, and its applications.

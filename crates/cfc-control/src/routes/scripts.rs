@@ -1,0 +1,146 @@
+//! `workers/…`: upload, look at and delete Workers.
+
+use axum::extract::{Multipart, Path, State};
+use bytes::Bytes;
+use serde_json::{Value, json};
+
+use super::Answer;
+use crate::error::Code;
+use crate::host::worker_url;
+use crate::wire::envelope::{list as list_of, success};
+use crate::wire::{script, script_views};
+use crate::{Control, ControlError, Module, WorkerRecord};
+
+/// `PUT workers/scripts/:name`: deploys. The deployment goes on when the client leaves.
+pub(crate) async fn upload(
+    State(control): State<Control>,
+    Path((_, name)): Path<(String, String)>,
+    parts: Multipart,
+) -> Answer {
+    check_name(&name)?;
+    let (metadata, modules) = read_parts(parts).await?;
+    let upload = script::read_upload(name.clone(), metadata, modules)?;
+    let url = worker_url(&control.inner.options.gateway_url, &name);
+    let deployment = detached(async move { control.inner.deploy(upload).await }).await?;
+    Ok(success(script_views::uploaded(&deployment, &url)))
+}
+
+/// `DELETE workers/scripts/:name`.
+pub(crate) async fn delete(State(control): State<Control>, Path((_, name)): Path<(String, String)>) -> Answer {
+    detached(async move { control.inner.delete_worker(&name).await }).await?;
+    Ok(success(Value::Null))
+}
+
+/// Runs a change to its end, whether or not its client is still there: half of one must not stay.
+pub(crate) async fn detached<T: Send + 'static>(
+    change: impl Future<Output = Result<T, ControlError>> + Send + 'static,
+) -> Result<T, ControlError> {
+    let ended = tokio::spawn(change).await;
+    ended.unwrap_or_else(|error| Err(ControlError::new(Code::Bucket, "the change broke off").because(error)))
+}
+
+/// The name is a label of host names and a part of paths.
+fn check_name(name: &str) -> Result<(), ControlError> {
+    let is_word = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_');
+    let fits = (1..=63).contains(&name.len()) && !name.starts_with('-') && !name.ends_with('-');
+    match fits && name.bytes().all(is_word) {
+        true => Ok(()),
+        false => Err(ControlError::new(Code::InvalidUpload, format!("`{name}` cannot be the name of a Worker"))
+            .at("name")
+            .hint("use 1 to 63 lower-case letters, digits, `-` and `_`, with no `-` at either end")),
+    }
+}
+
+async fn read_parts(mut parts: Multipart) -> Result<(Value, Vec<Module>), ControlError> {
+    let unreadable = |error: axum::extract::multipart::MultipartError| {
+        ControlError::new(Code::Malformed, format!("cannot read the upload: {}", error.body_text()))
+    };
+    let mut metadata = None;
+    let mut modules = Vec::new();
+    while let Some(part) = parts.next_field().await.map_err(unreadable)? {
+        let name = part.name().or(part.file_name()).unwrap_or_default().to_string();
+        let content_type = part.content_type().unwrap_or("application/octet-stream").to_string();
+        let bytes: Bytes = part.bytes().await.map_err(unreadable)?;
+        match name.as_str() {
+            "metadata" => metadata = Some(read_json(&bytes)?),
+            _ => modules.push(Module { name, content_type, bytes }),
+        }
+    }
+    let metadata = metadata
+        .ok_or_else(|| ControlError::new(Code::Malformed, "the upload has no part `metadata`").at("metadata"))?;
+    Ok((metadata, modules))
+}
+
+fn read_json(bytes: &[u8]) -> Result<Value, ControlError> {
+    serde_json::from_slice(bytes).map_err(|error| {
+        ControlError::new(Code::Malformed, "part `metadata` of the upload is not JSON").at("metadata").because(error)
+    })
+}
+
+async fn worker(control: &Control, name: &str) -> Result<WorkerRecord, ControlError> {
+    let revision = control.inner.catalog.existing_worker(name).await?;
+    revision.value.ok_or_else(|| crate::catalog::no_such_worker(name))
+}
+
+/// `GET workers/services/:name`.
+pub(crate) async fn service(State(control): State<Control>, Path((_, name)): Path<(String, String)>) -> Answer {
+    Ok(success(script_views::service(&worker(&control, &name).await?)))
+}
+
+/// `GET workers/scripts`.
+pub(crate) async fn list(State(control): State<Control>) -> Answer {
+    let workers = control.inner.catalog.workers().await?;
+    let url = |worker: &WorkerRecord| worker_url(&control.inner.options.gateway_url, &worker.name);
+    let view = |worker: &WorkerRecord| {
+        let mut view = script_views::script(worker);
+        view["cfc"] = json!({"url": url(worker)});
+        view
+    };
+    Ok(list_of(workers.iter().map(view).collect()))
+}
+
+/// `GET workers/scripts/:name/deployments`.
+pub(crate) async fn deployments(State(control): State<Control>, Path((_, name)): Path<(String, String)>) -> Answer {
+    Ok(match control.inner.catalog.worker(&name).await?.value {
+        Some(worker) => success(script_views::deployments(&worker)),
+        None => success(json!({"deployments": []})),
+    })
+}
+
+/// `GET workers/scripts/:name/settings`.
+pub(crate) async fn settings(State(control): State<Control>, Path((_, name)): Path<(String, String)>) -> Answer {
+    Ok(success(script_views::settings(&worker(&control, &name).await?)))
+}
+
+/// `GET workers/scripts/:name/versions`: the one that serves.
+pub(crate) async fn versions(State(control): State<Control>, Path((_, name)): Path<(String, String)>) -> Answer {
+    let worker = worker(&control, &name).await?;
+    Ok(success(json!({"items": [script_views::version(&worker)]})))
+}
+
+/// `GET workers/scripts/:name/versions/:version`.
+pub(crate) async fn version(
+    State(control): State<Control>,
+    Path((_, name, version)): Path<(String, String, String)>,
+) -> Answer {
+    let worker = worker(&control, &name).await?;
+    match version.parse() == Ok(worker.version_id) {
+        true => Ok(success(script_views::version(&worker))),
+        false => {
+            Err(ControlError::new(Code::NoSuchVersion, format!("version {version} of Worker `{name}` does not serve"))
+                .hint(format!("version {} does", worker.version_id)))
+        }
+    }
+}
+
+/// `GET` and `POST workers/scripts/:name/subdomain`: every Worker has one.
+pub(crate) async fn subdomain(State(control): State<Control>, Path((_, name)): Path<(String, String)>) -> Answer {
+    worker(&control, &name).await?;
+    Ok(success(json!({"enabled": true, "previews_enabled": false})))
+}
+
+/// `GET workers/durable_objects/namespaces`.
+pub(crate) async fn namespaces(State(control): State<Control>) -> Answer {
+    let workers = control.inner.catalog.workers().await?;
+    Ok(list_of(workers.iter().flat_map(script_views::namespaces).collect()))
+}
