@@ -1,1 +1,23 @@
 //! Instances: carries out the scheduler's decisions with store and sandbox; lifecycle, logs, ingress.
+//!
+//! Owns the instances of one machine: their directories, their processes (through the launcher, which keeps them alive
+//! when everything else ends), their output, and the way into their ports. [`Runtime`] is the handle. Who may start is
+//! decided by [`cfc_scheduler`]; the crate speaks no protocol of anybody else's, the engine does that.
+
+mod adopt;
+mod connect;
+mod directory;
+mod error;
+mod instance;
+mod journal;
+mod launch;
+mod lifecycle;
+mod logs;
+mod runtime;
+
+pub use cfc_scheduler::{Capacity, InstanceType, Refusal};
+pub use connect::ConnectError;
+pub use error::{Result, RuntimeError, RuntimeErrorKind};
+pub use instance::{Application, ExitReport, InstanceSpec, InstanceView, Phase};
+pub use logs::{LogLine, LogReader, LogStream};
+pub use runtime::{Runtime, RuntimeConfig};

@@ -1,0 +1,168 @@
+//! [`Directories`]: where instances are on disk, and [`InstanceDirectory`]: one of them.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::error::{AtPath, RuntimeErrorKind};
+
+/// How many logs of removed instances are kept.
+const ENDED_LOGS_KEPT: usize = 200;
+
+/// The directory of all instances.
+///
+/// ```text
+/// <instances>/
+///   <name>/            one instance
+///     journal          what is intended with it, written before it is done
+///     upper/ work/     its disk, fresh at each start; gone when it does not run
+///     etc/             hosts, resolv.conf and hostname, mounted into it
+///     log, log.1       its output
+///   .ended/<name>.log  the last log of an instance that was removed; the newest 200 are kept
+///   .trash/<number>/   what is being deleted
+/// ```
+#[derive(Clone, Debug)]
+pub(crate) struct Directories {
+    root: PathBuf,
+}
+
+impl Directories {
+    /// Opens the directory below `root`, making it when it is not there.
+    pub fn open(root: &Path) -> Result<Directories, RuntimeErrorKind> {
+        for path in [root.join(".ended"), root.join(".trash")] {
+            fs::create_dir_all(&path).at("make the directory", &path)?;
+        }
+        let root = fs::canonicalize(root).at("resolve", root)?;
+        Ok(Directories { root })
+    }
+
+    /// The directory of the instance `name`, whether it exists or not. The name was checked.
+    pub fn of(&self, name: &str) -> InstanceDirectory {
+        InstanceDirectory { path: self.root.join(name) }
+    }
+
+    /// The names of all instances that have a directory.
+    pub fn names(&self) -> Result<Vec<String>, RuntimeErrorKind> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&self.root).at("list", &self.root)? {
+            let name = entry.at("list", &self.root)?.file_name().to_string_lossy().into_owned();
+            if !name.starts_with('.') {
+                names.push(name);
+            }
+        }
+        Ok(names)
+    }
+
+    /// Removes `path` from where it is at once; deletes what is in it in its own time.
+    pub fn discard(&self, path: &Path) -> Result<(), RuntimeErrorKind> {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let number = format!("{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let trash = self.root.join(".trash").join(number);
+        match fs::rename(path, &trash) {
+            Ok(()) => std::thread::spawn(move || delete(&trash)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error).at("remove", path),
+        };
+        Ok(())
+    }
+
+    /// Deletes what an earlier process left in the trash.
+    pub fn empty_trash(&self) {
+        let trash = self.root.join(".trash");
+        let Ok(entries) = fs::read_dir(&trash) else { return };
+        entries.flatten().for_each(|entry| delete(&entry.path()));
+    }
+
+    /// Removes the instance's directory and keeps its log.
+    pub fn remove(&self, name: &str) -> Result<(), RuntimeErrorKind> {
+        let directory = self.of(name);
+        let has_output = fs::metadata(directory.log()).is_ok_and(|metadata| metadata.len() > 0);
+        if has_output {
+            let ended = self.ended_log(name);
+            fs::rename(directory.log(), &ended).at("keep the log", &ended)?;
+            self.prune_ended_logs();
+        }
+        self.discard(&directory.path)
+    }
+
+    /// Where the log of a removed instance is kept.
+    pub fn ended_log(&self, name: &str) -> PathBuf {
+        self.root.join(".ended").join(format!("{name}.log"))
+    }
+
+    fn prune_ended_logs(&self) {
+        let Ok(entries) = fs::read_dir(self.root.join(".ended")) else { return };
+        let mut logs: Vec<_> = entries
+            .flatten()
+            .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
+            .collect();
+        logs.sort();
+        let surplus = logs.len().saturating_sub(ENDED_LOGS_KEPT);
+        for (_, path) in &logs[..surplus] {
+            if let Err(error) = fs::remove_file(path) {
+                tracing::debug!(path = %path.display(), %error, "cannot remove an old log");
+            }
+        }
+    }
+}
+
+fn delete(path: &Path) {
+    if let Err(error) = fs::remove_dir_all(path) {
+        tracing::warn!(path = %path.display(), %error, "cannot delete; the next start will try again");
+    }
+}
+
+/// The directory of one instance.
+#[derive(Clone, Debug)]
+pub(crate) struct InstanceDirectory {
+    path: PathBuf,
+}
+
+impl InstanceDirectory {
+    pub fn journal(&self) -> PathBuf {
+        self.path.join("journal")
+    }
+
+    pub fn upper(&self) -> PathBuf {
+        self.path.join("upper")
+    }
+
+    pub fn work(&self) -> PathBuf {
+        self.path.join("work")
+    }
+
+    pub fn log(&self) -> PathBuf {
+        self.path.join("log")
+    }
+
+    pub fn etc(&self, file: &str) -> PathBuf {
+        self.path.join("etc").join(file)
+    }
+
+    /// Makes the directory, with the log that an earlier instance of this name left.
+    pub fn create(&self, all: &Directories, name: &str) -> Result<(), RuntimeErrorKind> {
+        let etc = self.path.join("etc");
+        fs::create_dir_all(&etc).at("make the directory", &etc)?;
+        let ended = all.ended_log(name);
+        match fs::rename(&ended, self.log()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).at("take over the log", &ended),
+            _ => Ok(()),
+        }
+    }
+
+    /// Gives the instance an empty disk.
+    pub fn make_disk(&self, all: &Directories) -> Result<(), RuntimeErrorKind> {
+        self.discard_disk(all)?;
+        for path in [self.upper(), self.work()] {
+            fs::create_dir(&path).at("make the directory", &path)?;
+        }
+        Ok(())
+    }
+
+    /// Takes its disk away.
+    pub fn discard_disk(&self, all: &Directories) -> Result<(), RuntimeErrorKind> {
+        all.discard(&self.upper())?;
+        all.discard(&self.work())
+    }
+}

@@ -1,0 +1,97 @@
+//! What the runtime is told about applications and instances, and what it tells about them.
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use cfc_oci::Descriptor;
+use cfc_scheduler::InstanceType;
+use serde::{Deserialize, Serialize};
+
+/// What all instances of one container class share.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Application {
+    /// Unique on this machine.
+    pub name: String,
+    /// The image that a new instance gets when nobody names another.
+    pub image: Descriptor,
+    /// How many of its instances may live at the same time.
+    pub max_instances: u32,
+    /// How large each instance is.
+    pub instance_type: InstanceType,
+}
+
+/// One instance, as whoever wants it describes it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct InstanceSpec {
+    /// Unique on this machine: 1 to 200 of `A-Z a-z 0-9 _ . -`, not starting with a dot.
+    pub name: String,
+    /// The application whose limits hold for it.
+    pub application: String,
+    /// The manifest of its image, which the store has.
+    pub image: Descriptor,
+    /// What follows the image's ENTRYPOINT, in place of its CMD.
+    pub command: Option<Vec<String>>,
+    /// `KEY=value`, added to the image's environment; the last of a key wins.
+    pub env: Vec<String>,
+    /// Free labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// How a process ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExitReport {
+    /// Its exit code, or 128 plus the number of the signal that ended it.
+    pub code: i32,
+    /// Whether the kernel killed something in it for want of memory.
+    pub oom_killed: bool,
+    /// What else there is to say: why it could not be started, or was lost.
+    pub error: Option<String>,
+}
+
+/// What an instance does now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Created and never started.
+    Created,
+    /// Its process is being made.
+    Starting,
+    /// Its process runs.
+    Running {
+        /// Its process 1, as the machine numbers it.
+        pid: i32,
+    },
+    /// Its process ended.
+    Stopped(ExitReport),
+    /// It was removed; only whoever still waits for it sees this.
+    Removed(ExitReport),
+}
+
+impl Phase {
+    /// Whether a process exists or is being made.
+    pub fn is_live(&self) -> bool {
+        matches!(self, Phase::Starting | Phase::Running { .. })
+    }
+
+    /// How the process ended, once it has.
+    pub fn exit(&self) -> Option<&ExitReport> {
+        match self {
+            Phase::Stopped(report) | Phase::Removed(report) => Some(report),
+            _ => None,
+        }
+    }
+}
+
+/// One instance, as it is now.
+#[derive(Clone, Debug)]
+pub struct InstanceView {
+    /// What it was created from.
+    pub spec: InstanceSpec,
+    /// What it does.
+    pub phase: Phase,
+    /// When it was created.
+    pub created: SystemTime,
+    /// When it was last started.
+    pub started: Option<SystemTime>,
+    /// How often it was started.
+    pub launches: u64,
+}

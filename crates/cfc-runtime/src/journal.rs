@@ -1,0 +1,63 @@
+//! [`Journal`]: what is intended with an instance, on disk before it is done.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::time::SystemTime;
+
+use cfc_scheduler::InstanceType;
+use serde::{Deserialize, Serialize};
+
+use crate::directory::InstanceDirectory;
+use crate::error::{AtPath, RuntimeErrorKind};
+use crate::instance::InstanceSpec;
+
+/// The record of one instance. A crash after any write leaves the old record or the new one, and what the record says
+/// is enough to adopt the process or to clean up after it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Journal {
+    /// What the instance was created from.
+    pub spec: InstanceSpec,
+    /// When that was.
+    pub created: SystemTime,
+    /// What is intended.
+    pub intent: Intent,
+}
+
+/// What is intended with an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Intent {
+    /// It is not to run.
+    Rest,
+    /// A process is to run, and may.
+    Run {
+        /// The number of its launch.
+        launch: u64,
+        /// The limits it has.
+        instance_type: InstanceType,
+        /// When it was started.
+        started: SystemTime,
+    },
+}
+
+impl Journal {
+    /// Reads the journal of an instance; `None` where there is no readable one, because the crash came first.
+    pub fn read(directory: &InstanceDirectory) -> Option<Journal> {
+        let path = directory.journal();
+        let bytes = fs::read(&path).ok()?;
+        serde_json::from_slice(&bytes)
+            .map_err(|error| tracing::warn!(path = %path.display(), %error, "unreadable journal"))
+            .ok()
+    }
+
+    /// Replaces the journal, all of it or nothing.
+    pub fn write(&self, directory: &InstanceDirectory) -> Result<(), RuntimeErrorKind> {
+        let path = directory.journal();
+        let temporary = path.with_extension("new");
+        let bytes = serde_json::to_vec(self).map_err(io::Error::from).at("encode", &path)?;
+        let mut file = File::create(&temporary).at("create", &temporary)?;
+        // No sync: after a power cut no process is there to be adopted, and every directory is swept.
+        file.write_all(&bytes).at("write", &temporary)?;
+        fs::rename(&temporary, &path).at("replace", &path)
+    }
+}

@@ -1,0 +1,347 @@
+//! [`Runtime`]: the handle on all instances of this machine.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use cfc_sandbox::{Launcher, NetworkHandle};
+use cfc_scheduler::{Action, Capacity, Event, Refusal, Scheduler};
+use cfc_store::Store;
+use tokio::net::TcpStream;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+use crate::connect::{self, ConnectError};
+use crate::directory::Directories;
+use crate::error::{Result, RuntimeErrorKind};
+use crate::instance::{Application, ExitReport, InstanceSpec, InstanceView, Phase};
+use crate::journal::{Intent, Journal};
+use crate::logs::LogReader;
+
+/// What a runtime stands on.
+#[derive(Clone, Debug)]
+pub struct RuntimeConfig {
+    /// The directory of all instances; nobody else uses it.
+    pub instances_dir: PathBuf,
+    /// Where the images are.
+    pub store: Store,
+    /// What makes the processes and keeps them; no other runtime uses it.
+    pub launcher: Launcher,
+    /// What may be set aside for instances. [`Runtime::machine_capacity`] is the usual choice.
+    pub capacity: Capacity,
+}
+
+/// All instances of this machine. Cheap to clone; all clones are the same runtime.
+#[derive(Clone)]
+pub struct Runtime {
+    pub(crate) shared: Arc<Shared>,
+}
+
+pub(crate) struct Shared {
+    pub directories: Directories,
+    pub store: Store,
+    pub launcher: Launcher,
+    pub tasks: Handle,
+    opened: Instant,
+    inner: Mutex<Inner>,
+}
+
+/// What changes. The scheduler decides; the records hold what it does not need to know. Locked for moments only.
+#[derive(Default)]
+pub(crate) struct Inner {
+    pub scheduler: Scheduler,
+    pub records: BTreeMap<String, Record>,
+    applications: BTreeMap<String, Application>,
+}
+
+/// What the runtime knows of an instance besides its state.
+pub(crate) struct Record {
+    pub journal: Journal,
+    pub phase: watch::Sender<Phase>,
+    pub network: Option<Arc<NetworkHandle>>,
+    pub started: Option<SystemTime>,
+}
+
+impl Runtime {
+    /// Opens the runtime: takes over the instances that still run and removes what is left of all others.
+    /// Must be called within a tokio runtime.
+    pub async fn open(config: RuntimeConfig) -> Result<Runtime> {
+        let RuntimeConfig { instances_dir, store, launcher, capacity } = config;
+        let failed = |kind: RuntimeErrorKind| crate::RuntimeError {
+            operation: format!("open the instances in `{}`", instances_dir.display()),
+            kind,
+        };
+        let directories = Directories::open(&instances_dir).map_err(failed)?;
+        let inner = Inner { scheduler: Scheduler::new(capacity), ..Inner::default() };
+        let shared = Shared {
+            directories,
+            store,
+            launcher,
+            opened: Instant::now(),
+            tasks: Handle::current(),
+            inner: Mutex::new(inner),
+        };
+        let runtime = Runtime { shared: Arc::new(shared) };
+        let adopting = runtime.clone();
+        blocking(move || adopting.adopt()).await.map_err(failed)?;
+        Ok(runtime)
+    }
+
+    /// The memory of this machine; CPU time and disk are shared without counting.
+    pub fn machine_capacity() -> Capacity {
+        let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let total_kib = info
+            .lines()
+            .find_map(|line| line.strip_prefix("MemTotal:"))
+            .and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
+        Capacity { memory_mib: total_kib.map(|kib| kib / 1024), ..Capacity::default() }
+    }
+
+    /// Makes an application known, or changes it. Instances that live keep what they were started with.
+    pub fn set_application(&self, application: Application) {
+        let mut inner = self.lock();
+        let Application { name, max_instances, instance_type, .. } = application.clone();
+        let event = Event::Configure(cfc_scheduler::Application { name: name.clone(), max_instances, instance_type });
+        inner.applications.insert(name, application);
+        inner.scheduler.step(self.now(), event);
+    }
+
+    /// An application, as it was last set.
+    pub fn application(&self, name: &str) -> Option<Application> {
+        self.lock().applications.get(name).cloned()
+    }
+
+    /// Forgets an application and removes its instances. Returns when they are gone.
+    pub async fn remove_application(&self, name: &str) {
+        let phases = {
+            let mut inner = self.lock();
+            inner.applications.remove(name);
+            let phases = inner.phases(|record| record.journal.spec.application == name);
+            self.step(&mut inner, Event::Withdraw(name.to_string()));
+            phases
+        };
+        all_removed(phases).await;
+    }
+
+    /// Makes an instance that can be started. Nothing runs yet.
+    pub async fn create(&self, spec: InstanceSpec) -> Result<()> {
+        let name = spec.name.clone();
+        let failed = |kind: RuntimeErrorKind| kind.of("create", &name);
+        if !is_valid_name(&spec.name) {
+            return Err(failed(RuntimeErrorKind::InvalidName));
+        }
+        let runtime = self.clone();
+        blocking(move || runtime.create_now(spec)).await.map_err(failed)
+    }
+
+    fn create_now(&self, spec: InstanceSpec) -> std::result::Result<(), RuntimeErrorKind> {
+        let name = spec.name.clone();
+        let event = Event::Create { instance: name.clone(), application: spec.application.clone() };
+        let journal = Journal { spec, created: SystemTime::now(), intent: Intent::Rest };
+        // The lock is held while the directory is made: whoever removes the name meanwhile finds all of it.
+        let mut inner = self.lock();
+        if let Some(refusal) = refusal_in(&inner.scheduler.step(self.now(), event)) {
+            return Err(refusal.into());
+        }
+        let directory = self.shared.directories.of(&name);
+        let made = directory.create(&self.shared.directories, &name).and_then(|()| journal.write(&directory));
+        let (phase, _) = watch::channel(Phase::Created);
+        inner.records.insert(name.clone(), Record { journal, phase, network: None, started: None });
+        made.inspect_err(|_| self.step(&mut inner, Event::Remove(name)))
+    }
+
+    /// Starts the instance's process on a fresh disk. Returns when its command executes.
+    pub async fn start(&self, name: &str) -> Result<()> {
+        let failed = |kind: RuntimeErrorKind| kind.of("start", name);
+        let decision = {
+            let mut inner = self.lock();
+            let actions = inner.scheduler.step(self.now(), Event::Start(name.to_string()));
+            if let (Some(Action::Launch { .. }), Some(record)) = (actions.first(), inner.records.get(name)) {
+                record.phase.send_replace(Phase::Starting);
+            }
+            actions.into_iter().next()
+        };
+        let (launch, instance_type) = match decision {
+            Some(Action::Launch { launch, instance_type, .. }) => (launch, instance_type),
+            Some(Action::Refuse { refusal, .. }) => return Err(failed(refusal.into())),
+            _ => return Err(failed(Refusal::NoInstance(name.to_string()).into())),
+        };
+        // On a thread of its own: whoever asked may go away, the launch is carried through.
+        let (runtime, instance) = (self.clone(), name.to_string());
+        blocking(move || runtime.launch(&instance, launch, instance_type)).await.map_err(failed)
+    }
+
+    /// Sends `signal` to the instance's process.
+    pub async fn kill(&self, name: &str, signal: i32) -> Result<()> {
+        let failed = |kind: RuntimeErrorKind| kind.of("signal", name);
+        match self.inspect(name) {
+            None => return Err(failed(Refusal::NoInstance(name.to_string()).into())),
+            Some(view) if !view.phase.is_live() => return Err(failed(RuntimeErrorKind::NotRunning)),
+            Some(_) => {}
+        }
+        let (launcher, instance) = (self.shared.launcher.clone(), name.to_string());
+        blocking(move || launcher.kill(&instance, signal)).await.map_err(|error| failed(error.into()))
+    }
+
+    /// Removes the instance, killing its process when it runs, and returns when nothing of it is left. False when there
+    /// was none.
+    pub async fn remove(&self, name: &str) -> bool {
+        let phases = {
+            let mut inner = self.lock();
+            let phases: Vec<_> = inner.records.get(name).map(|record| record.phase.subscribe()).into_iter().collect();
+            self.step(&mut inner, Event::Remove(name.to_string()));
+            phases
+        };
+        let existed = !phases.is_empty();
+        all_removed(phases).await;
+        existed
+    }
+
+    /// Waits until the instance's process does not run (at once when it does not), and tells how it ended. `None` when
+    /// there is no such instance.
+    pub async fn wait(&self, name: &str) -> Option<ExitReport> {
+        self.wait_for(name, |phase| !phase.is_live()).await
+    }
+
+    /// Waits until the instance is removed. `None` when there is none.
+    pub async fn wait_removed(&self, name: &str) -> Option<ExitReport> {
+        self.wait_for(name, |phase| matches!(phase, Phase::Removed(_))).await
+    }
+
+    async fn wait_for(&self, name: &str, is_it: impl FnMut(&Phase) -> bool) -> Option<ExitReport> {
+        let mut phase = self.phase(name)?;
+        let reached = phase.wait_for(is_it).await.map(|phase| phase.exit().cloned());
+        Some(reached.ok().flatten().unwrap_or_default())
+    }
+
+    /// The instance's phase, and how it changes. After its removal it stays [`Phase::Removed`].
+    pub fn phase(&self, name: &str) -> Option<watch::Receiver<Phase>> {
+        self.lock().records.get(name).map(|record| record.phase.subscribe())
+    }
+
+    /// One instance.
+    pub fn inspect(&self, name: &str) -> Option<InstanceView> {
+        let inner = self.lock();
+        inner.records.get(name).map(|record| inner.view(name, record))
+    }
+
+    /// All instances, by name.
+    pub fn list(&self) -> Vec<InstanceView> {
+        let inner = self.lock();
+        inner.records.iter().map(|(name, record)| inner.view(name, record)).collect()
+    }
+
+    /// What the instance has put out, also after it was removed (until many others were). `None` when nothing is known
+    /// of it.
+    pub fn logs(&self, name: &str) -> Option<LogReader> {
+        if !is_valid_name(name) {
+            return None;
+        }
+        let directories = &self.shared.directories;
+        if self.lock().records.contains_key(name) {
+            return Some(LogReader::new(directories.of(name).log()));
+        }
+        let ended = directories.ended_log(name);
+        ended.is_file().then(|| LogReader::new(ended))
+    }
+
+    /// As [`Runtime::logs`], going on until the instance's process has ended.
+    pub fn follow_logs(&self, name: &str) -> Option<LogReader> {
+        let reader = self.logs(name)?;
+        Some(match self.phase(name) {
+            Some(phase) => reader.following(phase),
+            None => reader,
+        })
+    }
+
+    /// Connects to a port of the instance from inside it. While nothing listens there, waits up to `hold`.
+    pub async fn connect(&self, name: &str, port: u16, hold: Duration) -> std::result::Result<TcpStream, ConnectError> {
+        let mut phase = self.phase(name).ok_or_else(|| ConnectError::NoInstance(name.to_string()))?;
+        // One that is just being made will have a network in a moment.
+        let waited = phase.wait_for(|phase| !matches!(phase, Phase::Starting));
+        let now = tokio::time::timeout(hold, waited).await.map_err(|_| ConnectError::NotListening { port })?;
+        let exit = now.ok().and_then(|phase| phase.exit().cloned());
+        let network = self.lock().records.get(name).and_then(|record| record.network.clone());
+        let network = network.ok_or(ConnectError::NotRunning(exit))?;
+        connect::connect(network, phase, port, hold).await
+    }
+
+    /// Ends all instances, for good: SIGTERM, SIGKILL after `grace`, and removes them. None can be started any more.
+    pub async fn stop_all(&self, grace: Duration) {
+        let phases = {
+            let mut inner = self.lock();
+            self.step(&mut inner, Event::Drain { grace });
+            inner.phases(|_| true)
+        };
+        for mut phase in phases {
+            // An error says that the record is gone, and the instance with it.
+            let _ = phase.wait_for(|phase| !phase.is_live()).await;
+        }
+        let names: Vec<String> = self.lock().records.keys().cloned().collect();
+        for name in names {
+            self.remove(&name).await;
+        }
+    }
+
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Nothing panics halfway through a change; what a poisoned lock guards is whole.
+        self.shared.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn now(&self) -> Duration {
+        self.shared.opened.elapsed()
+    }
+}
+
+impl Inner {
+    fn view(&self, name: &str, record: &Record) -> InstanceView {
+        InstanceView {
+            spec: record.journal.spec.clone(),
+            phase: record.phase.borrow().clone(),
+            created: record.journal.created,
+            started: record.started,
+            launches: self.scheduler.instance(name).map_or(0, |instance| instance.launches),
+        }
+    }
+
+    fn phases(&self, is_wanted: impl Fn(&Record) -> bool) -> Vec<watch::Receiver<Phase>> {
+        self.records.values().filter(|record| is_wanted(record)).map(|record| record.phase.subscribe()).collect()
+    }
+}
+
+async fn all_removed(phases: Vec<watch::Receiver<Phase>>) {
+    for mut phase in phases {
+        // An error says that the record is gone, and the instance with it.
+        let _ = phase.wait_for(|phase| matches!(phase, Phase::Removed(_))).await;
+    }
+}
+
+/// Runs what blocks where it may. It is carried through when the caller goes away.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(value) => value,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The whole tokio runtime ends, and with it whoever waits here.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
+
+fn refusal_in(actions: &[Action]) -> Option<Refusal> {
+    actions.iter().find_map(|action| match action {
+        Action::Refuse { refusal, .. } => Some(refusal.clone()),
+        _ => None,
+    })
+}
+
+pub(crate) fn is_valid_name(name: &str) -> bool {
+    const MAX_LENGTH: usize = 200;
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
+    !name.is_empty() && name.len() <= MAX_LENGTH && !name.starts_with('.') && name.bytes().all(is_allowed)
+}
