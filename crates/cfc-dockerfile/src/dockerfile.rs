@@ -1,6 +1,7 @@
 //! The whole file: global arguments, then stages.
 
-use crate::{ArgInstruction, Directives, Instruction, Problem, Span, Spanned};
+use crate::parser::{self, Node};
+use crate::{ArgInstruction, Directives, Instruction, Problem, ProblemKind, Span, Spanned, instruction};
 
 /// A parsed Dockerfile. All words are as written: unexpanded, quotes kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +34,68 @@ pub struct Stage {
 /// Reads a Dockerfile, following BuildKit's rules. Gives the tree, or every problem found (at least one), in the
 /// order of their lines.
 pub fn parse(text: &[u8]) -> Result<Dockerfile, Vec<Problem>> {
-    let _ = text;
-    todo!()
+    let ast = parser::parse(text);
+    let mut builder = Builder { problems: ast.problems, global_args: Vec::new(), stages: Vec::new() };
+    for node in &ast.nodes {
+        builder.add(node);
+    }
+    builder.finish(ast.directives)
+}
+
+/// Reads one instruction that stands alone, such as the trigger that an image's `ONBUILD` has left. Not for `FROM`.
+pub fn parse_instruction(text: &str) -> Result<Spanned<Instruction>, Vec<Problem>> {
+    let mut ast = parser::parse(text.as_bytes());
+    if let [node] = ast.nodes.as_slice()
+        && ast.problems.is_empty()
+        && let Some(instruction) = instruction::convert(node, &mut ast.problems)
+        && ast.problems.is_empty()
+    {
+        return Ok(spanned(instruction, node));
+    }
+    if ast.problems.is_empty() {
+        ast.problems.push(Problem::new(ProblemKind::Syntax, Span::line(1), "expected a single instruction"));
+    }
+    Err(ast.problems)
+}
+
+struct Builder {
+    problems: Vec<Problem>,
+    global_args: Vec<Spanned<ArgInstruction>>,
+    stages: Vec<Stage>,
+}
+
+impl Builder {
+    fn add(&mut self, node: &Node) {
+        if node.name() == "from" {
+            self.stages.push(instruction::stage(node, &mut self.problems));
+            return;
+        }
+        let Some(value) = instruction::convert(node, &mut self.problems) else { return };
+        match (self.stages.last_mut(), value) {
+            (Some(stage), value) => stage.instructions.push(spanned(value, node)),
+            (None, Instruction::Arg(arg)) => self.global_args.push(spanned(arg, node)),
+            (None, _) => {
+                let message = format!("no build stage in current context: {} before FROM", node.value.to_uppercase());
+                let problem = Problem::new(ProblemKind::Misplaced, node.span, message);
+                self.problems.push(problem.with_hint("only `ARG` may stand before the first `FROM`"));
+            }
+        }
+    }
+
+    fn finish(mut self, directives: Directives) -> Result<Dockerfile, Vec<Problem>> {
+        if self.stages.is_empty() && self.problems.is_empty() {
+            let last = self.global_args.last().map_or(Span::line(1), |arg| arg.span);
+            let problem = Problem::new(ProblemKind::Empty, last, "dockerfile contains no stages to build");
+            self.problems.push(problem.with_hint("begin a stage with `FROM <image>`"));
+        }
+        if self.problems.is_empty() {
+            return Ok(Dockerfile { directives, global_args: self.global_args, stages: self.stages });
+        }
+        self.problems.sort_by_key(|problem| problem.span);
+        Err(self.problems)
+    }
+}
+
+fn spanned<T>(value: T, node: &Node) -> Spanned<T> {
+    Spanned { value, span: node.span, original: node.original.trim().to_owned() }
 }

@@ -13,8 +13,9 @@ pub mod words;
 mod dockerfile;
 mod problem;
 mod span;
+mod suggest;
 
-pub use dockerfile::{Dockerfile, Stage, parse};
+pub use dockerfile::{Dockerfile, Stage, parse, parse_instruction};
 pub use ignore::IgnoreFile;
 pub use instruction::{
     Add, ArgInstruction, Check, Command, Copy, Flag, Healthcheck, Heredoc, Instruction, Run, Script,

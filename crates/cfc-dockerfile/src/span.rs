@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// Lines of the file, 1-based, both inclusive.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Span {
     /// The first line.
     pub start_line: u32,

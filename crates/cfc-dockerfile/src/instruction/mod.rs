@@ -1,6 +1,15 @@
 //! The instructions of a stage as values. Words are unexpanded, except that exec-form words are decoded JSON.
 
+mod convert;
+mod files;
+mod flags;
+mod healthcheck;
+mod stage;
+
 use std::time::Duration;
+
+pub(crate) use convert::convert;
+pub(crate) use stage::stage;
 
 pub use crate::parser::Heredoc;
 
@@ -26,7 +35,7 @@ pub enum Instruction {
     Workdir(String),
     /// `USER`
     User(String),
-    /// `EXPOSE`: each `8080`, `8080/udp`, `7000-7005` or a variable.
+    /// `EXPOSE`: each `8080`, `8080/udp`, `7000-7005` or a variable, sorted as the history has them.
     Expose(Vec<String>),
     /// `ENTRYPOINT`
     Entrypoint(Command),
@@ -179,6 +188,23 @@ impl Command {
     /// What to execute: a lone heredoc is the script itself (a file when it starts with `#!`); with anything beside
     /// it on the line, the bodies go to the shell after the line.
     pub fn script(&self) -> Script {
-        todo!()
+        let (text, heredocs) = match self {
+            Command::Exec(arguments) => return Script::Exec(arguments.clone()),
+            Command::Shell { text, heredocs } => (text, heredocs),
+        };
+        match heredocs.as_slice() {
+            [] => Script::Shell(text.clone()),
+            [lone] if matches!(Heredoc::parse(text), Ok(Some(_))) => {
+                if lone.content.starts_with("#!") {
+                    Script::File { name: lone.name.clone(), content: lone.body() }
+                } else {
+                    Script::Shell(lone.body())
+                }
+            }
+            _ => {
+                let bodies = heredocs.iter().map(|heredoc| format!("\n{}{}", heredoc.content, heredoc.name));
+                Script::Shell(text.clone() + &bodies.collect::<String>())
+            }
+        }
     }
 }

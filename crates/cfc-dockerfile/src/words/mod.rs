@@ -1,6 +1,16 @@
 //! Variables, quotes and escapes of one word: `${name:-default}`.
+//!
+//! Knows `$name`, `${name}`, and in braces the modifiers `:-` `-` `:+` `+` `:?` `?` `#` `##` `%` `%%` `/` `//`. The
+//! word of a modifier is expanded in its turn. Where the variables come from is the caller's business.
+
+mod glob;
+mod lexer;
+mod substitution;
+mod word_list;
 
 use std::collections::BTreeSet;
+
+use lexer::Lexer;
 
 /// How to expand; [`expand`] and [`expand_words`] serve the usual case.
 #[derive(Clone, Copy, Debug)]
@@ -53,8 +63,11 @@ impl Expander {
 
     /// Expands `word` with the variables that `env` knows.
     pub fn expand(&self, word: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Expansion, WordError> {
-        let _ = (word, env);
-        todo!()
+        let mut lexer = Lexer::new(*self, word, env);
+        match lexer.run() {
+            Ok((text, words)) => Ok(Expansion { text, words, matched: lexer.matched, unmatched: lexer.unmatched }),
+            Err(message) => Err(WordError { word: word.to_owned(), message }),
+        }
     }
 }
 
