@@ -50,7 +50,10 @@ impl LayerStore {
         let root = temporary.path().join("layer");
         fs::create_dir(&root).context(subject)?;
         let compressed = self.store.blobs().open(&blob.digest)?;
-        let actual = unpack_layer(compressed, &root, diff_id.algorithm(), limits)
+        let compressed_size = compressed.metadata().context(subject)?.len();
+        let free = rustix::fs::fstatvfs(&compressed).context(subject)?;
+        let limits = limits.lowered_for(compressed_size, free.f_bavail.saturating_mul(free.f_frsize));
+        let actual = unpack_layer(compressed, &root, diff_id.algorithm(), &limits)
             .map_err(|kind| StoreError::new(subject(), kind))?;
         if actual != *diff_id {
             let kind = StoreErrorKind::DigestMismatch { expected: diff_id.clone(), actual };

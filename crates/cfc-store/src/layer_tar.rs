@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
 
 /// In front of the name of a removed file.
@@ -310,9 +310,4 @@ fn put_octal(field: &mut [u8], value: u64) {
 /// The value, or 0 where a pax record carries it.
 fn fit(value: u64, max: u64) -> u64 {
     if value > max { 0 } else { value }
-}
-
-/// The bytes of a path of an archive, as a path.
-pub(crate) fn path_from_bytes(bytes: Vec<u8>) -> std::path::PathBuf {
-    OsString::from_vec(bytes).into()
 }

@@ -1,26 +1,195 @@
-//! OCI image layouts: images as directories that other tools read and write.
+//! OCI image layouts: images as directories that other tools read and write (image-spec, "Image Layout").
+//!
+//! ```text
+//! <directory>/oci-layout          {"imageLayoutVersion":"1.0.0"}
+//! <directory>/index.json          an index; each image's name is an annotation of its descriptor
+//! <directory>/blobs/<algorithm>/<hex>
+//! ```
 
-use std::path::Path;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
 
-use cfc_oci::{Descriptor, Reference};
+use cfc_oci::{Descriptor, Digest, Index, ManifestOrIndex, Reference, Tag, media_type};
+use tempfile::NamedTempFile;
 
-use crate::{Result, Store};
+use crate::error::Context;
+use crate::{Result, Store, StoreError, StoreErrorKind};
+
+/// The annotation that names an image of a layout.
+const NAME_ANNOTATION: &str = "org.opencontainers.image.ref.name";
+const MARKER: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
+/// Indexes in indexes, below the layout's own.
+const MAX_INDEX_DEPTH: usize = 4;
+/// Far above any honest index, far below what hurts.
+const MAX_JSON_BYTES: u64 = 16 << 20;
 
 impl Store {
     /// Writes `image`, with everything it consists of, to the OCI layout `directory`, making it or adding to it. There
-    /// it is called by the tag of `reference`.
-    pub fn export_oci_layout(
-        &self,
-        _image: &Descriptor,
-        _reference: Option<&Reference>,
-        _directory: &Path,
-    ) -> Result<()> {
-        todo!()
+    /// it is called by the tag of `reference`; an image that had this name loses it.
+    pub fn export_oci_layout(&self, image: &Descriptor, reference: Option<&Reference>, directory: &Path) -> Result<()> {
+        fs::create_dir_all(directory).on("make the directory", directory)?;
+        for blob in self.blobs_of(image)? {
+            self.export_blob(&blob, directory)?;
+        }
+        publish(&directory.join("oci-layout"), MARKER)?;
+        let path = directory.join("index.json");
+        let mut index = match path.exists() {
+            true => read_index(&path)?,
+            false => Index::new(Vec::new()),
+        };
+        let name = reference.map(|reference| reference.tag.clone().unwrap_or_else(Tag::latest).to_string());
+        let mut descriptor = image.clone();
+        descriptor.annotations.remove(NAME_ANNOTATION);
+        descriptor.annotations.extend(name.iter().map(|name| (NAME_ANNOTATION.to_string(), name.clone())));
+        index.manifests.retain(|present| match &name {
+            Some(_) => present.annotations.get(NAME_ANNOTATION) != name.as_ref(),
+            None => present.digest != image.digest,
+        });
+        index.manifests.push(descriptor);
+        publish(&path, &index.to_bytes())
     }
 
     /// Takes in the image that the OCI layout `directory` calls `name` (its only one, for `None`), verifying every
-    /// digest.
-    pub fn import_oci_layout(&self, _directory: &Path, _name: Option<&str>) -> Result<Descriptor> {
-        todo!()
+    /// digest and size, and returns its descriptor.
+    pub fn import_oci_layout(&self, directory: &Path, name: Option<&str>) -> Result<Descriptor> {
+        let index = read_index(&directory.join("index.json"))?;
+        let subject = || format!("cannot import from the OCI layout `{}`", directory.display());
+        let is_named = |image: &&Descriptor| name.is_none_or(|name| image_name(image) == Some(name));
+        let candidates: Vec<&Descriptor> = index.manifests.iter().filter(is_named).collect();
+        let image = match candidates.as_slice() {
+            [image] => without_name(image),
+            _ => {
+                let names: Vec<&str> = index.manifests.iter().filter_map(image_name).collect();
+                let wanted = name.map_or("exactly one image".to_string(), |name| format!("one image named `{name}`"));
+                let text = format!("expected {wanted}, found {} (named: {})", candidates.len(), names.join(", "));
+                return Err(StoreError::new(subject(), StoreErrorKind::Malformed(text)));
+            }
+        };
+        self.import_tree(&image, directory, MAX_INDEX_DEPTH)?;
+        Ok(image)
     }
+
+    /// Every blob that belongs to `image`, itself last. Layers that clients must fetch from elsewhere may be missing.
+    pub fn blobs_of(&self, image: &Descriptor) -> Result<Vec<Descriptor>> {
+        let mut blobs = Vec::new();
+        self.collect(image, MAX_INDEX_DEPTH, &mut blobs)?;
+        Ok(blobs)
+    }
+
+    fn collect(&self, descriptor: &Descriptor, depth: usize, blobs: &mut Vec<Descriptor>) -> Result<()> {
+        for child in self.children(descriptor, depth)? {
+            match is_manifest_or_index(&child) {
+                // An index may name images that were never pulled, for other platforms.
+                true if !self.blobs().contains(&child.digest) => continue,
+                true => self.collect(&child, depth - 1, blobs)?,
+                false => push_once(blobs, child),
+            }
+        }
+        push_once(blobs, descriptor.clone());
+        Ok(())
+    }
+
+    fn children(&self, descriptor: &Descriptor, depth: usize) -> Result<Vec<Descriptor>> {
+        let subject = || format!("cannot read image `{}`", descriptor.digest);
+        if depth == 0 {
+            let kind = StoreErrorKind::Limit(format!("indexes are nested deeper than {MAX_INDEX_DEPTH} levels"));
+            return Err(StoreError::new(subject(), kind));
+        }
+        let bytes = self.blobs().read(&descriptor.digest)?;
+        Ok(match ManifestOrIndex::parse(&descriptor.media_type, &bytes).context(subject)? {
+            ManifestOrIndex::Manifest(manifest) => [vec![manifest.config], manifest.layers].concat(),
+            ManifestOrIndex::Index(index) => index.manifests,
+        })
+    }
+
+    fn export_blob(&self, blob: &Descriptor, directory: &Path) -> Result<()> {
+        let target = layout_path(directory, &blob.digest);
+        if target.metadata().is_ok_and(|metadata| metadata.len() == blob.size) {
+            return Ok(());
+        }
+        let parent = target.parent().unwrap_or(directory);
+        fs::create_dir_all(parent).on("make the directory", parent)?;
+        let mut source = self.blobs().open(&blob.digest)?;
+        // A copy and not a link: whoever edits the layout must not edit the store.
+        let mut file = NamedTempFile::new_in(parent).on("write", &target)?;
+        io::copy(&mut source, &mut file).on("write", &target)?;
+        persist_readable(file, &target)
+    }
+
+    fn import_tree(&self, descriptor: &Descriptor, directory: &Path, depth: usize) -> Result<()> {
+        self.import_blob(descriptor, directory)?;
+        for child in self.children(descriptor, depth)? {
+            let is_there = layout_path(directory, &child.digest).exists();
+            match is_manifest_or_index(&child) {
+                true if is_there => self.import_tree(&child, directory, depth - 1)?,
+                true => {}
+                false => self.import_blob(&child, directory)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn import_blob(&self, blob: &Descriptor, directory: &Path) -> Result<()> {
+        if self.blobs().contains(&blob.digest) {
+            return Ok(());
+        }
+        let path = layout_path(directory, &blob.digest);
+        let mut file = File::open(&path).on("open", &path)?;
+        let mut writer = self.blobs().writer_with(blob.digest.algorithm())?;
+        let copied = io::copy(&mut file, &mut writer).on("read", &path)?;
+        if copied != blob.size {
+            let kind = StoreErrorKind::SizeMismatch { expected: blob.size, actual: copied };
+            return Err(StoreError::new(format!("cannot take in `{}`", path.display()), kind));
+        }
+        writer.commit(Some(&blob.digest)).map(drop)
+    }
+}
+
+fn push_once(blobs: &mut Vec<Descriptor>, blob: Descriptor) {
+    if !blobs.iter().any(|present| present.digest == blob.digest) {
+        blobs.push(blob);
+    }
+}
+
+fn is_manifest_or_index(descriptor: &Descriptor) -> bool {
+    media_type::is_manifest(&descriptor.media_type) || media_type::is_index(&descriptor.media_type)
+}
+
+fn layout_path(directory: &Path, digest: &Digest) -> PathBuf {
+    directory.join("blobs").join(digest.algorithm().as_str()).join(digest.hex())
+}
+
+fn image_name(image: &Descriptor) -> Option<&str> {
+    image.annotations.get(NAME_ANNOTATION).map(String::as_str)
+}
+
+fn without_name(image: &Descriptor) -> Descriptor {
+    let mut image = image.clone();
+    image.annotations.remove(NAME_ANNOTATION);
+    image
+}
+
+fn read_index(path: &Path) -> Result<Index> {
+    let file = File::open(path).on("open", path)?;
+    let mut bytes = Vec::new();
+    file.take(MAX_JSON_BYTES).read_to_end(&mut bytes).on("read", path)?;
+    let malformed = |error| StoreErrorKind::Malformed(format!("malformed index: {error}"));
+    serde_json::from_slice(&bytes).map_err(malformed).on("read", path)
+}
+
+/// Writes a whole file or nothing.
+fn publish(path: &Path, bytes: &[u8]) -> Result<()> {
+    let parent = path.parent().unwrap_or(Path::new("."));
+    let mut file = NamedTempFile::new_in(parent).on("write", path)?;
+    file.write_all(bytes).on("write", path)?;
+    persist_readable(file, path)
+}
+
+/// Layouts are for other programs, perhaps other users: temporary files are only ours.
+fn persist_readable(file: NamedTempFile, path: &Path) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    file.as_file().set_permissions(fs::Permissions::from_mode(0o644)).on("write", path)?;
+    file.persist(path).map_err(|error| error.error).on("write", path)?;
+    Ok(())
 }

@@ -9,6 +9,7 @@ pub mod layer_tar;
 mod blob;
 mod cache;
 mod compression;
+mod decompress;
 mod error;
 mod image;
 mod layer;
