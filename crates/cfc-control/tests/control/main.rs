@@ -1,0 +1,7 @@
+//! The control API over HTTP, with a platform that only remembers what it was told.
+
+mod deploy;
+mod failures;
+mod platform;
+mod server;
+mod wrangler;

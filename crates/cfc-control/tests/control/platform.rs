@@ -1,0 +1,114 @@
+//! A [`Platform`] in memory: serves what was activated last, and fails where a test says so.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use cfc_control::*;
+use cfc_oci::{Descriptor, Digest, Reference};
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+
+#[derive(Default)]
+pub struct MemoryPlatform {
+    /// What serves.
+    pub serving: Mutex<BTreeMap<String, Deployment>>,
+    /// Which step fails at its next call: `prepare`, `try`, `activate`.
+    pub fail_next: Mutex<Option<&'static str>>,
+    pub trials: AtomicUsize,
+    /// Activations under way, and the most there ever were at once.
+    active: AtomicUsize,
+    pub most_at_once: AtomicUsize,
+}
+
+impl MemoryPlatform {
+    fn fails(&self, step: &str) -> bool {
+        let mut fail_next = self.fail_next.lock().expect("no test panics while holding it");
+        (*fail_next == Some(step)).then(|| fail_next.take()).is_some()
+    }
+
+    pub fn fail_next(&self, step: &'static str) {
+        *self.fail_next.lock().expect("not poisoned") = Some(step);
+    }
+
+    pub fn serving(&self, worker: &str) -> Option<Deployment> {
+        self.serving.lock().expect("not poisoned").get(worker).cloned()
+    }
+}
+
+/// The manifest that this platform takes `reference` for.
+pub fn manifest_of(reference: &str) -> Descriptor {
+    Descriptor::new("application/vnd.oci.image.manifest.v1+json", Digest::of(reference.as_bytes()), 1)
+}
+
+#[async_trait]
+impl Platform for MemoryPlatform {
+    async fn prepare_image(&self, reference: &Reference) -> Result<Descriptor, PrepareError> {
+        match self.fails("prepare") {
+            true => Err(PrepareError { reference: reference.clone(), kind: PrepareErrorKind::NotFound, hint: None }),
+            false => Ok(manifest_of(&reference.to_string())),
+        }
+    }
+
+    async fn try_image(&self, _: &Descriptor, _: &InstanceSize) -> Result<(), TrialError> {
+        self.trials.fetch_add(1, Ordering::SeqCst);
+        if !self.fails("try") {
+            return Ok(());
+        }
+        let kind = TrialErrorKind::Exited { status: "exit code 127".to_string(), after: Duration::from_millis(3) };
+        Err(TrialError { kind, output: String::new(), hint: Some("is the entrypoint in the image?".to_string()) })
+    }
+
+    async fn activate(&self, deployment: &Deployment) -> Result<(), ActivateError> {
+        let worker = deployment.worker.name.clone();
+        if self.fails("activate") {
+            let kind = ActivateErrorKind::Rejected("SyntaxError: Unexpected token".to_string());
+            return Err(ActivateError { worker, kind, hint: None });
+        }
+        let now = self.active.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most_at_once.fetch_max(now, Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        self.active.fetch_sub(1, Ordering::SeqCst);
+        self.serving.lock().expect("not poisoned").insert(worker, deployment.clone());
+        Ok(())
+    }
+
+    async fn remove_worker(&self, name: &str) -> Result<(), ActivateError> {
+        self.serving.lock().expect("not poisoned").remove(name);
+        Ok(())
+    }
+
+    async fn instances(&self, application: &ApplicationRecord) -> Vec<InstanceView> {
+        vec![InstanceView {
+            id: "i1".to_string(),
+            name: "do1".to_string(),
+            application: application.name.clone(),
+            state: InstanceState::Running,
+            since: Timestamp::from_milliseconds(1000),
+            started: Timestamp::from_milliseconds(1000),
+            image: application.image.manifest.digest.clone(),
+            version: Some(application.version),
+            pid: Some(42),
+        }]
+    }
+
+    async fn logs(
+        &self,
+        application: &ApplicationRecord,
+        request: &LogRequest,
+    ) -> Result<BoxStream<'static, io::Result<Bytes>>, LogError> {
+        if let Some(instance) = request.instance.as_ref().filter(|instance| *instance != "i1") {
+            let (application, instance) = (application.name.clone(), instance.clone());
+            return Err(LogError::NoSuchInstance { application, instance });
+        }
+        let lines = stream::iter([Ok(Bytes::from_static(b"hello\n"))]);
+        match request.follow {
+            true => Ok(lines.chain(stream::pending()).boxed()),
+            false => Ok(lines.boxed()),
+        }
+    }
+}
