@@ -1,13 +1,16 @@
 //! [`build_image`]: from a Dockerfile's path to an image, for the command line.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{ErrorKind, Read};
+use std::path::{Path, PathBuf};
 
-use cfc_dockerfile::Problem;
+use cfc_dockerfile::{IgnoreFile, Problem};
 use cfc_oci::Platform;
-use cfc_plan::{BaseImages, BuildError, BuildProgress, BuiltImage, PlanError};
+use cfc_plan::{BaseImages, BuildError, BuildProgress, BuildRequest, Builder, BuiltImage, Context, Ignore, PlanError};
 
-use crate::NativeBuilder;
+/// A Dockerfile or `.dockerignore` above this size, in bytes, is some other file.
+const MAX_FILE_BYTES: u64 = 4 << 20;
 
 /// What to build, as a user says it.
 #[derive(Clone, Debug)]
@@ -75,11 +78,87 @@ pub enum ImageError {
 
 /// Builds the image that `request` describes. Base images come through `bases`; `progress` hears how it goes.
 pub fn build_image(
-    builder: &mut NativeBuilder,
+    builder: &mut dyn Builder,
     request: &ImageRequest,
     bases: &dyn BaseImages,
     progress: &dyn BuildProgress,
 ) -> Result<BuiltImage, ImageError> {
-    let _ = (builder, request, bases, progress);
-    todo!()
+    let context = open_context(request)?;
+    let plan = cfc_plan::lower(&plan_request(request)?, bases)?;
+    Ok(builder.build(&plan, &context, progress)?)
+}
+
+fn plan_request(request: &ImageRequest) -> Result<BuildRequest, ImageError> {
+    let path = &request.dockerfile;
+    let text = read_bounded(path)?.ok_or_else(|| ImageError::Input {
+        message: format!("there is no Dockerfile `{}`", path.display()),
+        hint: Some("name the right file: `-f FILE`, or `image` in the project's config".to_string()),
+        source: None,
+    })?;
+    let parsed = cfc_dockerfile::parse(&text);
+    let dockerfile = parsed.map_err(|problems| ImageError::Problems { path: path.clone(), problems })?;
+    let mut build_args = request.build_args.clone();
+    if let Some(epoch) = &request.source_date_epoch {
+        build_args.entry("SOURCE_DATE_EPOCH".to_string()).or_insert_with(|| epoch.clone());
+    }
+    Ok(BuildRequest {
+        dockerfile,
+        dockerfile_path: path.clone(),
+        target: request.target.clone(),
+        build_args,
+        labels: request.labels.clone(),
+        platform: request.platform.clone(),
+    })
+}
+
+fn open_context(request: &ImageRequest) -> Result<Context, ImageError> {
+    let directory = request.context.clone();
+    match directory.metadata() {
+        Ok(metadata) if metadata.is_dir() => {}
+        Ok(_) => {
+            return Err(ImageError::Input {
+                message: format!("the build context `{}` is not a directory", directory.display()),
+                hint: None,
+                source: None,
+            });
+        }
+        Err(source) => {
+            let message = format!("cannot open the build context `{}`", directory.display());
+            return Err(ImageError::Input { message, hint: None, source: Some(source) });
+        }
+    }
+    Ok(Context { ignore: find_ignore_file(request)?, directory })
+}
+
+/// `<Dockerfile>.dockerignore` beside the Dockerfile wins over the context's `.dockerignore`.
+fn find_ignore_file(request: &ImageRequest) -> Result<Option<Ignore>, ImageError> {
+    let mut beside = request.dockerfile.clone().into_os_string();
+    beside.push(".dockerignore");
+    for path in [PathBuf::from(beside), request.context.join(".dockerignore")] {
+        let Some(text) = read_bounded(&path)? else { continue };
+        let problems = |problem| ImageError::Problems { path: path.clone(), problems: vec![problem] };
+        let file = IgnoreFile::parse(&text).map_err(problems)?;
+        return Ok(Some(Ignore { path, file }));
+    }
+    Ok(None)
+}
+
+/// A small file's bytes; none when it is not there.
+fn read_bounded(path: &Path) -> Result<Option<Vec<u8>>, ImageError> {
+    let failed = |source| {
+        let message = format!("cannot read `{}`", path.display());
+        ImageError::Input { message, hint: None, source: Some(source) }
+    };
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
+        Err(error) => return Err(failed(error)),
+    };
+    let mut bytes = Vec::new();
+    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        let message = format!("`{}` is larger than {MAX_FILE_BYTES} bytes", path.display());
+        return Err(ImageError::Input { message, hint: None, source: None });
+    }
+    Ok(Some(bytes))
 }

@@ -6,9 +6,29 @@
 //! `cfc-sandbox`.
 
 mod image;
+
 mod native;
 
+mod copy;
+
+mod run;
+
+mod cache;
+mod context;
+mod entry;
+mod failure;
+mod glob;
+mod hash;
 mod images;
+mod layer;
+mod output;
+mod owner;
+mod stat_cache;
+mod target;
+mod tree;
+mod upper;
+mod view;
+mod write;
 
 pub use image::{ImageError, ImageRequest, build_image};
 pub use images::StoreImages;

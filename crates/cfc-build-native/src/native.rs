@@ -1,8 +1,27 @@
 //! [`NativeBuilder`]: executes a plan on this machine, into the store.
 
-use cfc_plan::{BuildError, BuildProgress, Builder, BuiltImage, Context, Plan};
+use std::sync::OnceLock;
+
+use cfc_oci::{Descriptor, History, ImageConfig, Manifest, media_type};
+use cfc_plan::{
+    BuildError, BuildProgress, Builder, BuiltImage, Context, Copy, CopySource, Node, NodeId, NodeOutcome, Op, Plan, Run,
+};
 use cfc_sandbox::Launcher;
 use cfc_store::Store;
+
+use crate::cache::LayerCache;
+use crate::context::ContextTree;
+use crate::copy::{self, Rules};
+use crate::entry::{Entries, content_digest};
+use crate::failure::{Failure, Result};
+use crate::hash::fill_digests;
+use crate::layer::{Layer, LayerIndex};
+use crate::owner::{self, Owner};
+use crate::run::Runner;
+use crate::stat_cache::StatCache;
+use crate::tree::Tree;
+use crate::view::View;
+use crate::write::write_layer;
 
 /// How to build.
 #[derive(Clone, Debug, Default)]
@@ -31,8 +50,197 @@ impl Builder for NativeBuilder {
         plan: &Plan,
         context: &Context,
         progress: &dyn BuildProgress,
-    ) -> Result<BuiltImage, BuildError> {
-        let _ = (plan, context, progress, &self.store, &self.launcher, &self.options);
-        todo!()
+    ) -> std::result::Result<BuiltImage, BuildError> {
+        let session = Session {
+            store: &self.store,
+            launcher: &self.launcher,
+            cache: LayerCache::new(self.store.clone(), !self.options.no_cache),
+            plan,
+            context,
+            context_files: OnceLock::new(),
+            progress,
+        };
+        session.build()
     }
+}
+
+/// One build.
+struct Session<'a> {
+    store: &'a Store,
+    launcher: &'a Launcher,
+    cache: LayerCache,
+    plan: &'a Plan,
+    context: &'a Context,
+    context_files: OnceLock<ContextFiles<'a>>,
+    progress: &'a dyn BuildProgress,
+}
+
+/// The context, opened by the first `COPY` that needs it.
+struct ContextFiles<'a> {
+    tree: ContextTree<'a>,
+    digests: StatCache,
+}
+
+impl<'a> Session<'a> {
+    fn build(&self) -> std::result::Result<BuiltImage, BuildError> {
+        let mut results: Vec<Vec<Layer>> = Vec::with_capacity(self.plan.nodes.len());
+        for node in &self.plan.nodes {
+            self.progress.started(node);
+            let (layers, outcome) = self.execute(node, &results).map_err(|failure| failure.of_node(self.plan, node))?;
+            self.progress.finished(node, outcome);
+            results.push(layers);
+        }
+        if let Some(files) = self.context_files.get() {
+            files.digests.save(self.store).map_err(|failure| failure.of_plan(self.plan))?;
+        }
+        let NodeId(target) = self.plan.target;
+        self.assemble(&results[target]).map_err(|failure| failure.of_plan(self.plan))
+    }
+
+    /// Carries out `node`; `results` are those of the nodes before it.
+    fn execute(&self, node: &Node, results: &[Vec<Layer>]) -> Result<(Vec<Layer>, NodeOutcome)> {
+        let layers_of = |id: NodeId| results[id.0].as_slice();
+        let base = node.base.map_or(&[][..], layers_of);
+        let (layer, outcome) = match &node.op {
+            Op::Scratch => return Ok((Vec::new(), NodeOutcome::Built)),
+            Op::Image { manifest, .. } => return Ok((self.image_layers(manifest)?, NodeOutcome::Built)),
+            Op::Run(run) => self.run(node, run, base)?,
+            Op::MakeDirectory { path, user } => self.make_directory(path, user, base)?,
+            Op::Copy(copy) => match copy.source {
+                CopySource::Context => self.copy_from_context(copy, base)?,
+                CopySource::Node(source) => self.copy_from_node(node, copy, base, layers_of(source))?,
+            },
+        };
+        let mut layers = base.to_vec();
+        layers.push(layer);
+        Ok((layers, outcome))
+    }
+
+    fn image_layers(&self, manifest: &Descriptor) -> Result<Vec<Layer>> {
+        let image = self.store.images().load(manifest)?;
+        let (blobs, diff_ids) = (image.manifest.layers, image.config.rootfs.diff_ids);
+        if blobs.len() != diff_ids.len() {
+            let (n_blobs, n_diff_ids) = (blobs.len(), diff_ids.len());
+            let message = format!("the image's manifest has {n_blobs} layers, its config has {n_diff_ids}");
+            return Err(Failure::new(message).hint("the image is damaged: pull or build it again"));
+        }
+        let layers = diff_ids.into_iter().zip(blobs);
+        Ok(layers.map(|(diff_id, blob)| Layer { diff_id, blob: in_oci_terms(blob) }).collect())
+    }
+
+    fn run(&self, node: &Node, run: &Run, base: &[Layer]) -> Result<(Layer, NodeOutcome)> {
+        let mtime = self.plan.source_date_epoch;
+        self.cached(LayerCache::run_key(run, base, mtime), || {
+            let runner = Runner { store: self.store, launcher: self.launcher, mtime };
+            runner.run(run, base, &|stream, bytes| self.progress.output(node, stream, bytes))
+        })
+    }
+
+    fn make_directory(&self, path: &str, user: &str, base: &[Layer]) -> Result<(Layer, NodeOutcome)> {
+        let owner = self.owner(user, base)?;
+        let view = View::for_lookup(self.store, base)?;
+        self.layer(copy::make_directory(path, owner, &view)?, None)
+    }
+
+    fn copy_from_context(&self, copy: &Copy, base: &[Layer]) -> Result<(Layer, NodeOutcome)> {
+        let files = self.context_files()?;
+        let mut entries = self.copied(copy, &files.tree, base, false)?;
+        fill_digests(&mut entries, &files.tree, Some(&files.digests))?;
+        self.layer(entries, Some(&files.tree))
+    }
+
+    fn copy_from_node(
+        &self,
+        node: &Node,
+        copy: &Copy,
+        base: &[Layer],
+        source: &[Layer],
+    ) -> Result<(Layer, NodeOutcome)> {
+        let key = LayerCache::operation_key(&node.op, base, source, self.plan.source_date_epoch);
+        // First by what the layers are, which is known; only then by what the files are, which takes reading them.
+        if let Some(layer) = self.cache.get(&key)? {
+            return Ok((layer, NodeOutcome::Cached));
+        }
+        let view = View::for_reading(self.store, source)?;
+        let mut entries = self.copied(copy, &view, base, true)?;
+        fill_digests(&mut entries, &view, None)?;
+        let (layer, outcome) = self.layer(entries, Some(&view))?;
+        self.cache.put(&key, &layer)?;
+        Ok((layer, outcome))
+    }
+
+    /// The entries that `copy` makes; `is_image` says whether `source` is an image rather than a build context.
+    fn copied(&self, copy: &Copy, source: &dyn Tree, base: &[Layer], is_image: bool) -> Result<Entries> {
+        let owner = copy.owner.as_deref().map(|owner| self.owner(owner, base)).transpose()?;
+        let rules = Rules { owner, mode: copy.mode, keeps_owners: is_image };
+        copy::copy(copy, source, &View::for_lookup(self.store, base)?, rules)
+    }
+
+    fn owner(&self, spec: &str, base: &[Layer]) -> Result<Owner> {
+        match spec {
+            "" => Ok(Owner::default()),
+            spec => owner::find(spec, || View::for_reading(self.store, base)),
+        }
+    }
+
+    /// The layer that consists of `entries`, their contents in `tree`.
+    fn layer(&self, entries: Entries, tree: Option<&dyn Tree>) -> Result<(Layer, NodeOutcome)> {
+        let mtime = self.plan.source_date_epoch;
+        self.cached(LayerCache::content_key(&content_digest(&entries, mtime), mtime), || {
+            let layer = write_layer(self.store, &entries, tree, mtime)?;
+            LayerIndex::of(&entries).save(self.store, &layer.diff_id)?;
+            Ok(layer)
+        })
+    }
+
+    fn cached(&self, key: String, make: impl FnOnce() -> Result<Layer>) -> Result<(Layer, NodeOutcome)> {
+        if let Some(layer) = self.cache.get(&key)? {
+            return Ok((layer, NodeOutcome::Cached));
+        }
+        let layer = make()?;
+        self.cache.put(&key, &layer)?;
+        Ok((layer, NodeOutcome::Built))
+    }
+
+    fn context_files(&self) -> Result<&ContextFiles<'a>> {
+        if let Some(files) = self.context_files.get() {
+            return Ok(files);
+        }
+        let tree = ContextTree::open(self.context)?;
+        let digests = StatCache::load(self.store, tree.root())?;
+        Ok(self.context_files.get_or_init(|| ContextFiles { tree, digests }))
+    }
+
+    /// Writes config and manifest.
+    fn assemble(&self, layers: &[Layer]) -> Result<BuiltImage> {
+        let mut config = self.plan.config.clone();
+        config.rootfs.diff_ids = layers.iter().map(|layer| layer.diff_id.clone()).collect();
+        complete_history(&mut config);
+        let blobs = self.store.blobs();
+        let config_bytes = config.to_bytes();
+        let config_blob = Descriptor::new(media_type::CONFIG, blobs.put(&config_bytes)?, config_bytes.len() as u64);
+        let layer_blobs = layers.iter().map(|layer| layer.blob.clone()).collect();
+        let manifest = Manifest::new(config_blob, layer_blobs).to_bytes();
+        let descriptor = Descriptor::new(media_type::MANIFEST, blobs.put(&manifest)?, manifest.len() as u64);
+        Ok(BuiltImage { manifest: descriptor, config })
+    }
+}
+
+/// An OCI manifest names its layers by OCI's types; Docker's twins are the same bytes.
+fn in_oci_terms(blob: Descriptor) -> Descriptor {
+    let media_type = match blob.media_type.as_str() {
+        media_type::DOCKER_LAYER_GZIP => media_type::LAYER_GZIP,
+        media_type::DOCKER_LAYER => media_type::LAYER,
+        other => other,
+    };
+    Descriptor { media_type: media_type.to_string(), ..blob }
+}
+
+/// A base image may come without history. Tools count: there is one entry without `empty_layer` a layer.
+fn complete_history(config: &mut ImageConfig) {
+    let n_layers = config.rootfs.diff_ids.len();
+    let n_entries = config.history.iter().filter(|entry| !entry.empty_layer).count();
+    let missing = History { comment: Some("a layer of the base image".to_string()), ..History::default() };
+    let missing = std::iter::repeat_n(missing, n_layers.saturating_sub(n_entries));
+    config.history.splice(0..0, missing);
 }

@@ -1,0 +1,86 @@
+//! [`LayerCache`]: which layer an operation made, by what decides its result.
+
+use cfc_oci::Digest;
+use cfc_plan::{Op, Run};
+use cfc_store::Store;
+use serde::Serialize;
+
+use crate::failure::Result;
+use crate::layer::Layer;
+
+/// Changes when the same operation would make another layer than before.
+const VERSION: u32 = 1;
+
+/// Finished layers by key.
+pub(crate) struct LayerCache {
+    store: Store,
+    /// Whether what is known is used.
+    reads: bool,
+}
+
+/// What decides the layer of an operation; serialised, its digest is the key.
+#[derive(Serialize)]
+struct Key<'a> {
+    version: u32,
+    mtime: i64,
+    what: What<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum What<'a> {
+    /// A layer with this content.
+    Content(&'a Digest),
+    /// A program run on these layers.
+    Run { run: &'a Run, base: Vec<&'a Digest> },
+    /// An operation that reads these layers and changes those.
+    Operation { op: &'a Op, base: Vec<&'a Digest>, source: Vec<&'a Digest> },
+}
+
+impl LayerCache {
+    /// The cache in `store`. With `reads` false it only learns.
+    pub(crate) fn new(store: Store, reads: bool) -> LayerCache {
+        LayerCache { store, reads }
+    }
+
+    /// The key of the layer with this content.
+    pub(crate) fn content_key(content: &Digest, mtime: i64) -> String {
+        key(What::Content(content), mtime)
+    }
+
+    /// The key of `run` on top of `base`.
+    pub(crate) fn run_key(run: &Run, base: &[Layer], mtime: i64) -> String {
+        key(What::Run { run, base: diff_ids(base) }, mtime)
+    }
+
+    /// The key of `op` on top of `base`, reading `source`.
+    pub(crate) fn operation_key(op: &Op, base: &[Layer], source: &[Layer], mtime: i64) -> String {
+        key(What::Operation { op, base: diff_ids(base), source: diff_ids(source) }, mtime)
+    }
+
+    /// The layer that was made for `key`, if its blob is still there.
+    pub(crate) fn get(&self, key: &str) -> Result<Option<Layer>> {
+        if !self.reads {
+            return Ok(None);
+        }
+        let bytes = self.store.cache().get(key)?;
+        let layer: Option<Layer> = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        Ok(layer.filter(|layer| self.store.blobs().contains(&layer.blob.digest)))
+    }
+
+    /// Remembers `layer`.
+    pub(crate) fn put(&self, key: &str, layer: &Layer) -> Result<()> {
+        let bytes = serde_json::to_vec(layer).expect("a layer has only string keys");
+        Ok(self.store.cache().put(key, &bytes)?)
+    }
+}
+
+fn key(what: What<'_>, mtime: i64) -> String {
+    let key = Key { version: VERSION, mtime, what };
+    let bytes = serde_json::to_vec(&key).expect("a key has only string keys");
+    format!("layer-{}", Digest::of(&bytes).hex())
+}
+
+fn diff_ids(layers: &[Layer]) -> Vec<&Digest> {
+    layers.iter().map(|layer| &layer.diff_id).collect()
+}

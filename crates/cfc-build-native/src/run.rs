@@ -1,0 +1,201 @@
+//! `RUN`: a program in a sandbox on an overlay of the layers so far; what it wrote becomes the next layer.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+
+use cfc_plan::{OutputStream, Run};
+use cfc_sandbox::{
+    Exit, ExitStatus, Launcher, Network, ResolvedUser, Root, SandboxConfig, Stdio, build_spec, oci, resolve_user,
+};
+use cfc_store::{Compression, LayerWriter, Store, UpperOptions, write_upper_as_layer};
+
+use crate::failure::{Failure, OnPath, Result};
+use crate::layer::Layer;
+use crate::output::Capture;
+use crate::upper;
+use crate::view::unpacked;
+
+/// Hears what a program writes.
+pub(crate) type Listener<'a> = &'a (dyn Fn(OutputStream, &[u8]) + Sync);
+
+/// Runs programs for `RUN`.
+pub(crate) struct Runner<'a> {
+    pub(crate) store: &'a Store,
+    pub(crate) launcher: &'a Launcher,
+    /// The latest modification time of files in the layer, in seconds since 1970.
+    pub(crate) mtime: i64,
+}
+
+impl Runner<'_> {
+    /// Runs `run` on top of `base` and returns the layer of what it changed. Nothing is left when it fails.
+    pub(crate) fn run(&self, run: &Run, base: &[Layer], listener: Listener<'_>) -> Result<Layer> {
+        let workspace = self.store.temp_dir()?;
+        let workspace = workspace.path();
+        let mut lowers = unpacked(self.store, base)?;
+        if lowers.is_empty() {
+            lowers.push(make_directory(workspace, "empty")?);
+        }
+        let root = Root::Overlay {
+            upper: make_upper(workspace, &lowers[0])?,
+            work: make_directory(workspace, "work")?,
+            lowers: lowers.clone(),
+        };
+        let upper = workspace.join("upper");
+        let config = self.config(run, workspace, &lowers, root)?;
+        self.execute(&config, listener)?;
+        upper::remove_stubs(&upper, &lowers)?;
+        upper::clamp_times(&upper, self.mtime)?;
+        self.take_in(upper)
+    }
+
+    fn config(&self, run: &Run, workspace: &Path, lowers: &[PathBuf], root: Root) -> Result<SandboxConfig> {
+        let user = resolve_user(lowers, &run.user).map_err(sandbox_failure)?;
+        let name = workspace.file_name().unwrap_or_default().to_string_lossy();
+        Ok(SandboxConfig {
+            id: format!("build-{}-{}", std::process::id(), name.trim_start_matches('.')),
+            spec: spec(run, &user, files(workspace)?),
+            root,
+            network: Network::Host,
+            stdio: Stdio::Files,
+        })
+    }
+
+    fn execute(&self, config: &SandboxConfig, listener: Listener<'_>) -> Result<()> {
+        let (capture, files) = Capture::start()?;
+        let started = self.launcher.start_with_stdio(config, files.stdin, files.stdout, files.stderr);
+        started.map_err(sandbox_failure)?;
+        let sandbox = Sandbox { launcher: self.launcher, id: &config.id };
+        let tail = capture.read_to_end(listener);
+        let exit = sandbox.launcher.wait(sandbox.id).map_err(sandbox_failure)?;
+        match exit.status {
+            ExitStatus::Code(0) => Ok(()),
+            _ => Err(Failure { output: tail, ..exit_failure(exit) }),
+        }
+    }
+
+    fn take_in(&self, upper: PathBuf) -> Result<Layer> {
+        let mut writer = LayerWriter::new(self.store.layer_writer(Compression::Gzip)?);
+        let options = UpperOptions { clamp_mtime: Some(self.mtime), skip: None };
+        write_upper_as_layer(&upper, &mut writer, &options)?;
+        let blob = writer.finish().on("finish the layer of", &upper)?.finish()?;
+        // The directory is the unpacked layer already.
+        self.store.layers().adopt_directory(&blob.diff_id, upper)?;
+        Ok(blob.into())
+    }
+}
+
+/// A started sandbox: gone, with everything in it, when this is dropped.
+struct Sandbox<'a> {
+    launcher: &'a Launcher,
+    id: &'a str,
+}
+
+impl Drop for Sandbox<'_> {
+    fn drop(&mut self) {
+        // Both are fine on a sandbox that has ended, which is the usual case.
+        let _ = self.launcher.kill_all(self.id);
+        let _ = self.launcher.wait(self.id);
+        if let Err(error) = self.launcher.remove(self.id) {
+            tracing::warn!(sandbox = self.id, %error, "cannot remove a build's sandbox");
+        }
+    }
+}
+
+/// The process and its mounts.
+fn spec(run: &Run, user: &ResolvedUser, files: [oci::Mount; 2]) -> oci::Spec {
+    let mut spec = build_spec();
+    let mut identity = oci::User::default();
+    identity.set_uid(user.uid);
+    identity.set_gid(user.gid);
+    identity.set_additional_gids(Some(user.additional_gids.clone()));
+    let mut process = spec.process().clone().unwrap_or_default();
+    process.set_args(Some(run.args.clone()));
+    process.set_env(Some(environment(run, &user.home)));
+    process.set_cwd(PathBuf::from(if run.working_directory.is_empty() { "/" } else { &run.working_directory }));
+    process.set_user(identity);
+    spec.set_process(Some(process));
+    let mut mounts = spec.mounts().clone().unwrap_or_default();
+    mounts.extend(files);
+    spec.set_mounts(Some(mounts));
+    spec
+}
+
+fn environment(run: &Run, home: &str) -> Vec<String> {
+    let mut variables = run.env.clone();
+    let home = [("HOME".to_string(), home.to_string())];
+    for (key, value) in run.unkeyed_env.iter().chain(&home) {
+        if !variables.iter().any(|(existing, _)| existing == key) {
+            variables.push((key.clone(), value.clone()));
+        }
+    }
+    variables.into_iter().map(|(key, value)| format!("{key}={value}")).collect()
+}
+
+/// The files that every container gets from its machine; they never get into a layer.
+fn files(workspace: &Path) -> Result<[oci::Mount; 2]> {
+    const HOSTS: &str = "127.0.0.1\tlocalhost buildkitsandbox\n::1\tlocalhost ip6-localhost ip6-loopback\n";
+    let resolver = fs::read("/etc/resolv.conf").unwrap_or_default();
+    let files = [("resolv.conf", resolver), ("hosts", HOSTS.as_bytes().to_vec())];
+    for (name, content) in &files {
+        let path = workspace.join(name);
+        fs::write(&path, content).on("write", &path)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).on("open up", &path)?;
+    }
+    Ok(files.map(|(name, _)| {
+        let mut mount = oci::Mount::default();
+        mount.set_destination(Path::new("/etc").join(name));
+        mount.set_typ(Some("bind".to_string()));
+        mount.set_source(Some(workspace.join(name)));
+        mount.set_options(Some(vec!["bind".to_string(), "ro".to_string()]));
+        mount
+    }))
+}
+
+fn make_directory(workspace: &Path, name: &str) -> Result<PathBuf> {
+    let path = workspace.join(name);
+    fs::create_dir(&path).on("make the directory", &path)?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).on("open up", &path)?;
+    Ok(path)
+}
+
+/// The upper directory shows as the image's root, so it looks like the root below it.
+fn make_upper(workspace: &Path, lower: &Path) -> Result<PathBuf> {
+    let upper = make_directory(workspace, "upper")?;
+    let root = lower.metadata().on("look at", lower)?;
+    chown(&upper, Some(root.uid()), Some(root.gid())).on("give away", &upper)?;
+    fs::set_permissions(&upper, fs::Permissions::from_mode(root.mode() & 0o7777)).on("open up", &upper)?;
+    Ok(upper)
+}
+
+fn exit_failure(exit: Exit) -> Failure {
+    if exit.oom_killed {
+        return Failure::new("it was killed for want of memory").hint("give the machine more, or let it use less");
+    }
+    match exit.status {
+        ExitStatus::Signal(signal) => Failure::new(format!("it was ended by signal {signal}")),
+        ExitStatus::Code(code) => {
+            let failure = Failure::new(format!("it exited with code {code}"));
+            match code {
+                127 => failure.hint("the shell found no such command in the image"),
+                126 => failure.hint("the command is in the image, but it cannot be executed"),
+                _ => failure,
+            }
+        }
+    }
+}
+
+fn sandbox_failure(error: cfc_sandbox::Error) -> Failure {
+    let hint = match error.kind() {
+        cfc_sandbox::ErrorKind::CommandNotFound(command) if command == "/bin/sh" => {
+            Some("the image has no shell: write `RUN [\"/path/to/program\", \"argument\"]`")
+        }
+        cfc_sandbox::ErrorKind::CommandNotFound(_) => Some("check that an earlier instruction put it into the image"),
+        _ => error.hint(),
+    };
+    let failure = Failure::new(error.to_string());
+    match hint {
+        Some(hint) => failure.hint(hint),
+        None => failure,
+    }
+}

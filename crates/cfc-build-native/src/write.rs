@@ -1,0 +1,65 @@
+//! Writes a layer's entries as tar, into the store.
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::path::Path;
+
+use cfc_store::{Compression, LayerWriter, Metadata, Store};
+
+use crate::entry::{Entries, Entry, EntryKind, SourceFile};
+use crate::failure::{OnPath, Result};
+use crate::hash::{open_unchanged, refuse_changed};
+use crate::layer::Layer;
+use crate::tree::{Tree, relative};
+
+/// Writes the layer that consists of `entries`, their contents taken from `tree`. Every entry's time is `mtime`.
+pub(crate) fn write_layer(store: &Store, entries: &Entries, tree: Option<&dyn Tree>, mtime: i64) -> Result<Layer> {
+    let mut writer = LayerWriter::new(store.layer_writer(Compression::Gzip)?);
+    // The first name of each file that has several.
+    let mut written: HashMap<(u64, u64), &Path> = HashMap::new();
+    for (path, entry) in entries {
+        let earlier = match &entry.kind {
+            EntryKind::File(SourceFile { shared: Some(group), .. }) => {
+                let first = *written.entry(*group).or_insert(path);
+                (first != path).then_some(first)
+            }
+            _ => None,
+        };
+        match earlier {
+            Some(first) => {
+                writer.hard_link(relative(path), relative(first), &metadata(entry, mtime)).on("write", path)?
+            }
+            None => write_entry(&mut writer, path, entry, tree, mtime)?,
+        }
+    }
+    let blob = writer.finish().on("finish the layer in", store.root())?.finish()?;
+    Ok(blob.into())
+}
+
+fn write_entry<W: Write>(
+    writer: &mut LayerWriter<W>,
+    path: &Path,
+    entry: &Entry,
+    tree: Option<&dyn Tree>,
+    mtime: i64,
+) -> Result<()> {
+    let metadata = metadata(entry, mtime);
+    let name = relative(path);
+    match (&entry.kind, tree) {
+        (EntryKind::Directory, _) => writer.directory(name, &metadata),
+        (EntryKind::Symlink(target), _) => writer.symlink(name, target, &metadata),
+        (EntryKind::Device { kind, major, minor }, _) => writer.device(name, &metadata, *kind, *major, *minor),
+        (EntryKind::Fifo, _) => writer.fifo(name, &metadata),
+        (EntryKind::File(file), Some(tree)) => {
+            let mut content = open_unchanged(tree, file)?;
+            writer.file(name, &metadata, file.size, &mut content).on("copy", &file.path)?;
+            return refuse_changed(&content, file);
+        }
+        (EntryKind::File(_), None) => writer.file(name, &metadata, 0, &mut std::io::empty()),
+    }
+    .on("write", path)
+}
+
+fn metadata(entry: &Entry, mtime: i64) -> Metadata {
+    Metadata { mode: entry.mode, uid: entry.uid, gid: entry.gid, mtime, xattrs: entry.attributes.clone() }
+}

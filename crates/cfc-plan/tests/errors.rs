@@ -1,0 +1,121 @@
+//! Every refusal names the file, the line and the thing, and says what to do.
+
+mod common;
+
+use common::{lower, request, with_args};
+
+/// The message, and the hint on a line of its own.
+fn refusal(dockerfile: &str) -> String {
+    text(lower(&request(dockerfile)))
+}
+
+fn text(result: Result<cfc_plan::Plan, cfc_plan::PlanError>) -> String {
+    let error = result.expect_err("it is refused");
+    match &error.hint {
+        Some(hint) => format!("{error}\nhint: {hint}"),
+        None => error.to_string(),
+    }
+}
+
+#[test]
+fn instructions_and_flags_that_are_not_supported_are_named() {
+    let cases = [
+        ("ADD a /", "`ADD` is not supported yet\nhint: use COPY for files of the build context"),
+        (
+            "SHELL [\"/bin/bash\", \"-c\"]",
+            "`SHELL` is not supported yet\nhint: write `RUN [\"/bin/bash\", \"-c\", \"…\"]`",
+        ),
+        ("STOPSIGNAL 9", "`STOPSIGNAL` is not supported yet\nhint: remove it; SIGTERM is sent"),
+        ("VOLUME /data", "`VOLUME` is not supported yet\nhint: remove it; the disk is fresh at each start"),
+        ("HEALTHCHECK NONE", "`HEALTHCHECK` is not supported yet\nhint: remove it"),
+        ("ONBUILD RUN x", "`ONBUILD` is not supported yet\nhint: put the instruction into the child"),
+        ("MAINTAINER me", "`MAINTAINER` is not supported yet\nhint: write `LABEL maintainer=…`"),
+        ("RUN --mount=type=cache,target=/c x", "`RUN --mount` is not supported yet\nhint: remove the flag"),
+        ("RUN --network=none x", "`RUN --network` is not supported yet\nhint: remove the flag"),
+        ("RUN <<E\nx\nE", "`RUN with a heredoc` is not supported yet\nhint: write the script to a file and COPY it"),
+        ("COPY --link a /", "`COPY --link` is not supported yet\nhint: remove the flag; the files are the same"),
+        (
+            "COPY <<E /f\nx\nE",
+            "`COPY with a heredoc` is not supported yet\nhint: put the text into a file of the build context",
+        ),
+    ];
+    for (instruction, expected) in cases {
+        let dockerfile = format!("FROM scratch\nENV a=b\n{instruction}\n");
+        assert_eq!(refusal(&dockerfile), format!("Dockerfile:3: {expected}"), "{instruction}");
+    }
+}
+
+#[test]
+fn a_base_that_cannot_be_had_is_named_with_its_line() {
+    assert_eq!(
+        refusal("FROM nothing:1\n"),
+        "Dockerfile:1: cannot use image `nothing:1`: it is not in the store\nhint: build it first"
+    );
+    assert_eq!(
+        refusal("FROM scratch\nCOPY --from=nothing /a /b\n"),
+        "Dockerfile:2: cannot use image `nothing`: it is not in the store\nhint: build it first"
+    );
+    assert_eq!(
+        refusal("FROM $UNSET\n"),
+        "Dockerfile:1: `FROM $UNSET` names nothing: its variables are empty\n\
+         hint: give them values by `ARG NAME=value` before the first `FROM`"
+    );
+    assert_eq!(
+        refusal("FROM trigger\n"),
+        "Dockerfile:1: `trigger`: its ONBUILD triggers are not supported yet\n\
+         hint: write the image's ONBUILD instructions into this Dockerfile"
+    );
+}
+
+#[test]
+fn stages_that_do_not_exist_or_need_themselves_are_named() {
+    let target = cfc_plan::BuildRequest { target: Some("web".into()), ..request("FROM scratch AS one\nFROM one\n") };
+    assert_eq!(text(lower(&target)), "Dockerfile: it has no stage `web`\nhint: its stages are `one`, `1`");
+    assert_eq!(refusal("FROM scratch AS a\nCOPY --from=a /x /y\n"), "Dockerfile:2: stage `a` needs itself");
+    let circle = "FROM scratch AS a\nCOPY --from=b /x /y\nFROM a AS b\n";
+    assert_eq!(refusal(circle), "Dockerfile:2: stage `b` needs itself");
+    assert_eq!(refusal("FROM scratch\nCOPY --from=7 /x /y\n"), "Dockerfile:2: `COPY --from=7`: there are 1 stages");
+    assert!(
+        refusal("ARG S=a\nFROM scratch\nCOPY --from=$S /x /y\n")
+            .starts_with("Dockerfile:3: `COPY --from=$S`: no variables")
+    );
+}
+
+#[test]
+fn values_that_make_no_sense_are_named() {
+    let cases = [
+        ("EXPOSE http", "`EXPOSE`: invalid port `http`, expected a number from 0 to 65535"),
+        ("EXPOSE 80/icmp", "`EXPOSE`: invalid protocol `icmp` in `80/icmp`, expected tcp, udp or sctp"),
+        ("WORKDIR $UNSET", "`WORKDIR $UNSET` names no directory: it is empty"),
+        (
+            "COPY https://example.test/a /",
+            "`COPY` cannot take the URL `https://example.test/a`\nhint: download it in a RUN, or before the build",
+        ),
+        (
+            "COPY --chmod=u+x a /",
+            "`COPY --chmod=u+x`: expected an octal number up to 7777\n\
+             hint: for example `--chmod=755`; letters as in `u+x` are not supported yet",
+        ),
+        (
+            "COPY --chmod=17777 a /",
+            "`COPY --chmod=17777`: expected an octal number up to 7777\nhint: for example `--chmod=755`; letters as in `u+x` are not supported yet",
+        ),
+    ];
+    for (instruction, expected) in cases {
+        assert_eq!(refusal(&format!("FROM scratch\n{instruction}\n")), format!("Dockerfile:2: {expected}"));
+    }
+    let epoch = lower(&with_args("FROM scratch\n", &[("SOURCE_DATE_EPOCH", "yesterday")]));
+    assert!(text(epoch).starts_with("Dockerfile: invalid SOURCE_DATE_EPOCH `yesterday`, expected seconds since 1970"));
+    assert!(
+        refusal("FROM --platform=linux scratch\n").starts_with("Dockerfile:1: `--platform=linux`: malformed platform")
+    );
+}
+
+#[test]
+fn a_long_chain_of_stages_is_no_danger() {
+    let mut dockerfile = "FROM scratch AS s0\n".to_string();
+    for number in 1..5000 {
+        dockerfile.push_str(&format!("FROM s{} AS s{number}\n", number - 1));
+    }
+    assert!(lower(&request(&dockerfile)).is_ok());
+}
