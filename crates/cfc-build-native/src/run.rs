@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use cfc_plan::{OutputStream, Run};
 use cfc_sandbox::{
-    Exit, ExitStatus, Launcher, Network, ResolvedUser, Root, SandboxConfig, Stdio, build_spec, oci, resolve_user,
+    Exit, ExitStatus, Launcher, Network, ResolvedUser, Root, SandboxConfig, Stdio, default_spec as build_spec, oci,
+    resolve_user,
 };
 use cfc_store::{Compression, LayerWriter, Store, UpperOptions, write_upper_as_layer};
 
