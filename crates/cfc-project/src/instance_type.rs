@@ -1,6 +1,10 @@
 //! [`InstanceType`]: how much of a machine one instance may use.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::keys;
+use crate::table::{Table, described, list};
 
 /// How much of a machine one instance may use. One MiB is 2^20 bytes, one MB is 10^6 bytes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -39,6 +43,17 @@ impl InstanceType {
         Some(InstanceType { name: Some(name.to_string()), vcpu, memory_mib, disk_mb })
     }
 
+    /// A size of its own; what is not given is as large as in `lite`.
+    pub fn custom(vcpu: Option<f64>, memory_mib: Option<u64>, disk_mb: Option<u64>) -> InstanceType {
+        let lite = InstanceType::default();
+        InstanceType {
+            name: None,
+            vcpu: vcpu.unwrap_or(lite.vcpu),
+            memory_mib: memory_mib.unwrap_or(lite.memory_mib),
+            disk_mb: disk_mb.unwrap_or(lite.disk_mb),
+        }
+    }
+
     /// The names that a config may use, smallest first.
     pub fn names() -> impl Iterator<Item = &'static str> {
         NAMED.iter().map(|row| row.0).filter(|name| !matches!(*name, "dev" | "standard"))
@@ -50,5 +65,54 @@ impl Default for InstanceType {
     fn default() -> InstanceType {
         let (_, vcpu, memory_mib, disk_mb) = NAMED[0];
         InstanceType { name: Some("lite".to_string()), vcpu, memory_mib, disk_mb }
+    }
+}
+
+/// Reads `instance_type`; `deprecated` is the size that the old `configuration` gives.
+pub(crate) fn read(table: &Table, deprecated: Option<InstanceType>) -> Option<InstanceType> {
+    const FIELD: &str = "instance_type";
+    match (table.value(FIELD), deprecated) {
+        (Some(_), Some(_)) => {
+            table.problem(FIELD, "`configuration` gives a size too", "keep `instance_type` and remove `configuration`");
+            None
+        }
+        (None, deprecated) => Some(deprecated.unwrap_or_default()),
+        (Some(Value::String(name)), None) => {
+            let named = InstanceType::named(name);
+            match &named {
+                Some(InstanceType { name: Some(new_name), .. }) if new_name != name => {
+                    table.warning(FIELD, format!("`{name}` is now called `{new_name}`"));
+                }
+                Some(_) => {}
+                None => {
+                    let names: Vec<&str> = InstanceType::names().collect();
+                    let known = format!("choose one of {}, or give `vcpu`, `memory_mib` and `disk_mb`", list(&names));
+                    let hint = keys::similar(name, names.into_iter())
+                        .map_or(known, |similar| format!("did you mean `{similar}`?"));
+                    table.problem(FIELD, format!("there is no instance type `{name}`"), hint);
+                }
+            }
+            named
+        }
+        (Some(Value::Object(_)), None) => {
+            let size = table.object(FIELD)?;
+            let custom = InstanceType::custom(
+                size.positive_number("vcpu"),
+                size.whole_number("memory_mib"),
+                size.whole_number("disk_mb"),
+            );
+            for (field, value) in [("memory_mib", custom.memory_mib), ("disk_mb", custom.disk_mb)] {
+                if value == 0 {
+                    size.problem(field, "expected more than zero", "");
+                }
+            }
+            size.refuse_others();
+            Some(custom)
+        }
+        (Some(other), None) => {
+            let hint = "for example `\"basic\"` or `{ \"vcpu\": 1, \"memory_mib\": 1024, \"disk_mb\": 4000 }`";
+            table.problem(FIELD, format!("expected a name or an object, found {}", described(other)), hint);
+            None
+        }
     }
 }

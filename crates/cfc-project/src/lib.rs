@@ -4,16 +4,25 @@
 //! needs no network. Reads files, never writes one. The commands of `cfc-cli` call it; `cfc-workers` and `cfc-control`
 //! take what it returns.
 
-mod container;
-mod error;
-mod find;
-mod instance_type;
-mod load;
 mod project;
 
-pub use container::{Constraints, Container, ImageSource, Rollout, RolloutKind};
+mod classes;
+mod container;
+mod environment;
+mod error;
+mod find;
+mod image;
+mod instance_type;
+mod keys;
+mod load;
+mod rollout;
+mod table;
+
+pub use container::{Constraints, Container};
 pub use error::{Problem, ProjectError, ProjectErrorKind};
 pub use find::find_config;
+pub use image::ImageSource;
 pub use instance_type::InstanceType;
 pub use load::load;
 pub use project::{DurableObjectBinding, Project};
+pub use rollout::{Rollout, RolloutKind};
