@@ -26,8 +26,8 @@ pub struct WorkerVersion {
     pub migrations: Vec<Value>,
     /// The classes that have containers.
     pub containers: Vec<ContainerBinding>,
-    /// Further keys of the wrangler config that workerd translates by itself: `kv_namespaces`, `d1_databases`,
-    /// `queues`, `workflows`, `triggers`, `exports`.
+    /// Further keys of the wrangler config that workerd translates by itself: those of
+    /// [`Project::TRANSLATED_KEYS`](cfc_project::Project::TRANSLATED_KEYS).
     pub more: BTreeMap<String, Value>,
 }
 
@@ -43,7 +43,17 @@ pub struct ContainerBinding {
 impl WorkerVersion {
     /// The version that a project describes, with the image of each container class.
     pub fn from_project(project: &Project, bundle: Bundle, containers: Vec<ContainerBinding>) -> WorkerVersion {
-        let _ = (project, bundle, containers);
-        todo!()
+        let translated = |key: &&str| Some((key.to_string(), project.raw.get(*key)?.clone()));
+        WorkerVersion {
+            name: project.name.clone(),
+            bundle,
+            compatibility_date: project.compatibility_date.clone(),
+            compatibility_flags: project.compatibility_flags.clone(),
+            vars: project.vars.clone(),
+            durable_objects: project.durable_objects.clone(),
+            migrations: project.migrations.clone(),
+            containers,
+            more: Project::TRANSLATED_KEYS.iter().filter_map(translated).collect(),
+        }
     }
 }
