@@ -1,0 +1,78 @@
+//! The routes of Docker's API that there are, with and without a version in front.
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{Method, StatusCode, Uri};
+use axum::response::Response;
+use axum::routing::{delete, get, post};
+use cfc_runtime::InstanceView;
+use serde_json::json;
+
+use crate::Engine;
+use crate::containers;
+use crate::docker;
+
+/// Every route, as `/containers/…` (workerd) and as `/v1.43/containers/…` (Docker's clients).
+pub(crate) fn router(engine: Engine) -> Router {
+    Router::new()
+        .merge(routes())
+        .nest("/{version}", routes())
+        .fallback(unknown)
+        .method_not_allowed_fallback(unknown)
+        .with_state(engine)
+}
+
+fn routes() -> Router<Engine> {
+    Router::new()
+        .route("/_ping", get(ping))
+        .route("/version", get(version))
+        .route("/info", get(info))
+        .route("/networks/bridge", get(bridge))
+        .route("/volumes", get(volumes))
+        .route("/containers/create", post(containers::create))
+        .route("/containers/{name}/json", get(containers::inspect))
+        .route("/containers/{name}/start", post(containers::start))
+        .route("/containers/{name}/wait", post(containers::wait))
+        .route("/containers/{name}/kill", post(containers::kill))
+        .route("/containers/{name}", delete(containers::remove))
+}
+
+async fn ping() -> &'static str {
+    "OK"
+}
+
+async fn version() -> Response {
+    docker::answer(StatusCode::OK, &docker::version())
+}
+
+async fn info(State(engine): State<Engine>) -> Response {
+    let is_live = |view: &InstanceView| view.phase.is_live();
+    let live_instances = engine.runtime().list().iter().filter(|view| is_live(view)).count();
+    docker::answer(StatusCode::OK, &docker::info(live_instances))
+}
+
+async fn bridge() -> Response {
+    docker::answer(StatusCode::OK, &docker::bridge())
+}
+
+async fn volumes() -> Response {
+    docker::answer(StatusCode::OK, &json!({ "Volumes": [], "Warnings": null }))
+}
+
+/// What is not there, by the name of what it would be good for.
+async fn unknown(method: Method, uri: Uri) -> Response {
+    let path = uri.path();
+    let is_about = |word: &str| path.split('/').any(|segment| segment == word);
+    let feature = [
+        ("exec", "running a command in a container (exec)"),
+        ("archive", "files put into or got out of a container (archive; HTTPS interception and snapshots need it)"),
+        ("commit", "container snapshots (commit)"),
+        ("volumes", "volumes (directory snapshots need them)"),
+        ("images", "images by this interface"),
+        ("logs", "logs by this interface (see `cfc containers logs`)"),
+        ("attach", "attaching to a container"),
+    ]
+    .into_iter()
+    .find_map(|(word, feature)| is_about(word).then(|| feature.to_string()));
+    docker::not_implemented(&feature.unwrap_or_else(|| format!("`{method} {path}` of Docker's API")))
+}

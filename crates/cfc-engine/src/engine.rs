@@ -1,0 +1,91 @@
+//! [`Engine`]: the container engine of one Worker's workerd.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use cfc_runtime::Runtime;
+use tokio::net::UnixListener;
+
+use crate::WorkerNames;
+use crate::sidecar::Sidecar;
+use crate::stillborn::Stillborn;
+
+/// The container engine of one Worker's workerd. Cheap to clone; all clones are the same engine.
+#[derive(Clone)]
+pub struct Engine {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    runtime: Runtime,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    names: Arc<WorkerNames>,
+    sidecars: BTreeMap<String, Sidecar>,
+    stillborn: BTreeMap<String, Stillborn>,
+}
+
+impl Engine {
+    /// An engine that answers with instances of `runtime`.
+    pub fn new(runtime: Runtime, names: WorkerNames) -> Engine {
+        let inner = Inner { names: Arc::new(names), ..Inner::default() };
+        Engine { shared: Arc::new(Shared { runtime, inner: Mutex::new(inner) }) }
+    }
+
+    /// Answers on `listener` until `shutdown` is there. Connections that are open then end with their clients.
+    pub async fn serve(&self, listener: UnixListener, shutdown: impl Future<Output = ()>) -> io::Result<()> {
+        tokio::select! {
+            served = axum::serve(listener, crate::api::router(self.clone())) => served,
+            () = shutdown => Ok(()),
+        }
+    }
+
+    /// From now on names mean this: the Worker has a new version. Containers that exist keep what they have.
+    pub fn set_names(&self, names: WorkerNames) {
+        self.lock().names = Arc::new(names);
+    }
+
+    pub(crate) fn names(&self) -> Arc<WorkerNames> {
+        self.lock().names.clone()
+    }
+
+    pub(crate) fn runtime(&self) -> &Runtime {
+        &self.shared.runtime
+    }
+
+    /// The container `name`, if it is one that could not start.
+    pub(crate) fn stillborn(&self, name: &str) -> Option<Stillborn> {
+        self.lock().stillborn.get(name).cloned()
+    }
+
+    pub(crate) fn set_stillborn(&self, name: &str, stillborn: Stillborn) {
+        self.lock().stillborn.insert(name.to_string(), stillborn);
+    }
+
+    /// Forgets that the container could not start; whoever waits for its end hears of it now.
+    pub(crate) fn forget_stillborn(&self, name: &str) {
+        if let Some(stillborn) = self.lock().stillborn.remove(name) {
+            stillborn.end();
+        }
+    }
+
+    /// Changes the sidecar `name`, or makes or removes it.
+    pub(crate) fn with_sidecar<T>(&self, name: &str, change: impl FnOnce(&mut Option<Sidecar>) -> T) -> T {
+        let mut inner = self.lock();
+        let mut sidecar = inner.sidecars.remove(name);
+        let result = change(&mut sidecar);
+        if let Some(sidecar) = sidecar {
+            inner.sidecars.insert(name.to_string(), sidecar);
+        }
+        result
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Nothing panics halfway through a change; what a poisoned lock guards is whole.
+        self.shared.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
