@@ -1,63 +1,21 @@
 //! HTTP in, to the right Worker; WebSocket and streaming untouched.
+//!
+//! Owns the way from a client's connection to a Worker's unix socket: which Worker a host name means, connections that
+//! are kept open on both sides, headers that stop here and headers that are added, and what is answered when no Worker
+//! can. Leaves Workers and their processes to others, who tell it with [`Gateway::set_route`] and its siblings. Bodies
+//! pass through as they come; nothing here holds one.
 
-use std::path::PathBuf;
-use std::time::Duration;
+mod gateway;
+mod serve;
 
-use tokio::net::TcpListener;
+mod host;
+mod route;
 
-/// What a gateway may be told; the default is what `cfc serve` uses.
-#[derive(Clone, Debug)]
-pub struct GatewayOptions {
-    /// `<worker>.<domain>` reaches a Worker, the domain itself the only one.
-    pub domains: Vec<String>,
-    /// How long a request waits for a Worker that is being restarted.
-    pub hold: Duration,
-    /// The largest request body in bytes.
-    pub max_request_body: u64,
-}
+mod forward;
+mod headers;
+mod upgrade;
+mod upstream;
 
-/// Routes requests by host name to the Workers' sockets. Cheap to clone; every clone is the same gateway.
-#[derive(Clone)]
-pub struct Gateway {}
+mod answer;
 
-impl Gateway {
-    /// A gateway without Workers.
-    pub fn new(_options: GatewayOptions) -> Gateway {
-        todo!()
-    }
-
-    /// Sends `worker`'s requests to the unix socket at `socket` from now on; requests under way end on the old one.
-    pub fn set_route(&self, _worker: &str, _socket: PathBuf) {
-        todo!()
-    }
-
-    /// `worker`'s process is being replaced: its requests wait for [`Gateway::set_route`], for the hold time at most.
-    pub fn hold_route(&self, _worker: &str) {
-        todo!()
-    }
-
-    /// `worker` cannot serve: its requests are answered 503 with `reason` until [`Gateway::set_route`].
-    pub fn fail_route(&self, _worker: &str, _reason: &str) {
-        todo!()
-    }
-
-    /// Forgets `worker`.
-    pub fn remove_route(&self, _worker: &str) {
-        todo!()
-    }
-
-    /// The Workers' names in order.
-    pub fn workers(&self) -> Vec<String> {
-        todo!()
-    }
-
-    /// Serves connections of `listener` until [`Gateway::shutdown`]; may be called for several listeners.
-    pub async fn serve(&self, _listener: TcpListener) {
-        todo!()
-    }
-
-    /// Accepts nothing more, lets requests under way finish for `grace`, then ends what is left.
-    pub async fn shutdown(&self, _grace: Duration) {
-        todo!()
-    }
-}
+pub use gateway::{Gateway, GatewayOptions};

@@ -1,0 +1,82 @@
+//! A listener's connections, from accept to their end.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+
+use crate::forward::forward;
+use crate::gateway::{Inner, Phase, reached};
+
+/// Cloudflare's limit for a request's headers together.
+const MAX_HEADER_BYTES: usize = 128 << 10;
+const MAX_HEADERS: usize = 256;
+
+/// How long a connection may wait for a request's headers, its first or its next.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(75);
+
+/// A short rest after a failed accept: out of file descriptors, it would fail again at once.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+pub(crate) async fn serve(inner: Arc<Inner>, listener: TcpListener) {
+    let mut phase = inner.phase.subscribe();
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            () = reached(&mut phase, |phase| phase != Phase::Serving) => break,
+            Some(_) = connections.join_next() => {}
+            accepted = listener.accept() => match accepted {
+                Ok((stream, client)) => drop(connections.spawn(connection(inner.clone(), stream, client))),
+                Err(error) => {
+                    tracing::warn!(%error, "the gateway cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+        }
+    }
+    drop(listener);
+    while connections.join_next().await.is_some() {}
+}
+
+async fn connection(inner: Arc<Inner>, stream: TcpStream, client: SocketAddr) {
+    // Small writes of a streaming Worker must not wait for the client's acknowledgement.
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, %client, "a connection is gone");
+        return;
+    }
+    let mut phase = inner.phase.subscribe();
+    // The gateway may have begun to drain between accept and here.
+    phase.mark_changed();
+    let service = service_fn(move |request| {
+        let inner = inner.clone();
+        async move { Ok::<_, Infallible>(forward(inner, client.ip(), request).await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_header_size(MAX_HEADER_BYTES)
+        .max_headers(MAX_HEADERS)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    let mut connection = pin!(connection);
+    let ended = loop {
+        tokio::select! {
+            ended = connection.as_mut() => break ended,
+            changed = phase.changed() => match (changed, *phase.borrow()) {
+                (Ok(()), Phase::Serving) => {}
+                (Ok(()), Phase::Draining) => connection.as_mut().graceful_shutdown(),
+                (Ok(()), Phase::Ended) | (Err(_), _) => return,
+            },
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, %client, "a client's connection ended");
+    }
+}

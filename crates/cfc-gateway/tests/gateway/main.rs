@@ -1,0 +1,7 @@
+//! The gateway between real TCP clients and real HTTP servers on unix sockets.
+
+mod client;
+mod lifetime;
+mod routing;
+mod streaming;
+mod worker;
