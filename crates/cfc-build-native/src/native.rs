@@ -1,5 +1,6 @@
 //! [`NativeBuilder`]: executes a plan on this machine, into the store.
 
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use cfc_oci::{Descriptor, History, ImageConfig, Manifest, media_type};
@@ -17,7 +18,7 @@ use crate::failure::{Failure, Result};
 use crate::hash::fill_digests;
 use crate::layer::{Layer, LayerIndex};
 use crate::owner::{self, Owner};
-use crate::run::Runner;
+use crate::run::{Runner, sandbox_failure};
 use crate::stat_cache::StatCache;
 use crate::tree::Tree;
 use crate::view::View;
@@ -33,14 +34,53 @@ pub struct NativeOptions {
 /// Builds images into a store, with sandboxes for `RUN`.
 pub struct NativeBuilder {
     store: Store,
-    launcher: Launcher,
+    launcher: LauncherSource,
     options: NativeOptions,
+}
+
+/// Where sandboxes come from.
+enum LauncherSource {
+    Given(Launcher),
+    /// Started from this program when the first `RUN` needs it: many builds have none.
+    Private(PathBuf, OnceLock<Launcher>),
 }
 
 impl NativeBuilder {
     /// A builder that keeps everything in `store` and runs programs through `launcher`.
     pub fn new(store: Store, launcher: Launcher, options: NativeOptions) -> NativeBuilder {
+        NativeBuilder { store, launcher: LauncherSource::Given(launcher), options }
+    }
+
+    /// A builder that keeps everything in `store`. The first `RUN` starts a launcher of its own from `program`, which
+    /// ends with the builder.
+    pub fn with_program(store: Store, program: &Path, options: NativeOptions) -> NativeBuilder {
+        let launcher = LauncherSource::Private(program.to_path_buf(), OnceLock::new());
         NativeBuilder { store, launcher, options }
+    }
+}
+
+impl LauncherSource {
+    fn get(&self) -> Result<&Launcher> {
+        let (program, started) = match self {
+            LauncherSource::Given(launcher) => return Ok(launcher),
+            LauncherSource::Private(program, started) => (program, started),
+        };
+        if let Some(launcher) = started.get() {
+            return Ok(launcher);
+        }
+        let launcher = Launcher::private(program).map_err(sandbox_failure)?;
+        Ok(started.get_or_init(|| launcher))
+    }
+}
+
+impl Drop for LauncherSource {
+    fn drop(&mut self) {
+        if let LauncherSource::Private(_, started) = self
+            && let Some(launcher) = started.get()
+            && let Err(error) = launcher.shutdown()
+        {
+            tracing::warn!(%error, "cannot end the build's launcher");
+        }
     }
 }
 
@@ -67,7 +107,7 @@ impl Builder for NativeBuilder {
 /// One build.
 struct Session<'a> {
     store: &'a Store,
-    launcher: &'a Launcher,
+    launcher: &'a LauncherSource,
     cache: LayerCache,
     plan: &'a Plan,
     context: &'a Context,
@@ -131,7 +171,7 @@ impl<'a> Session<'a> {
     fn run(&self, node: &Node, run: &Run, base: &[Layer]) -> Result<(Layer, NodeOutcome)> {
         let mtime = self.plan.source_date_epoch;
         self.cached(LayerCache::run_key(run, base, mtime), || {
-            let runner = Runner { store: self.store, launcher: self.launcher, mtime };
+            let runner = Runner { store: self.store, launcher: self.launcher.get()?, mtime };
             runner.run(run, base, &|stream, bytes| self.progress.output(node, stream, bytes))
         })
     }

@@ -186,7 +186,8 @@ fn exit_failure(exit: Exit) -> Failure {
     }
 }
 
-fn sandbox_failure(error: cfc_sandbox::Error) -> Failure {
+/// A sandbox that could not be had, as an instruction's failure.
+pub(crate) fn sandbox_failure(error: cfc_sandbox::Error) -> Failure {
     let hint = match error.kind() {
         cfc_sandbox::ErrorKind::CommandNotFound(command) if command == "/bin/sh" => {
             Some("the image has no shell: write `RUN [\"/path/to/program\", \"argument\"]`")
