@@ -63,9 +63,16 @@ pub trait UploadBackend: Send + Sync {
         body: ByteStream<'_>,
     ) -> Result<u64, AppendError>;
 
-    /// Makes the bytes the blob `digest` and ends the upload; returns the size. When the bytes hash to something else
-    /// the upload is gone and no blob appears.
-    async fn commit(&self, repository: &RepositoryName, id: Uuid, digest: &Digest) -> Result<u64, CommitError>;
+    /// Adds `body` as [`append`](Self::append) does, then makes the bytes the blob `digest` and ends the upload;
+    /// returns the size. When they hash to something else the upload is gone and no blob appears.
+    async fn commit(
+        &self,
+        repository: &RepositoryName,
+        id: Uuid,
+        expected: Option<Range<u64>>,
+        body: ByteStream<'_>,
+        digest: &Digest,
+    ) -> Result<u64, CommitError>;
 
     /// Forgets an upload; false when `repository` has no such upload.
     async fn abort(&self, repository: &RepositoryName, id: Uuid) -> Result<bool, StorageError>;
@@ -114,12 +121,9 @@ pub enum AppendError {
 /// Why an upload did not become a blob.
 #[derive(Debug, thiserror::Error)]
 pub enum CommitError {
-    /// No such upload in this repository.
-    #[error("no such upload")]
-    Unknown,
-    /// Another request is writing to this upload right now.
-    #[error("another request is writing to this upload")]
-    Busy,
+    /// The last bytes were not added; the upload goes on.
+    #[error(transparent)]
+    Append(#[from] AppendError),
     /// The bytes are not what was promised.
     #[error("expected {expected}, the {size} bytes received hash to {found}")]
     Mismatch {
@@ -130,7 +134,10 @@ pub enum CommitError {
         /// How many bytes there were.
         size: u64,
     },
-    /// Our own fault.
-    #[error(transparent)]
-    Storage(#[from] StorageError),
+}
+
+impl From<StorageError> for CommitError {
+    fn from(error: StorageError) -> CommitError {
+        CommitError::Append(error.into())
+    }
 }

@@ -1,4 +1,14 @@
-//! Errors: [`StorageError`] for callers of the library.
+//! Errors: [`StorageError`] for callers of the library, and [`ApiError`] for clients, whose codes, statuses and texts
+//! are one table (distribution-spec, "Error Codes").
+
+use std::fmt;
+
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use serde_json::{Value, json};
+
+use crate::{AppendError, CommitError};
 
 /// The store could not do what was asked; never the client's fault.
 #[derive(Debug, thiserror::Error)]
@@ -16,9 +26,174 @@ pub struct StorageError {
 impl StorageError {
     pub(crate) fn new(
         operation: &'static str,
-        subject: impl std::fmt::Display,
+        subject: impl fmt::Display,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> StorageError {
         StorageError { operation, subject: subject.to_string(), source: source.into() }
+    }
+}
+
+macro_rules! problems {
+    ($($(#[$doc:meta])* $name:ident: $status:literal $code:literal $text:literal,)*) => {
+        /// What can go wrong, as the client sees it.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(crate) enum Problem { $($(#[$doc])* $name),* }
+
+        impl Problem {
+            /// Status, code and text.
+            fn row(self) -> (u16, &'static str, &'static str) {
+                match self { $(Problem::$name => ($status, $code, $text)),* }
+            }
+        }
+    };
+}
+
+problems! {
+    BlobUnknown: 404 "BLOB_UNKNOWN" "the repository has no such blob",
+    UploadInvalid: 400 "BLOB_UPLOAD_INVALID" "the upload cannot go on like this",
+    UploadRange: 416 "BLOB_UPLOAD_INVALID" "the chunk does not begin where the upload ends",
+    UploadUnknown: 404 "BLOB_UPLOAD_UNKNOWN" "the repository has no such upload",
+    BlobRange: 416 "SIZE_INVALID" "the range is not within the blob",
+    DigestInvalid: 400 "DIGEST_INVALID" "the digest is malformed, or not that of the content",
+    ManifestBlobUnknown: 400 "MANIFEST_BLOB_UNKNOWN" "the manifest names content that the repository does not have",
+    ManifestInvalid: 400 "MANIFEST_INVALID" "the manifest is not valid",
+    ManifestTooLarge: 413 "SIZE_INVALID" "the manifest is too large",
+    ManifestUnknown: 404 "MANIFEST_UNKNOWN" "the repository has no such manifest",
+    TagInvalid: 400 "TAG_INVALID" "the tag is malformed",
+    TooManyTags: 414 "TAG_INVALID" "too many tags in one request",
+    NameInvalid: 400 "NAME_INVALID" "the name of the repository is malformed",
+    NameUnknown: 404 "NAME_UNKNOWN" "there is no such repository",
+    SizeInvalid: 400 "SIZE_INVALID" "the length of the body is not the length that was promised",
+    PageInvalid: 400 "PAGINATION_NUMBER_INVALID" "`n` is not a number of results",
+    Unauthorized: 401 "UNAUTHORIZED" "authentication is required",
+    Denied: 403 "DENIED" "access to this resource is denied",
+    NotFound: 404 "UNSUPPORTED" "there is nothing at this path",
+    MethodNotAllowed: 405 "UNSUPPORTED" "the operation is not supported",
+    Busy: 429 "TOOMANYREQUESTS" "another request is writing to this upload",
+    Internal: 500 "UNKNOWN" "the registry could not do this; its log says why",
+    Full: 507 "UNKNOWN" "the registry's disk is full",
+}
+
+/// What a client is told. The operator's cause is logged where it is known, and never sent.
+#[derive(Debug)]
+pub(crate) struct ApiError {
+    problem: Problem,
+    details: Vec<Value>,
+    headers: HeaderMap,
+}
+
+impl ApiError {
+    /// `detail` says what was wrong with this request in particular.
+    pub(crate) fn new(problem: Problem, detail: impl fmt::Display) -> ApiError {
+        ApiError { problem, details: vec![Value::String(detail.to_string())], headers: HeaderMap::new() }
+    }
+
+    /// The same problem with several things.
+    pub(crate) fn several(problem: Problem, details: Vec<Value>) -> ApiError {
+        ApiError { problem, details, headers: HeaderMap::new() }
+    }
+
+    /// Adds a header to the answer.
+    pub(crate) fn with_header(mut self, name: HeaderName, value: &str) -> ApiError {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            self.headers.append(name, value);
+        }
+        self
+    }
+}
+
+impl From<Problem> for ApiError {
+    fn from(problem: Problem) -> ApiError {
+        ApiError { problem, details: vec![Value::Null], headers: HeaderMap::new() }
+    }
+}
+
+impl From<StorageError> for ApiError {
+    fn from(error: StorageError) -> ApiError {
+        tracing::error!(error = %Chain(&error), "storage failed");
+        ApiError::from(if is_disk_full(&error) { Problem::Full } else { Problem::Internal })
+    }
+}
+
+impl From<AppendError> for ApiError {
+    fn from(error: AppendError) -> ApiError {
+        let problem = match error {
+            AppendError::Storage(error) => return error.into(),
+            AppendError::Unknown => Problem::UploadUnknown,
+            AppendError::Busy => return ApiError::from(Problem::Busy).with_header(header::RETRY_AFTER, "1"),
+            AppendError::OutOfOrder { .. } => Problem::UploadRange,
+            AppendError::Length { .. } => Problem::SizeInvalid,
+            AppendError::Body(_) => Problem::UploadInvalid,
+        };
+        ApiError::new(problem, error)
+    }
+}
+
+impl From<CommitError> for ApiError {
+    fn from(error: CommitError) -> ApiError {
+        match error {
+            CommitError::Append(error) => error.into(),
+            CommitError::Mismatch { .. } => ApiError::new(Problem::DigestInvalid, error),
+        }
+    }
+}
+
+impl fmt::Display for ApiError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (_, code, text) = self.problem.row();
+        write!(f, "{code}: {text}")?;
+        for detail in &self.details {
+            match detail {
+                Value::Null => {}
+                Value::String(detail) => write!(f, ": {detail}")?,
+                detail => write!(f, ": {detail}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let (status, code, text) = self.problem.row();
+        let entry = |detail: &Value| match detail {
+            Value::Null => json!({ "code": code, "message": text }),
+            detail => json!({ "code": code, "message": text, "detail": detail }),
+        };
+        let body = json!({ "errors": self.details.iter().map(entry).collect::<Vec<_>>() });
+        let mut response = Response::new(Body::from(body.to_string()));
+        *response.status_mut() = StatusCode::from_u16(status).expect("the table has only valid statuses");
+        *response.headers_mut() = self.headers;
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        response
+    }
+}
+
+fn is_disk_full(error: &StorageError) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        let full = |e: &std::io::Error| {
+            matches!(e.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
+        };
+        if error.downcast_ref::<std::io::Error>().is_some_and(full) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+/// An error with its causes in one line.
+struct Chain<'a>(&'a dyn std::error::Error);
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
     }
 }

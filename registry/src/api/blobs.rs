@@ -1,0 +1,75 @@
+//! `blobs/<digest>`: pull, look for, unlink.
+
+use axum::body::Body;
+use axum::response::Response;
+use cfc_oci::{Digest, RepositoryName};
+use http::{HeaderValue, StatusCode, header};
+
+use super::{Call, empty, is_unchanged, set, set_digest};
+use crate::error::{ApiError, Problem};
+use crate::range::{Wanted, wanted};
+
+pub(super) async fn get(call: &Call<'_>, name: &RepositoryName, digest: &Digest) -> Result<Response, ApiError> {
+    let size = stat(call, name, digest).await?;
+    let mut response = content(call, digest, size).await?;
+    set_digest(&mut response, digest);
+    set(&mut response, header::ETAG, &format!("\"{digest}\""));
+    response.headers_mut().insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("max-age=31536000, immutable"));
+    Ok(response)
+}
+
+/// Unlinks the blob from this repository; others may hold it still.
+pub(super) async fn delete(call: &Call<'_>, name: &RepositoryName, digest: &Digest) -> Result<Response, ApiError> {
+    if call.registry.metadata.unlink_blob(name, digest).await? {
+        Ok(empty(StatusCode::ACCEPTED))
+    } else {
+        Err(ApiError::new(Problem::BlobUnknown, digest))
+    }
+}
+
+/// The size of a blob that the repository holds.
+async fn stat(call: &Call<'_>, name: &RepositoryName, digest: &Digest) -> Result<u64, ApiError> {
+    let is_linked = call.registry.metadata.has_blob(name, digest).await?;
+    let size = if is_linked { call.registry.blobs.stat(digest).await? } else { None };
+    size.ok_or_else(|| ApiError::new(Problem::BlobUnknown, digest))
+}
+
+async fn content(call: &Call<'_>, digest: &Digest, size: u64) -> Result<Response, ApiError> {
+    if is_unchanged(call, digest) {
+        return Ok(empty(StatusCode::NOT_MODIFIED));
+    }
+    let part = match wanted_part(call, digest, size) {
+        Wanted::Whole => None,
+        Wanted::Part(range) => Some(range),
+        Wanted::Unsatisfiable => {
+            let error = ApiError::new(Problem::BlobRange, format!("the blob has {size} bytes"));
+            return Err(error.with_header(header::CONTENT_RANGE, &format!("bytes */{size}")));
+        }
+    };
+    let range = part.clone().unwrap_or(0..size);
+    let body = if call.is_head() { Body::empty() } else { read(call, digest, range.clone()).await? };
+    let mut response = Response::new(body);
+    set(&mut response, header::CONTENT_LENGTH, &(range.end - range.start).to_string());
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    if part.is_some() {
+        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+        set(&mut response, header::CONTENT_RANGE, &format!("bytes {}-{}/{size}", range.start, range.end - 1));
+    }
+    Ok(response)
+}
+
+/// The part that is asked for; with `If-Range` only if the client's other parts are of this blob, too.
+fn wanted_part(call: &Call<'_>, digest: &Digest, size: u64) -> Wanted {
+    let is_same = call.header(header::IF_RANGE).is_none_or(|tag| tag.trim_matches('"') == digest.to_string());
+    match call.header(header::RANGE) {
+        Some(range) if is_same && !call.is_head() => wanted(range, size),
+        _ => Wanted::Whole,
+    }
+}
+
+async fn read(call: &Call<'_>, digest: &Digest, range: std::ops::Range<u64>) -> Result<Body, ApiError> {
+    let stream = call.registry.blobs.read(digest, range).await?;
+    let stream = stream.ok_or_else(|| ApiError::new(Problem::BlobUnknown, digest))?;
+    Ok(Body::from_stream(stream))
+}

@@ -1,0 +1,208 @@
+//! `manifests/<tag or digest>`: pull, push, delete.
+
+use axum::body::Body;
+use axum::response::Response;
+use bytes::Bytes;
+use cfc_oci::{Algorithm, Descriptor, Digest, Hasher, RepositoryName, Tag};
+use futures::{StreamExt, TryStreamExt};
+use http::{HeaderName, StatusCode, header};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde_json::json;
+
+use super::{Call, empty, is_unchanged, set, set_digest};
+use crate::StorageError;
+use crate::error::{ApiError, Problem};
+use crate::manifest::ManifestFacts;
+use crate::registry::Inner;
+use crate::route::ManifestName;
+
+const OCI_SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
+const OCI_TAG: HeaderName = HeaderName::from_static("oci-tag");
+
+/// Tags that one push may set.
+const MAX_TAGS: usize = 100;
+const CHECKS_IN_FLIGHT: usize = 16;
+
+pub(super) async fn get(
+    call: &Call<'_>,
+    name: &RepositoryName,
+    reference: &ManifestName,
+) -> Result<Response, ApiError> {
+    let found = call.registry.manifest(name, reference).await?;
+    let (descriptor, bytes) = found.ok_or_else(|| unknown(reference))?;
+    let mut response = if is_unchanged(call, &descriptor.digest) {
+        empty(StatusCode::NOT_MODIFIED)
+    } else {
+        content(call, &descriptor, bytes)
+    };
+    set_digest(&mut response, &descriptor.digest);
+    set(&mut response, header::ETAG, &format!("\"{}\"", descriptor.digest));
+    Ok(response)
+}
+
+fn content(call: &Call<'_>, descriptor: &Descriptor, bytes: Bytes) -> Response {
+    let mut response = Response::new(if call.is_head() { Body::empty() } else { Body::from(bytes) });
+    set(&mut response, header::CONTENT_TYPE, &descriptor.media_type);
+    set(&mut response, header::CONTENT_LENGTH, &descriptor.size.to_string());
+    response
+}
+
+/// Stores a manifest, then makes it findable: as a referrer of its subject, and by its tags.
+pub(super) async fn put(
+    call: &Call<'_>,
+    body: &mut Body,
+    name: &RepositoryName,
+    reference: &ManifestName,
+) -> Result<Response, ApiError> {
+    let tags = tags(call, reference)?;
+    let bytes = read(call, body).await?;
+    let content_type = call.header(header::CONTENT_TYPE).map(str::to_string);
+    let algorithm = match reference {
+        ManifestName::Digest(digest) => digest.algorithm(),
+        _ => Algorithm::Sha256,
+    };
+    let (facts, digest, bytes) = understand(content_type, algorithm, bytes).await?;
+    if let ManifestName::Digest(expected) = reference
+        && *expected != digest
+    {
+        let detail = format!("expected {expected}, the {} bytes received hash to {digest}", bytes.len());
+        return Err(ApiError::new(Problem::DigestInvalid, detail));
+    }
+    if !call.registry.options.accept_sparse {
+        require_content(call.registry, name, &facts).await?;
+    }
+    store(call.registry, name, &facts, &digest, &bytes, &tags).await?;
+    let mut response = empty(StatusCode::CREATED);
+    set(&mut response, header::LOCATION, &format!("/v2/{name}/manifests/{digest}"));
+    set_digest(&mut response, &digest);
+    if let Some(subject) = &facts.subject {
+        set(&mut response, OCI_SUBJECT, &subject.to_string());
+    }
+    if matches!(reference, ManifestName::Digest(_)) {
+        tags.iter().for_each(|tag| set(&mut response, OCI_TAG, tag.as_str()));
+    }
+    Ok(response)
+}
+
+/// Deletes a tag and nothing else, or a manifest with all its tags.
+pub(super) async fn delete(
+    call: &Call<'_>,
+    name: &RepositoryName,
+    reference: &ManifestName,
+) -> Result<Response, ApiError> {
+    let metadata = &call.registry.metadata;
+    let deleted = match reference {
+        ManifestName::Tag(tag) => metadata.delete_tag(name, tag).await?,
+        ManifestName::Digest(digest) => {
+            forget_referrer(call.registry, name, digest).await?;
+            metadata.delete_manifest(name, digest).await?
+        }
+        ManifestName::Impossible(_) => false,
+    };
+    if deleted { Ok(empty(StatusCode::ACCEPTED)) } else { Err(unknown(reference)) }
+}
+
+/// The tags that a push sets: its reference, or those of `?tag=` beside a digest.
+fn tags(call: &Call<'_>, reference: &ManifestName) -> Result<Vec<Tag>, ApiError> {
+    let parse = |text: &str| text.parse::<Tag>().map_err(|error| ApiError::new(Problem::TagInvalid, error));
+    match reference {
+        ManifestName::Tag(tag) => Ok(vec![tag.clone()]),
+        ManifestName::Impossible(text) => Err(ApiError::new(Problem::TagInvalid, text)),
+        ManifestName::Digest(_) => {
+            let tags = call.query.all("tag").map(parse).collect::<Result<Vec<_>, _>>()?;
+            if tags.len() > MAX_TAGS {
+                return Err(ApiError::new(Problem::TooManyTags, format!("at most {MAX_TAGS} are set at once")));
+            }
+            Ok(tags)
+        }
+    }
+}
+
+async fn read(call: &Call<'_>, body: &mut Body) -> Result<Bytes, ApiError> {
+    let limit = call.registry.options.max_manifest_bytes;
+    let too_large = || ApiError::new(Problem::ManifestTooLarge, format!("at most {limit} bytes are accepted"));
+    if call.content_length().is_some_and(|length| length > limit as u64) {
+        return Err(too_large());
+    }
+    match Limited::new(body, limit).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
+        Err(error) => Err(ApiError::new(Problem::ManifestInvalid, format!("the body ended early: {error}"))),
+    }
+}
+
+/// Parses and hashes, which takes milliseconds for the largest manifests, off the async threads.
+async fn understand(
+    content_type: Option<String>,
+    algorithm: Algorithm,
+    bytes: Bytes,
+) -> Result<(ManifestFacts, Digest, Bytes), ApiError> {
+    let work = move || {
+        let facts = ManifestFacts::parse(content_type.as_deref(), &bytes)?;
+        let mut hasher = Hasher::new(algorithm);
+        hasher.update(&bytes);
+        Ok((facts, hasher.finish(), bytes))
+    };
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| ApiError::from(StorageError::new("read", "manifest", error)))?
+}
+
+/// Everything the manifest names must be here, its subject excepted. All that is missing is reported at once.
+async fn require_content(registry: &Inner, name: &RepositoryName, facts: &ManifestFacts) -> Result<(), ApiError> {
+    let metadata = &registry.metadata;
+    let blob = |digest: Digest| async move {
+        let is_here = metadata.has_blob(name, &digest).await?;
+        Ok::<_, StorageError>((digest, is_here))
+    };
+    let manifest = |digest: Digest| async move {
+        let is_here = metadata.has_manifest(name, &digest).await? || metadata.has_blob(name, &digest).await?;
+        Ok::<_, StorageError>((digest, is_here))
+    };
+    let blobs = futures::stream::iter(facts.blobs.clone()).map(blob).buffered(CHECKS_IN_FLIGHT);
+    let manifests = futures::stream::iter(facts.manifests.clone()).map(manifest).buffered(CHECKS_IN_FLIGHT);
+    let found: Vec<(Digest, bool)> = blobs.chain(manifests).try_collect().await?;
+    let missing = found.iter().filter(|(_, is_here)| !is_here).map(|(digest, _)| json!({ "digest": digest }));
+    let missing: Vec<_> = missing.collect();
+    if missing.is_empty() { Ok(()) } else { Err(ApiError::several(Problem::ManifestBlobUnknown, missing)) }
+}
+
+/// A crash between two of these leaves a manifest that nobody was told of, never a name without a manifest.
+async fn store(
+    registry: &Inner,
+    name: &RepositoryName,
+    facts: &ManifestFacts,
+    digest: &Digest,
+    bytes: &Bytes,
+    tags: &[Tag],
+) -> Result<(), StorageError> {
+    let metadata = &registry.metadata;
+    let size = bytes.len() as u64;
+    metadata.put_manifest(name, digest, &facts.media_type, bytes).await?;
+    if let Some(subject) = &facts.subject {
+        metadata.put_referrer(name, subject, &facts.referrer(digest.clone(), size)).await?;
+    }
+    let descriptor = Descriptor::new(&facts.media_type, digest.clone(), size);
+    for tag in tags {
+        metadata.put_tag(name, tag, &descriptor).await?;
+    }
+    Ok(())
+}
+
+/// Takes a manifest that is about to be deleted off the list of its subject's referrers.
+async fn forget_referrer(registry: &Inner, name: &RepositoryName, digest: &Digest) -> Result<(), StorageError> {
+    let Some((media_type, bytes)) = registry.metadata.manifest(name, digest).await? else { return Ok(()) };
+    match ManifestFacts::parse(Some(&media_type), &bytes) {
+        Ok(ManifestFacts { subject: Some(subject), .. }) => {
+            registry.metadata.delete_referrer(name, &subject, digest).await
+        }
+        _ => Ok(()),
+    }
+}
+
+fn unknown(reference: &ManifestName) -> ApiError {
+    match reference {
+        ManifestName::Tag(tag) => ApiError::new(Problem::ManifestUnknown, tag),
+        ManifestName::Digest(digest) => ApiError::new(Problem::ManifestUnknown, digest),
+        ManifestName::Impossible(text) => ApiError::new(Problem::ManifestUnknown, text),
+    }
+}

@@ -1,0 +1,207 @@
+//! The HTTP API: one handler for everything below `/v2/`, which reads the route, asks the authorizer, and calls the
+//! resource. Each resource is one file, with one function a method.
+
+mod blobs;
+mod lists;
+mod manifests;
+mod uploads;
+
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::any;
+use cfc_oci::{Digest, RepositoryName};
+use futures::StreamExt;
+use http::{HeaderName, HeaderValue, Method, StatusCode, header, request::Parts};
+use http_body_util::BodyDataStream;
+
+use crate::auth::{Gate, credentials};
+use crate::error::{ApiError, Problem};
+use crate::query::Query;
+use crate::registry::Inner;
+use crate::route::{Resource, Route};
+use crate::{Action, ByteStream, Registry};
+
+const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
+const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+
+/// What of a refused body is read, so that its client gets to read the answer before the connection closes.
+const DRAINED_BYTES: usize = 8 * 1024 * 1024;
+const DRAINED_FOR: Duration = Duration::from_secs(2);
+
+pub(crate) fn router(registry: Registry) -> Router {
+    let handler = any(handle);
+    Router::new()
+        .route("/v2", handler.clone())
+        .route("/v2/", handler.clone())
+        .route("/v2/{*path}", handler)
+        .with_state(registry)
+}
+
+/// A request on its way through a resource.
+struct Call<'a> {
+    registry: &'a Inner,
+    parts: &'a Parts,
+    query: Query,
+    gate: Gate<'a>,
+}
+
+async fn handle(State(registry): State<Registry>, request: Request) -> Response {
+    let (parts, mut body) = request.into_parts();
+    let result = answer(&registry.inner, &parts, &mut body).await;
+    let mut response = match result {
+        Ok(response) => response,
+        Err(error) => {
+            tracing::debug!(method = %parts.method, uri = %parts.uri, %error, "refused");
+            drain(&parts, body).await;
+            error.into_response()
+        }
+    };
+    response.headers_mut().insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
+    response
+}
+
+async fn answer(registry: &Inner, parts: &Parts, body: &mut Body) -> Result<Response, ApiError> {
+    let gate = Gate::new(registry.options.authorizer.as_deref(), credentials(&parts.headers));
+    let query = Query::parse(parts.uri.query());
+    let route = Route::parse(parts.uri.path());
+    let call = Call { registry, parts, query, gate };
+    let route = match route {
+        Ok(route) => route,
+        Err(error) => {
+            // What is wrong with a path is not for everybody to explore.
+            call.gate.check(Action::Ping, None).await?;
+            return Err(error);
+        }
+    };
+    match route {
+        Route::Base => base(&call).await,
+        Route::Catalog => lists::catalog(&call).await,
+        Route::Repository(name, resource) => {
+            call.gate.check(action(&resource, &parts.method), Some(&name)).await?;
+            repository(&call, body, &name, resource).await
+        }
+    }
+}
+
+async fn repository(
+    call: &Call<'_>,
+    body: &mut Body,
+    name: &RepositoryName,
+    resource: Resource,
+) -> Result<Response, ApiError> {
+    match (resource, call.parts.method.as_str()) {
+        (Resource::Tags, "GET" | "HEAD") => lists::tags(call, name).await,
+        (Resource::Tags, _) => Err(not_allowed("GET, HEAD")),
+        (Resource::Manifest(reference), "GET" | "HEAD") => manifests::get(call, name, &reference).await,
+        (Resource::Manifest(reference), "PUT") => manifests::put(call, body, name, &reference).await,
+        (Resource::Manifest(reference), "DELETE") => manifests::delete(call, name, &reference).await,
+        (Resource::Manifest(_), _) => Err(not_allowed("GET, HEAD, PUT, DELETE")),
+        (Resource::Blob(digest), "GET" | "HEAD") => blobs::get(call, name, &digest).await,
+        (Resource::Blob(digest), "DELETE") => blobs::delete(call, name, &digest).await,
+        (Resource::Blob(_), _) => Err(not_allowed("GET, HEAD, DELETE")),
+        (Resource::Uploads, "POST") => uploads::begin(call, body, name).await,
+        (Resource::Uploads, _) => Err(not_allowed("POST")),
+        (Resource::Upload(id), "GET" | "HEAD") => uploads::status(call, name, id).await,
+        (Resource::Upload(id), "PATCH") => uploads::append(call, body, name, id).await,
+        (Resource::Upload(id), "PUT") => uploads::commit(call, body, name, id).await,
+        (Resource::Upload(id), "DELETE") => uploads::cancel(call, name, id).await,
+        (Resource::Upload(_), _) => Err(not_allowed("GET, HEAD, PATCH, PUT, DELETE")),
+        (Resource::Referrers(digest), "GET" | "HEAD") => lists::referrers(call, name, &digest).await,
+        (Resource::Referrers(_), _) => Err(not_allowed("GET, HEAD")),
+    }
+}
+
+/// The action that a method means. A cancelled upload is part of a push, not a deletion.
+fn action(resource: &Resource, method: &Method) -> Action {
+    let is_upload = matches!(resource, Resource::Uploads | Resource::Upload(_));
+    match *method {
+        _ if is_upload => Action::Push,
+        Method::GET | Method::HEAD => Action::Pull,
+        Method::DELETE => Action::Delete,
+        _ => Action::Push,
+    }
+}
+
+async fn base(call: &Call<'_>) -> Result<Response, ApiError> {
+    call.gate.check(Action::Ping, None).await?;
+    match call.parts.method {
+        Method::GET | Method::HEAD => Ok(json(Body::from("{}"))),
+        _ => Err(not_allowed("GET, HEAD")),
+    }
+}
+
+impl Call<'_> {
+    fn is_head(&self) -> bool {
+        self.parts.method == Method::HEAD
+    }
+
+    fn header(&self, name: HeaderName) -> Option<&str> {
+        self.parts.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+
+    fn content_length(&self) -> Option<u64> {
+        self.header(header::CONTENT_LENGTH).and_then(|length| length.parse().ok())
+    }
+}
+
+/// What is left of a body, for a backend.
+fn stream(body: &mut Body) -> ByteStream<'_> {
+    BodyDataStream::new(body).map(|frame| frame.map_err(|error| error.to_string())).boxed()
+}
+
+fn not_allowed(methods: &str) -> ApiError {
+    ApiError::from(Problem::MethodNotAllowed).with_header(header::ALLOW, methods)
+}
+
+/// An answer without a body.
+fn empty(status: StatusCode) -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = status;
+    response
+}
+
+fn json(body: Body) -> Response {
+    let mut response = Response::new(body);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// Sets a header from text that we made, all of it visible ASCII.
+fn set(response: &mut Response, name: HeaderName, text: &str) {
+    match HeaderValue::from_str(text) {
+        Ok(value) => drop(response.headers_mut().append(name, value)),
+        Err(_) => tracing::error!(%name, text, "not a header value"),
+    }
+}
+
+fn set_digest(response: &mut Response, digest: &Digest) {
+    set(response, CONTENT_DIGEST, &digest.to_string());
+}
+
+/// Whether the client's copy is still good, which content named by digest always is.
+fn is_unchanged(call: &Call<'_>, digest: &Digest) -> bool {
+    let tags = call.header(header::IF_NONE_MATCH).unwrap_or_default();
+    tags.split(',').any(|tag| tag.trim().trim_start_matches("W/").trim_matches('"') == digest.to_string())
+}
+
+async fn drain(parts: &Parts, body: Body) {
+    // A client that asked first must not be told to go on.
+    if parts.headers.contains_key(header::EXPECT) {
+        return;
+    }
+    let read = async {
+        let mut frames = body.into_data_stream();
+        let mut left = DRAINED_BYTES;
+        while let Some(Ok(frame)) = frames.next().await {
+            left = left.saturating_sub(frame.len());
+            if left == 0 {
+                return;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(DRAINED_FOR, read).await;
+}

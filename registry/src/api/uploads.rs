@@ -1,0 +1,185 @@
+//! `blobs/uploads/`: push a blob at once, in a stream or in chunks; mount it from elsewhere; ask how far it got;
+//! cancel.
+
+use std::ops::Range;
+
+use axum::body::Body;
+use axum::response::Response;
+use cfc_oci::{Algorithm, Digest, RepositoryName};
+use http::{HeaderName, StatusCode, header};
+use uuid::Uuid;
+
+use super::{Call, empty, set, set_digest, stream};
+use crate::error::{ApiError, Problem};
+use crate::route::parse_digest;
+use crate::{Action, AppendError, CommitError, range};
+
+const UPLOAD_ID: HeaderName = HeaderName::from_static("docker-upload-uuid");
+
+/// Repositories that are asked for a blob to mount before the client has to push it.
+const HOLDERS_ASKED: usize = 100;
+
+/// Starts an upload, or does without one: a blob that can be mounted, or that comes with this request.
+pub(super) async fn begin(call: &Call<'_>, body: &mut Body, name: &RepositoryName) -> Result<Response, ApiError> {
+    // A digest that is not one cannot be mounted, which is answered like any mount that fails: by an upload.
+    let mounted = call.query.first("mount").and_then(|digest| digest.parse().ok());
+    if let Some(digest) = mounted
+        && mount(call, name, &digest).await?
+    {
+        return Ok(created(name, &digest));
+    }
+    let digest = call.query.first("digest").map(parse_digest).transpose()?;
+    let algorithm = match (&digest, call.query.first("digest-algorithm")) {
+        (Some(digest), _) => digest.algorithm(),
+        (None, Some(algorithm)) => algorithm.parse().map_err(|e| ApiError::new(Problem::DigestInvalid, e))?,
+        (None, None) => Algorithm::Sha256,
+    };
+    let id = call.registry.uploads.begin(name, algorithm).await?;
+    let Some(digest) = digest else { return Ok(progress(StatusCode::ACCEPTED, name, id, 0)) };
+    let finished = finish(call, body, name, id, None, &digest).await;
+    if finished.is_err() {
+        // Nobody knows the id, so nobody can go on.
+        call.registry.uploads.abort(name, id).await?;
+    }
+    finished
+}
+
+pub(super) async fn status(call: &Call<'_>, name: &RepositoryName, id: Uuid) -> Result<Response, ApiError> {
+    let status = call.registry.uploads.status(name, id).await?;
+    let status = status.ok_or_else(|| ApiError::new(Problem::UploadUnknown, id))?;
+    Ok(progress(StatusCode::NO_CONTENT, name, id, status.size))
+}
+
+/// Adds a chunk, or with no `Content-Range` a stream of unknown length.
+pub(super) async fn append(
+    call: &Call<'_>,
+    body: &mut Body,
+    name: &RepositoryName,
+    id: Uuid,
+) -> Result<Response, ApiError> {
+    let chunk = chunk(call, name, id).await?;
+    let uploads = &call.registry.uploads;
+    match uploads.append(name, id, chunk, stream(body)).await {
+        Ok(size) => Ok(progress(StatusCode::ACCEPTED, name, id, size)),
+        Err(error) => Err(explain(error, name, id)),
+    }
+}
+
+/// Adds the last chunk, if there is one, and makes the upload a blob.
+pub(super) async fn commit(
+    call: &Call<'_>,
+    body: &mut Body,
+    name: &RepositoryName,
+    id: Uuid,
+) -> Result<Response, ApiError> {
+    let digest = call.query.first("digest");
+    let digest = digest.ok_or_else(|| ApiError::new(Problem::DigestInvalid, "`?digest=` is missing"))?;
+    let digest = parse_digest(digest)?;
+    // Some clients send the range of nothing with the request that only ends the upload.
+    let chunk = if call.content_length() == Some(0) { None } else { chunk(call, name, id).await? };
+    finish(call, body, name, id, chunk, &digest).await
+}
+
+pub(super) async fn cancel(call: &Call<'_>, name: &RepositoryName, id: Uuid) -> Result<Response, ApiError> {
+    if call.registry.uploads.abort(name, id).await? {
+        Ok(empty(StatusCode::NO_CONTENT))
+    } else {
+        Err(ApiError::new(Problem::UploadUnknown, id))
+    }
+}
+
+async fn finish(
+    call: &Call<'_>,
+    body: &mut Body,
+    name: &RepositoryName,
+    id: Uuid,
+    chunk: Option<Range<u64>>,
+    digest: &Digest,
+) -> Result<Response, ApiError> {
+    let registry = call.registry;
+    match registry.uploads.commit(name, id, chunk, stream(body), digest).await {
+        Ok(_) => registry.metadata.link_blob(name, digest).await?,
+        Err(CommitError::Append(error)) => return Err(explain(error, name, id)),
+        Err(error) => return Err(error.into()),
+    }
+    Ok(created(name, digest))
+}
+
+/// Links a blob that a repository the client may pull from holds. Without `from`, any such repository will do.
+async fn mount(call: &Call<'_>, name: &RepositoryName, digest: &Digest) -> Result<bool, ApiError> {
+    let metadata = &call.registry.metadata;
+    let sources = match call.query.first("from") {
+        Some(from) => match from.parse::<RepositoryName>() {
+            Ok(from) if metadata.has_blob(&from, digest).await? => vec![from],
+            _ => Vec::new(),
+        },
+        None => metadata.holders(digest).await?,
+    };
+    if !may_pull_from_any(call, &sources).await || call.registry.blobs.stat(digest).await?.is_none() {
+        return Ok(false);
+    }
+    metadata.link_blob(name, digest).await?;
+    Ok(true)
+}
+
+async fn may_pull_from_any(call: &Call<'_>, sources: &[RepositoryName]) -> bool {
+    for source in sources.iter().take(HOLDERS_ASKED) {
+        if call.gate.allows(Action::Pull, source).await {
+            return true;
+        }
+    }
+    false
+}
+
+/// The `Content-Range` of this request, checked against its length.
+async fn chunk(call: &Call<'_>, name: &RepositoryName, id: Uuid) -> Result<Option<Range<u64>>, ApiError> {
+    let Some(header) = call.parts.headers.get(header::CONTENT_RANGE) else { return Ok(None) };
+    let chunk = header.to_str().ok().and_then(range::chunk);
+    let Some(chunk) = chunk else {
+        let status = call.registry.uploads.status(name, id).await?;
+        let size = status.ok_or_else(|| ApiError::new(Problem::UploadUnknown, id))?.size;
+        let error = ApiError::new(Problem::UploadRange, "expected `Content-Range: <first>-<last>`");
+        return Err(with_progress(error, name, id, size));
+    };
+    let expected = chunk.end - chunk.start;
+    match call.content_length() {
+        Some(found) if found != expected => Err(AppendError::Length { expected, found }.into()),
+        _ => Ok(Some(chunk)),
+    }
+}
+
+/// An error of an upload that can go on says where.
+fn explain(error: AppendError, name: &RepositoryName, id: Uuid) -> ApiError {
+    match error {
+        AppendError::OutOfOrder { size, .. } => with_progress(error.into(), name, id, size),
+        error => error.into(),
+    }
+}
+
+fn with_progress(error: ApiError, name: &RepositoryName, id: Uuid, size: u64) -> ApiError {
+    error.with_header(header::LOCATION, &location(name, id)).with_header(header::RANGE, &received(size))
+}
+
+fn progress(status: StatusCode, name: &RepositoryName, id: Uuid, size: u64) -> Response {
+    let mut response = empty(status);
+    set(&mut response, header::LOCATION, &location(name, id));
+    set(&mut response, header::RANGE, &received(size));
+    set(&mut response, UPLOAD_ID, &id.to_string());
+    response
+}
+
+fn created(name: &RepositoryName, digest: &Digest) -> Response {
+    let mut response = empty(StatusCode::CREATED);
+    set(&mut response, header::LOCATION, &format!("/v2/{name}/blobs/{digest}"));
+    set_digest(&mut response, digest);
+    response
+}
+
+fn location(name: &RepositoryName, id: Uuid) -> String {
+    format!("/v2/{name}/blobs/uploads/{id}")
+}
+
+/// The bytes received, as an inclusive range. Nothing has no such range; by custom it looks like one byte.
+fn received(size: u64) -> String {
+    format!("0-{}", size.saturating_sub(1))
+}

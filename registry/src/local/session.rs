@@ -1,0 +1,244 @@
+//! [`Session`]: one upload's files, opened by whoever holds its lock. Everything here blocks.
+
+use std::fs::File;
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use cfc_oci::{Algorithm, Digest, RepositoryName};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::{remove_if_there, sync_directory, write_new};
+use crate::hash::ResumableHasher;
+use crate::{CommitError, StorageError};
+
+const READ_BYTES: usize = 1024 * 1024;
+
+/// What `<id>.json` holds.
+#[derive(Serialize, Deserialize)]
+struct Record {
+    repository: RepositoryName,
+    algorithm: String,
+}
+
+/// The paths of one upload.
+#[derive(Clone)]
+pub(super) struct SessionPaths {
+    directory: PathBuf,
+    id: Uuid,
+}
+
+impl SessionPaths {
+    pub(super) fn new(directory: PathBuf, id: Uuid) -> SessionPaths {
+        SessionPaths { directory, id }
+    }
+
+    fn file(&self, extension: &str) -> PathBuf {
+        self.directory.join(format!("{}.{extension}", self.id))
+    }
+
+    /// Creates an empty upload. It is synced with its first bytes; before that, nothing would be lost with it.
+    pub(super) fn create(&self, repository: &RepositoryName, algorithm: Algorithm) -> Result<(), StorageError> {
+        let record = Record { repository: repository.clone(), algorithm: algorithm.as_str().to_string() };
+        let record = serde_json::to_vec(&record).expect("two strings are JSON");
+        write_new(&self.file("data"), b"")?;
+        write_new(&self.file("json"), &record)?;
+        Ok(())
+    }
+
+    /// The algorithm of the upload, or `None` when `repository` has no such upload.
+    fn record(&self, repository: &RepositoryName) -> Result<Option<Algorithm>, StorageError> {
+        let path = self.file("json");
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(StorageError::new("read", path.display(), e)),
+        };
+        // A record torn by a power cut belongs to an upload none of whose bytes were acknowledged.
+        let Ok(record) = serde_json::from_slice::<Record>(&bytes) else { return Ok(None) };
+        if record.repository != *repository {
+            return Ok(None);
+        }
+        Ok(record.algorithm.parse().ok())
+    }
+
+    /// Number of bytes received, or `None` when `repository` has no such upload.
+    pub(super) fn size(&self, repository: &RepositoryName) -> Result<Option<u64>, StorageError> {
+        if self.record(repository)?.is_none() {
+            return Ok(None);
+        }
+        let path = self.file("data");
+        match path.metadata() {
+            Ok(metadata) => Ok(Some(metadata.len())),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(StorageError::new("read", path.display(), e)),
+        }
+    }
+
+    /// Removes the upload; false when `repository` has no such upload.
+    pub(super) fn remove(&self, repository: &RepositoryName) -> Result<bool, StorageError> {
+        if self.record(repository)?.is_none() {
+            return Ok(false);
+        }
+        self.remove_files()?;
+        Ok(true)
+    }
+
+    /// The record goes first: without it the rest is unreachable, and swept later if we die in between.
+    fn remove_files(&self) -> Result<(), StorageError> {
+        for extension in ["json", "hash", "data"] {
+            remove_if_there(&self.file(extension))?;
+        }
+        Ok(())
+    }
+
+    /// Opens the upload for writing, its hash brought up to date; `None` when `repository` has no such upload.
+    pub(super) fn open(self, repository: &RepositoryName) -> Result<Option<Session>, StorageError> {
+        let Some(algorithm) = self.record(repository)? else { return Ok(None) };
+        let path = self.file("data");
+        let error = |e| StorageError::new("open", path.display(), e);
+        let file = std::fs::OpenOptions::new().read(true).write(true).open(&path).map_err(error)?;
+        let size = file.metadata().map_err(error)?.len();
+        let saved = std::fs::read(self.file("hash")).ok();
+        let is_durable = saved.is_some();
+        let restored = saved.and_then(|saved| ResumableHasher::restore(algorithm, &saved));
+        let hasher = restored.filter(|hasher| hasher.hashed() <= size);
+        let mut hasher = hasher.unwrap_or_else(|| ResumableHasher::new(algorithm));
+        hash_rest(&file, &path, &mut hasher)?;
+        Ok(Some(Session { paths: self, file, size: hasher.hashed(), hasher, is_durable }))
+    }
+}
+
+/// An upload open for writing.
+pub(super) struct Session {
+    paths: SessionPaths,
+    file: File,
+    size: u64,
+    hasher: ResumableHasher,
+    /// Whether the record and the directory entries are on stable storage; the saved hash is written after them.
+    is_durable: bool,
+}
+
+/// Where a session was, to go back to.
+pub(super) struct Mark {
+    size: u64,
+    hasher: ResumableHasher,
+}
+
+impl Session {
+    pub(super) fn size(&self) -> u64 {
+        self.size
+    }
+
+    pub(super) fn mark(&self) -> Mark {
+        Mark { size: self.size, hasher: self.hasher.clone() }
+    }
+
+    /// Adds `bytes` at the end, without syncing.
+    pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), StorageError> {
+        let mut file = &self.file;
+        let written = file.seek(SeekFrom::Start(self.size)).and_then(|_| file.write_all(bytes));
+        written.map_err(|e| StorageError::new("write", self.paths.file("data").display(), e))?;
+        self.hasher.update(bytes);
+        self.size += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Forgets everything written after `mark`.
+    pub(super) fn roll_back(&mut self, mark: Mark) -> Result<(), StorageError> {
+        let cut = self.file.set_len(mark.size);
+        cut.map_err(|e| StorageError::new("truncate", self.paths.file("data").display(), e))?;
+        self.size = mark.size;
+        self.hasher = mark.hasher;
+        Ok(())
+    }
+
+    /// Puts everything written so far on stable storage, and writes the hash down for the next request. The hash is
+    /// only a convenience, so it is neither synced nor replaced atomically.
+    pub(super) fn acknowledge(&mut self) -> Result<(), StorageError> {
+        let data = self.paths.file("data");
+        self.file.sync_data().map_err(|e| StorageError::new("sync", data.display(), e))?;
+        if !self.is_durable {
+            let record = self.paths.file("json");
+            let synced = File::open(&record).and_then(|file| file.sync_all());
+            synced.map_err(|e| StorageError::new("sync", record.display(), e))?;
+            sync_directory(&self.paths.directory)?;
+            self.is_durable = true;
+        }
+        let path = self.paths.file("hash");
+        std::fs::write(&path, self.hasher.save()).map_err(|e| StorageError::new("write", path.display(), e))
+    }
+
+    /// Publishes the data as `blob` if it hashes to `expected`, and ends the upload either way.
+    pub(super) fn commit(self, expected: &Digest, blob: &Path) -> Result<u64, CommitError> {
+        let found = self.digest(expected.algorithm())?;
+        if found != *expected {
+            self.paths.remove_files()?;
+            return Err(CommitError::Mismatch { expected: expected.clone(), found, size: self.size });
+        }
+        let data = self.paths.file("data");
+        let synced = self.file.sync_all();
+        synced.map_err(|e| StorageError::new("sync", data.display(), e))?;
+        publish(&data, blob)?;
+        self.paths.remove_files()?;
+        Ok(self.size)
+    }
+
+    /// The digest by `algorithm`. Only when that became known just now are the bytes read once more.
+    fn digest(&self, algorithm: Algorithm) -> Result<Digest, StorageError> {
+        if algorithm == self.hasher.algorithm() {
+            return Ok(self.hasher.clone().finish());
+        }
+        let mut hasher = ResumableHasher::new(algorithm);
+        hash_rest(&self.file, &self.paths.file("data"), &mut hasher)?;
+        Ok(hasher.finish())
+    }
+}
+
+/// Hashes what follows the bytes that `hasher` has seen.
+fn hash_rest(mut file: &File, path: &Path, hasher: &mut ResumableHasher) -> Result<(), StorageError> {
+    let error = |e| StorageError::new("read", path.display(), e);
+    let length = file.metadata().map_err(error)?.len();
+    if hasher.hashed() == length {
+        return Ok(());
+    }
+    file.seek(SeekFrom::Start(hasher.hashed())).map_err(error)?;
+    let mut buffer = vec![0; READ_BYTES];
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(read) => hasher.update(&buffer[..read]),
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            Err(e) => return Err(error(e)),
+        }
+    }
+}
+
+/// Links `data`, already synced, to `blob`. The same content may have been published before; that is as good.
+fn publish(data: &Path, blob: &Path) -> Result<(), StorageError> {
+    let directory = blob.parent().expect("a blob's path has a parent");
+    create_directory(directory)?;
+    match std::fs::hard_link(data, blob) {
+        Ok(()) => {
+            let locked = std::fs::set_permissions(blob, PermissionsExt::from_mode(0o444));
+            locked.map_err(|e| StorageError::new("protect", blob.display(), e))?;
+            sync_directory(directory)
+        }
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => sync_directory(directory),
+        Err(e) => Err(StorageError::new("link", blob.display(), e)),
+    }
+}
+
+/// Creates `directory` with its parents and syncs each into its parent.
+fn create_directory(directory: &Path) -> Result<(), StorageError> {
+    if directory.is_dir() {
+        return Ok(());
+    }
+    let parent = directory.parent().expect("created below an existing root");
+    create_directory(parent)?;
+    match std::fs::create_dir(directory) {
+        Err(e) if e.kind() != ErrorKind::AlreadyExists => Err(StorageError::new("create", directory.display(), e)),
+        _ => sync_directory(parent),
+    }
+}
