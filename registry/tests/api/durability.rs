@@ -1,0 +1,171 @@
+//! What survives: restarts, clients that vanish, stale sessions.
+
+use std::time::{Duration, SystemTime};
+
+use cfc_oci::Digest;
+use cfc_registry::{Options, Registry};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+use crate::harness::{Server, expect, header, noise, send};
+
+#[tokio::test]
+async fn an_upload_goes_on_after_a_restart() {
+    let mut server = Server::start().await;
+    let content = noise(1_000_000, 1);
+    let upload = server.begin("a/b").await;
+    let mut sent = 0;
+    for chunk in [1, 63, 64, 999, 300_000] {
+        let range = format!("{sent}-{}", sent + chunk - 1);
+        let request = server.request("PATCH", &upload).header("content-range", range);
+        expect(&send(request.body(content[sent..sent + chunk].to_vec())).await, 202);
+        sent += chunk;
+        server = server.restart().await;
+        let status = server.get(&upload).await;
+        expect(&status, 204);
+        assert_eq!(header(&status, "range"), format!("0-{}", sent - 1));
+    }
+    let digest = Digest::of(&content);
+    let request = server.request("PUT", &format!("{upload}?digest={digest}"));
+    expect(&send(request.body(content[sent..].to_vec())).await, 201);
+    let pulled = server.get(&format!("/v2/a/b/blobs/{digest}")).await.bytes().await.expect("body");
+    assert!(pulled == content);
+}
+
+#[tokio::test]
+async fn an_upload_whose_saved_hash_is_lost_or_torn_is_hashed_again() {
+    for damage in ["removed", "torn", "behind"] {
+        let server = Server::start().await;
+        let content = noise(100_000, 2);
+        let upload = server.begin("a").await;
+        expect(&send(server.request("PATCH", &upload).body(content[..30_000].to_vec())).await, 202);
+        let id = upload.rsplit('/').next().expect("id");
+        let hash = server.root().join(format!("registry/uploads/{id}.hash"));
+        let saved = std::fs::read(&hash).expect("a saved hash");
+        expect(&send(server.request("PATCH", &upload).body(content[30_000..60_000].to_vec())).await, 202);
+        match damage {
+            "removed" => std::fs::remove_file(&hash).expect("removes"),
+            "torn" => std::fs::write(&hash, &saved[..saved.len() / 2]).expect("writes"),
+            _ => std::fs::write(&hash, &saved).expect("writes"),
+        }
+        let server = server.restart().await;
+        let digest = Digest::of(&content);
+        let request = server.request("PUT", &format!("{upload}?digest={digest}"));
+        expect(&send(request.body(content[60_000..].to_vec())).await, 201);
+    }
+}
+
+/// Sends the head of a PATCH and `part` of its body, then vanishes.
+async fn vanish(server: &Server, upload: &str, headers: &str, part: &[u8]) {
+    let mut stream = TcpStream::connect(server.address).await.expect("connects");
+    let head = format!("PATCH {upload} HTTP/1.1\r\nhost: x\r\n{headers}\r\n");
+    stream.write_all(head.as_bytes()).await.expect("sends");
+    stream.write_all(part).await.expect("sends");
+    stream.flush().await.expect("sends");
+    // The bytes must have arrived, or there is nothing to keep.
+    let id = upload.rsplit('/').next().expect("id");
+    let data = server.root().join(format!("registry/uploads/{id}.data"));
+    for _ in 0..200 {
+        if data.metadata().is_ok_and(|metadata| metadata.len() >= 5000) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_breaks_off_goes_on_where_it_broke() {
+    let server = Server::start().await;
+    let content = noise(20_000, 3);
+    let upload = server.begin("a").await;
+    vanish(&server, &upload, "content-length: 20000\r\n", &content[..5000]).await;
+    let status = server.get(&upload).await;
+    assert_eq!(header(&status, "range"), "0-4999");
+    let digest = Digest::of(&content);
+    let request = server.request("PUT", &format!("{upload}?digest={digest}")).header("content-range", "5000-19999");
+    expect(&send(request.body(content[5000..].to_vec())).await, 201);
+}
+
+#[tokio::test]
+async fn a_chunk_that_breaks_off_is_sent_again_whole() {
+    let server = Server::start().await;
+    let content = noise(20_000, 4);
+    let upload = server.begin("a").await;
+    let headers = "content-range: 0-19999\r\ncontent-length: 20000\r\n";
+    vanish(&server, &upload, headers, &content[..5000]).await;
+    let request = server.request("PATCH", &upload).header("content-range", "0-19999");
+    expect(&send(request.body(content.clone())).await, 202);
+    let digest = Digest::of(&content);
+    expect(&send(server.request("PUT", &format!("{upload}?digest={digest}"))).await, 201);
+}
+
+#[tokio::test]
+async fn everything_is_there_after_a_restart() {
+    let server = Server::start().await;
+    let (digest, json) = server.push_image("a/b", "latest", "x").await;
+    let server = server.restart().await;
+    let response = server.get("/v2/a/b/manifests/latest").await;
+    assert_eq!(header(&response, "docker-content-digest"), digest.to_string());
+    assert_eq!(response.text().await.expect("body"), json);
+    let layer = Digest::of(b"layer of x");
+    expect(&server.get(&format!("/v2/a/b/blobs/{layer}")).await, 200);
+    let path = server.registry.blob_path(&layer).expect("a file");
+    assert_eq!(std::fs::read(path).expect("reads"), b"layer of x");
+    assert_eq!(server.registry.blob_path(&Digest::of(b"missing")), None);
+}
+
+#[tokio::test]
+async fn stale_uploads_are_swept_at_the_start_and_others_stay() {
+    let server = Server::start().await;
+    let (stale, fresh) = (server.begin("a").await, server.begin("a").await);
+    for upload in [&stale, &fresh] {
+        expect(&send(server.request("PATCH", upload).body("x")).await, 202);
+    }
+    let id = stale.rsplit('/').next().expect("id");
+    let data = server.root().join(format!("registry/uploads/{id}.data"));
+    let yesterday = SystemTime::now() - Duration::from_secs(25 * 60 * 60);
+    let file = std::fs::File::options().write(true).open(&data).expect("opens");
+    file.set_modified(yesterday).expect("sets the time");
+    let server = server.restart().await;
+    expect(&server.get(&stale).await, 404);
+    expect(&server.get(&fresh).await, 204);
+    let left = std::fs::read_dir(server.root().join("registry/uploads")).expect("directory").count();
+    assert_eq!(left, 3, "files of the swept upload are left");
+}
+
+#[tokio::test]
+async fn uploads_at_once_do_not_disturb_each_other() {
+    let server = Server::start().await;
+    let contents: Vec<Vec<u8>> = (0..8).map(|seed| noise(200_000, seed % 4)).collect();
+    futures::future::join_all(contents.iter().map(|content| server.push_blob("a", content))).await;
+    let blobs = contents.iter().map(|content| async {
+        let path = format!("/v2/a/blobs/{}", Digest::of(content));
+        server.get(&path).await.bytes().await.expect("body") == *content
+    });
+    assert!(futures::future::join_all(blobs).await.into_iter().all(|same| same));
+}
+
+#[tokio::test]
+async fn two_writers_of_one_upload_cannot_mix_their_bytes() {
+    let server = Server::start().await;
+    let upload = server.begin("a").await;
+    let chunk = |byte: u8| {
+        let request = server.request("PATCH", &upload).header("content-range", "0-99999");
+        send(request.body(vec![byte; 100_000]))
+    };
+    let (one, two) = futures::join!(chunk(1), chunk(2));
+    let mut statuses = [one.status().as_u16(), two.status().as_u16()];
+    statuses.sort_unstable();
+    assert_eq!(statuses, [202, 416]);
+    let winner = if one.status() == 202 { 1 } else { 2 };
+    let digest = Digest::of(&vec![winner; 100_000]);
+    expect(&send(server.request("PUT", &format!("{upload}?digest={digest}"))).await, 201);
+}
+
+#[test]
+fn a_registry_without_a_directory_says_so() {
+    let bucket = std::sync::Arc::new(object_store::memory::InMemory::new());
+    let error = Registry::open(bucket, None, Options::default()).err().expect("refused");
+    let cause = std::error::Error::source(&error).expect("a cause").to_string();
+    assert!(cause.contains("local directory"), "{cause}");
+}
