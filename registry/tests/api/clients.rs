@@ -99,7 +99,7 @@ async fn skopeo_pushes_and_pulls_the_same_bytes() {
     assert_eq!(header(&response, "docker-content-digest"), digest.to_string());
 
     let destination = format!("oci:{}:latest", directory.path().join("pulled").display());
-    let pull = ["--insecure-policy", "copy", "--src-tls-verify=false", &image, &destination];
+    let pull = ["--insecure-policy", "copy", "--preserve-digests", "--src-tls-verify=false", &image, &destination];
     succeeded(&run(directory.path(), "skopeo", &pull).await.expect("installed"));
     let pulled = std::fs::read(directory.path().join("pulled/blobs/sha256").join(digest.hex())).expect("pulled");
     assert_eq!(Digest::of(&pulled), digest);
@@ -112,8 +112,15 @@ async fn skopeo_pushes_and_pulls_the_same_bytes() {
 
     // To another repository of the same registry: the layers are mounted.
     let copy = format!("docker://{}/team/copy:v1", server.address);
-    let between =
-        ["--insecure-policy", "copy", "--src-tls-verify=false", "--dest-tls-verify=false", image.as_str(), &copy];
+    let between = [
+        "--insecure-policy",
+        "copy",
+        "--preserve-digests",
+        "--src-tls-verify=false",
+        "--dest-tls-verify=false",
+        &image,
+        &copy,
+    ];
     succeeded(&run(directory.path(), "skopeo", &between).await.expect("installed"));
     expect(&server.get(&format!("/v2/team/copy/manifests/{digest}")).await, 200);
 
