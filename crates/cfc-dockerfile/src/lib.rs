@@ -16,9 +16,10 @@ mod span;
 mod suggest;
 
 pub use dockerfile::{Dockerfile, Stage, parse, parse_instruction};
-pub use ignore::IgnoreFile;
+pub use ignore::{DirectoryMatches, IgnoreFile};
 pub use instruction::{
-    Add, ArgInstruction, Check, Command, Copy, Flag, Healthcheck, Heredoc, Instruction, Run, Script,
+    Add, ArgInstruction, Check, Command, Copy, Flag, Healthcheck, Heredoc, Instruction, Mount, MountError, MountKind,
+    Run, Script, Sharing,
 };
 pub use parser::Directives;
 pub use problem::{Problem, ProblemKind};

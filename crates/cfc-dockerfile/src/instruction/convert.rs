@@ -3,7 +3,7 @@
 use super::files::{add, copy};
 use super::flags::{Flags, Kind, Known};
 use super::healthcheck::healthcheck;
-use super::{ArgInstruction, Command, Instruction, Run};
+use super::{ArgInstruction, Command, Instruction, Mount, Run};
 use crate::parser::{Argument, Node};
 use crate::{Problem, ProblemKind, suggest};
 
@@ -153,6 +153,10 @@ fn run(node: &Node, problems: &mut Vec<Problem>) -> Converted<Run> {
             let hint = format!("write one of {}", allowed.join(", "));
             problems.push(Problem::new(ProblemKind::BadFlag, node.span, message).with_hint(hint));
         }
+    }
+    for error in run.flags_named("mount").filter_map(|text| Mount::check_unexpanded(text).err()) {
+        let problem = Problem::new(ProblemKind::BadFlag, node.span, error.message);
+        problems.push(Problem { hint: error.hint, ..problem });
     }
     Ok(run)
 }

@@ -4,6 +4,7 @@ mod convert;
 mod files;
 mod flags;
 mod healthcheck;
+mod mount;
 mod stage;
 
 use std::time::Duration;
@@ -12,6 +13,7 @@ pub(crate) use convert::convert;
 pub(crate) use stage::stage;
 
 pub use crate::parser::Heredoc;
+pub use mount::{Mount, MountError, MountKind, Sharing};
 
 /// Names with their defaults, as `ARG` declares them.
 pub type ArgInstruction = Vec<(String, Option<String>)>;
@@ -90,7 +92,7 @@ pub enum Script {
 pub struct Run {
     /// What to run.
     pub command: Command,
-    /// `--mount`, `--network`, `--security` and `--device`, as written.
+    /// `--mount` (see [`Mount::parse`]), `--network`, `--security` and `--device`, as written.
     pub flags: Vec<Flag>,
 }
 
