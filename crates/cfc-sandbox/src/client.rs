@@ -1,29 +1,99 @@
 //! [`Launcher`]: the handle through which sandboxes are started and watched.
 
-use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio as ProcessStdio};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::config::SandboxConfig;
-use crate::error::Result;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+use crate::config::{SandboxConfig, Stdio};
+use crate::error::{Error, ErrorKind, Result};
+use crate::launcher::{LAUNCHER_ARGV0, PRIVATE};
 use crate::network::NetworkHandle;
+use crate::protocol::{self, Receiver, Reply, Request, Response};
 use crate::status::{Exit, Started, Status};
 
 /// A handle to a launcher process. Cheap to clone; its methods block and may be called from many threads.
 #[derive(Debug, Clone)]
-pub struct Launcher {}
+pub struct Launcher {
+    shared: Arc<Shared>,
+}
 
-#[allow(clippy::todo, unused_variables)]
+#[derive(Debug)]
+struct Shared {
+    reach: Reach,
+    /// Connections on which nobody waits.
+    idle: Mutex<Vec<OwnedFd>>,
+}
+
+/// How further connections are made.
+#[derive(Debug)]
+enum Reach {
+    Socket(PathBuf),
+    Private(Mutex<PrivateLauncher>),
+}
+
+/// A launcher that is ours alone: it ends when `control` is closed.
+#[derive(Debug)]
+struct PrivateLauncher {
+    control: Option<OwnedFd>,
+    process: Child,
+}
+
 impl Launcher {
     /// Connects to the launcher listening on `socket`, or starts one that outlives this process.
     ///
-    /// A launcher is started by re-executing `program` with the arguments `["cfc-launcher", socket]`.
+    /// A launcher is started by executing `program` with the arguments `["cfc-launcher", socket]`; what it has to say goes
+    /// to `<socket>.log`. The directory of `socket` must exist.
     pub fn connect_or_start(program: &Path, socket: &Path) -> Result<Launcher> {
-        todo!()
+        let socket =
+            std::path::absolute(socket).map_err(|error| launcher_error(format!("find its socket: {error}")))?;
+        if let Ok(connection) = connect(&socket) {
+            return Ok(Launcher::new(Reach::Socket(socket), connection));
+        }
+        // Only one of several processes may start it; the others then find it.
+        let lock = append_suffix(&socket, ".lock");
+        let lock_file =
+            File::create(&lock).map_err(|error| launcher_error(format!("make {}: {error}", lock.display())))?;
+        lock_file.lock().map_err(|error| launcher_error(format!("lock {}: {error}", lock.display())))?;
+        if connect(&socket).is_err() {
+            spawn_listening(program, &socket)?;
+        }
+        let connection = connect(&socket)
+            .map_err(|error| launcher_error(format!("it does not answer on {}: {error}", socket.display())))?;
+        Ok(Launcher::new(Reach::Socket(socket), connection))
     }
 
-    /// Starts a launcher that ends, with all its sandboxes, when this process ends. For builds and `cfc run`.
+    /// Connects to the launcher listening on `socket`; `None` when there is none.
+    pub fn connect(socket: &Path) -> Option<Launcher> {
+        let socket = std::path::absolute(socket).ok()?;
+        let connection = connect(&socket).ok()?;
+        Some(Launcher::new(Reach::Socket(socket), connection))
+    }
+
+    /// Starts a launcher that ends, with all its sandboxes, when this process ends or drops the last handle to it.
+    ///
+    /// For builds and `cfc run`. It is `program` with the arguments `["cfc-launcher", "--private"]`.
     pub fn private(program: &Path) -> Result<Launcher> {
-        todo!()
+        let (control, theirs) = pair()?;
+        let process = command(program)
+            .arg(PRIVATE)
+            .stdin(theirs)
+            .stdout(ProcessStdio::null())
+            .spawn()
+            .map_err(|error| launcher_error(format!("start {}: {error}", program.display())))?;
+        let private = PrivateLauncher { control: Some(control), process };
+        let reach = Reach::Private(Mutex::new(private));
+        let connection = reach.connect()?;
+        Ok(Launcher::new(reach, connection))
+    }
+
+    fn new(reach: Reach, connection: OwnedFd) -> Launcher {
+        Launcher { shared: Arc::new(Shared { reach, idle: Mutex::new(vec![connection]) }) }
     }
 
     /// Makes a sandbox and starts its command. Returns once the command executes.
@@ -31,7 +101,12 @@ impl Launcher {
     /// Fails with [`ErrorKind::CommandNotFound`](crate::ErrorKind::CommandNotFound) or
     /// [`ErrorKind::NotExecutable`](crate::ErrorKind::NotExecutable) when the image lacks it; nothing remains then.
     pub fn start(&self, config: &SandboxConfig) -> Result<Started> {
-        todo!()
+        config.validate()?;
+        if config.stdio == Stdio::Files {
+            let message = "`Stdio::Files` is for `start_with_stdio`".to_owned();
+            return Err(Error::new(format!("start sandbox `{}`", config.id), ErrorKind::Invalid(message)));
+        }
+        started(self.call(&Request::Start(Box::new(config.clone())), &[])?.0)
     }
 
     /// As [`start`](Launcher::start), with these three descriptors as the command's own. `config.stdio` must be
@@ -43,41 +118,199 @@ impl Launcher {
         stdout: OwnedFd,
         stderr: OwnedFd,
     ) -> Result<Started> {
-        todo!()
+        config.validate()?;
+        if config.stdio != Stdio::Files {
+            let message = "`start_with_stdio` is for `Stdio::Files`".to_owned();
+            return Err(Error::new(format!("start sandbox `{}`", config.id), ErrorKind::Invalid(message)));
+        }
+        let descriptors = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
+        started(self.call(&Request::Start(Box::new(config.clone())), &descriptors)?.0)
     }
 
     /// Sends `signal` to the sandbox's process 1.
     pub fn kill(&self, id: &str, signal: i32) -> Result<()> {
-        todo!()
+        done(self.call(&Request::Kill { id: id.to_owned(), signal }, &[])?.0)
     }
 
     /// Kills every process of the sandbox. One that has ended already is fine.
     pub fn kill_all(&self, id: &str) -> Result<()> {
-        todo!()
+        done(self.call(&Request::KillAll { id: id.to_owned() }, &[])?.0)
     }
 
     /// Blocks until the sandbox has ended and its last output is in its log.
     pub fn wait(&self, id: &str) -> Result<Exit> {
-        todo!()
+        match self.call(&Request::Wait { id: id.to_owned() }, &[])?.0 {
+            Reply::Exited(exit) => Ok(exit),
+            other => Err(unexpected(&other)),
+        }
     }
 
     /// Forgets an ended sandbox and removes its cgroups. Its upper and work directories are the caller's.
     pub fn remove(&self, id: &str) -> Result<()> {
-        todo!()
+        done(self.call(&Request::Remove { id: id.to_owned() }, &[])?.0)
     }
 
     /// All sandboxes that have not been removed.
     pub fn list(&self) -> Result<Vec<Status>> {
-        todo!()
+        match self.call(&Request::List, &[])?.0 {
+            Reply::List(statuses) => Ok(statuses),
+            other => Err(unexpected(&other)),
+        }
     }
 
     /// The network of a running sandbox.
     pub fn network(&self, id: &str) -> Result<NetworkHandle> {
-        todo!()
+        let (_, mut descriptors) = self.call(&Request::Network { id: id.to_owned() }, &[])?;
+        let namespace = descriptors.pop().ok_or_else(|| launcher_error("it sent no network namespace".into()))?;
+        Ok(NetworkHandle::new(id, namespace))
     }
 
     /// Ends all sandboxes and the launcher, and returns when they are gone.
     pub fn shutdown(&self) -> Result<()> {
-        todo!()
+        done(self.call(&Request::Shutdown, &[])?.0)
     }
+
+    /// Sends a request on a connection of its own while it lasts, so that a long wait is in nobody's way.
+    fn call(&self, request: &Request, descriptors: &[BorrowedFd<'_>]) -> Result<(Reply, Vec<OwnedFd>)> {
+        let bytes = protocol::encode(request).map_err(|error| launcher_error(format!("ask it: {error}")))?;
+        let idle = lock(&self.shared.idle).pop();
+        if let Some(connection) = idle {
+            // An idle connection may belong to a launcher that has ended since. Then a new one may have taken its place.
+            if let Ok(answer) = exchange(&connection, &bytes, descriptors) {
+                return self.finish(connection, answer);
+            }
+        }
+        let connection = self.shared.reach.connect()?;
+        let answer = exchange(&connection, &bytes, descriptors)
+            .map_err(|error| launcher_error(format!("it ended before it answered: {error}")))?;
+        self.finish(connection, answer)
+    }
+
+    fn finish(&self, connection: OwnedFd, answer: (Response, Vec<OwnedFd>)) -> Result<(Reply, Vec<OwnedFd>)> {
+        lock(&self.shared.idle).push(connection);
+        let (response, descriptors) = answer;
+        Ok((response?, descriptors))
+    }
+}
+
+impl Reach {
+    fn connect(&self) -> Result<OwnedFd> {
+        match self {
+            Reach::Socket(socket) => {
+                connect(socket).map_err(|error| launcher_error(format!("connect to {}: {error}", socket.display())))
+            }
+            Reach::Private(private) => {
+                let (ours, theirs) = pair()?;
+                let bytes = protocol::encode(&Request::Attach).map_err(|error| launcher_error(error.to_string()))?;
+                let private = lock(private);
+                let control = private.control.as_ref().ok_or_else(|| launcher_error("it has been dropped".into()))?;
+                let (response, _) = exchange(control, &bytes, &[theirs.as_fd()])
+                    .map_err(|error| launcher_error(format!("it has ended: {error}")))?;
+                response.map(|_| ours)
+            }
+        }
+    }
+}
+
+impl Drop for PrivateLauncher {
+    /// Returns when the launcher and all its sandboxes are gone.
+    fn drop(&mut self) {
+        self.control = None;
+        let _ = self.process.wait();
+    }
+}
+
+fn exchange(
+    connection: &OwnedFd,
+    bytes: &[u8],
+    descriptors: &[BorrowedFd<'_>],
+) -> std::io::Result<(Response, Vec<OwnedFd>)> {
+    let mut sent = protocol::send(connection, bytes, descriptors)?;
+    while sent < bytes.len() {
+        sent += protocol::send(connection, &bytes[sent..], &[])?;
+    }
+    let mut receiver = Receiver::default();
+    loop {
+        if !receiver.receive(connection)? {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        if let Some(answer) = receiver.next()? {
+            return Ok(answer);
+        }
+    }
+}
+
+fn connect(socket: &Path) -> std::io::Result<OwnedFd> {
+    let connection = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    rustix::net::connect(&connection, &SocketAddrUnix::new(socket)?)?;
+    Ok(connection)
+}
+
+fn pair() -> Result<(OwnedFd, OwnedFd)> {
+    rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+        .map_err(|errno| launcher_error(format!("make a socket: {errno}")))
+}
+
+fn command(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.arg0(LAUNCHER_ARGV0);
+    command
+}
+
+/// Starts a launcher and waits until it accepts connections.
+fn spawn_listening(program: &Path, socket: &Path) -> Result<()> {
+    let log_path = append_suffix(socket, ".log");
+    let log = File::options().append(true).create(true).open(&log_path);
+    let log = log.map_err(|error| launcher_error(format!("open {}: {error}", log_path.display())))?;
+    let mut process = command(program)
+        .arg(socket)
+        .stdin(ProcessStdio::null())
+        .stdout(ProcessStdio::piped())
+        .stderr(log)
+        .spawn()
+        .map_err(|error| launcher_error(format!("start {}: {error}", program.display())))?;
+    let mut said = Vec::new();
+    if let Some(mut stdout) = process.stdout.take() {
+        let _ = stdout.read_to_end(&mut said);
+    }
+    if said != crate::launcher::READY {
+        let _ = process.wait();
+        return Err(launcher_error(format!("it did not start; {} says why", log_path.display())));
+    }
+    // It outlives us, or else somebody must take note of its end.
+    let _ = std::thread::Builder::new().name("cfc-launcher-reaper".into()).spawn(move || process.wait());
+    Ok(())
+}
+
+fn append_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+fn started(reply: Reply) -> Result<Started> {
+    match reply {
+        Reply::Started(started) => Ok(started),
+        other => Err(unexpected(&other)),
+    }
+}
+
+fn done(reply: Reply) -> Result<()> {
+    match reply {
+        Reply::Done => Ok(()),
+        other => Err(unexpected(&other)),
+    }
+}
+
+fn unexpected(reply: &Reply) -> Error {
+    launcher_error(format!("it gave an answer to another question: {reply:?}"))
+}
+
+fn launcher_error(message: String) -> Error {
+    Error::new("use the launcher", ErrorKind::Launcher(message))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    // What is guarded is a list or a socket: no panic leaves it half-changed.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,10 +1,117 @@
-//! [`default_spec`]: cfc's hardened default.
+//! [`default_spec`] and [`build_spec`]: what a sandbox is when nobody says otherwise.
+
+use std::sync::OnceLock;
 
 use oci_spec::runtime::Spec;
+use serde_json::{Value, json};
 
-/// A spec with cfc's defaults: all namespaces, a user namespace mapped to 100000..165536, few capabilities, seccomp,
-/// no new privileges, masked paths, private /proc, /sys, /dev. The caller sets `process.args`, `env`, `cwd`, `user`,
-/// limits, and mounts of its own.
+use crate::seccomp::default_profile;
+
+/// Where the ids of sandboxes begin on the host.
+const HOST_ID_FIRST: u32 = 100_000;
+/// How many ids a sandbox has.
+const HOST_ID_COUNT: u32 = 65_536;
+
+/// What an instance may do: Docker's fourteen without NET_RAW, MKNOD, AUDIT_WRITE and SETFCAP.
+const INSTANCE_CAPABILITIES: [&str; 10] = [
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_SETGID",
+    "CAP_SETPCAP",
+    "CAP_SETUID",
+    "CAP_SYS_CHROOT",
+];
+
+/// What Docker gives besides, which package managers in a build want.
+const BUILD_CAPABILITIES: [&str; 4] = ["CAP_AUDIT_WRITE", "CAP_MKNOD", "CAP_NET_RAW", "CAP_SETFCAP"];
+
+/// A spec with cfc's hardened defaults.
+///
+/// All namespaces, a user namespace mapped to 100000..165536, few capabilities, seccomp, no new privileges, masked and
+/// read-only paths, private `/proc`, `/sys` (read-only), `/dev`, `/dev/pts`, `/dev/shm`, `/dev/mqueue`. The caller sets
+/// `process.args`, `env`, `cwd` and `user`, limits, and mounts of its own.
 pub fn default_spec() -> Spec {
-    Spec::default()
+    static SPEC: OnceLock<Spec> = OnceLock::new();
+    SPEC.get_or_init(|| spec(&INSTANCE_CAPABILITIES, true)).clone()
+}
+
+/// The spec for a build's `RUN`: as [`default_spec`], with all of Docker's capabilities, with `sudo` and other set-user-id
+/// programs working, and the host name `buildkitsandbox`.
+pub fn build_spec() -> Spec {
+    static SPEC: OnceLock<Spec> = OnceLock::new();
+    let make = || {
+        let capabilities: Vec<_> = INSTANCE_CAPABILITIES.iter().chain(&BUILD_CAPABILITIES).copied().collect();
+        let mut spec = spec(&capabilities, false);
+        spec.set_hostname(Some("buildkitsandbox".to_owned()));
+        spec
+    };
+    SPEC.get_or_init(make).clone()
+}
+
+fn spec(capabilities: &[&str], no_new_privileges: bool) -> Spec {
+    let mapping = json!([{"containerID": 0, "hostID": HOST_ID_FIRST, "size": HOST_ID_COUNT}]);
+    let namespaces = ["user", "mount", "pid", "network", "ipc", "uts", "cgroup"];
+    let spec = json!({
+        "ociVersion": "1.2.0",
+        "process": {
+            "user": {"uid": 0, "gid": 0},
+            "args": [],
+            "env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
+            "cwd": "/",
+            "capabilities": {"bounding": capabilities, "effective": capabilities, "permitted": capabilities},
+            "noNewPrivileges": no_new_privileges,
+        },
+        "root": {"path": "rootfs", "readonly": false},
+        "mounts": mounts(),
+        "linux": {
+            "uidMappings": mapping,
+            "gidMappings": mapping,
+            // As Docker: every user of the sandbox may listen on low ports and ping.
+            "sysctl": {"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": "0 65535"},
+            "namespaces": namespaces.map(|name| json!({"type": name})),
+            "maskedPaths": [
+                "/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
+                "/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats",
+                "/sys/devices/virtual/powercap", "/sys/firmware",
+            ],
+            "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],
+        },
+    });
+    let mut spec: Spec = serde_json::from_value(spec).expect("the default spec is well-formed");
+    if let Some(linux) = spec.linux_mut() {
+        linux.set_seccomp(Some(default_profile()));
+    }
+    spec
+}
+
+fn mounts() -> Value {
+    let mount = |target: &str, kind: &str, options: &[&str]| json!({"destination": target, "type": kind, "source": kind, "options": options});
+    json!([
+        mount("/proc", "proc", &["nosuid", "nodev", "noexec"]),
+        mount("/dev", "tmpfs", &["nosuid", "noexec", "strictatime", "mode=755", "size=65536k"]),
+        mount("/dev/pts", "devpts", &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
+        mount("/dev/shm", "tmpfs", &["nosuid", "nodev", "noexec", "mode=1777", "size=65536k"]),
+        mount("/dev/mqueue", "mqueue", &["nosuid", "nodev", "noexec"]),
+        mount("/sys", "sysfs", &["nosuid", "nodev", "noexec", "ro"]),
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_build_may_do_more_than_an_instance() {
+        let count = |spec: &Spec| {
+            let process = spec.process().as_ref().expect("a process");
+            process.capabilities().as_ref().and_then(|c| c.bounding().as_ref().map(|b| b.len()))
+        };
+        assert_eq!(count(&default_spec()), Some(10));
+        assert_eq!(count(&build_spec()), Some(14));
+        assert_eq!(build_spec().hostname().as_deref(), Some("buildkitsandbox"));
+    }
 }

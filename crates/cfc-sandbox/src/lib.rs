@@ -10,19 +10,27 @@
 //! What is absent: this crate never unpacks an image, never pulls, never decides who may start. It does not need or
 //! use any OCI runtime, bridge, veth pair or firewall.
 
-mod client;
 mod config;
 mod default_spec;
 mod error;
-mod host;
-mod launcher;
-mod network;
 mod status;
+
+mod client;
+mod host;
+mod network;
 mod user;
+
+mod cgroup;
+mod child;
+mod launcher;
+mod protocol;
+mod seccomp;
+mod step;
+mod sys;
 
 pub use client::Launcher;
 pub use config::{INIT_ANNOTATION, Network, Root, SandboxConfig, Stdio};
-pub use default_spec::default_spec;
+pub use default_spec::{build_spec, default_spec};
 pub use error::{Error, ErrorKind, Result};
 pub use host::{Finding, Severity, check_host, sweep};
 pub use launcher::{LAUNCHER_ARGV0, launcher_main};

@@ -1,22 +1,131 @@
 //! [`NetworkHandle`]: sockets made inside a sandbox's network namespace.
+//!
+//! A thread of our own enters the namespace, makes the socket, and comes back. A socket stays in the namespace it was made
+//! in, so whoever gets it reaches what listens on the sandbox's loopback: no port mapping, no address translation, no
+//! device.
 
-use std::os::fd::OwnedFd;
+use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use crate::error::Result;
+use rustix::fs::{Mode, OFlags};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::thread::LinkNameSpaceType;
 
-/// A sandbox's network, held open. Reaches what listens on the sandbox's loopback; needs no port mapping.
-#[derive(Debug)]
-pub struct NetworkHandle {}
+use crate::error::{Error, Result};
 
-#[allow(clippy::todo, unused_variables)]
+/// A sandbox's network, held open. It stays usable, and silent, when the sandbox has ended.
+#[derive(Debug, Clone)]
+pub struct NetworkHandle {
+    id: Arc<str>,
+    namespace: Arc<OwnedFd>,
+}
+
+type Job = Box<dyn FnOnce() + Send>;
+
 impl NetworkHandle {
+    pub(crate) fn new(id: &str, namespace: OwnedFd) -> NetworkHandle {
+        NetworkHandle { id: id.into(), namespace: Arc::new(namespace) }
+    }
+
     /// A non-blocking, unconnected TCP socket inside the sandbox's network namespace.
     pub fn tcp_socket(&self, ipv6: bool) -> Result<OwnedFd> {
-        todo!()
+        let family = if ipv6 { AddressFamily::INET6 } else { AddressFamily::INET };
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        self.inside("make a socket", move || {
+            Ok(rustix::net::socket_with(family, SocketType::STREAM, flags, Some(rustix::net::ipproto::TCP))?)
+        })
     }
 
     /// The TCP ports that something in the sandbox listens on, in ascending order.
     pub fn listening_ports(&self) -> Result<Vec<u16>> {
-        todo!()
+        self.inside("read its listening ports", || {
+            let mut ports = listening(&fs::read_to_string("/proc/thread-self/net/tcp")?);
+            // Absent when the kernel has no IPv6.
+            ports.extend(listening(&fs::read_to_string("/proc/thread-self/net/tcp6").unwrap_or_default()));
+            ports.sort_unstable();
+            ports.dedup();
+            Ok(ports)
+        })
+    }
+
+    /// Runs `action` on the thread that may change its namespace, inside ours.
+    fn inside<T: Send + 'static>(
+        &self,
+        what: &str,
+        action: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let (answer, answered) = mpsc::channel();
+        let namespace = self.namespace.clone();
+        run_on_thread(Box::new(move || {
+            let _ = answer.send(in_namespace(&namespace, action));
+        }));
+        let result = answered.recv().unwrap_or_else(|_| Err(std::io::Error::from_raw_os_error(libc::ECANCELED)));
+        result.map_err(|error| {
+            let errno = error.raw_os_error().unwrap_or(libc::EIO);
+            Error::step(format!("use the network of sandbox `{}`", self.id), what, errno)
+        })
+    }
+}
+
+fn in_namespace<T>(namespace: &OwnedFd, action: impl FnOnce() -> std::io::Result<T>) -> std::io::Result<T> {
+    let network = Some(LinkNameSpaceType::Network);
+    let own = rustix::fs::open("/proc/thread-self/ns/net", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::thread::move_into_link_name_space(namespace.as_fd(), network)?;
+    let result = action();
+    if rustix::thread::move_into_link_name_space(own.as_fd(), network).is_err() {
+        // A thread that is lost inside must not do another's work: it ends, and the next job starts a new one.
+        std::panic::resume_unwind(Box::new("cannot leave a network namespace"));
+    }
+    result
+}
+
+/// Hands `job` to the thread that changes namespaces, starting it when there is none.
+fn run_on_thread(job: Job) {
+    static THREAD: OnceLock<Mutex<Option<Sender<Job>>>> = OnceLock::new();
+    let mut sender = THREAD.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
+    let unsent = match sender.as_ref() {
+        None => job,
+        Some(known) => match known.send(job) {
+            Ok(()) => return,
+            Err(mpsc::SendError(job)) => job,
+        },
+    };
+    start_thread(&mut sender, unsent);
+}
+
+fn start_thread(sender: &mut Option<Sender<Job>>, job: Job) {
+    let (new_sender, jobs) = mpsc::channel::<Job>();
+    let run = move || jobs.into_iter().for_each(|job| job());
+    if std::thread::Builder::new().name("cfc-netns".into()).spawn(run).is_ok() && new_sender.send(job).is_ok() {
+        *sender = Some(new_sender);
+    }
+}
+
+/// The local ports in state LISTEN of a `/proc/net/tcp`.
+fn listening(table: &str) -> Vec<u16> {
+    const LISTEN: &str = "0A";
+    let port = |line: &str| {
+        let mut fields = line.split_whitespace().skip(1);
+        let (local, state) = (fields.next()?, fields.nth(1)?);
+        let (_, port) = local.rsplit_once(':')?;
+        if state == LISTEN { u16::from_str_radix(port, 16).ok() } else { None }
+    };
+    table.lines().skip(1).filter_map(port).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::listening;
+
+    #[test]
+    fn only_listeners_count() {
+        let table = "\
+  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1 1 0 100 0 0 10 0
+   1: 0100007F:1F91 0100007F:1F90 01 00000000:00000000 00:00000000 00000000     0        0 2 1 0 100 0 0 10 0
+";
+        assert_eq!(listening(table), [8080]);
     }
 }

@@ -1,0 +1,316 @@
+//! Cgroups: v1, v2, and both at once, by writing files.
+//!
+//! Each controller is looked up on its own: in the v1 hierarchy that holds it, else in the v2 tree. That covers pure v1,
+//! pure v2 and every hybrid. A launcher's sandboxes live below one directory:
+//!
+//! ```text
+//! <hierarchy>/cfc-<launcher>/<sandbox id>/
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::LinuxResources;
+
+use crate::error::ErrorKind;
+
+/// A failure, before it is known whose.
+pub(crate) type Failure = ErrorKind;
+
+/// Where this machine's controllers are.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Hierarchies {
+    /// Controller to v1 mount point.
+    v1: BTreeMap<String, PathBuf>,
+    /// The v2 mount point, and which controllers it offers.
+    v2: Option<(PathBuf, BTreeSet<String>)>,
+}
+
+/// The cgroups of one sandbox, one directory a hierarchy.
+#[derive(Debug, Default)]
+pub(crate) struct Cgroup {
+    directories: Vec<PathBuf>,
+    memory: Option<PathBuf>,
+}
+
+/// One limit: the files to write, in order.
+struct Limits {
+    v1: Vec<(&'static str, String, bool)>,
+    v2: Vec<(&'static str, String)>,
+}
+
+impl Hierarchies {
+    pub(crate) fn detect() -> Hierarchies {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        Hierarchies::from_mountinfo(&mounts, |mount| {
+            fs::read_to_string(mount.join("cgroup.controllers")).unwrap_or_default()
+        })
+    }
+
+    fn from_mountinfo(mounts: &str, v2_controllers: impl Fn(&Path) -> String) -> Hierarchies {
+        let mut found = Hierarchies::default();
+        for line in mounts.lines() {
+            let Some((mount, filesystem)) = line.split_once(" - ") else { continue };
+            let Some(point) = mount.split(' ').nth(4).map(PathBuf::from) else { continue };
+            let mut fields = filesystem.split(' ');
+            match (fields.next(), fields.nth(1)) {
+                (Some("cgroup"), Some(options)) => {
+                    for controller in options.split(',').filter(|o| KNOWN_CONTROLLERS.contains(o)) {
+                        found.v1.entry(controller.to_owned()).or_insert_with(|| point.clone());
+                    }
+                }
+                (Some("cgroup2"), _) if found.v2.is_none() => {
+                    let controllers = v2_controllers(&point).split_whitespace().map(str::to_owned).collect();
+                    found.v2 = Some((point, controllers));
+                }
+                _ => {}
+            }
+        }
+        found
+    }
+
+    /// Whether any hierarchy offers `controller`.
+    pub(crate) fn offers(&self, controller: &str) -> bool {
+        self.v1.contains_key(controller) || self.v2.as_ref().is_some_and(|(_, offered)| offered.contains(controller))
+    }
+
+    /// Says which kind of machine this is.
+    pub(crate) fn describe(&self) -> &'static str {
+        match (self.v1.is_empty(), &self.v2) {
+            (true, None) => "no cgroups",
+            (true, Some(_)) => "cgroup v2",
+            (false, None) => "cgroup v1",
+            (false, Some(_)) => "cgroup v1 and v2 (hybrid)",
+        }
+    }
+
+    /// All mount points that may hold a launcher's directory.
+    fn mount_points(&self) -> BTreeSet<&Path> {
+        self.v1.values().chain(self.v2.iter().map(|(point, _)| point)).map(PathBuf::as_path).collect()
+    }
+
+    /// Makes the cgroups of sandbox `id` below `parent` with the limits of `resources`.
+    ///
+    /// The `pids` controller is used even without a limit: it is how [`sweep`](crate::sweep) finds what was left.
+    pub(crate) fn create(&self, parent: &str, id: &str, resources: &LinuxResources) -> Result<Cgroup, Failure> {
+        let mut wanted = limits(resources);
+        let has_any = wanted.keys().any(|controller| self.offers(controller));
+        if !wanted.contains_key("pids") && (self.offers("pids") || !has_any) {
+            wanted.insert("pids", Limits { v1: Vec::new(), v2: Vec::new() });
+        }
+        let mut cgroup = Cgroup::default();
+        for (controller, limits) in wanted {
+            let result = self.create_one(&mut cgroup, parent, id, controller, &limits);
+            if let Err(failure) = result {
+                cgroup.remove();
+                return Err(failure);
+            }
+        }
+        Ok(cgroup)
+    }
+
+    fn create_one(
+        &self,
+        cgroup: &mut Cgroup,
+        parent: &str,
+        id: &str,
+        controller: &'static str,
+        limits: &Limits,
+    ) -> Result<(), Failure> {
+        if let Some(point) = self.v1.get(controller) {
+            let directory = make_directory(point, parent, id)?;
+            cgroup.keep(&directory, controller);
+            for (file, value, required) in &limits.v1 {
+                match write(&directory.join(file), value) {
+                    Err(_) if !required => {}
+                    result => result?,
+                }
+            }
+            return Ok(());
+        }
+        match &self.v2 {
+            Some((point, offered)) if offered.contains(controller) => {
+                // The parent must exist before its own children can be given the controller.
+                enable(point, controller)?;
+                let parent_directory = point.join(parent);
+                make(&parent_directory)?;
+                enable(&parent_directory, controller)?;
+                let directory = make_directory(point, parent, id)?;
+                cgroup.keep(&directory, controller);
+                limits.v2.iter().try_for_each(|(file, value)| write(&directory.join(file), value))
+            }
+            // Nothing was asked of it: a sandbox without limits needs no controller.
+            _ if limits.v1.is_empty() => Ok(()),
+            _ => Err(ErrorKind::Unavailable(format!(
+                "a {controller} limit was asked for, but no mounted cgroup hierarchy has the `{controller}` controller"
+            ))),
+        }
+    }
+
+    /// The ids below `parent`, in any hierarchy.
+    pub(crate) fn sandboxes(&self, parent: &str) -> BTreeSet<String> {
+        let names = |point: &Path| {
+            let entries = fs::read_dir(point.join(parent)).into_iter().flatten().flatten();
+            entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).filter_map(|e| e.file_name().into_string().ok())
+        };
+        self.mount_points().into_iter().flat_map(names).collect()
+    }
+
+    /// The directories of sandbox `id`, wherever they are.
+    pub(crate) fn existing(&self, parent: &str, id: &str) -> Cgroup {
+        let directories: Vec<_> = self.mount_points().iter().map(|point| point.join(parent).join(id)).collect();
+        Cgroup { directories: directories.into_iter().filter(|d| d.is_dir()).collect(), memory: None }
+    }
+
+    /// Removes the launcher's own directories. They must be empty of sandboxes.
+    pub(crate) fn remove_parent(&self, parent: &str) {
+        for point in self.mount_points() {
+            let _ = fs::remove_dir(point.join(parent));
+        }
+    }
+
+    /// The launchers' directories on this machine.
+    pub(crate) fn parents(&self) -> BTreeSet<String> {
+        let names = |point: &Path| {
+            let entries = fs::read_dir(point).into_iter().flatten().flatten();
+            entries.filter_map(|e| e.file_name().into_string().ok()).filter(|name| name.starts_with(PARENT_PREFIX))
+        };
+        self.mount_points().into_iter().flat_map(names).collect()
+    }
+}
+
+/// How the names of launchers' directories begin.
+pub(crate) const PARENT_PREFIX: &str = "cfc-";
+
+const KNOWN_CONTROLLERS: [&str; 5] = ["cpu", "cpuset", "memory", "pids", "freezer"];
+
+/// A cpu period in microseconds, when the spec gives a quota only.
+const CPU_PERIOD_DEFAULT: u64 = 100_000;
+
+impl Cgroup {
+    fn keep(&mut self, directory: &Path, controller: &str) {
+        if !self.directories.iter().any(|d| d == directory) {
+            self.directories.push(directory.to_owned());
+        }
+        if controller == "memory" {
+            self.memory = Some(directory.to_owned());
+        }
+    }
+
+    /// Puts a process into every one of them.
+    pub(crate) fn join(&self, pid: i32) -> Result<(), Failure> {
+        self.directories.iter().try_for_each(|directory| write(&directory.join("cgroup.procs"), &pid.to_string()))
+    }
+
+    /// How many processes the kernel has killed in it for want of memory.
+    pub(crate) fn oom_kills(&self) -> u64 {
+        let Some(memory) = &self.memory else { return 0 };
+        ["memory.events", "memory.oom_control"]
+            .iter()
+            .filter_map(|file| fs::read_to_string(memory.join(file)).ok())
+            .find_map(|text| text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok()))
+            .unwrap_or(0)
+    }
+
+    /// The processes in it, as the host numbers them.
+    pub(crate) fn processes(&self) -> BTreeSet<i32> {
+        let read = |directory: &PathBuf| fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
+        let texts: Vec<String> = self.directories.iter().map(read).collect();
+        texts.iter().flat_map(|text| text.lines()).filter_map(|line| line.parse().ok()).collect()
+    }
+
+    /// Removes the directories that are empty. `true` when none is left.
+    pub(crate) fn remove(&mut self) -> bool {
+        let is_left =
+            |directory: &PathBuf| fs::remove_dir(directory).is_err_and(|error| error.kind() != io::ErrorKind::NotFound);
+        self.directories.retain(is_left);
+        self.directories.is_empty()
+    }
+}
+
+fn make_directory(point: &Path, parent: &str, id: &str) -> Result<PathBuf, Failure> {
+    let directory = point.join(parent).join(id);
+    match fs::create_dir(&directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            make(&point.join(parent))?;
+            make(&directory)?;
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        result => result.map_err(|error| failure("make", &directory, &error))?,
+    }
+    Ok(directory)
+}
+
+fn make(directory: &Path) -> Result<(), Failure> {
+    match fs::create_dir(directory) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(failure("make", directory, &error)),
+        _ => Ok(()),
+    }
+}
+
+/// Lets the children of `directory` have `controller`.
+fn enable(directory: &Path, controller: &str) -> Result<(), Failure> {
+    let file = directory.join("cgroup.subtree_control");
+    let enabled = fs::read_to_string(&file).unwrap_or_default();
+    if enabled.split_whitespace().any(|name| name == controller) {
+        return Ok(());
+    }
+    write(&file, &format!("+{controller}"))
+}
+
+fn write(file: &Path, value: &str) -> Result<(), Failure> {
+    // Not fs::write: these files exist already, and truncating one is meaningless.
+    let result =
+        fs::OpenOptions::new().write(true).open(file).and_then(|mut f| io::Write::write_all(&mut f, value.as_bytes()));
+    result.map_err(|error| failure(&format!("write `{value}` to"), file, &error))
+}
+
+fn failure(verb: &str, path: &Path, error: &io::Error) -> Failure {
+    ErrorKind::Step { step: format!("{verb} {}", path.display()), errno: error.raw_os_error().unwrap_or(libc::EIO) }
+}
+
+fn limits(resources: &LinuxResources) -> BTreeMap<&'static str, Limits> {
+    let mut wanted = BTreeMap::new();
+    if let Some(limit) = resources.pids().as_ref().map(|pids| pids.limit()).filter(|limit| *limit != 0) {
+        let value = if limit < 0 { "max".to_owned() } else { limit.to_string() };
+        wanted.insert("pids", Limits { v1: vec![("pids.max", value.clone(), true)], v2: vec![("pids.max", value)] });
+    }
+    if let Some(memory) = resources.memory().as_ref()
+        && let Some(limit) = memory.limit().filter(|limit| *limit > 0)
+    {
+        // In the spec, `swap` is memory and swap together; absent means none. v1 without swap accounting has no such
+        // file, and no swap can be used beyond what the machine has.
+        let total = memory.swap().filter(|swap| *swap >= limit).unwrap_or(limit);
+        let v1 = vec![
+            ("memory.limit_in_bytes", limit.to_string(), true),
+            ("memory.memsw.limit_in_bytes", total.to_string(), false),
+        ];
+        let v2 = vec![("memory.max", limit.to_string()), ("memory.swap.max", (total - limit).to_string())];
+        wanted.insert("memory", Limits { v1, v2 });
+    }
+    if let Some(cpu) = resources.cpu().as_ref() {
+        let mut limits = Limits { v1: Vec::new(), v2: Vec::new() };
+        if let Some(quota) = cpu.quota().filter(|quota| *quota > 0) {
+            let period = cpu.period().unwrap_or(CPU_PERIOD_DEFAULT);
+            limits.v1.push(("cpu.cfs_period_us", period.to_string(), true));
+            limits.v1.push(("cpu.cfs_quota_us", quota.to_string(), true));
+            limits.v2.push(("cpu.max", format!("{quota} {period}")));
+        }
+        if let Some(shares) = cpu.shares().filter(|shares| *shares > 0) {
+            limits.v1.push(("cpu.shares", shares.to_string(), true));
+            // The kernel documentation's mapping of [2, 262144] onto [1, 10000].
+            let weight = 1 + (shares.clamp(2, 262_144) - 2) * 9_999 / 262_142;
+            limits.v2.push(("cpu.weight", weight.to_string()));
+        }
+        if !limits.v1.is_empty() {
+            wanted.insert("cpu", limits);
+        }
+    }
+    wanted
+}
+
+#[cfg(test)]
+#[path = "cgroup_tests.rs"]
+mod tests;

@@ -1,0 +1,60 @@
+//! Cgroup lookup and limits against made-up machines.
+
+use super::*;
+
+const HYBRID: &str = "\
+30 1 0:26 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755
+31 30 0:27 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu,cpuacct
+32 30 0:28 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory
+34 30 0:30 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw
+";
+
+#[test]
+fn a_hybrid_machine_takes_each_controller_from_where_it_is() {
+    let found = Hierarchies::from_mountinfo(HYBRID, |_| "pids hugetlb\n".into());
+    assert_eq!(found.describe(), "cgroup v1 and v2 (hybrid)");
+    assert_eq!(found.v1["cpu"], Path::new("/sys/fs/cgroup/cpu"));
+    assert_eq!(found.v1["memory"], Path::new("/sys/fs/cgroup/memory"));
+    assert!(found.offers("pids") && !found.offers("cpuset"));
+}
+
+#[test]
+fn a_v2_machine_enables_controllers_on_the_way_down_and_writes_v2_files() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let root = directory.path();
+    let found = Hierarchies {
+        v1: BTreeMap::new(),
+        v2: Some((root.to_owned(), ["cpu", "memory", "pids"].map(str::to_owned).into())),
+    };
+    // The kernel makes these files; here the test does, so that only existing ones are written.
+    for level in ["", "cfc-test", "cfc-test/one"] {
+        let level = root.join(level);
+        fs::create_dir_all(&level).expect("makes");
+        for file in ["cgroup.subtree_control", "memory.max", "memory.swap.max", "cpu.max", "cpu.weight", "pids.max"] {
+            fs::write(level.join(file), "").expect("writes");
+        }
+    }
+    let resources: LinuxResources = serde_json::from_value(serde_json::json!({
+        "cpu": {"quota": 25_000, "shares": 1024}, "memory": {"limit": 1 << 20}, "pids": {"limit": 64}
+    }))
+    .expect("resources");
+    let cgroup = found.create("cfc-test", "one", &resources).expect("creates");
+    assert_eq!(cgroup.directories, [root.join("cfc-test/one")]);
+    let read = |file: &str| fs::read_to_string(root.join(file)).expect("reads");
+    assert_eq!(read("cfc-test/one/memory.max"), "1048576");
+    assert_eq!(read("cfc-test/one/memory.swap.max"), "0");
+    assert_eq!(read("cfc-test/one/cpu.max"), "25000 100000");
+    assert_eq!(read("cfc-test/one/cpu.weight"), "39");
+    assert_eq!(read("cfc-test/one/pids.max"), "64");
+    assert!(read("cgroup.subtree_control").contains("+pids"));
+    fs::write(root.join("cfc-test/one/memory.events"), "low 0\nmax 3\noom 2\noom_kill 1\n").expect("writes");
+    assert_eq!(cgroup.oom_kills(), 1);
+}
+
+#[test]
+fn a_limit_that_no_controller_can_hold_is_refused_by_name() {
+    let resources: LinuxResources =
+        serde_json::from_value(serde_json::json!({"memory": {"limit": 1 << 20}})).expect("resources");
+    let refusal = Hierarchies::default().create("cfc-test", "one", &resources).expect_err("refuses");
+    assert!(refusal.to_string().contains("`memory` controller"), "{refusal}");
+}

@@ -1,0 +1,81 @@
+//! Who the process is: limits, user, capabilities, seccomp.
+
+use rustix::process::{Gid, Resource, Rlimit, Uid};
+
+use crate::error::ErrorKind;
+use crate::launcher::blueprint::Blueprint;
+use crate::step::Step;
+use crate::sys;
+
+/// The resources in the order of their numbers, which is also the spec's order.
+const RESOURCES: [Resource; 16] = [
+    Resource::Cpu,
+    Resource::Fsize,
+    Resource::Data,
+    Resource::Stack,
+    Resource::Core,
+    Resource::Rss,
+    Resource::Nproc,
+    Resource::Nofile,
+    Resource::Memlock,
+    Resource::As,
+    Resource::Locks,
+    Resource::Sigpending,
+    Resource::Msgqueue,
+    Resource::Nice,
+    Resource::Rtprio,
+    Resource::Rttime,
+];
+
+/// Becomes the user namespace's root. Until then the process has an unmapped user, with all capabilities.
+pub(crate) fn become_root() -> Result<(), ErrorKind> {
+    rustix::thread::set_thread_groups(&[]).step(|| "drop the launcher's groups".into())?;
+    rustix::thread::set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT)
+        .step(|| "become the sandbox's root group".into())?;
+    rustix::thread::set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT).step(|| "become the sandbox's root".into())
+}
+
+/// Sets resource limits, clamped to what this machine's hard limits allow.
+pub(crate) fn set_rlimits(rlimits: &[(u32, u64, u64)]) -> Result<(), ErrorKind> {
+    for (number, soft, hard) in rlimits {
+        let Some(resource) = RESOURCES.get(*number as usize).copied() else { continue };
+        let allowed = rustix::process::getrlimit(resource).maximum.unwrap_or(u64::MAX);
+        let hard = (*hard).min(allowed);
+        let limit = |value: u64| (value != u64::MAX).then_some(value);
+        let rlimit = Rlimit { current: limit((*soft).min(hard)), maximum: limit(hard) };
+        rustix::process::setrlimit(resource, rlimit).step(|| format!("set the limit {resource:?} to {hard}"))?;
+    }
+    Ok(())
+}
+
+/// Takes the application's user and capabilities.
+///
+/// Without no_new_privs a filter needs CAP_SYS_ADMIN, so it is installed here, before that is dropped.
+pub(crate) fn take(blueprint: &Blueprint) -> Result<(), ErrorKind> {
+    let (user, capabilities) = (&blueprint.user, &blueprint.capabilities);
+    if !blueprint.no_new_privileges {
+        install_seccomp(blueprint)?;
+    }
+    capabilities.limit_bounding_set()?;
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(user.umask));
+    let groups: Vec<Gid> = user.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
+    let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
+    rustix::thread::set_thread_groups(&groups).step(|| format!("take the groups {:?}", user.groups))?;
+    rustix::thread::set_thread_res_gid(gid, gid, gid).step(|| format!("take the group {}", user.gid))?;
+    rustix::thread::set_keep_capabilities(true).step(|| "keep the capabilities".into())?;
+    rustix::thread::set_thread_res_uid(uid, uid, uid).step(|| format!("take the user {}", user.uid))?;
+    capabilities.apply()?;
+    rustix::thread::set_keep_capabilities(false).step(|| "stop keeping capabilities".into())?;
+    if blueprint.no_new_privileges {
+        rustix::thread::set_no_new_privs(true).step(|| "set no_new_privs".into())?;
+    }
+    Ok(())
+}
+
+/// Installs the seccomp filters. What follows must be allowed by them.
+pub(crate) fn install_seccomp(blueprint: &Blueprint) -> Result<(), ErrorKind> {
+    blueprint
+        .seccomp
+        .iter()
+        .try_for_each(|program| sys::install_seccomp(program).step(|| "install the seccomp filter".into()))
+}

@@ -1,0 +1,109 @@
+//! The new process, from its first instruction in its namespaces to `execve`.
+//!
+//! It is a fork of the launcher, and it runs as the sandbox's root until it takes the application's identity. Whatever
+//! fails is reported through a pipe that `execve` closes.
+
+pub(crate) mod capabilities;
+mod identity;
+mod init;
+mod program;
+mod report;
+mod rootfs;
+mod stubs;
+mod targets;
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::panic::AssertUnwindSafe;
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::thread::UnshareFlags;
+
+use crate::error::ErrorKind;
+use crate::launcher::blueprint::Blueprint;
+use crate::step::Step;
+use crate::sys;
+pub(crate) use report::Report;
+pub(crate) use stubs::{Stubs, remove_stubs};
+
+/// The exit code of a process that failed before `execve`; the report says why.
+const FAILED: i32 = 125;
+
+/// The pipes and files that the new process is given.
+pub(crate) struct Wiring {
+    /// One byte comes through when the launcher has written the id maps and joined the cgroups.
+    pub(crate) go: OwnedFd,
+    /// Takes [`Report`]s.
+    pub(crate) report: OwnedFd,
+    pub(crate) stdio: [OwnedFd; 3],
+}
+
+/// The new process's whole life. Never returns, so that nothing of the launcher's runs twice.
+pub(crate) fn run(blueprint: &Blueprint, wiring: &Wiring) -> ! {
+    let result = std::panic::catch_unwind(AssertUnwindSafe(|| prepare_and_execute(blueprint, wiring)));
+    let failure = match result {
+        Ok(Err(failure)) => failure,
+        Ok(Ok(never)) => match never {},
+        Err(_) => ErrorKind::Step { step: "set up the sandbox (a bug: it panicked)".into(), errno: libc::EIO },
+    };
+    report::send(&wiring.report, &Report::Failed(failure));
+    sys::exit_now(FAILED)
+}
+
+fn prepare_and_execute(blueprint: &Blueprint, wiring: &Wiring) -> Result<std::convert::Infallible, ErrorKind> {
+    wait_for_go(wiring)?;
+    if blueprint.has_user_namespace {
+        identity::become_root()?;
+    }
+    rustix::process::setsid().step(|| "start a session".into())?;
+    if blueprint.has_cgroup_namespace {
+        sys::unshare(UnshareFlags::NEWCGROUP).step(|| "make the cgroup namespace".into())?;
+    }
+    if blueprint.has_network_namespace {
+        bring_loopback_up()?;
+    }
+    if let Some(hostname) = &blueprint.hostname {
+        rustix::system::sethostname(hostname.as_bytes()).step(|| format!("set the host name `{hostname}`"))?;
+    }
+    let stubs = rootfs::enter(blueprint)?;
+    identity::set_rlimits(&blueprint.rlimits)?;
+    let is_cwd_set = program::change_directory(&blueprint.cwd)?;
+    sys::reset_signals();
+    connect_stdio(wiring)?;
+    sys::close_on_exec_from(3).step(|| "close inherited files".into())?;
+    identity::take(blueprint)?;
+    if !is_cwd_set {
+        program::change_directory_as_user(&blueprint.cwd)?;
+    }
+    // The credentials have changed for the last time: from here on the launcher's death is ours.
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+        .step(|| "bind the sandbox to its launcher".into())?;
+    if blueprint.has_init {
+        init::stay_as_reaper()?;
+    }
+    if blueprint.no_new_privileges {
+        identity::install_seccomp(blueprint)?;
+    }
+    report::send(&wiring.report, &Report::Ready(stubs));
+    Err(program::execute(blueprint))
+}
+
+fn wait_for_go(wiring: &Wiring) -> Result<(), ErrorKind> {
+    let mut byte = [0; 1];
+    let count = rustix::io::retry_on_intr(|| rustix::io::read(&wiring.go, &mut byte))
+        .step(|| "wait for the launcher".into())?;
+    // Its end without a byte: the launcher gave up or died. Nobody reads a report.
+    if count == 1 { Ok(()) } else { sys::exit_now(FAILED) }
+}
+
+fn bring_loopback_up() -> Result<(), ErrorKind> {
+    let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
+        .step(|| "open a socket".into())?;
+    sys::loopback_up(socket.as_fd()).step(|| "bring the loopback device up".into())
+}
+
+fn connect_stdio(wiring: &Wiring) -> Result<(), ErrorKind> {
+    let [stdin, stdout, stderr] = &wiring.stdio;
+    rustix::stdio::dup2_stdin(stdin).step(|| "connect stdin".into())?;
+    rustix::stdio::dup2_stdout(stdout).step(|| "connect stdout".into())?;
+    rustix::stdio::dup2_stderr(stderr).step(|| "connect stderr".into())
+}

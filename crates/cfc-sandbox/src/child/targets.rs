@@ -1,0 +1,85 @@
+//! Opens and makes mount points inside the new root, never following a link out of it.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+
+use super::stubs::Stubs;
+use crate::error::ErrorKind;
+use crate::step::Step;
+
+/// The new root, before it is the root.
+pub(crate) struct Targets {
+    pub(crate) root: OwnedFd,
+    root_device: u64,
+    /// The root as the launcher's mount namespace names it: what `/proc/self/fd` shows before everything else.
+    prefix: PathBuf,
+    /// The overlay's upper directory, when what is made in it is to be removed again.
+    upper: Option<PathBuf>,
+    pub(crate) stubs: Stubs,
+}
+
+impl Targets {
+    pub(crate) fn new(root: OwnedFd, prefix: PathBuf, upper: Option<PathBuf>) -> Result<Targets, ErrorKind> {
+        let root_device = rustix::fs::fstat(&root).step(|| "look at the new root".into())?.st_dev;
+        Ok(Targets { root, root_device, prefix, upper, stubs: Stubs::default() })
+    }
+
+    /// Opens `path` inside the root as a place, not for reading.
+    pub(crate) fn find(&self, path: &Path) -> rustix::io::Result<OwnedFd> {
+        self.open(path, OFlags::PATH)
+    }
+
+    /// Opens `path` inside the root.
+    pub(crate) fn open(&self, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        rustix::fs::openat2(&self.root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve)
+    }
+
+    /// Finds `path`, or makes it as an empty directory or file.
+    pub(crate) fn find_or_make(&mut self, path: &Path, is_directory: bool) -> Result<OwnedFd, ErrorKind> {
+        let step = || format!("make the mount point {}", path.display());
+        match self.find(path) {
+            Err(Errno::NOENT) => {}
+            result => return result.step(step),
+        }
+        let mut walked = PathBuf::from("/");
+        let mut directory = self.find(&walked).step(step)?;
+        let mut names = path.components().filter(|c| !matches!(c, std::path::Component::RootDir)).peekable();
+        while let Some(name) = names.next() {
+            walked.push(name);
+            directory = match self.find(&walked) {
+                Err(Errno::NOENT) => {
+                    let is_directory = is_directory || names.peek().is_some();
+                    self.make(&directory, Path::new(name.as_os_str()), is_directory).step(step)?;
+                    self.find(&walked).step(step)?
+                }
+                result => result.step(step)?,
+            };
+        }
+        Ok(directory)
+    }
+
+    fn make(&mut self, directory: &OwnedFd, name: &Path, is_directory: bool) -> rustix::io::Result<()> {
+        self.record(directory, name, is_directory)?;
+        if is_directory {
+            return rustix::fs::mkdirat(directory, name, Mode::from_raw_mode(0o755));
+        }
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        rustix::fs::openat(directory, name, flags, Mode::from_raw_mode(0o644)).map(drop)
+    }
+
+    fn record(&mut self, directory: &OwnedFd, name: &Path, is_directory: bool) -> rustix::io::Result<()> {
+        let Some(upper) = &self.upper else { return Ok(()) };
+        if rustix::fs::fstat(directory)?.st_dev != self.root_device {
+            return Ok(());
+        }
+        let shown = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&directory.as_fd()));
+        let actual = rustix::fs::readlink(shown, Vec::new())?;
+        let actual = PathBuf::from(String::from_utf8_lossy(actual.as_bytes()).into_owned());
+        let Ok(parent) = actual.strip_prefix(&self.prefix) else { return Ok(()) };
+        self.stubs.record(upper, &self.root, parent, name, is_directory)
+    }
+}

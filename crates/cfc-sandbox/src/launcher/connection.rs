@@ -1,0 +1,49 @@
+//! [`Connection`]: one client of the launcher.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use crate::protocol::{self, Receiver, Response};
+
+/// A client's socket, with what has been read of its next request and what has not been written of its responses.
+pub(crate) struct Connection {
+    pub(crate) socket: OwnedFd,
+    pub(crate) receiver: Receiver,
+    outgoing: VecDeque<Outgoing>,
+}
+
+struct Outgoing {
+    bytes: Vec<u8>,
+    sent: usize,
+    /// Goes with the first byte.
+    descriptor: Option<OwnedFd>,
+}
+
+impl Connection {
+    /// `socket` must be non-blocking.
+    pub(crate) fn new(socket: OwnedFd) -> Connection {
+        Connection { socket, receiver: Receiver::default(), outgoing: VecDeque::new() }
+    }
+
+    pub(crate) fn queue(&mut self, response: &Response, descriptor: Option<OwnedFd>) {
+        if let Ok(bytes) = protocol::encode(response) {
+            self.outgoing.push_back(Outgoing { bytes, sent: 0, descriptor });
+        }
+    }
+
+    /// Writes what the socket takes. `Ok(true)` when nothing is left.
+    pub(crate) fn flush(&mut self) -> rustix::io::Result<bool> {
+        while let Some(next) = self.outgoing.front_mut() {
+            let descriptors: Vec<BorrowedFd<'_>> = next.descriptor.iter().map(|fd| fd.as_fd()).collect();
+            match protocol::send(&self.socket, &next.bytes[next.sent..], &descriptors) {
+                Err(rustix::io::Errno::AGAIN) => return Ok(false),
+                result => next.sent += result?,
+            }
+            next.descriptor = None;
+            if next.sent == next.bytes.len() {
+                self.outgoing.pop_front();
+            }
+        }
+        Ok(true)
+    }
+}

@@ -1,0 +1,198 @@
+//! [`LogFile`]: a sandbox's output as JSON lines, in a file of bounded size.
+
+use std::ffi::OsString;
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+
+use crate::error::ErrorKind;
+use crate::step::Step;
+
+/// A longer line is cut into entries marked `partial`, the last one excepted.
+const LINE_LENGTH_MAX: usize = 16 << 10;
+
+/// Which of the two streams a line came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Stream {
+    Stdout,
+    Stderr,
+}
+
+/// Collects two streams' bytes into lines and appends them.
+///
+/// Nothing here fails: a log that cannot be written must not stop the sandbox. The file is opened anew with each rotation.
+pub(crate) struct LogFile {
+    path: PathBuf,
+    max_bytes: u64,
+    file: Option<File>,
+    length: u64,
+    unfinished: [Vec<u8>; 2],
+}
+
+#[derive(Serialize)]
+struct Entry<'a> {
+    time: &'a str,
+    stream: Stream,
+    line: &'a str,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    partial: bool,
+}
+
+impl LogFile {
+    /// Opens `path` for appending, making it when absent.
+    pub(crate) fn open(path: &Path, max_bytes: u64) -> Result<LogFile, ErrorKind> {
+        let file = open(path).step(|| format!("open the log {}", path.display()))?;
+        let length = file.metadata().map_or(0, |metadata| metadata.len());
+        Ok(LogFile { path: path.to_owned(), max_bytes, file: Some(file), length, unfinished: [Vec::new(), Vec::new()] })
+    }
+
+    /// Takes bytes as they came from `stream`.
+    pub(crate) fn take(&mut self, stream: Stream, bytes: &[u8]) {
+        let time = rfc3339(SystemTime::now());
+        let mut entries = Vec::new();
+        let unfinished = &mut self.unfinished[stream as usize];
+        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            unfinished.extend_from_slice(piece);
+            if unfinished.last() == Some(&b'\n') {
+                unfinished.pop();
+                encode(&mut entries, &time, stream, unfinished);
+                unfinished.clear();
+            }
+        }
+        // What is left has no newline yet. At its limit it is written as it is.
+        while unfinished.len() >= LINE_LENGTH_MAX {
+            let rest = unfinished.split_off(LINE_LENGTH_MAX);
+            encode_part(&mut entries, &time, stream, unfinished, true);
+            *unfinished = rest;
+        }
+        self.append(&entries);
+    }
+
+    /// Writes what had no newline at its end.
+    pub(crate) fn finish(&mut self) {
+        let time = rfc3339(SystemTime::now());
+        let mut entries = Vec::new();
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            let rest = std::mem::take(&mut self.unfinished[stream as usize]);
+            if !rest.is_empty() {
+                encode(&mut entries, &time, stream, &rest);
+            }
+        }
+        self.append(&entries);
+    }
+
+    fn append(&mut self, entries: &[u8]) {
+        if entries.is_empty() {
+            return;
+        }
+        if self.length > 0 && self.length + entries.len() as u64 > self.max_bytes {
+            self.rotate();
+        }
+        if let Some(file) = &mut self.file
+            && file.write_all(entries).is_ok()
+        {
+            self.length += entries.len() as u64;
+        }
+    }
+
+    fn rotate(&mut self) {
+        let mut older = OsString::from(&self.path);
+        older.push(".1");
+        let _ = std::fs::rename(&self.path, older);
+        self.file = open(&self.path).ok();
+        self.length = self.file.as_ref().and_then(|file| file.metadata().ok()).map_or(0, |metadata| metadata.len());
+    }
+}
+
+fn open(path: &Path) -> std::io::Result<File> {
+    OpenOptions::new().append(true).create(true).mode(0o600).open(path)
+}
+
+/// One line, in as many entries as it needs.
+fn encode(entries: &mut Vec<u8>, time: &str, stream: Stream, line: &[u8]) {
+    let mut parts = line.chunks(LINE_LENGTH_MAX).peekable();
+    if parts.peek().is_none() {
+        encode_part(entries, time, stream, b"", false);
+    }
+    while let Some(part) = parts.next() {
+        encode_part(entries, time, stream, part, parts.peek().is_some());
+    }
+}
+
+fn encode_part(entries: &mut Vec<u8>, time: &str, stream: Stream, line: &[u8], partial: bool) {
+    let line = String::from_utf8_lossy(line);
+    if serde_json::to_writer(&mut *entries, &Entry { time, stream, line: &line, partial }).is_ok() {
+        entries.push(b'\n');
+    }
+}
+
+/// UTC with nanoseconds: `2026-11-23T17:00:00.000000000Z`.
+fn rfc3339(time: SystemTime) -> String {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let (days, seconds) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
+    // Howard Hinnant's days_from_civil, inverted: years that begin in March, in eras of 400 years.
+    let shifted = days + 719_468;
+    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    let (hour, minute, second) = (seconds / 3_600, seconds / 60 % 60, seconds % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:09}Z", since.subsec_nanos())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn times_are_right_on_leap_days_and_at_the_epoch() {
+        let at = |seconds| rfc3339(UNIX_EPOCH + Duration::new(seconds, 5));
+        assert_eq!(at(0), "1970-01-01T00:00:00.000000005Z");
+        assert_eq!(at(951_827_696), "2000-02-29T12:34:56.000000005Z");
+        assert_eq!(at(1_798_761_599), "2026-12-31T23:59:59.000000005Z");
+    }
+
+    #[test]
+    fn lines_are_put_together_cut_and_rotated() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("log");
+        let mut log = LogFile::open(&path, 2 * LINE_LENGTH_MAX as u64).expect("opens");
+        log.take(Stream::Stdout, b"hel");
+        log.take(Stream::Stderr, b"oops\n\n");
+        log.take(Stream::Stdout, b"lo\nrest");
+        log.finish();
+        let read = |path: &Path| -> Vec<(String, String, bool)> {
+            let text = std::fs::read_to_string(path).expect("reads");
+            let lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("is JSON"));
+            lines
+                .map(|v| {
+                    let text = |key: &str| v[key].as_str().unwrap_or_default().to_owned();
+                    (text("stream"), text("line"), v["partial"].as_bool().unwrap_or(false))
+                })
+                .collect()
+        };
+        let entry = |stream: &str, line: &str| (stream.to_owned(), line.to_owned(), false);
+        let expected =
+            [entry("stderr", "oops"), entry("stderr", ""), entry("stdout", "hello"), entry("stdout", "rest")];
+        assert_eq!(read(&path), expected);
+
+        log.take(Stream::Stdout, &[b'x'; 2 * LINE_LENGTH_MAX + 1]);
+        log.take(Stream::Stdout, b"\n");
+        assert_eq!(read(&directory.path().join("log.1")).len(), 4, "the older entries were moved away");
+        let long: Vec<_> = std::iter::once(path.clone())
+            .flat_map(|p| read(&p))
+            .map(|(_, line, partial)| (line.len(), partial))
+            .collect();
+        assert_eq!(long.last(), Some(&(1, false)), "{long:?}");
+    }
+}

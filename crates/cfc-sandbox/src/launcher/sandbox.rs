@@ -1,0 +1,127 @@
+//! [`Sandbox`]: what the launcher knows of one sandbox.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+
+use rustix::process::{WaitId, WaitIdOptions};
+
+use super::log_file::{LogFile, Stream};
+use crate::cgroup::Cgroup;
+use crate::child::{Stubs, remove_stubs};
+use crate::status::{Exit, ExitStatus, Started, State, Status};
+use crate::sys;
+
+/// How much of a stream is read before others have their turn.
+const READ_LENGTH: usize = 64 << 10;
+
+/// A sandbox from its process's first moment until it is removed.
+pub(crate) struct Sandbox {
+    pub(crate) id: String,
+    pub(crate) started: Started,
+    pub(crate) phase: Phase,
+    pub(crate) pidfd: OwnedFd,
+    pub(crate) network: Option<OwnedFd>,
+    pub(crate) cgroup: Cgroup,
+    pub(crate) annotations: BTreeMap<String, String>,
+    pub(crate) log: Option<LogFile>,
+    /// The read ends of stdout and stderr, until they end.
+    pub(crate) outputs: Vec<(Stream, OwnedFd)>,
+    /// The overlay's upper directory, and what was made in it that is not the application's.
+    pub(crate) upper: Option<PathBuf>,
+    pub(crate) stubs: Stubs,
+    /// The clients that wait for its end.
+    pub(crate) waiting: Vec<u64>,
+}
+
+/// Where in its life a sandbox is.
+pub(crate) enum Phase {
+    /// Its process reports through `report`; `client` waits for the outcome.
+    Starting {
+        client: u64,
+        report: OwnedFd,
+        received: Vec<u8>,
+    },
+    Running,
+    Exited(Exit),
+}
+
+/// What reading an output has shown.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Output {
+    /// There may be more.
+    More,
+    /// Nothing now.
+    Empty,
+    /// Nothing any more.
+    End,
+}
+
+impl Sandbox {
+    pub(crate) fn status(&self) -> Status {
+        let state = match &self.phase {
+            Phase::Starting { .. } => State::Starting,
+            Phase::Running => State::Running,
+            Phase::Exited(exit) => State::Exited(*exit),
+        };
+        Status { id: self.id.clone(), started: self.started, state, annotations: self.annotations.clone() }
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        matches!(self.phase, Phase::Exited(_))
+    }
+
+    /// Kills process 1, and with it the whole pid namespace. A process that has ended already is fine.
+    pub(crate) fn kill_all(&self) {
+        let _ = sys::send_signal(self.pidfd.as_fd(), libc::SIGKILL);
+    }
+
+    /// Reads once from an output into the log.
+    pub(crate) fn copy_output(&mut self, stream: Stream) -> Output {
+        let Some((_, pipe)) = self.outputs.iter().find(|(known, _)| *known == stream) else { return Output::End };
+        let mut buffer = vec![0; READ_LENGTH];
+        match rustix::io::retry_on_intr(|| rustix::io::read(pipe, &mut buffer)) {
+            Ok(0) => Output::End,
+            Ok(count) => {
+                if let Some(log) = &mut self.log {
+                    log.take(stream, &buffer[..count]);
+                }
+                Output::More
+            }
+            Err(rustix::io::Errno::AGAIN) => Output::Empty,
+            Err(_) => Output::End,
+        }
+    }
+
+    /// Waits for the process, which has ended or is about to, and takes everything down but this record.
+    pub(crate) fn finish(&mut self) -> Exit {
+        let status = self.reap();
+        // All processes are gone, so what the pipes hold is bounded and is all there will ever be.
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            while self.copy_output(stream) == Output::More {}
+        }
+        self.outputs.clear();
+        if let Some(log) = &mut self.log {
+            log.finish();
+        }
+        self.log = None;
+        self.network = None;
+        if let Some(upper) = &self.upper {
+            remove_stubs(upper, &self.stubs);
+        }
+        let exit = Exit { status, oom_killed: self.cgroup.oom_kills() > 0 };
+        self.cgroup.remove();
+        self.phase = Phase::Exited(exit);
+        exit
+    }
+
+    fn reap(&self) -> ExitStatus {
+        let waited = rustix::io::retry_on_intr(|| {
+            rustix::process::waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED)
+        });
+        let status = waited.ok().flatten();
+        let code = status.as_ref().and_then(|status| status.exit_status()).map(ExitStatus::Code);
+        let signal = status.as_ref().and_then(|status| status.terminating_signal()).map(ExitStatus::Signal);
+        code.or(signal).unwrap_or(ExitStatus::Signal(libc::SIGKILL))
+    }
+}

@@ -1,0 +1,179 @@
+//! What [`Launcher`](crate::Launcher) and the launcher process say to each other.
+//!
+//! Over a stream socket, each message is its length as four little-endian bytes and then JSON. Descriptors travel with
+//! a message's first byte. A client sends a request and reads its response before it sends the next.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::cgroup::PARENT_PREFIX;
+use crate::config::SandboxConfig;
+use crate::error::Error;
+use crate::status::{Exit, Started, Status};
+
+/// The longest message either side accepts. A spec is about 10 KiB; an environment may reach megabytes.
+const MESSAGE_LENGTH_MAX: usize = 16 << 20;
+const DESCRIPTORS_MAX: usize = 3;
+const READ_LENGTH: usize = 64 << 10;
+
+/// What a client may ask.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Request {
+    /// Only on a private launcher's first connection: the descriptor is a further connection.
+    Attach,
+    /// With [`Stdio::Files`](crate::Stdio::Files), three descriptors come along.
+    Start(Box<SandboxConfig>),
+    Kill {
+        id: String,
+        signal: i32,
+    },
+    KillAll {
+        id: String,
+    },
+    Wait {
+        id: String,
+    },
+    Remove {
+        id: String,
+    },
+    List,
+    /// The reply carries the network namespace.
+    Network {
+        id: String,
+    },
+    Shutdown,
+}
+
+/// What the launcher answers.
+pub(crate) type Response = Result<Reply, Error>;
+
+/// A request's success.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Reply {
+    Done,
+    Started(Started),
+    Exited(Exit),
+    List(Vec<Status>),
+}
+
+/// The cgroup directory of the launcher that listens on `socket` (an absolute path).
+pub(crate) fn listening_parent(socket: &Path) -> String {
+    // FNV-1a: the name must be the same in every build, which the standard library's hash does not promise.
+    let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    let hash = socket.as_os_str().as_encoded_bytes().iter().fold(0xcbf2_9ce4_8422_2325, step);
+    format!("{PARENT_PREFIX}{hash:016x}")
+}
+
+/// The cgroup directory of the private launcher with this pid. The start time tells it from a later process's.
+pub(crate) fn private_parent(pid: u32) -> String {
+    let start_time = start_time(pid as i32).unwrap_or(0);
+    format!("{PARENT_PREFIX}p{pid}-{start_time}")
+}
+
+/// When a process started, in clock ticks since boot; `None` when it is gone.
+pub(crate) fn start_time(pid: i32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field is the name in parentheses, which may hold anything. Start time is the 22nd.
+    let (_, after_name) = stat.rsplit_once(')')?;
+    after_name.split_whitespace().nth(19)?.parse().ok()
+}
+
+/// A message as bytes, length included.
+pub(crate) fn encode(message: &impl Serialize) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; 4];
+    serde_json::to_writer(&mut bytes, message)?;
+    let length = bytes.len() - 4;
+    if length > MESSAGE_LENGTH_MAX {
+        return Err(io::Error::other(format!("a message of {length} bytes exceeds {MESSAGE_LENGTH_MAX}")));
+    }
+    bytes[..4].copy_from_slice(&(length as u32).to_le_bytes());
+    Ok(bytes)
+}
+
+/// Sends as much of `bytes` as the socket takes, with `descriptors` on the first byte.
+pub(crate) fn send(socket: impl AsFd, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> rustix::io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !descriptors.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(descriptors)) {
+        return Err(rustix::io::Errno::MSGSIZE);
+    }
+    rustix::io::retry_on_intr(|| {
+        rustix::net::sendmsg(&socket, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL)
+    })
+}
+
+/// Collects a stream's bytes into messages.
+#[derive(Debug, Default)]
+pub(crate) struct Receiver {
+    bytes: Vec<u8>,
+    descriptors: VecDeque<OwnedFd>,
+}
+
+impl Receiver {
+    /// Reads once from `socket`. `Ok(false)` at its end.
+    pub(crate) fn receive(&mut self, socket: impl AsFd) -> io::Result<bool> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let start = self.bytes.len();
+        self.bytes.resize(start + READ_LENGTH, 0);
+        let received = rustix::io::retry_on_intr(|| {
+            let mut parts = [IoSliceMut::new(&mut self.bytes[start..])];
+            rustix::net::recvmsg(&socket, &mut parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC)
+        });
+        self.bytes.truncate(start + received.as_ref().map_or(0, |message| message.bytes));
+        let received = received?;
+        for message in ancillary.drain() {
+            if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+                self.descriptors.extend(descriptors);
+            }
+        }
+        Ok(received.bytes > 0)
+    }
+
+    /// The next whole message, with the descriptors that have come so far.
+    pub(crate) fn next<M: DeserializeOwned>(&mut self) -> io::Result<Option<(M, Vec<OwnedFd>)>> {
+        let Some(header) = self.bytes.first_chunk::<4>() else { return Ok(None) };
+        let length = u32::from_le_bytes(*header) as usize;
+        if length > MESSAGE_LENGTH_MAX {
+            return Err(io::Error::other(format!("a message of {length} bytes exceeds {MESSAGE_LENGTH_MAX}")));
+        }
+        let Some(body) = self.bytes.get(4..4 + length) else { return Ok(None) };
+        let message = serde_json::from_slice(body)?;
+        self.bytes.drain(..4 + length);
+        Ok(Some((message, self.descriptors.drain(..).collect())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_survive_being_cut_anywhere_and_carry_descriptors() {
+        let flags = rustix::net::SocketFlags::CLOEXEC;
+        let (left, right) =
+            rustix::net::socketpair(rustix::net::AddressFamily::UNIX, rustix::net::SocketType::STREAM, flags, None)
+                .expect("a socket pair");
+        let bytes = encode(&Request::Wait { id: "x".into() }).expect("encodes");
+        let mut receiver = Receiver::default();
+        for (i, byte) in bytes.iter().enumerate() {
+            assert!(receiver.next::<Request>().expect("no error").is_none(), "complete after {i} bytes");
+            let descriptors = if i == 0 { vec![left.as_fd()] } else { Vec::new() };
+            send(&left, std::slice::from_ref(byte), &descriptors).expect("sends");
+            assert!(receiver.receive(&right).expect("receives"));
+        }
+        let (message, descriptors) = receiver.next::<Request>().expect("parses").expect("is complete");
+        assert!(matches!(message, Request::Wait { id } if id == "x"));
+        assert_eq!(descriptors.len(), 1);
+        drop((left, descriptors));
+        assert!(!receiver.receive(&right).expect("sees the end"));
+    }
+}

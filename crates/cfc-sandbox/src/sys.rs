@@ -1,0 +1,209 @@
+//! The system calls that rustix lacks or cannot offer safely. All of this workspace's `unsafe` is here.
+//!
+//! Each block says why it is needed (JUSTIFICATION) and why it is sound (SAFETY).
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, CString, c_char, c_int};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use seccompiler::{BpfProgramRef, sock_filter};
+
+/// What [`clone_process`] returns: twice, once in each process.
+pub(crate) enum Cloned {
+    /// In the new process.
+    Child,
+    /// In the calling process.
+    Parent { pid: i32, pidfd: OwnedFd },
+}
+
+/// Forks with namespace `flags` (`CLONE_NEW*`) and a pidfd.
+///
+/// To be called only while this process has a single thread: the child then is an exact copy in which everything,
+/// allocation included, goes on working. The launcher never starts a thread.
+pub(crate) fn clone_process(flags: u64) -> io::Result<Cloned> {
+    let mut pidfd: RawFd = -1;
+    // JUSTIFICATION: no crate forks into new namespaces with a pidfd.
+    // SAFETY: `clone_args` is plain data for which zeroes are valid. It and `pidfd` outlive the call. Without CLONE_VM
+    // and with a null stack this is a fork; the caller promises a single thread.
+    let pid = unsafe {
+        let mut args: libc::clone_args = std::mem::zeroed();
+        args.flags = flags | libc::CLONE_PIDFD as u64;
+        args.pidfd = &raw mut pidfd as u64;
+        args.exit_signal = libc::SIGCHLD as u64;
+        libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<libc::clone_args>())
+    };
+    match pid {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(Cloned::Child),
+        // SAFETY: the kernel has just made this descriptor, and nothing else knows it.
+        pid => Ok(Cloned::Parent { pid: pid as i32, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } }),
+    }
+}
+
+/// Leaves the process at once: no destructors, no buffers flushed.
+pub(crate) fn exit_now(code: i32) -> ! {
+    // JUSTIFICATION: a forked child must not run the parent's exit handlers.
+    // SAFETY: always sound.
+    unsafe { libc::_exit(code) }
+}
+
+/// Changes the attributes of the mount (with `recursive`, of the mount tree) behind `mount`.
+///
+/// `idmap` names the user namespace whose mapping the mount shall have.
+pub(crate) fn set_mount_attributes(
+    mount: BorrowedFd<'_>,
+    recursive: bool,
+    set: u64,
+    idmap: Option<BorrowedFd<'_>>,
+) -> io::Result<()> {
+    #[repr(C)]
+    struct MountAttr {
+        attr_set: u64,
+        attr_clr: u64,
+        propagation: u64,
+        userns_fd: u64,
+    }
+    let attributes = MountAttr {
+        attr_set: set | if idmap.is_some() { libc::MOUNT_ATTR_IDMAP } else { 0 },
+        // The access-time flags are one field of several values: setting one means clearing the others.
+        attr_clr: if set & libc::MOUNT_ATTR__ATIME != 0 { libc::MOUNT_ATTR__ATIME } else { 0 },
+        propagation: 0,
+        userns_fd: idmap.map_or(0, |fd| fd.as_raw_fd() as u64),
+    };
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+    // JUSTIFICATION: rustix has no mount_setattr.
+    // SAFETY: the path is a valid empty C string, the structure has the kernel's layout and outlives the call.
+    let result = unsafe {
+        let size = size_of::<MountAttr>();
+        libc::syscall(libc::SYS_mount_setattr, mount.as_raw_fd(), c"".as_ptr(), flags, &raw const attributes, size)
+    };
+    check(result)
+}
+
+/// Moves this process into new namespaces. Not for `CLONE_FILES`.
+pub(crate) fn unshare(flags: rustix::thread::UnshareFlags) -> io::Result<()> {
+    debug_assert!(!flags.contains(rustix::thread::UnshareFlags::FILES));
+    // JUSTIFICATION: rustix marks it unsafe.
+    // SAFETY: unsafe only because of UnshareFlags::FILES, which our callers never pass.
+    Ok(unsafe { rustix::thread::unshare_unsafe(flags) }?)
+}
+
+/// Gives every signal its default action, and unblocks all.
+///
+/// Rust ignores SIGPIPE, and an ignored signal stays ignored across `execve`.
+pub(crate) fn reset_signals() {
+    // JUSTIFICATION: no crate resets dispositions in a forked child.
+    // SAFETY: SIG_DFL is always a valid action; unknown signals only fail. The set is initialised before its use.
+    unsafe {
+        for signal in 1..=libc::SIGRTMAX() {
+            libc::signal(signal, libc::SIG_DFL);
+        }
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+    }
+}
+
+/// Blocks every signal in this thread, so that they wait for [`next_signal`].
+pub(crate) fn block_signals() {
+    // JUSTIFICATION: see reset_signals.
+    // SAFETY: the set is initialised before its use.
+    unsafe {
+        let mut all: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&raw mut all);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const all, std::ptr::null_mut());
+    }
+}
+
+/// The next signal sent to this process; all must be blocked.
+pub(crate) fn next_signal() -> i32 {
+    let mut signal: c_int = 0;
+    // JUSTIFICATION: no crate waits for a blocked signal.
+    // SAFETY: the set is initialised before its use; `signal` outlives the call.
+    unsafe {
+        let mut all: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&raw mut all);
+        libc::sigwait(&raw const all, &raw mut signal);
+    }
+    signal
+}
+
+/// Replaces this process by the program at `path`. Returns only on failure.
+pub(crate) fn execute(path: &CStr, arguments: &[CString], environment: &[CString]) -> io::Error {
+    let pointers = |strings: &[CString]| -> Vec<*const c_char> {
+        strings.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect()
+    };
+    let (argv, envp) = (pointers(arguments), pointers(environment));
+    // JUSTIFICATION: std's Command forks by itself and closes nothing for us.
+    // SAFETY: both arrays end with a null pointer and point to C strings that outlive the call.
+    unsafe { libc::execve(path.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
+    io::Error::last_os_error()
+}
+
+/// Makes every descriptor from `first` on close at `execve`.
+pub(crate) fn close_on_exec_from(first: RawFd) -> io::Result<()> {
+    // JUSTIFICATION: rustix has no close_range.
+    // SAFETY: with CLOSE_RANGE_CLOEXEC nothing is closed now, so no owner loses its descriptor.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) })
+}
+
+/// Closes every descriptor from `first` on, whoever owns it. For a process that drops nothing any more.
+pub(crate) fn close_from(first: RawFd) {
+    // JUSTIFICATION: the reaper must not hold what it inherited, and cannot reach the owners.
+    // SAFETY: the only caller never returns and uses no descriptor afterwards, so no owner sees its own closed.
+    unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0) };
+}
+
+/// Adds a seccomp filter to this process, without touching no_new_privs (seccompiler's own function sets it).
+pub(crate) fn install_seccomp(program: BpfProgramRef<'_>) -> io::Result<()> {
+    #[repr(C)]
+    struct Program {
+        length: libc::c_ushort,
+        filter: *const sock_filter,
+    }
+    let length = u16::try_from(program.len()).map_err(|_| io::Error::from_raw_os_error(libc::E2BIG))?;
+    let program = Program { length, filter: program.as_ptr() };
+    // JUSTIFICATION: builds run without no_new_privs, which seccompiler::apply_filter would force.
+    // SAFETY: the structure has the layout of `struct sock_fprog`; the kernel copies the filter during the call.
+    check(unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program) })
+}
+
+/// Brings the loopback device of this network namespace up.
+pub(crate) fn loopback_up(socket: BorrowedFd<'_>) -> io::Result<()> {
+    // JUSTIFICATION: rustix has no interface ioctls.
+    // SAFETY: `ifreq` is plain data for which zeroes are valid; the name is shorter than its field and stays
+    // zero-terminated; the kernel reads as much as the structure holds.
+    check(unsafe {
+        let mut request: libc::ifreq = std::mem::zeroed();
+        request.ifr_name[0] = b'l' as c_char;
+        request.ifr_name[1] = b'o' as c_char;
+        request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+        libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw const request)
+    } as i64)
+}
+
+/// Sends any signal, real-time ones included.
+pub(crate) fn send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
+    // JUSTIFICATION: rustix's Signal cannot safely hold every number.
+    // SAFETY: a null siginfo is allowed; a bad signal number only fails.
+    check(unsafe {
+        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, std::ptr::null::<libc::siginfo_t>(), 0)
+    })
+}
+
+/// Sends any signal to a process of our own pid namespace. For process 1 of a sandbox, which forwards signals.
+pub(crate) fn forward_signal(pid: i32, signal: i32) {
+    // JUSTIFICATION: as in send_signal.
+    // SAFETY: always sound; failure (the process is gone) is what the caller expects.
+    unsafe { libc::kill(pid, signal) };
+}
+
+/// A duplicate of this process's standard input, which a parent may use to hand over a socket.
+pub(crate) fn standard_input() -> io::Result<OwnedFd> {
+    Ok(rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?)
+}
+
+fn check(result: i64) -> io::Result<()> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
