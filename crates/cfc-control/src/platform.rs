@@ -140,7 +140,7 @@ pub enum PrepareErrorKind {
 
 /// An image whose trial start failed.
 #[derive(Debug, thiserror::Error)]
-#[error("a trial start of the image failed: {kind}")]
+#[error("a trial start of the image failed: {kind}{}", last_output(output))]
 pub struct TrialError {
     /// What happened.
     pub kind: TrialErrorKind,
@@ -148,6 +148,13 @@ pub struct TrialError {
     pub output: String,
     /// What to do about it.
     pub hint: Option<String>,
+}
+
+fn last_output(output: &str) -> String {
+    match output.trim_end() {
+        "" => String::new(),
+        output => format!(", after it wrote:\n{output}"),
+    }
 }
 
 /// How a trial start can fail.

@@ -54,7 +54,7 @@ async fn an_image_that_ends_at_once_is_refused() {
     refused(
         "try",
         "cannot deploy Worker `starter`\n  \
-         caused by: container `starter-mycontainer` was not deployed: a trial start of the image failed: it ended after 3ms with status exit code 127\n  \
+         caused by: container `starter-mycontainer` was not deployed: a trial start of the image failed: it ended after 3ms with status exit code 127, after it wrote:\nexec: /server: not found\n  \
          at: metadata.containers[0].configuration.image\n  \
          hint: is the entrypoint in the image?",
     )
@@ -109,6 +109,25 @@ async fn a_wrong_token_is_refused() {
         let client = Client::new(&server.url, token, ACCOUNT).expect("a client");
         let error = client.applications().await.expect_err("refused");
         assert_eq!(error.code(), Some(Code::Unauthenticated), "{token}");
+    }
+}
+
+#[tokio::test]
+async fn of_two_servers_on_one_bucket_one_wins_a_race_and_the_other_says_so() {
+    let bucket = Arc::new(InMemory::new());
+    let (one, two) = (Server::start_on(bucket.clone()).await, Server::start_on(bucket.clone()).await);
+    for round in 0..10 {
+        let request = |server: usize| starter(&format!("localhost/app:{round}-{server}"), &format!("{round}-{server}"));
+        let (first, second) = (request(1), request(2));
+        let (first, second) = tokio::join!(one.client.deploy(&first), two.client.deploy(&second));
+        for result in [&first, &second] {
+            let is_clear = result.as_ref().err().is_none_or(|error| error.code() == Some(Code::Conflict));
+            assert!(is_clear, "{result:?}");
+        }
+        let winners: Vec<_> = [&first, &second].into_iter().flatten().map(|deployed| deployed.worker.clone()).collect();
+        let recorded = one.control.restore().await.expect("readable").remove(0).expect("whole");
+        assert!(winners.contains(&recorded.worker), "round {round}");
+        assert_eq!(recorded.worker.applications[0].image, recorded.applications[0].image, "round {round}");
     }
 }
 

@@ -60,7 +60,11 @@ impl Platform for MemoryPlatform {
             return Ok(());
         }
         let kind = TrialErrorKind::Exited { status: "exit code 127".to_string(), after: Duration::from_millis(3) };
-        Err(TrialError { kind, output: String::new(), hint: Some("is the entrypoint in the image?".to_string()) })
+        Err(TrialError {
+            kind,
+            output: "exec: /server: not found\n".to_string(),
+            hint: Some("is the entrypoint in the image?".to_string()),
+        })
     }
 
     async fn activate(&self, deployment: &Deployment) -> Result<(), ActivateError> {
