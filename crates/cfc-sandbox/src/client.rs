@@ -59,7 +59,8 @@ impl Launcher {
         let lock = append_suffix(&socket, ".lock");
         let lock_file =
             File::create(&lock).map_err(|error| launcher_error(format!("make {}: {error}", lock.display())))?;
-        lock_file.lock().map_err(|error| launcher_error(format!("lock {}: {error}", lock.display())))?;
+        rustix::fs::flock(&lock_file, rustix::fs::FlockOperation::LockExclusive)
+            .map_err(|error| launcher_error(format!("lock {}: {error}", lock.display())))?;
         if connect(&socket).is_err() {
             spawn_listening(program, &socket)?;
         }

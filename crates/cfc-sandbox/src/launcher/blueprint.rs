@@ -202,13 +202,6 @@ fn plan_mount(mount: &Mount, idmap: Option<BorrowedFd<'_>>, shares_network: bool
     let target = mount.destination().clone();
     let options = MountOptions::parse(mount.options().as_deref().unwrap_or_default());
     let kind = mount.typ().as_deref().unwrap_or_default();
-    let bind = |source: &Path, options: &MountOptions| -> Result<MountKind, ErrorKind> {
-        let metadata = fs::metadata(source).step(|| format!("find the mount source {}", source.display()))?;
-        let tree = mapped(source, options.is_recursive, idmap.filter(|_| !metadata.file_type().is_char_device()))?;
-        sys::set_mount_attributes(tree.as_fd(), options.is_recursive, options.attributes, None)
-            .step(|| format!("set the options of the mount at {}", target.display()))?;
-        Ok(MountKind::Bind { tree, is_directory: metadata.is_dir() })
-    };
     let source = || {
         mount
             .source()
@@ -216,10 +209,10 @@ fn plan_mount(mount: &Mount, idmap: Option<BorrowedFd<'_>>, shares_network: bool
             .ok_or_else(|| ErrorKind::Invalid(format!("the mount at {} has no source", target.display())))
     };
     let kind = match kind {
-        _ if options.is_bind => bind(&source()?, &options)?,
-        "bind" => bind(&source()?, &options)?,
+        _ if options.is_bind => plan_bind(&source()?, &target, &options, idmap)?,
+        "bind" => plan_bind(&source()?, &target, &options, idmap)?,
         // A new sysfs shows a network namespace, which must be the user namespace's own.
-        "sysfs" if shares_network => bind(Path::new("/sys"), &options)?,
+        "sysfs" if shares_network => plan_bind(Path::new("/sys"), &target, &options, None)?,
         "proc" | "sysfs" | "tmpfs" | "devpts" | "mqueue" | "cgroup2" => {
             MountKind::New { filesystem: kind.to_owned(), options }
         }
@@ -229,6 +222,19 @@ fn plan_mount(mount: &Mount, idmap: Option<BorrowedFd<'_>>, shares_network: bool
         }
     };
     Ok(MountPlan { target, kind })
+}
+
+fn plan_bind(
+    source: &Path,
+    target: &Path,
+    options: &MountOptions,
+    idmap: Option<BorrowedFd<'_>>,
+) -> Result<MountKind, ErrorKind> {
+    let metadata = fs::metadata(source).step(|| format!("find the mount source {}", source.display()))?;
+    let tree = mapped_if_possible(source, options.is_recursive, idmap)?;
+    sys::set_mount_attributes(tree.as_fd(), options.is_recursive, options.attributes, None)
+        .step(|| format!("set the options of the mount at {}", target.display()))?;
+    Ok(MountKind::Bind { tree, is_directory: metadata.is_dir() })
 }
 
 fn plan_devices(linux: &Linux) -> Result<Vec<(PathBuf, OwnedFd)>, ErrorKind> {
@@ -284,14 +290,22 @@ fn c_strings(strings: &[String], what: &str) -> Result<Vec<CString>, ErrorKind> 
     strings.iter().map(convert).collect()
 }
 
-/// A detached copy of the mount at `path`, with ids mapped when the sandbox has a user namespace and the filesystem can.
+/// A detached copy of the mount at `path`, with ids mapped when the sandbox has a user namespace.
 fn mapped(path: &Path, is_recursive: bool, idmap: Option<BorrowedFd<'_>>) -> Result<OwnedFd, ErrorKind> {
     let tree = detached(path, is_recursive)?;
-    let Some(idmap) = idmap else { return Ok(tree) };
-    match sys::set_mount_attributes(tree.as_fd(), is_recursive, 0, Some(idmap)) {
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) && fs::metadata(path).is_ok_and(|m| !m.is_dir()) => {
-            Ok(tree)
-        }
+    if let Some(idmap) = idmap {
+        sys::set_mount_attributes(tree.as_fd(), is_recursive, 0, Some(idmap))
+            .step(|| format!("map the ids of {} (its filesystem must support it, as ext4 does)", path.display()))?;
+    }
+    Ok(tree)
+}
+
+/// As [`mapped`]; on a filesystem that cannot map ids (devtmpfs, sysfs, an overlay) they stay the host's.
+fn mapped_if_possible(path: &Path, is_recursive: bool, idmap: Option<BorrowedFd<'_>>) -> Result<OwnedFd, ErrorKind> {
+    let tree = detached(path, is_recursive)?;
+    let result = idmap.map_or(Ok(()), |idmap| sys::set_mount_attributes(tree.as_fd(), is_recursive, 0, Some(idmap)));
+    match result {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(tree),
         result => result.step(|| format!("map the ids of {}", path.display())).map(|()| tree),
     }
 }

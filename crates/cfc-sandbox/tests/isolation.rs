@@ -1,0 +1,181 @@
+//! What a sandboxed process is, sees, and may not do. Needs root.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+
+use cfc_sandbox::{ExitStatus, Network};
+use serde_json::json;
+use support::{bench, field, own_directory, with};
+
+#[test]
+fn a_process_is_mapped_bounded_and_filtered() {
+    let Some(bench) = bench() else { return };
+    let text = bench.output("echo $$; cat /proc/self/status; cat /proc/self/uid_map; cat /proc/1/comm; hostname");
+    assert_eq!(text.lines().next(), Some("1"), "the command is process 1");
+    assert_eq!(field(&text, "Uid"), "0\t0\t0\t0");
+    assert_eq!(field(&text, "NoNewPrivs"), "1");
+    assert_eq!(field(&text, "Seccomp"), "2");
+    // CHOWN DAC_OVERRIDE FOWNER FSETID KILL SETGID SETUID SETPCAP NET_BIND_SERVICE SYS_CHROOT
+    let expected = "00000000000405fb";
+    assert_eq!(field(&text, "CapBnd"), expected);
+    assert_eq!(field(&text, "CapEff"), expected);
+    assert_eq!(field(&text, "CapInh"), "0000000000000000");
+    assert_eq!(field(&text, "CapAmb"), "0000000000000000");
+    assert!(text.contains("0     100000      65536"), "{text}");
+}
+
+#[test]
+fn another_user_has_no_capabilities_and_can_write_to_its_output() {
+    let Some(bench) = bench() else { return };
+    let config =
+        bench.config(&["sh", "-c", "id -u; id -G; cat /proc/self/status; echo again > /dev/stdout; touch /tmp/mine"]);
+    let config = with(&config, &[("/process/user", json!({"uid": 1000, "gid": 1000, "additionalGids": [1000, 10]}))]);
+    let (exit, text) = bench.run_config(&config);
+    assert_eq!(exit.status, ExitStatus::Code(0), "{text}");
+    assert!(text.starts_with("1000\n1000 10\n"), "{text}");
+    assert_eq!(field(&text, "CapEff"), "0000000000000000");
+    assert_eq!(field(&text, "CapPrm"), "0000000000000000");
+    assert!(text.contains("\nagain"), "{text}");
+    let made = fs::metadata(own_directory(&config).join("upper/tmp/mine")).unwrap();
+    assert_eq!((made.uid(), made.gid()), (1000, 1000), "on disk the ids are the image's own");
+}
+
+#[test]
+fn no_mount_of_the_host_is_visible_and_no_descriptor_leaks() {
+    let Some(bench) = bench() else { return };
+    let text = bench.output("cat /proc/self/mountinfo; echo --; ls -l /proc/self/fd");
+    let (mounts, descriptors) = text.split_once("--").unwrap();
+    let points: Vec<&str> = mounts.lines().map(|line| line.split(' ').nth(4).unwrap()).collect();
+    for point in &points {
+        let known = *point == "/" || ["/proc", "/sys", "/dev"].iter().any(|top| point.starts_with(top));
+        assert!(known, "{point} in {mounts}");
+    }
+    assert!(!mounts.contains("shared:") && !mounts.contains("master:"), "{mounts}");
+    let numbers: Vec<_> = descriptors.lines().filter_map(|line| line.split_once(" -> ")).collect();
+    assert_eq!(numbers.len(), 3, "only stdin, stdout and stderr: {descriptors}");
+}
+
+#[test]
+fn masked_paths_are_empty_and_readonly_paths_refuse() {
+    let Some(bench) = bench() else { return };
+    let script = "cat /proc/kcore | head -c 1; cat /proc/keys /proc/timer_list /proc/interrupts; ls -A /sys/firmware /proc/scsi /proc/acpi; true";
+    let text = bench.output(script);
+    for line in text.lines().filter(|line| !line.is_empty()) {
+        assert!(line.ends_with(':') || line.contains("No such file"), "{text}");
+    }
+    for script in [
+        "echo 1 > /proc/sys/kernel/panic",
+        "echo h > /proc/sysrq-trigger",
+        "echo 1 > /proc/sys/net/ipv4/ip_forward",
+        "mkdir /sys/fs/cgroup/x",
+        "touch /sys/x",
+    ] {
+        let (exit, text) = bench.run(script);
+        assert_ne!(exit.status, ExitStatus::Code(0), "{script}: {text}");
+    }
+}
+
+#[test]
+fn dangerous_calls_are_refused() {
+    let Some(bench) = bench() else { return };
+    for script in
+        ["mount -t tmpfs x /tmp", "unshare -U true", "unshare -n true", "mount --bind /etc /tmp", "hostname x"]
+    {
+        let (exit, text) = bench.run(script);
+        assert_ne!(exit.status, ExitStatus::Code(0), "{script}: {text}");
+        assert!(text.contains("Operation not permitted") || text.contains("permission denied"), "{script}: {text}");
+    }
+}
+
+#[test]
+fn devices_are_the_usual_ones() {
+    let Some(bench) = bench() else { return };
+    let text = bench.output(
+        "ls /dev; head -c 4 /dev/urandom > /tmp/r; echo x > /dev/null; echo y > /dev/shm/y; ls /dev/pts /dev/mqueue",
+    );
+    let names: Vec<&str> = text.lines().take_while(|line| !line.is_empty() && !line.ends_with(':')).collect();
+    let expected = [
+        "fd", "full", "mqueue", "null", "ptmx", "pts", "random", "shm", "stderr", "stdin", "stdout", "tty", "urandom",
+        "zero",
+    ];
+    assert_eq!(names, expected);
+}
+
+#[test]
+fn limits_of_the_spec_are_clamped_to_the_machines() {
+    let Some(bench) = bench() else { return };
+    let config = bench.config(&["cat", "/proc/self/limits"]);
+    let limits = json!([{"type": "RLIMIT_NOFILE", "soft": 1_048_576, "hard": 1_048_576}, {"type": "RLIMIT_CORE", "soft": 0, "hard": 0}]);
+    let (exit, text) = bench.run_config(&with(&config, &[("/process/rlimits", limits)]));
+    assert_eq!(exit.status, ExitStatus::Code(0));
+    let open_files = text.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    let hard: u64 = open_files.split_whitespace().nth(4).unwrap().parse().unwrap();
+    assert!((1024..=1_048_576).contains(&hard), "{open_files}");
+}
+
+#[test]
+fn what_is_made_for_mounts_does_not_stay_in_the_upper_directory() {
+    let Some(bench) = bench() else { return };
+    let hosts = bench.directory.path().join("hosts");
+    fs::write(&hosts, "127.0.0.1 localhost\n").unwrap();
+    let config = bench.config(&["sh", "-c", "cat /etc/hosts /run/secrets/deep/token; echo made > /home/made"]);
+    let mut mounts = serde_json::to_value(config.spec.mounts()).unwrap();
+    for target in ["/etc/hosts", "/run/secrets/deep/token"] {
+        let mount = json!({"destination": target, "type": "bind", "source": hosts, "options": ["bind", "ro"]});
+        mounts.as_array_mut().unwrap().push(mount);
+    }
+    let config = with(&config, &[("/mounts", mounts)]);
+    let (exit, text) = bench.run_config(&config);
+    assert_eq!((exit.status, text.as_str()), (ExitStatus::Code(0), "127.0.0.1 localhost\n127.0.0.1 localhost"));
+    let upper = own_directory(&config).join("upper");
+    let mut left: Vec<_> =
+        fs::read_dir(&upper).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    left.sort();
+    assert_eq!(left, ["home"], "only what the command made");
+}
+
+#[test]
+fn a_missing_working_directory_is_made_and_one_outside_is_refused() {
+    let Some(bench) = bench() else { return };
+    let config = with(&bench.config(&["sh", "-c", "pwd"]), &[("/process/cwd", json!("/srv/app"))]);
+    assert_eq!(bench.run_config(&config).1, "/srv/app");
+    for number in 3..12 {
+        let cwd = format!("/proc/self/fd/{number}");
+        let config = with(&bench.config(&["ls"]), &[("/process/cwd", json!(cwd))]);
+        if bench.launcher.start(&config).is_ok() {
+            bench.launcher.wait(&config.id).unwrap();
+            panic!("{cwd} was entered: {}", support::log_text(&config));
+        }
+    }
+}
+
+#[test]
+fn a_build_shares_the_hosts_network_and_may_use_set_user_id_programs() {
+    let Some(bench) = bench() else { return };
+    let mut config = bench.config(&["sh", "-c", "cat /proc/self/status; ls /sys/class/net; hostname"]);
+    let args = config.spec.process().as_ref().unwrap().args().clone();
+    config.spec = cfc_sandbox::build_spec();
+    config.spec.process_mut().as_mut().unwrap().set_args(args);
+    config.network = Network::Host;
+    let (exit, text) = bench.run_config(&config);
+    assert_eq!(exit.status, ExitStatus::Code(0), "{text}");
+    assert_eq!(field(&text, "NoNewPrivs"), "0");
+    assert_eq!(field(&text, "Seccomp"), "2");
+    assert!(text.ends_with("buildkitsandbox"), "{text}");
+    for device in fs::read_dir("/sys/class/net").unwrap() {
+        let name = device.unwrap().file_name().into_string().unwrap();
+        assert!(text.lines().any(|line| line == name), "{name} in {text}");
+    }
+}
+
+#[test]
+fn a_readonly_root_refuses_writes() {
+    let Some(bench) = bench() else { return };
+    let config = with(&bench.config(&["sh", "-c", "echo x > /home/x"]), &[("/root/readonly", json!(true))]);
+    let (exit, text) = bench.run_config(&config);
+    assert_eq!(exit.status, ExitStatus::Code(1), "{text}");
+    assert!(text.contains("Read-only file system"), "{text}");
+}

@@ -1,0 +1,284 @@
+//! Starting, ending, limits, logs and the launcher's own life. Needs root.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod support;
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use cfc_sandbox::{ErrorKind, ExitStatus, INIT_ANNOTATION, Launcher, State, sweep};
+use serde_json::json;
+use support::{LAUNCHER, bench, log_text, own_directory, ready, with};
+
+#[test]
+fn exit_codes_and_signals_are_exact() {
+    let Some(bench) = bench() else { return };
+    assert_eq!(bench.run("exit 0").0.status, ExitStatus::Code(0));
+    assert_eq!(bench.run("exit 42").0.status, ExitStatus::Code(42));
+    assert_eq!(bench.run("exit 255").0.status, ExitStatus::Code(255));
+    let config = bench.config(&["sleep", "100"]);
+    bench.launcher.start(&config).unwrap();
+    bench.launcher.kill(&config.id, libc::SIGKILL).unwrap();
+    let exit = bench.launcher.wait(&config.id).unwrap();
+    assert_eq!((exit.status, exit.oom_killed), (ExitStatus::Signal(libc::SIGKILL), false));
+    assert_eq!(exit.status.shell_code(), 137);
+}
+
+#[test]
+fn a_command_that_cannot_run_says_why_and_leaves_nothing() {
+    let Some(bench) = bench() else { return };
+    for (command, code, word) in [
+        ("no-such-command", 127, "not found"),
+        ("/no/such/file", 127, "not found"),
+        ("/etc/no-interpreter", 127, "interpreter"),
+        ("/etc/not-executable", 126, "cannot be executed"),
+        ("/etc", 126, "cannot be executed"),
+    ] {
+        let error = bench.launcher.start(&bench.config(&[command])).expect_err(command);
+        assert_eq!(error.exit_code(), Some(code), "{command}: {error}");
+        assert!(error.to_string().contains(word) && error.hint().is_some(), "{command}: {error}");
+    }
+    assert_eq!(bench.launcher.list().unwrap(), []);
+}
+
+#[test]
+fn a_failing_step_is_named() {
+    let Some(bench) = bench() else { return };
+    let config = with(&bench.config(&["true"]), &[("/linux/sysctl", json!({"net.no.such.thing": "1"}))]);
+    let error = bench.launcher.start(&config).expect_err("fails");
+    assert!(error.to_string().contains("set the sysctl net/no/such/thing"), "{error}");
+    let mut config = bench.config(&["true"]);
+    config.root = cfc_sandbox::Root::Directory { path: "/no/such/root".into() };
+    let error = bench.launcher.start(&config).expect_err("fails");
+    assert!(error.to_string().contains("/no/such/root"), "{error}");
+}
+
+#[test]
+fn sigterm_reaches_a_handler_and_kill_all_ends_a_tree() {
+    let Some(bench) = bench() else { return };
+    let config =
+        bench.config(&["sh", "-c", "trap 'echo got it; exit 7' TERM; echo ready; while true; do sleep 0.01; done"]);
+    bench.launcher.start(&config).unwrap();
+    wait_for(|| log_text(&config).contains("ready"));
+    bench.launcher.kill(&config.id, libc::SIGTERM).unwrap();
+    assert_eq!(bench.launcher.wait(&config.id).unwrap().status, ExitStatus::Code(7));
+    assert!(log_text(&config).contains("got it"));
+
+    let config = bench.config(&[
+        "sh",
+        "-c",
+        "trap '' TERM; (sleep 1234.5 & sleep 1234.5) & sleep 1234.5 & echo ready; sleep 1234.5",
+    ]);
+    bench.launcher.start(&config).unwrap();
+    wait_for(|| log_text(&config).contains("ready"));
+    bench.launcher.kill_all(&config.id).unwrap();
+    assert_eq!(bench.launcher.wait(&config.id).unwrap().status, ExitStatus::Signal(libc::SIGKILL));
+    assert_eq!(processes_with("1234.5"), 0);
+    assert_eq!(bench.launcher.kill(&config.id, libc::SIGTERM).unwrap_err().kind(), &ErrorKind::NotRunning);
+}
+
+#[test]
+fn memory_beyond_the_limit_is_an_oom_kill() {
+    let Some(bench) = bench() else { return };
+    let config = bench.config(&[
+        "sh",
+        "-c",
+        "head -c 200000000 /dev/zero > /dev/shm/big; x=$(yes | head -c 200000000); echo survived",
+    ]);
+    let resources =
+        json!({"memory": {"limit": 32 << 20}, "cpu": {"quota": 50_000, "period": 100_000}, "pids": {"limit": 32}});
+    let (exit, text) = bench.run_config(&with(&config, &[("/linux/resources", resources)]));
+    assert!(exit.oom_killed, "{exit:?} {text}");
+    assert!(!bench.run("true").0.oom_killed);
+}
+
+#[test]
+fn a_fork_bomb_meets_its_limit() {
+    let Some(bench) = bench() else { return };
+    let config = bench.config(&["sh", "-c", "i=0; while [ $i -lt 40 ]; do sleep 5 & i=$((i+1)); done; echo made all"]);
+    let config = with(&config, &[("/linux/resources", json!({"pids": {"limit": 16}}))]);
+    let started = Instant::now();
+    let (_, text) = bench.run_config(&config);
+    assert!(!text.contains("made all"), "{text}");
+    assert!(started.elapsed() < Duration::from_secs(4));
+}
+
+#[test]
+fn orphans_are_reaped_by_the_init_that_was_asked_for() {
+    let Some(bench) = bench() else { return };
+    let script = "echo $$; (sleep 0.01 & exec sleep 0.05) & wait; sleep 0.1; ls -d /proc/[0-9]* | wc -w; exit 9";
+    let config = with(&bench.config(&["sh", "-c", script]), &[("/annotations", json!({INIT_ANNOTATION: "true"}))]);
+    let (exit, text) = bench.run_config(&config);
+    assert_eq!(exit.status, ExitStatus::Code(9), "{text}");
+    assert!(text.starts_with("2\n"), "the application is not process 1: {text}");
+    let config = with(&bench.config(&["sleep", "100"]), &[("/annotations", json!({INIT_ANNOTATION: "true"}))]);
+    bench.launcher.start(&config).unwrap();
+    bench.launcher.kill(&config.id, libc::SIGTERM).unwrap();
+    assert_eq!(bench.launcher.wait(&config.id).unwrap().status.shell_code(), 128 + libc::SIGTERM);
+}
+
+#[test]
+fn many_clients_wait_at_once_while_others_go_on() {
+    let Some(bench) = bench() else { return };
+    let configs: Vec<_> =
+        (0..8).map(|i| bench.config(&["sh", "-c", &format!("read x < /dev/null; sleep 0.3; exit {i}")])).collect();
+    let codes: Vec<ExitStatus> = std::thread::scope(|scope| {
+        let run = |config| {
+            let launcher = bench.launcher.clone();
+            scope.spawn(move || {
+                launcher.start(config).unwrap();
+                launcher.wait(&config.id).unwrap().status
+            })
+        };
+        let threads: Vec<_> = configs.iter().map(run).collect();
+        let asked = Instant::now();
+        bench.launcher.list().unwrap();
+        assert!(asked.elapsed() < Duration::from_millis(250), "{:?}", asked.elapsed());
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert_eq!(codes, (0..8).map(ExitStatus::Code).collect::<Vec<_>>());
+    let twice = bench.launcher.start(&configs[0]).unwrap_err();
+    assert_eq!(twice.kind(), &ErrorKind::AlreadyExists);
+}
+
+#[test]
+fn a_flood_of_output_is_bounded_and_blocks_nobody() {
+    let Some(bench) = bench() else { return };
+    let flood = bench.config(&["yes", "a line of output that is neither short nor long"]);
+    bench.launcher.start(&flood).unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    let asked = Instant::now();
+    assert_eq!(bench.output("echo hello"), "hello");
+    assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+    bench.launcher.kill_all(&flood.id).unwrap();
+    bench.launcher.wait(&flood.id).unwrap();
+    let own = own_directory(&flood);
+    for name in ["log", "log.1"] {
+        let length = fs::metadata(own.join(name)).unwrap().len();
+        assert!(length <= (1 << 20) + 200_000, "{name}: {length}");
+    }
+}
+
+#[test]
+fn sockets_reach_what_listens_on_the_sandboxs_localhost_only() {
+    let Some(bench) = bench() else { return };
+    let config = bench.config(&["sh", "-c", "echo hi > /tmp/index.html; exec httpd -f -p 127.0.0.1:8080 -h /tmp"]);
+    bench.launcher.start(&config).unwrap();
+    let network = bench.launcher.network(&config.id).unwrap();
+    wait_for(|| network.listening_ports().unwrap() == [8080]);
+    let socket = network.tcp_socket(false).unwrap();
+    rustix::io::ioctl_fionbio(&socket, false).unwrap();
+    let address: std::net::SocketAddrV4 = "127.0.0.1:8080".parse().unwrap();
+    rustix::net::connect(&socket, &address).unwrap();
+    let mut stream = std::net::TcpStream::from(socket);
+    std::io::Write::write_all(&mut stream, b"GET /index.html HTTP/1.0\r\n\r\n").unwrap();
+    let answer = std::io::read_to_string(&mut stream).unwrap();
+    assert!(answer.starts_with("HTTP/1.0 200") || answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(answer.ends_with("hi\n"), "{answer}");
+    bench.launcher.kill_all(&config.id).unwrap();
+    bench.launcher.wait(&config.id).unwrap();
+    assert_eq!(network.listening_ports().unwrap(), [] as [u16; 0]);
+}
+
+#[test]
+fn given_descriptors_are_the_commands_own() {
+    let Some(bench) = bench() else { return };
+    let mut config = bench.config(&["sh", "-c", "read line; echo got $line; echo oops >&2"]);
+    config.stdio = cfc_sandbox::Stdio::Files;
+    let (input, give) = std::io::pipe().unwrap();
+    let (mut output, out) = std::io::pipe().unwrap();
+    let (mut errors, err) = std::io::pipe().unwrap();
+    bench.launcher.start_with_stdio(&config, input.into(), out.into(), err.into()).unwrap();
+    std::io::Write::write_all(&mut &give, b"a word\n").unwrap();
+    assert_eq!(bench.launcher.wait(&config.id).unwrap().status, ExitStatus::Code(0));
+    assert_eq!(std::io::read_to_string(&mut output).unwrap(), "got a word\n");
+    assert_eq!(std::io::read_to_string(&mut errors).unwrap(), "oops\n");
+}
+
+#[test]
+fn a_launcher_outlives_its_client_and_is_adopted() {
+    let Some(directory) = ready() else { return };
+    let socket = directory.path().join("launcher.sock");
+    let config = support::config(directory.path(), &["sh", "-c", "sleep 0.5; exit 5"]);
+    let config = with(&config, &[("/annotations", json!({"who": "me"}))]);
+    {
+        let launcher = Launcher::connect_or_start(Path::new(LAUNCHER), &socket).unwrap();
+        launcher.start(&config).unwrap();
+    }
+    let adopted = Launcher::connect_or_start(Path::new("/no/such/program"), &socket).unwrap();
+    let list = adopted.list().unwrap();
+    assert_eq!(list.len(), 1);
+    assert_eq!((list[0].state, list[0].annotations["who"].as_str()), (State::Running, "me"));
+    assert_eq!(sweep(&socket).unwrap(), [] as [&str; 0], "nothing of a living launcher is swept");
+    assert_eq!(adopted.wait(&config.id).unwrap().status, ExitStatus::Code(5));
+    assert_eq!(adopted.wait(&config.id).unwrap().status, ExitStatus::Code(5), "the status is kept");
+    adopted.remove(&config.id).unwrap();
+    assert_eq!(adopted.wait(&config.id).unwrap_err().kind(), &ErrorKind::NotFound);
+    adopted.shutdown().unwrap();
+    assert!(Launcher::connect(&socket).is_none());
+}
+
+#[test]
+fn the_sandboxes_of_a_killed_launcher_die_and_are_swept() {
+    let Some(directory) = ready() else { return };
+    let socket = directory.path().join("launcher.sock");
+    let mut process = Command::new(LAUNCHER).arg(&socket).stdout(std::process::Stdio::null()).spawn().unwrap();
+    wait_for(|| Launcher::connect(&socket).is_some());
+    let launcher = Launcher::connect(&socket).unwrap();
+    let config = support::config(directory.path(), &["sleep", "2345.6"]);
+    launcher.start(&config).unwrap();
+    process.kill().unwrap();
+    process.wait().unwrap();
+    wait_for(|| processes_with("2345.6") == 0);
+    assert_eq!(sweep(&socket).unwrap(), [config.id.as_str()]);
+    assert!(launcher.list().is_err());
+}
+
+#[test]
+fn a_private_launcher_ends_with_its_owner() {
+    let Some(bench) = bench() else { return };
+    let config = bench.config(&["sleep", "3456.7"]);
+    bench.launcher.start(&config).unwrap();
+    assert_eq!(processes_with("3456.7"), 1);
+    drop(bench.launcher);
+    assert_eq!(processes_with("3456.7"), 0);
+}
+
+#[test]
+fn a_launch_takes_milliseconds() {
+    let Some(bench) = bench() else { return };
+    let resources =
+        json!({"memory": {"limit": 256 << 20}, "cpu": {"quota": 25_000, "period": 100_000}, "pids": {"limit": 512}});
+    let mut times: Vec<Duration> = (0..30)
+        .map(|_| {
+            let config = with(&bench.config(&["true"]), &[("/linux/resources", resources.clone())]);
+            let asked = Instant::now();
+            bench.launcher.start(&config).unwrap();
+            let took = asked.elapsed();
+            bench.launcher.wait(&config.id).unwrap();
+            bench.launcher.remove(&config.id).unwrap();
+            took
+        })
+        .collect();
+    times.sort();
+    eprintln!("start: min {:?}, p50 {:?}, max {:?}", times[0], times[15], times[29]);
+    assert!(times[0] < Duration::from_millis(100), "even the fastest took {:?}", times[0]);
+}
+
+fn wait_for(condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !condition() {
+        assert!(Instant::now() < deadline, "it did not happen in time");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// How many processes of this machine have `argument` among their arguments.
+fn processes_with(argument: &str) -> usize {
+    let has = |path: std::path::PathBuf| {
+        fs::read(path.join("cmdline")).is_ok_and(|line| line.split(|b| *b == 0).any(|word| word == argument.as_bytes()))
+    };
+    fs::read_dir("/proc").unwrap().filter(|entry| has(entry.as_ref().unwrap().path())).count()
+}
