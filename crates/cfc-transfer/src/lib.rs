@@ -1,10 +1,23 @@
-//! Images between a registry and the store.
+//! Images between a registry and the store, over the distribution API.
+//!
+//! A registry is not trusted: what it sends is bounded and verified, other places it names are asked only when that is
+//! safe, and the `urls` of a layer are never followed. This crate decides nothing about names: a reference without a
+//! registry is an error.
 
+mod pull;
+mod push;
+
+mod answer;
+mod auth;
+mod challenge;
+mod credentials;
+mod download;
+mod endpoint;
 mod error;
 mod options;
 mod progress;
-mod pull;
-mod push;
+mod registry;
+mod upload;
 
 pub use error::{PullError, PushError, TransferErrorKind};
 pub use options::{Credentials, Options};

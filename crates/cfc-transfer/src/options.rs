@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use cfc_oci::Platform;
+use cfc_oci::{Platform, RepositoryName};
 
 /// How to speak to the registry.
 #[derive(Clone, Debug)]
@@ -14,6 +14,10 @@ pub struct Options {
     pub credentials: Credentials,
     /// Which image of an index is pulled. `None`: this machine's.
     pub platform: Option<Platform>,
+    /// A repository of the same registry that may have the blobs of a push, to be taken from there.
+    pub mount_from: Option<RepositoryName>,
+    /// The most bytes that one request of a push carries, for proxies that bound it. `None`: a whole blob.
+    pub chunk_bytes: Option<u64>,
     /// Blobs transferred at the same time.
     pub parallel: usize,
     /// How often a request is repeated after a failure that may pass.
@@ -30,6 +34,8 @@ impl Default for Options {
             plain_http: None,
             credentials: Credentials::default(),
             platform: None,
+            mount_from: None,
+            chunk_bytes: None,
             parallel: 4,
             retries: 4,
             backoff: Duration::from_millis(250),

@@ -1,6 +1,12 @@
 //! [`Progress`]: who wants to know how far a transfer is.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
 use cfc_oci::{Descriptor, Digest};
+
+/// How often a watched transfer is reported.
+const INTERVAL: Duration = Duration::from_millis(100);
 
 /// Is told about the blobs of a transfer, from several tasks at once. For each blob: `blob_started`, then any number of
 /// `blob_advanced`, then `blob_finished`, unless the transfer fails.
@@ -34,4 +40,30 @@ impl Progress for NoProgress {
     fn blob_started(&self, _blob: &Descriptor) {}
     fn blob_advanced(&self, _digest: &Digest, _bytes: u64) {}
     fn blob_finished(&self, _digest: &Digest, _outcome: Outcome) {}
+}
+
+/// Reports `counter` to `progress` while `work` runs.
+pub(crate) async fn watch<T>(
+    work: impl Future<Output = T>,
+    counter: &AtomicU64,
+    digest: &Digest,
+    progress: &dyn Progress,
+) -> T {
+    let mut work = std::pin::pin!(work);
+    let mut ticks = tokio::time::interval(INTERVAL);
+    let mut reported = 0;
+    loop {
+        let outcome = tokio::select! {
+            outcome = &mut work => Some(outcome),
+            _ = ticks.tick() => None,
+        };
+        let bytes = counter.load(Ordering::Relaxed);
+        if bytes != reported {
+            progress.blob_advanced(digest, bytes);
+            reported = bytes;
+        }
+        if let Some(outcome) = outcome {
+            return outcome;
+        }
+    }
 }

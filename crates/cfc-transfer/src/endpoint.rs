@@ -1,0 +1,121 @@
+//! [`Endpoint`]: where a reference's repository is served.
+
+use std::net::IpAddr;
+
+use cfc_oci::{Reference, RepositoryName};
+use reqwest::Url;
+
+use crate::TransferErrorKind;
+
+/// Docker Hub's names, as people write them.
+const DOCKER_HUB_NAMES: [&str; 3] = ["docker.io", "index.docker.io", "registry-1.docker.io"];
+/// The host that serves Docker Hub's images.
+const DOCKER_HUB_HOST: &str = "registry-1.docker.io";
+/// What Docker's configuration calls Docker Hub.
+const DOCKER_HUB_LOGIN: &str = "https://index.docker.io/v1/";
+
+/// A repository of a registry, by the names that the registry itself uses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Endpoint {
+    /// Host and optional port.
+    pub host: String,
+    /// The repository; Docker Hub's official images are in `library/`.
+    pub repository: RepositoryName,
+    /// HTTP instead of HTTPS.
+    pub plain_http: bool,
+}
+
+impl Endpoint {
+    /// The endpoint of `reference`. HTTP is used where `plain_http` says so, and without a word from it for this
+    /// machine's own registries.
+    pub fn of(reference: &Reference, plain_http: Option<bool>) -> Result<Endpoint, TransferErrorKind> {
+        let registry = reference.registry.as_deref().ok_or(TransferErrorKind::NoRegistry)?;
+        let plain_http = plain_http.unwrap_or_else(|| is_this_machine(registry));
+        let (host, repository) = match DOCKER_HUB_NAMES.contains(&registry) {
+            true => (DOCKER_HUB_HOST, official(&reference.repository)?),
+            false => (registry, reference.repository.clone()),
+        };
+        Ok(Endpoint { host: host.to_string(), repository, plain_http })
+    }
+
+    /// The URL of the API's root.
+    pub fn root(&self) -> Result<Url, TransferErrorKind> {
+        let scheme = if self.plain_http { "http" } else { "https" };
+        let text = format!("{scheme}://{}/v2/", self.host);
+        Url::parse(&text).map_err(|error| TransferErrorKind::Malformed(format!("`{text}` is not a URL: {error}")))
+    }
+
+    /// The URL of something of the repository: `manifests/latest`.
+    pub fn url(&self, rest: &str) -> Result<Url, TransferErrorKind> {
+        let text = format!("{}{}/{rest}", self.root()?, self.repository);
+        Url::parse(&text).map_err(|error| TransferErrorKind::Malformed(format!("`{text}` is not a URL: {error}")))
+    }
+
+    /// The names under which credentials for the registry may be kept, the likeliest first.
+    pub fn login_names(&self) -> Vec<String> {
+        let mut names = Vec::new();
+        if self.host == DOCKER_HUB_HOST {
+            names.push(DOCKER_HUB_LOGIN.to_string());
+            names.extend(DOCKER_HUB_NAMES.map(str::to_string));
+        } else {
+            names.push(self.host.clone());
+        }
+        for name in names.clone() {
+            if !name.contains("://") {
+                names.extend([format!("https://{name}"), format!("http://{name}"), format!("https://{name}/v2/")]);
+            }
+        }
+        names
+    }
+}
+
+fn official(repository: &RepositoryName) -> Result<RepositoryName, TransferErrorKind> {
+    if repository.as_str().contains('/') {
+        return Ok(repository.clone());
+    }
+    format!("library/{repository}").parse().map_err(|error| TransferErrorKind::Malformed(format!("{error}")))
+}
+
+/// Whether `host` (with an optional port) can only be this machine.
+pub(crate) fn is_this_machine(host: &str) -> bool {
+    let name = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, _)) => address,
+        None => host.rsplit_once(':').map_or(host, |(name, _)| name),
+    };
+    let is_loopback = name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+    is_loopback || name == "localhost" || name.ends_with(".localhost")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn root(text: &str) -> String {
+        let reference = Reference::parse(text).expect(text);
+        let endpoint = Endpoint::of(&reference, None).expect(text);
+        endpoint.url("tags/list").expect(text).to_string()
+    }
+
+    #[test]
+    fn this_machines_registries_speak_http() {
+        assert_eq!(root("127.0.0.1:5000/a/b:x"), "http://127.0.0.1:5000/v2/a/b/tags/list");
+        assert_eq!(root("localhost/a"), "http://localhost/v2/a/tags/list");
+        assert_eq!(root("[::1]:5000/a"), "http://[::1]:5000/v2/a/tags/list");
+        assert_eq!(root("registry.localhost:80/a"), "http://registry.localhost/v2/a/tags/list");
+        assert_eq!(root("r.example/a"), "https://r.example/v2/a/tags/list");
+        assert_eq!(root("10.0.0.1:5000/a"), "https://10.0.0.1:5000/v2/a/tags/list");
+        assert_eq!(root("localhost.example/a"), "https://localhost.example/v2/a/tags/list");
+    }
+
+    #[test]
+    fn docker_hub_has_one_name() {
+        assert_eq!(root("docker.io/busybox"), "https://registry-1.docker.io/v2/library/busybox/tags/list");
+        assert_eq!(root("index.docker.io/a/b"), "https://registry-1.docker.io/v2/a/b/tags/list");
+    }
+
+    #[test]
+    fn a_reference_without_registry_is_not_guessed() {
+        let reference = Reference::parse("busybox").expect("well-formed");
+        assert!(matches!(Endpoint::of(&reference, None), Err(TransferErrorKind::NoRegistry)));
+    }
+}
