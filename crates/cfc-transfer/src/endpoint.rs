@@ -82,7 +82,7 @@ pub(crate) fn is_this_machine(host: &str) -> bool {
         Some((address, _)) => address,
         None => host.rsplit_once(':').map_or(host, |(name, _)| name),
     };
-    let is_loopback = name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+    let is_loopback = name.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback());
     is_loopback || name == "localhost" || name.ends_with(".localhost")
 }
 
