@@ -1,6 +1,7 @@
 //! [`Toolchain`]: the pinned npm packages that cfc runs.
 //!
-//! The pins are `npm/package.json` and `npm/package-lock.json` of this crate. The lock file has an integrity hash for
+//! The pins are `npm/package.json` and `npm/package-lock.json` of this crate. Of workerd and esbuild they name the
+//! packages with the binaries and not the ones that choose between them, which we do here. The lock file has an integrity hash for
 //! every package and no address of a registry, so npm takes them from wherever it is set up to. To update a pin, change
 //! `package.json` and run `npm install --package-lock-only --omit-lockfile-registry-resolved` beside it.
 
@@ -29,6 +30,9 @@ pub struct Toolchain {
     pub esbuild: PathBuf,
 }
 
+/// What the names of packages with native binaries begin with.
+const NATIVE_SCOPES: [&str; 2] = ["@cloudflare/workerd-", "@esbuild/"];
+
 /// The packages with the native binaries for this machine: workerd's and esbuild's.
 fn native_packages() -> Result<(&'static str, &'static str), WorkersError> {
     match (std::env::consts::OS, std::env::consts::ARCH) {
@@ -46,11 +50,11 @@ impl Toolchain {
     pub fn locate(tools_dir: &Path) -> Result<Toolchain, WorkersError> {
         let (workerd, esbuild) = native_packages()?;
         let node_modules = tools_dir.join("node_modules");
-        let pins = pins();
-        for (package, version) in pins.iter().chain([
-            &(workerd.to_string(), pinned_version(&pins, "workerd")),
-            &(esbuild.to_string(), pinned_version(&pins, "esbuild")),
-        ]) {
+        let needed = |(package, _): &&(String, String)| {
+            let is_native = NATIVE_SCOPES.iter().any(|scope| package.starts_with(scope));
+            !is_native || [workerd, esbuild].contains(&package.as_str())
+        };
+        for (package, version) in pins().iter().filter(needed) {
             let found = installed_version(&node_modules.join(package));
             if found.as_deref() != Some(version) {
                 let found = found.map(|version| format!(" (found {version})")).unwrap_or_default();
@@ -84,7 +88,9 @@ impl Toolchain {
             std::fs::write(&path, content).map_err(WorkersError::io("write", &path))?;
         }
         npm_ci(fresh.path(), progress)?;
-        Toolchain::locate(fresh.path())?;
+        // npm passes over an optional package that it could not fetch.
+        let reachable = "see whether npm reaches its package registry (`npm config get registry`), then try again";
+        Toolchain::locate(fresh.path()).map_err(|error| error.hint(reachable))?;
         replace(&fresh.keep(), tools_dir)?;
         Toolchain::locate(tools_dir)
     }
@@ -95,15 +101,13 @@ impl Toolchain {
     }
 }
 
-/// The `dependencies` of the embedded package.json.
+/// The `dependencies` and `optionalDependencies` of the embedded package.json; npm leaves out those optional ones that
+/// are for other machines.
 fn pins() -> Vec<(String, String)> {
     let package: Value = serde_json::from_str(PACKAGE_JSON).expect("the embedded package.json is ours");
     let pin = |(name, version): (&String, &Value)| Some((name.clone(), version.as_str()?.to_string()));
-    package["dependencies"].as_object().into_iter().flatten().filter_map(pin).collect()
-}
-
-fn pinned_version(pins: &[(String, String)], package: &str) -> String {
-    pins.iter().find(|pin| pin.0 == package).map(|pin| pin.1.clone()).unwrap_or_default()
+    let fields = ["dependencies", "optionalDependencies"];
+    fields.iter().filter_map(|field| package[field].as_object()).flatten().filter_map(pin).collect()
 }
 
 fn installed_version(package: &Path) -> Option<String> {

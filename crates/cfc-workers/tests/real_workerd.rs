@@ -94,6 +94,55 @@ async fn a_workerd_that_an_earlier_run_left_behind_is_ended_first() {
     assert!(Path::new(&format!("/proc/{}", second.pid())).exists());
 }
 
+/// Not a test of its own: the process that the next test kills.
+#[tokio::test(flavor = "multi_thread")]
+async fn helper_that_serves_until_it_is_killed() {
+    let Some(dir) = std::env::var_os("CFC_TEST_SERVE_IN").map(PathBuf::from) else { return };
+    let toolchain = toolchain().expect("the test that starts this one has looked");
+    let config = write_config(&toolchain, &dir, &starter(&toolchain), &dir.join("e"), "x").expect("a config");
+    let _workerd = Workerd::start(&toolchain, &dir, &config.path, &dir.join("s")).await.expect("serves");
+    std::fs::write(dir.join("serves"), "").expect("write");
+    std::future::pending::<()>().await;
+}
+
+#[test]
+fn kill_9_of_the_server_takes_its_workerd_along() {
+    let Some(_) = toolchain() else { return };
+    if std::process::Command::new("setpriv").arg("--version").output().is_err() {
+        eprintln!("skipped: `setpriv` of util-linux is not installed");
+        return;
+    }
+    let data = tempfile::tempdir().expect("a directory");
+    let mut server = std::process::Command::new(std::env::current_exe().expect("this test"))
+        .args(["--exact", "helper_that_serves_until_it_is_killed"])
+        .env("CFC_TEST_SERVE_IN", data.path())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .expect("it starts");
+    wait_until(|| data.path().join("serves").exists());
+    let noted = std::fs::read_to_string(data.path().join("pid")).expect("workerd is noted");
+    let pid = noted.split(' ').next().expect("a pid").to_string();
+    assert!(is_alive(&pid));
+    server.kill().expect("it runs");
+    server.wait().expect("it ends");
+    wait_until(|| !is_alive(&pid));
+}
+
+fn is_alive(pid: &str) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.starts_with(" Z"))
+}
+
+fn wait_until(condition: impl Fn() -> bool) {
+    for _ in 0..2000 {
+        if condition() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("it did not come true within 20 s");
+}
+
 async fn refused(toolchain: &Toolchain, change: impl FnOnce(&mut WorkerVersion)) -> String {
     let scratch = tempfile::tempdir().expect("a directory");
     let mut version = starter(toolchain);
@@ -121,6 +170,20 @@ async fn a_version_that_cannot_serve_is_refused_in_workerds_words() {
     assert!(said.contains("does not export the Durable Object class `MyContainer`"), "{said}");
     let said = refused(&toolchain, |version| version.compatibility_flags = vec!["no_such_flag".to_string()]).await;
     assert!(said.contains("no_such_flag"), "{said}");
+}
+
+#[test]
+fn the_pinned_tools_can_be_installed_from_nothing() {
+    if std::env::var_os("CFC_TEST_INSTALL").is_none() {
+        eprintln!("skipped: downloads 40 MB; set CFC_TEST_INSTALL=1 to run it");
+        return;
+    }
+    let data = tempfile::tempdir().expect("a directory");
+    let directory = data.path().join("new/tools");
+    let toolchain = Toolchain::install(&directory, &mut |line| eprintln!("{line}")).expect("npm installs them");
+    assert!(toolchain.workerd.is_file() && toolchain.esbuild.is_file());
+    assert_eq!(std::fs::read_dir(data.path().join("new")).expect("there").count(), 1, "nothing else is left");
+    Toolchain::install(&directory, &mut |line| panic!("nothing is left to do, yet npm says {line}")).expect("again");
 }
 
 #[test]
