@@ -2,9 +2,9 @@
 //! container engine, and where the state lives. The only place that knows workerd's schema.
 //!
 //! The numbers below are positions in `workerd.capnp` as the compiler lays it out. To derive them again after an update
-//! of workerd, take `workerd.capnp` from the npm package `workerd`, without its `Cxx` lines and without the default value of
-//! `globalOutbound`, and run `capnp compile -ocapnp workerd.capnp`: every field is then listed with its `ptr[n]`, every
-//! union with the bits of its tag. Cap'n Proto never moves a field, so old numbers stay true in newer workerds.
+//! of workerd, take `workerd.capnp` from the npm package `workerd`, without its `Cxx` lines and without the default value
+//! of `globalOutbound`, and run `capnp compile -ocapnp workerd.capnp`: every field is then listed with its `ptr[n]`,
+//! every union with the bits of its tag. Cap'n Proto never moves a field, so old numbers stay true in newer workerds.
 //!
 //! ```text
 //! Config                  services ptr[0]

@@ -1,9 +1,9 @@
 //! [`Toolchain`]: the pinned npm packages that cfc runs.
 //!
 //! The pins are `npm/package.json` and `npm/package-lock.json` of this crate. Of workerd and esbuild they name the
-//! packages with the binaries and not the ones that choose between them, which we do here. The lock file has an integrity hash for
-//! every package and no address of a registry, so npm takes them from wherever it is set up to. To update a pin, change
-//! `package.json` and run `npm install --package-lock-only --omit-lockfile-registry-resolved` beside it.
+//! packages with the binaries and not the ones that choose between them, which we do here. The lock file has an integrity
+//! hash for every package and no address of a registry, so npm takes them from wherever it is set up to. To update a pin,
+//! change `package.json` and run `npm install --package-lock-only --omit-lockfile-registry-resolved` beside it.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};

@@ -80,6 +80,9 @@ async fn the_starter_asks_the_engine_for_a_container_and_talks_to_it() {
     let ended = workerd.stop(Duration::from_secs(5)).await;
     assert_eq!(ended, cfc_workers::Exited::Code(0), "SIGTERM ends workerd in good order");
     assert!(!Path::new(&format!("/proc/{}", workerd.pid())).exists(), "nothing is left of it");
+    let after = engine.requests().split_off(requests.len());
+    let removed = after.iter().filter(|request| request.starts_with("DELETE /containers/workerd-")).count();
+    assert_eq!(removed, 2, "it asks for the removal of its container and of the sidecar: {after:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
