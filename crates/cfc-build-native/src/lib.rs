@@ -23,6 +23,7 @@ mod images;
 mod layer;
 mod output;
 mod owner;
+mod schedule;
 mod stat_cache;
 mod target;
 mod tree;

@@ -18,11 +18,15 @@ use crate::failure::{Failure, Result};
 use crate::hash::fill_digests;
 use crate::layer::{Layer, LayerIndex};
 use crate::owner::{self, Owner};
-use crate::run::{Runner, sandbox_failure};
+use crate::run::{Runner, Running, sandbox_failure};
+use crate::schedule::{Results, run_graph};
 use crate::stat_cache::StatCache;
 use crate::tree::Tree;
 use crate::view::View;
 use crate::write::write_layer;
+
+/// As many stages at once share the processors; more only wait for each other.
+const MAX_THREADS: usize = 8;
 
 /// How to build.
 #[derive(Clone, Debug, Default)]
@@ -98,6 +102,7 @@ impl Builder for NativeBuilder {
             plan,
             context,
             context_files: OnceLock::new(),
+            running: Running::default(),
             progress,
         };
         session.build()
@@ -112,6 +117,7 @@ struct Session<'a> {
     plan: &'a Plan,
     context: &'a Context,
     context_files: OnceLock<ContextFiles<'a>>,
+    running: Running,
     progress: &'a dyn BuildProgress,
 }
 
@@ -123,13 +129,16 @@ struct ContextFiles<'a> {
 
 impl<'a> Session<'a> {
     fn build(&self) -> std::result::Result<BuiltImage, BuildError> {
-        let mut results: Vec<Vec<Layer>> = Vec::with_capacity(self.plan.nodes.len());
-        for node in &self.plan.nodes {
-            self.progress.started(node);
-            let (layers, outcome) = self.execute(node, &results).map_err(|failure| failure.of_node(self.plan, node))?;
-            self.progress.finished(node, outcome);
-            results.push(layers);
-        }
+        let nodes = &self.plan.nodes;
+        let inputs = |index: usize| nodes[index].inputs().map(|NodeId(input)| input).collect();
+        let n_threads = std::thread::available_parallelism().map_or(1, usize::from).clamp(2, MAX_THREADS);
+        let results = run_graph(
+            nodes.len(),
+            n_threads,
+            inputs,
+            |index, results| self.carry_out(&nodes[index], results),
+            || self.running.stop_all(),
+        )?;
         if let Some(files) = self.context_files.get() {
             files.digests.save(self.store).map_err(|failure| failure.of_plan(self.plan))?;
         }
@@ -137,9 +146,16 @@ impl<'a> Session<'a> {
         self.assemble(&results[target]).map_err(|failure| failure.of_plan(self.plan))
     }
 
-    /// Carries out `node`; `results` are those of the nodes before it.
-    fn execute(&self, node: &Node, results: &[Vec<Layer>]) -> Result<(Vec<Layer>, NodeOutcome)> {
-        let layers_of = |id: NodeId| results[id.0].as_slice();
+    fn carry_out(&self, node: &Node, results: &Results<Vec<Layer>>) -> std::result::Result<Vec<Layer>, BuildError> {
+        self.progress.started(node);
+        let (layers, outcome) = self.execute(node, results).map_err(|failure| failure.of_node(self.plan, node))?;
+        self.progress.finished(node, outcome);
+        Ok(layers)
+    }
+
+    /// The layers of `node`; `results` has those of its inputs.
+    fn execute(&self, node: &Node, results: &Results<Vec<Layer>>) -> Result<(Vec<Layer>, NodeOutcome)> {
+        let layers_of = |id: NodeId| results[id.0].get().map_or(&[][..], Vec::as_slice);
         let base = node.base.map_or(&[][..], layers_of);
         let (layer, outcome) = match &node.op {
             Op::Scratch => return Ok((Vec::new(), NodeOutcome::Built)),
@@ -171,7 +187,8 @@ impl<'a> Session<'a> {
     fn run(&self, node: &Node, run: &Run, base: &[Layer]) -> Result<(Layer, NodeOutcome)> {
         let mtime = self.plan.source_date_epoch;
         self.cached(LayerCache::run_key(run, base, mtime), || {
-            let runner = Runner { store: self.store, launcher: self.launcher.get()?, mtime };
+            let launcher = self.launcher.get()?;
+            let runner = Runner { store: self.store, launcher, running: &self.running, mtime };
             runner.run(run, base, &|stream, bytes| self.progress.output(node, stream, bytes))
         })
     }

@@ -3,11 +3,11 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use cfc_plan::{OutputStream, Run};
 use cfc_sandbox::{
-    Exit, ExitStatus, Launcher, Network, ResolvedUser, Root, SandboxConfig, Stdio, default_spec as build_spec, oci,
-    resolve_user,
+    Exit, ExitStatus, Launcher, Network, ResolvedUser, Root, SandboxConfig, Stdio, build_spec, oci, resolve_user,
 };
 use cfc_store::{Compression, LayerWriter, Store, UpperOptions, write_upper_as_layer};
 
@@ -24,6 +24,7 @@ pub(crate) type Listener<'a> = &'a (dyn Fn(OutputStream, &[u8]) + Sync);
 pub(crate) struct Runner<'a> {
     pub(crate) store: &'a Store,
     pub(crate) launcher: &'a Launcher,
+    pub(crate) running: &'a Running,
     /// The latest modification time of files in the layer, in seconds since 1970.
     pub(crate) mtime: i64,
 }
@@ -67,6 +68,7 @@ impl Runner<'_> {
         let started = self.launcher.start_with_stdio(config, files.stdin, files.stdout, files.stderr);
         started.map_err(sandbox_failure)?;
         let sandbox = Sandbox { launcher: self.launcher, id: &config.id };
+        self.running.add(self.launcher, &config.id);
         let tail = capture.read_to_end(listener);
         let exit = sandbox.launcher.wait(sandbox.id).map_err(sandbox_failure)?;
         match exit.status {
@@ -83,6 +85,34 @@ impl Runner<'_> {
         // The directory is the unpacked layer already.
         self.store.layers().adopt_directory(&blob.diff_id, upper)?;
         Ok(blob.into())
+    }
+}
+
+/// The sandboxes of a build, so that one failure ends the others.
+#[derive(Default)]
+pub(crate) struct Running(Mutex<RunningState>);
+
+#[derive(Default)]
+struct RunningState {
+    is_stopped: bool,
+    sandboxes: Vec<(Launcher, String)>,
+}
+
+impl Running {
+    fn add(&self, launcher: &Launcher, id: &str) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.is_stopped {
+            let _ = launcher.kill_all(id);
+        }
+        state.sandboxes.push((launcher.clone(), id.to_string()));
+    }
+
+    /// Ends all sandboxes, and those to come.
+    pub(crate) fn stop_all(&self) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.is_stopped = true;
+        // Most have ended and are not known any more, which is what we want.
+        state.sandboxes.drain(..).for_each(|(launcher, id)| drop(launcher.kill_all(&id)));
     }
 }
 
