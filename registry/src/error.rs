@@ -5,7 +5,7 @@ use std::fmt;
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderName, HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
 
 use crate::{AppendError, CommitError};
@@ -79,24 +79,24 @@ problems! {
 pub(crate) struct ApiError {
     problem: Problem,
     details: Vec<Value>,
-    headers: HeaderMap,
+    headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl ApiError {
     /// `detail` says what was wrong with this request in particular.
     pub(crate) fn new(problem: Problem, detail: impl fmt::Display) -> ApiError {
-        ApiError { problem, details: vec![Value::String(detail.to_string())], headers: HeaderMap::new() }
+        ApiError { problem, details: vec![Value::String(detail.to_string())], headers: Vec::new() }
     }
 
     /// The same problem with several things.
     pub(crate) fn several(problem: Problem, details: Vec<Value>) -> ApiError {
-        ApiError { problem, details, headers: HeaderMap::new() }
+        ApiError { problem, details, headers: Vec::new() }
     }
 
     /// Adds a header to the answer.
     pub(crate) fn with_header(mut self, name: HeaderName, value: &str) -> ApiError {
         if let Ok(value) = HeaderValue::from_str(value) {
-            self.headers.append(name, value);
+            self.headers.push((name, value));
         }
         self
     }
@@ -104,7 +104,7 @@ impl ApiError {
 
 impl From<Problem> for ApiError {
     fn from(problem: Problem) -> ApiError {
-        ApiError { problem, details: vec![Value::Null], headers: HeaderMap::new() }
+        ApiError { problem, details: vec![Value::Null], headers: Vec::new() }
     }
 }
 
@@ -163,7 +163,7 @@ impl IntoResponse for ApiError {
         let body = json!({ "errors": self.details.iter().map(entry).collect::<Vec<_>>() });
         let mut response = Response::new(Body::from(body.to_string()));
         *response.status_mut() = StatusCode::from_u16(status).expect("the table has only valid statuses");
-        *response.headers_mut() = self.headers;
+        response.headers_mut().extend(self.headers);
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         response
     }
