@@ -1,15 +1,15 @@
 //! [`Session`]: one upload's files, opened by whoever holds its lock. Everything here blocks.
 
 use std::fs::File;
-use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use cfc_oci::{Algorithm, Digest, RepositoryName};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{remove_if_there, sync_directory, write_new};
+use super::{UploadLock, remove_if_there, sync_directory, write_new};
 use crate::hash::ResumableHasher;
 use crate::{CommitError, StorageError};
 
@@ -63,17 +63,21 @@ impl SessionPaths {
         Ok(record.algorithm.parse().ok())
     }
 
-    /// Number of bytes received, or `None` when `repository` has no such upload.
-    pub(super) fn size(&self, repository: &RepositoryName) -> Result<Option<u64>, StorageError> {
+    /// Number of bytes on stable storage, or `None` when `repository` has no such upload.
+    pub(super) fn durable_size(&self, repository: &RepositoryName) -> Result<Option<u64>, StorageError> {
         if self.record(repository)?.is_none() {
             return Ok(None);
         }
         let path = self.file("data");
-        match path.metadata() {
-            Ok(metadata) => Ok(Some(metadata.len())),
-            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(StorageError::new("read", path.display(), e)),
-        }
+        let error = |e| StorageError::new("sync", path.display(), e);
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(error(e)),
+        };
+        let size = file.metadata().map_err(error)?.len();
+        file.sync_data().map_err(error)?;
+        Ok(Some(size))
     }
 
     /// Removes the upload; false when `repository` has no such upload.
@@ -94,7 +98,7 @@ impl SessionPaths {
     }
 
     /// Opens the upload for writing, its hash brought up to date; `None` when `repository` has no such upload.
-    pub(super) fn open(self, repository: &RepositoryName) -> Result<Option<Session>, StorageError> {
+    pub(super) fn open(self, repository: &RepositoryName, lock: UploadLock) -> Result<Option<Session>, StorageError> {
         let Some(algorithm) = self.record(repository)? else { return Ok(None) };
         let path = self.file("data");
         let error = |e| StorageError::new("open", path.display(), e);
@@ -106,7 +110,15 @@ impl SessionPaths {
         let hasher = restored.filter(|hasher| hasher.hashed() <= size);
         let mut hasher = hasher.unwrap_or_else(|| ResumableHasher::new(algorithm));
         hash_rest(&file, &path, &mut hasher)?;
-        Ok(Some(Session { paths: self, file, size: hasher.hashed(), hasher, is_durable }))
+        Ok(Some(Session {
+            paths: self,
+            file,
+            size: hasher.hashed(),
+            hasher,
+            is_durable,
+            chunk_start: None,
+            _lock: lock,
+        }))
     }
 }
 
@@ -118,12 +130,21 @@ pub(super) struct Session {
     hasher: ResumableHasher,
     /// Whether the record and the directory entries are on stable storage; the saved hash is written after them.
     is_durable: bool,
+    /// Where the data ended before a chunk that is not complete yet.
+    chunk_start: Option<u64>,
+    _lock: UploadLock,
 }
 
-/// Where a session was, to go back to.
-pub(super) struct Mark {
-    size: u64,
-    hasher: ResumableHasher,
+impl Drop for Session {
+    /// Forgets a chunk that did not become complete. If this fails, the next request finds more than it expects and
+    /// says so; the saved hash was not touched.
+    fn drop(&mut self) {
+        if let Some(size) = self.chunk_start
+            && let Err(error) = self.file.set_len(size)
+        {
+            tracing::warn!(upload = %self.paths.id, %error, "cannot forget a part of a chunk");
+        }
+    }
 }
 
 impl Session {
@@ -131,32 +152,27 @@ impl Session {
         self.size
     }
 
-    pub(super) fn mark(&self) -> Mark {
-        Mark { size: self.size, hasher: self.hasher.clone() }
+    /// What is written from now on is kept only when [`keep_chunk`](Self::keep_chunk) is called.
+    pub(super) fn begin_chunk(&mut self) {
+        self.chunk_start = Some(self.size);
+    }
+
+    pub(super) fn keep_chunk(&mut self) {
+        self.chunk_start = None;
     }
 
     /// Adds `bytes` at the end, without syncing.
     pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), StorageError> {
-        let mut file = &self.file;
-        let written = file.seek(SeekFrom::Start(self.size)).and_then(|_| file.write_all(bytes));
+        let written = self.file.write_all_at(bytes, self.size);
         written.map_err(|e| StorageError::new("write", self.paths.file("data").display(), e))?;
         self.hasher.update(bytes);
         self.size += bytes.len() as u64;
         Ok(())
     }
 
-    /// Forgets everything written after `mark`.
-    pub(super) fn roll_back(&mut self, mark: Mark) -> Result<(), StorageError> {
-        let cut = self.file.set_len(mark.size);
-        cut.map_err(|e| StorageError::new("truncate", self.paths.file("data").display(), e))?;
-        self.size = mark.size;
-        self.hasher = mark.hasher;
-        Ok(())
-    }
-
     /// Puts everything written so far on stable storage, and writes the hash down for the next request. The hash is
-    /// only a convenience, so it is neither synced nor replaced atomically.
-    pub(super) fn acknowledge(&mut self) -> Result<(), StorageError> {
+    /// only a convenience, so it is neither synced nor replaced atomically. Returns the size.
+    pub(super) fn acknowledge(&mut self) -> Result<u64, StorageError> {
         let data = self.paths.file("data");
         self.file.sync_data().map_err(|e| StorageError::new("sync", data.display(), e))?;
         if !self.is_durable {
@@ -167,11 +183,12 @@ impl Session {
             self.is_durable = true;
         }
         let path = self.paths.file("hash");
-        std::fs::write(&path, self.hasher.save()).map_err(|e| StorageError::new("write", path.display(), e))
+        std::fs::write(&path, self.hasher.save()).map_err(|e| StorageError::new("write", path.display(), e))?;
+        Ok(self.size)
     }
 
     /// Publishes the data as `blob` if it hashes to `expected`, and ends the upload either way.
-    pub(super) fn commit(self, expected: &Digest, blob: &Path) -> Result<u64, CommitError> {
+    pub(super) fn commit(&mut self, expected: &Digest, blob: &Path) -> Result<u64, CommitError> {
         let found = self.digest(expected.algorithm())?;
         if found != *expected {
             self.paths.remove_files()?;

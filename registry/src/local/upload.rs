@@ -6,22 +6,15 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use cfc_oci::{Algorithm, Digest, RepositoryName};
 use futures::StreamExt;
-use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use super::session::{Session, SessionPaths};
-use super::{LocalBackend, UploadLock, blocking};
+use super::{LocalBackend, blocking};
 use crate::{AppendError, ByteStream, CommitError, StorageError, UploadBackend, UploadStatus};
 
-/// Frames on their way from the socket to the disk. Bounds what one upload holds in memory.
-const FRAMES_IN_FLIGHT: usize = 16;
-
-/// What the socket tells the writer.
-enum Message {
-    Data(Bytes),
-    /// The body ended as it should.
-    End,
-}
+/// Frames written in one go. They bound what an upload holds in memory, and a slow client's single frames are written
+/// as they come, so that no thread ever waits for a client.
+const FRAMES_AT_ONCE: usize = 8;
 
 #[async_trait]
 impl UploadBackend for LocalBackend {
@@ -38,7 +31,7 @@ impl UploadBackend for LocalBackend {
         let _lock = self.lock(id).await;
         let paths = self.session(id);
         let repository = repository.clone();
-        let size = blocking(move || paths.size(&repository)).await?;
+        let size = blocking(move || paths.durable_size(&repository)).await?;
         Ok(size.map(|size| UploadStatus { size }))
     }
 
@@ -49,15 +42,9 @@ impl UploadBackend for LocalBackend {
         expected: Option<Range<u64>>,
         body: ByteStream<'_>,
     ) -> Result<u64, AppendError> {
-        let (session, lock) = self.open_session(repository, id, &expected).await?;
-        let keep_part = expected.is_none();
-        receive(expected, body, move |receiver| {
-            let _lock = lock;
-            let (mut session, _) = write_frames(session, receiver, keep_part)?;
-            session.acknowledge()?;
-            Ok(session.size())
-        })
-        .await
+        let session = self.open_session(repository, id, &expected).await?;
+        let mut session = receive(session, expected, body).await?;
+        Ok(blocking(move || session.acknowledge()).await?)
     }
 
     async fn commit(
@@ -68,19 +55,10 @@ impl UploadBackend for LocalBackend {
         body: ByteStream<'_>,
         digest: &Digest,
     ) -> Result<u64, CommitError> {
-        let (session, lock) = self.open_session(repository, id, &expected).await?;
-        let keep_part = expected.is_none();
+        let session = self.open_session(repository, id, &expected).await?;
+        let mut session = receive(session, expected, body).await?;
         let (digest, blob) = (digest.clone(), self.blob(digest));
-        let committed = receive(expected, body, move |receiver| {
-            let _lock = lock;
-            let (mut session, ended) = write_frames(session, receiver, keep_part)?;
-            if ended {
-                return Ok(session.commit(&digest, &blob));
-            }
-            session.acknowledge()?;
-            Ok(Ok(session.size()))
-        });
-        committed.await?
+        blocking(move || session.commit(&digest, &blob)).await
     }
 
     async fn abort(&self, repository: &RepositoryName, id: Uuid) -> Result<bool, StorageError> {
@@ -102,88 +80,69 @@ impl LocalBackend {
         repository: &RepositoryName,
         id: Uuid,
         expected: &Option<Range<u64>>,
-    ) -> Result<(Session, UploadLock), AppendError> {
+    ) -> Result<Session, AppendError> {
         let lock = self.lock(id).await.ok_or(AppendError::Busy)?;
         let paths = self.session(id);
         let repository = repository.clone();
-        let session = blocking(move || paths.open(&repository)).await?.ok_or(AppendError::Unknown)?;
+        let session = blocking(move || paths.open(&repository, lock)).await?.ok_or(AppendError::Unknown)?;
         match expected {
             Some(range) if range.start != session.size() => {
                 Err(AppendError::OutOfOrder { size: session.size(), start: range.start })
             }
-            _ => Ok((session, lock)),
+            _ => Ok(session),
         }
     }
 }
 
-/// Sends `body` to `write`, which runs on a blocking thread and outlives this future: it is dropped when the client
-/// goes away, and what arrived until then must still find its place.
-async fn receive<T: Send + 'static>(
+/// Writes `body` to the end of an upload. While some frames are hashed and written, the next ones are received.
+///
+/// A chunk whose length is known is kept whole or not at all. This future is dropped when the client goes away; the
+/// session then goes back, or not, by itself.
+async fn receive(
+    mut session: Session,
     expected: Option<Range<u64>>,
     body: ByteStream<'_>,
-    write: impl FnOnce(mpsc::Receiver<Message>) -> Result<T, StorageError> + Send + 'static,
-) -> Result<T, AppendError> {
-    let (sender, receiver) = mpsc::channel(FRAMES_IN_FLIGHT);
+) -> Result<Session, AppendError> {
     let length = expected.map(|range| range.end - range.start);
-    let writer = blocking(move || write(receiver));
-    let (sent, written) = futures::join!(send_frames(body, sender, length), writer);
-    let written = written?;
-    sent?;
-    Ok(written)
-}
-
-/// Hands the body to the writer, frame by frame, and says at the end whether it was what `length` promised.
-async fn send_frames(
-    mut body: ByteStream<'_>,
-    sender: mpsc::Sender<Message>,
-    length: Option<u64>,
-) -> Result<(), AppendError> {
+    if length.is_some() {
+        session.begin_chunk();
+    }
     let mut found = 0;
-    while let Some(frame) = body.next().await {
-        let frame = frame.map_err(AppendError::Body)?;
-        found += frame.len() as u64;
-        if let Some(expected) = length
-            && found > expected
-        {
+    let mut batches = body.ready_chunks(FRAMES_AT_ONCE);
+    let mut batch = batches.next().await;
+    while let Some(frames) = batch {
+        let (frames, ended) = split_at_error(frames);
+        found += frames.iter().map(|frame| frame.len() as u64).sum::<u64>();
+        if let Some(expected) = length.filter(|length| found > *length) {
             return Err(AppendError::Length { expected, found });
         }
-        // A writer that is gone has its own error to tell.
-        if sender.send(Message::Data(frame)).await.is_err() {
-            return Ok(());
+        let written = blocking(move || frames.iter().try_for_each(|frame| session.write(frame)).map(|()| session));
+        if let Some(error) = ended {
+            written.await?;
+            return Err(AppendError::Body(error));
         }
+        let next;
+        (session, next) = match futures::join!(written, batches.next()) {
+            (Ok(session), next) => (session, next),
+            (Err(error), _) => return Err(error.into()),
+        };
+        batch = next;
     }
-    match length {
-        Some(expected) if found < expected => Err(AppendError::Length { expected, found }),
-        _ => {
-            let _ = sender.send(Message::End).await;
-            Ok(())
-        }
+    if let Some(expected) = length.filter(|length| found < *length) {
+        return Err(AppendError::Length { expected, found });
     }
+    session.keep_chunk();
+    Ok(session)
 }
 
-/// Writes and hashes frames until the sender is gone, and says whether the body ended well. If it did not, what came
-/// of it is kept only with `keep_part`.
-fn write_frames(
-    mut session: Session,
-    mut receiver: mpsc::Receiver<Message>,
-    keep_part: bool,
-) -> Result<(Session, bool), StorageError> {
-    let mark = session.mark();
-    let mut ended = false;
-    let mut written = Ok(());
-    while let Some(message) = receiver.blocking_recv() {
-        match message {
-            Message::Data(bytes) => written = session.write(&bytes),
-            Message::End => ended = true,
-        }
-        if written.is_err() {
-            break;
+/// The frames that arrived before the body broke off, and why it did.
+fn split_at_error(frames: Vec<Result<Bytes, String>>) -> (Vec<Bytes>, Option<String>) {
+    let mut good = Vec::with_capacity(frames.len());
+    for frame in frames {
+        match frame {
+            Ok(frame) => good.push(frame),
+            Err(error) => return (good, Some(error)),
         }
     }
-    let ended_well = ended && written.is_ok();
-    if !ended_well && !keep_part {
-        session.roll_back(mark)?;
-    }
-    written?;
-    Ok((session, ended))
+    (good, None)
 }
