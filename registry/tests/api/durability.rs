@@ -169,3 +169,98 @@ fn a_registry_without_a_directory_says_so() {
     let cause = std::error::Error::source(&error).expect("a cause").to_string();
     assert!(cause.contains("local directory"), "{cause}");
 }
+
+/// The registry of [`an_upload_survives_kill_9`], which runs this binary again with a directory in its environment.
+#[tokio::test]
+async fn registry_to_be_killed() {
+    let Some(directory) = std::env::var_os("CFC_TEST_KILLED_REGISTRY") else { return };
+    let directory = std::path::PathBuf::from(directory);
+    let registry = Registry::open_directory(&directory.join("data"), Options::default()).expect("opens");
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("loopback port");
+    let address = listener.local_addr().expect("bound").to_string();
+    std::fs::write(directory.join("address.new"), address).expect("writes");
+    std::fs::rename(directory.join("address.new"), directory.join("address")).expect("renames");
+    cfc_registry::serve(listener, registry).await.expect("serves");
+}
+
+/// A registry in a process of its own. Killed, not stopped, when it goes out of scope.
+struct Process {
+    child: std::process::Child,
+    address: String,
+}
+
+impl Process {
+    async fn start(directory: &std::path::Path) -> Process {
+        let address = directory.join("address");
+        let _ = std::fs::remove_file(&address);
+        let program = std::env::current_exe().expect("this test");
+        let mut command = std::process::Command::new(program);
+        command.args(["--exact", "durability::registry_to_be_killed", "--nocapture"]);
+        command.env("CFC_TEST_KILLED_REGISTRY", directory).stdout(std::process::Stdio::null());
+        let child = command.spawn().expect("starts");
+        let mut process = Process { child, address: String::new() };
+        for _ in 0..1000 {
+            if let Ok(address) = std::fs::read_to_string(&address) {
+                process.address = address;
+                return process;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("the registry did not start");
+    }
+
+    async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> reqwest::Response {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = reqwest::Client::builder().no_proxy().build().expect("client");
+        let method = method.parse().expect("method");
+        let mut request = client.request(method, format!("http://{}{path}", self.address)).body(body.to_vec());
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        send(request).await
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.child.kill().expect("kills");
+        self.child.wait().expect("is gone");
+    }
+}
+
+#[tokio::test]
+async fn an_upload_survives_kill_9() {
+    let directory = tempfile::TempDir::new().expect("temporary directory");
+    let content = noise(3_000_000, 5);
+    let digest = Digest::of(&content);
+
+    let process = Process::start(directory.path()).await;
+    let response = process.send("POST", "/v2/a/blobs/uploads/", &[], b"").await;
+    let upload = header(&response, "location");
+    expect(&process.send("PATCH", &upload, &[("content-range", "0-999999")], &content[..1_000_000]).await, 202);
+    // The second chunk is on its way when the process is killed.
+    let mut stream = TcpStream::connect(&process.address).await.expect("connects");
+    let head = format!("PATCH {upload} HTTP/1.1\r\nhost: x\r\ncontent-length: 2000000\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.expect("sends");
+    stream.write_all(&content[1_000_000..1_500_000]).await.expect("sends");
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    drop(process);
+
+    let process = Process::start(directory.path()).await;
+    let status = process.send("GET", &upload, &[], b"").await;
+    expect(&status, 204);
+    let received = header(&status, "range");
+    let last: usize = received.strip_prefix("0-").and_then(|last| last.parse().ok()).expect("a range");
+    assert!((999_999..1_500_000).contains(&last), "what was acknowledged is lost: {received}");
+    let next = format!("{}-2999999", last + 1);
+    expect(&process.send("PATCH", &upload, &[("content-range", &next)], &content[last + 1..]).await, 202);
+    drop(process);
+
+    let process = Process::start(directory.path()).await;
+    expect(&process.send("PUT", &format!("{upload}?digest={digest}"), &[], b"").await, 201);
+    drop(process);
+
+    let process = Process::start(directory.path()).await;
+    let pulled = process.send("GET", &format!("/v2/a/blobs/{digest}"), &[], b"").await;
+    assert!(pulled.bytes().await.expect("body") == content, "the bytes differ");
+}
