@@ -1,0 +1,75 @@
+//! Ports through the sidecar: tunnels, and the hold until the app listens.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::Test;
+use crate::client::{self, get, tunnel};
+use crate::platform::{Platform, container, on_platform};
+
+pub const TESTS: &[Test] = &[
+    ("a_sidecar_answers_as_the_image_does", || on_platform(sidecar)),
+    ("a_tunnel_reaches_a_port_on_the_containers_loopback", || on_platform(tunnels)),
+    ("a_connect_is_held_until_the_app_listens", || on_platform(hold)),
+    ("a_connect_ends_with_the_app", || on_platform(ended)),
+];
+
+async fn sidecar(platform: Platform) {
+    let name = container("a1");
+    let port = platform.sidecar(&name).await;
+    let (status, certificate) = client::sidecar(port, "GET", "/ca", "").await;
+    assert!(status == 200 && certificate.starts_with("-----BEGIN CERTIFICATE-----"), "{status} {certificate}");
+    let egress = json!({ "port": 1, "internet": { "enabled": true } }).to_string();
+    assert_eq!(client::sidecar(port, "PUT", "/egress", &egress).await.0, 204);
+    assert_eq!(client::sidecar(port, "GET", "/other", "").await.0, 404);
+    assert_eq!(tunnel(port, 4000).await.expect_err("there is no container").0, 400);
+    assert_eq!(platform.start(&format!("{name}-proxy")).await, 304);
+    assert_eq!(platform.remove(&format!("{name}-proxy")).await, 204);
+    assert_eq!(platform.remove(&format!("{name}-proxy")).await, 404);
+    assert!(tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err(), "the sidecar still listens");
+    platform.close().await;
+}
+
+async fn tunnels(platform: Platform) {
+    platform.run_script("exec httpd -f -p 127.0.0.1:4000 -h /www");
+    let name = container("a1");
+    let port = platform.sidecar(&name).await;
+    platform.run(&name).await;
+    for _ in 0..3 {
+        let tunnel = tunnel(port, 4000).await.expect("the app listens");
+        assert_eq!(get(tunnel, "/").await, "hello from the container\n");
+    }
+    platform.close().await;
+}
+
+async fn hold(platform: Platform) {
+    platform.run_script("sleep 1; exec httpd -f -p 4000 -h /www");
+    let name = container("a1");
+    let port = platform.sidecar(&name).await;
+    platform.run(&name).await;
+    let started = Instant::now();
+    let (first, never) = tokio::join!(async { (tunnel(port, 4000).await, started.elapsed()) }, async {
+        (tunnel(port, 4001).await, started.elapsed())
+    });
+    let (tunnel, waited) = first;
+    assert_eq!(get(tunnel.expect("it listens after a second"), "/").await, "hello from the container\n");
+    assert!(waited < Duration::from_secs(3), "{waited:?}");
+    let (refused, waited) = never;
+    let (status, text) = refused.expect_err("nothing listens there");
+    assert_eq!((status, text.as_str()), (400, "the container is not listening on port 4001"));
+    assert!(waited > Duration::from_millis(3_900) && waited < Duration::from_millis(4_900), "{waited:?}");
+    platform.close().await;
+}
+
+async fn ended(platform: Platform) {
+    platform.run_script("sleep 0.5; exit 3");
+    let name = container("a1");
+    let port = platform.sidecar(&name).await;
+    platform.run(&name).await;
+    let started = Instant::now();
+    assert_eq!(tunnel(port, 4000).await.expect_err("it ends").0, 400);
+    assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+    assert_eq!(platform.wait(&name).await, 3);
+    platform.close().await;
+}
