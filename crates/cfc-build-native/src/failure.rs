@@ -4,7 +4,7 @@ use std::error::Error;
 use std::io;
 use std::path::Path;
 
-use cfc_plan::{BuildError, Node, Plan};
+use cfc_plan::{BuildError, FailedInstruction, Node, Plan};
 
 pub(crate) type Result<T> = std::result::Result<T, Failure>;
 
@@ -29,8 +29,8 @@ impl Failure {
 
     /// As a failure of `node`.
     pub(crate) fn of_node(self, plan: &Plan, node: &Node) -> BuildError {
-        let instruction = Some((node.span.start_line, node.display.clone()));
-        BuildError { instruction, ..self.of_plan(plan) }
+        let instruction = FailedInstruction { line: node.span.start_line, text: node.display.clone() };
+        BuildError { instruction: Some(Box::new(instruction)), ..self.of_plan(plan) }
     }
 
     /// As a failure of no instruction in particular.

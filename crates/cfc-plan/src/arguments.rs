@@ -70,7 +70,7 @@ pub(crate) fn proxies(build_args: &BTreeMap<String, String>) -> Vec<(String, Str
     const NAMES: [&str; 5] = ["HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY"];
     let mut variables = Vec::new();
     for name in NAMES {
-        let given = build_args.iter().filter(|(key, _)| key.eq_ignore_ascii_case(name)).next_back();
+        let given = build_args.iter().rfind(|(key, _)| key.eq_ignore_ascii_case(name));
         if let Some((_, value)) = given {
             variables.push((name.to_string(), value.clone()));
             variables.push((name.to_ascii_lowercase(), value.clone()));

@@ -85,11 +85,11 @@ pub enum NodeOutcome {
 pub struct BuildError {
     /// The Dockerfile.
     pub dockerfile: PathBuf,
-    /// The instruction that failed: its first line and its text. None when the failure belongs to none of them.
-    pub instruction: Option<(u32, String)>,
+    /// The instruction that failed. None when the failure belongs to none of them.
+    pub instruction: Option<Box<FailedInstruction>>,
     /// What went wrong, for example `exited with status 2`.
     pub message: String,
-    /// The last lines the program wrote.
+    /// The last lines its program wrote.
     pub output: Vec<String>,
     /// What to do about it.
     pub hint: Option<String>,
@@ -98,11 +98,20 @@ pub struct BuildError {
     pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
+/// An instruction that failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FailedInstruction {
+    /// Its first line, from 1.
+    pub line: u32,
+    /// It, as written.
+    pub text: String,
+}
+
 impl fmt::Display for BuildError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.dockerfile.display())?;
         match &self.instruction {
-            Some((line, text)) => write!(f, ":{line}: `{text}`: {}", self.message),
+            Some(instruction) => write!(f, ":{}: `{}`: {}", instruction.line, instruction.text, self.message),
             None => write!(f, ": {}", self.message),
         }
     }

@@ -23,7 +23,10 @@ mod history;
 pub mod path;
 mod ports;
 
-pub use builder::{BuildError, BuildProgress, Builder, BuiltImage, Context, Ignore, NodeOutcome, OutputStream, Silent};
+pub use builder::{
+    BuildError, BuildProgress, Builder, BuiltImage, Context, FailedInstruction, Ignore, NodeOutcome, OutputStream,
+    Silent,
+};
 pub use error::PlanError;
 pub use lower::lower;
 pub use plan::{BaseImage, BaseImageError, BaseImages, BuildRequest, Copy, CopySource, Node, NodeId, Op, Plan, Run};
