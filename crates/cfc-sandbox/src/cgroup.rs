@@ -33,6 +33,7 @@ pub(crate) struct Hierarchies {
 pub(crate) struct Cgroup {
     directories: Vec<PathBuf>,
     memory: Option<PathBuf>,
+    is_v2: bool,
 }
 
 /// One limit: the files to write, in order.
@@ -139,6 +140,7 @@ impl Hierarchies {
                 enable(&parent_directory, controller)?;
                 let directory = make_directory(point, parent, id)?;
                 cgroup.keep(&directory, controller);
+                cgroup.is_v2 = true;
                 limits.v2.iter().try_for_each(|(file, value)| write(&directory.join(file), value))
             }
             // Nothing was asked of it: a sandbox without limits needs no controller.
@@ -161,7 +163,7 @@ impl Hierarchies {
     /// The directories of sandbox `id`, wherever they are.
     pub(crate) fn existing(&self, parent: &str, id: &str) -> Cgroup {
         let directories: Vec<_> = self.mount_points().iter().map(|point| point.join(parent).join(id)).collect();
-        Cgroup { directories: directories.into_iter().filter(|d| d.is_dir()).collect(), memory: None }
+        Cgroup { directories: directories.into_iter().filter(|d| d.is_dir()).collect(), ..Cgroup::default() }
     }
 
     /// Removes the launcher's own directories. They must be empty of sandboxes.
@@ -199,7 +201,22 @@ impl Cgroup {
         }
     }
 
+    /// The one directory that a process can be made in, where everything is v2. Otherwise it has to [`join`](Self::join).
+    pub(crate) fn birthplace(&self) -> Option<&Path> {
+        match self.directories.as_slice() {
+            [only] if self.is_v2 => Some(only),
+            _ => None,
+        }
+    }
+
+    /// Whether there is anything to join.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.directories.is_empty()
+    }
+
     /// Puts a process into every one of them.
+    ///
+    /// The first write after a quiet moment takes about ten milliseconds: the kernel waits for a grace period.
     pub(crate) fn join(&self, pid: i32) -> Result<(), Failure> {
         self.directories.iter().try_for_each(|directory| write(&directory.join("cgroup.procs"), &pid.to_string()))
     }

@@ -9,6 +9,9 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use seccompiler::{BpfProgramRef, sock_filter};
 
+/// The libc crate's constant of this name does not fit its type.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
 /// What [`clone_process`] returns: twice, once in each process.
 pub(crate) enum Cloned {
     /// In the new process.
@@ -17,11 +20,11 @@ pub(crate) enum Cloned {
     Parent { pid: i32, pidfd: OwnedFd },
 }
 
-/// Forks with namespace `flags` (`CLONE_NEW*`) and a pidfd.
+/// Forks with namespace `flags` (`CLONE_NEW*`) and a pidfd, into the v2 cgroup `cgroup` if one is given.
 ///
 /// To be called only while this process has a single thread: the child then is an exact copy in which everything,
 /// allocation included, goes on working. The launcher never starts a thread.
-pub(crate) fn clone_process(flags: u64) -> io::Result<Cloned> {
+pub(crate) fn clone_process(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Cloned> {
     let mut pidfd: RawFd = -1;
     // JUSTIFICATION: no crate forks into new namespaces with a pidfd.
     // SAFETY: `clone_args` is plain data for which zeroes are valid. It and `pidfd` outlive the call. Without CLONE_VM
@@ -31,6 +34,10 @@ pub(crate) fn clone_process(flags: u64) -> io::Result<Cloned> {
         args.flags = flags | libc::CLONE_PIDFD as u64;
         args.pidfd = &raw mut pidfd as u64;
         args.exit_signal = libc::SIGCHLD as u64;
+        if let Some(cgroup) = cgroup {
+            args.flags |= CLONE_INTO_CGROUP;
+            args.cgroup = cgroup.as_raw_fd() as u64;
+        }
         libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<libc::clone_args>())
     };
     match pid {
@@ -206,4 +213,35 @@ pub(crate) fn standard_input() -> io::Result<OwnedFd> {
 
 fn check(result: i64) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn a_process_can_be_made_in_a_v2_cgroup() {
+        let cgroup = std::path::PathBuf::from(format!("/sys/fs/cgroup/unified/cfc-test-{}", std::process::id()));
+        if std::fs::create_dir(&cgroup).is_err() {
+            eprintln!("skipped: needs root and a v2 tree at /sys/fs/cgroup/unified");
+            return;
+        }
+        let directory = std::fs::File::open(&cgroup).expect("opens");
+        // The child only ends: a test process has threads, and a fork of it may do nothing else.
+        match clone_process(0, Some(directory.as_fd())).expect("clones") {
+            Cloned::Child => exit_now(7),
+            Cloned::Parent { pid, pidfd } => {
+                let members = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("reads");
+                let waited = rustix::process::waitid(
+                    rustix::process::WaitId::PidFd(pidfd.as_fd()),
+                    rustix::process::WaitIdOptions::EXITED,
+                );
+                std::fs::remove_dir(&cgroup).expect("is empty again");
+                assert!(members.lines().any(|line| line.starts_with("0::/cfc-test-")), "{members}");
+                assert_eq!(waited.expect("waits").and_then(|status| status.exit_status()), Some(7));
+            }
+        }
+    }
 }

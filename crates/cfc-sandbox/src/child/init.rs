@@ -11,7 +11,7 @@ use crate::sys::{self, Cloned};
 /// Forks. Returns in the child, which becomes the application; this process stays, reaps, forwards signals, and ends as
 /// the application ends: with its code, or with 128 plus the signal.
 pub(crate) fn stay_as_reaper() -> Result<(), ErrorKind> {
-    match sys::clone_process(0).step(|| "fork the application from its init".into())? {
+    match sys::clone_process(0, None).step(|| "fork the application from its init".into())? {
         Cloned::Child => rustix::process::setsid().map(drop).step(|| "start a session".into()),
         Cloned::Parent { pid, .. } => reap(pid),
     }

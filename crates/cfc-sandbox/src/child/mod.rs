@@ -28,9 +28,14 @@ pub(crate) use stubs::{Stubs, remove_stubs};
 /// The exit code of a process that failed before `execve`; the report says why.
 const FAILED: i32 = 125;
 
+/// The launcher has done its part: set up the sandbox.
+pub(crate) const GO: u8 = b'g';
+/// The process is in its cgroups: become the application. Anything else in its place is a failure, as JSON.
+pub(crate) const JOINED: u8 = b'j';
+
 /// The pipes and files that the new process is given.
 pub(crate) struct Wiring {
-    /// One byte comes through when the launcher has written the id maps and joined the cgroups.
+    /// Brings [`GO`] when the launcher has written the id maps, and [`JOINED`] when the process is in its cgroups.
     pub(crate) go: OwnedFd,
     /// Takes [`Report`]s.
     pub(crate) report: OwnedFd,
@@ -55,9 +60,6 @@ fn prepare_and_execute(blueprint: &Blueprint, wiring: &Wiring) -> Result<std::co
         identity::become_root()?;
     }
     rustix::process::setsid().step(|| "start a session".into())?;
-    if blueprint.has_cgroup_namespace {
-        sys::unshare(UnshareFlags::NEWCGROUP).step(|| "make the cgroup namespace".into())?;
-    }
     if blueprint.has_network_namespace {
         bring_loopback_up()?;
     }
@@ -70,6 +72,10 @@ fn prepare_and_execute(blueprint: &Blueprint, wiring: &Wiring) -> Result<std::co
     sys::reset_signals();
     connect_stdio(wiring)?;
     sys::close_on_exec_from(3).step(|| "close inherited files".into())?;
+    wait_until_joined(wiring)?;
+    if blueprint.has_cgroup_namespace {
+        sys::unshare(UnshareFlags::NEWCGROUP).step(|| "make the cgroup namespace".into())?;
+    }
     identity::take(blueprint)?;
     if !is_cwd_set {
         program::change_directory_as_user(&blueprint.cwd)?;
@@ -92,7 +98,19 @@ fn wait_for_go(wiring: &Wiring) -> Result<(), ErrorKind> {
     let count = rustix::io::retry_on_intr(|| rustix::io::read(&wiring.go, &mut byte))
         .step(|| "wait for the launcher".into())?;
     // Its end without a byte: the launcher gave up or died. Nobody reads a report.
-    if count == 1 { Ok(()) } else { sys::exit_now(FAILED) }
+    if count == 1 && byte == [GO] { Ok(()) } else { sys::exit_now(FAILED) }
+}
+
+fn wait_until_joined(wiring: &Wiring) -> Result<(), ErrorKind> {
+    let mut said = vec![0; 4096];
+    let count =
+        rustix::io::retry_on_intr(|| rustix::io::read(&wiring.go, &mut said)).step(|| "wait for the cgroups".into())?;
+    match &said[..count] {
+        [JOINED] => Ok(()),
+        [] => sys::exit_now(FAILED),
+        failure => Err(serde_json::from_slice(failure)
+            .unwrap_or_else(|_| ErrorKind::Step { step: "join the cgroups".into(), errno: libc::EIO })),
+    }
 }
 
 fn bring_loopback_up() -> Result<(), ErrorKind> {

@@ -51,7 +51,7 @@ impl IdMappings {
     pub(crate) fn make_namespace(&self) -> Result<OwnedFd, ErrorKind> {
         let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).step(|| "make a pipe".into());
         let (end, keep) = pipe()?;
-        let cloned = sys::clone_process(libc::CLONE_NEWUSER as u64).step(|| "make a user namespace".into())?;
+        let cloned = sys::clone_process(libc::CLONE_NEWUSER as u64, None).step(|| "make a user namespace".into())?;
         let Cloned::Parent { pid, pidfd } = cloned else {
             drop(keep);
             let _ = rustix::io::read(&end, &mut [0; 1]);

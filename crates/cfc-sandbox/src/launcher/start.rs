@@ -14,7 +14,7 @@ use super::idmap::IdMappings;
 use super::log_file::{LogFile, Stream};
 use super::sandbox::{Phase, Sandbox};
 use crate::cgroup::{Cgroup, Hierarchies};
-use crate::child::{self, Stubs, Wiring};
+use crate::child::{self, GO, JOINED, Stubs, Wiring};
 use crate::config::{Root, SandboxConfig, Stdio};
 use crate::error::ErrorKind;
 use crate::protocol;
@@ -83,6 +83,7 @@ impl Starter {
             started: launched.started,
             phase: Phase::Starting { client, report: launched.report, received: Vec::new() },
             pidfd: launched.pidfd,
+            joiner: launched.joiner,
             network: launched.network,
             cgroup,
             annotations: config.spec.annotations().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect(),
@@ -159,6 +160,7 @@ struct Launched {
     pidfd: OwnedFd,
     network: Option<OwnedFd>,
     report: OwnedFd,
+    joiner: Option<OwnedFd>,
 }
 
 fn launch(
@@ -170,7 +172,16 @@ fn launch(
     let (go_read, go) = pipe()?;
     let (report, report_write) = output_pipe()?;
     let wiring = Wiring { go: go_read, report: report_write, stdio };
-    let (pid, pidfd) = match sys::clone_process(blueprint.clone_flags).step(|| "make the namespaces".into())? {
+    let birthplace = match cgroup.birthplace() {
+        None => None,
+        Some(directory) => {
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let opened = rustix::fs::open(directory, flags, Mode::empty());
+            Some(opened.step(|| format!("open {}", directory.display()))?)
+        }
+    };
+    let cloned = sys::clone_process(blueprint.clone_flags, birthplace.as_ref().map(|fd| fd.as_fd()));
+    let (pid, pidfd) = match cloned.step(|| "make the namespaces".into())? {
         Cloned::Parent { pid, pidfd } => (pid, pidfd),
         Cloned::Child => {
             // Only the launcher may hold this end, so that its death is noticed.
@@ -178,19 +189,46 @@ fn launch(
             child::run(blueprint, &wiring)
         }
     };
-    let prepared = prepare(blueprint, &wiring, mappings, cgroup, pid);
-    let prepared = prepared.and_then(|network| {
-        rustix::io::write(&go, b"g").step(|| "let the sandbox go on".into())?;
-        Ok(network)
+    let is_joined = birthplace.is_some() || cgroup.is_empty();
+    let prepared = prepare(blueprint, &wiring, mappings, pid).and_then(|(network, start_time)| {
+        let signal: &[u8] = if is_joined { &[GO, JOINED] } else { &[GO] };
+        rustix::io::write(&go, signal).step(|| "let the sandbox go on".into())?;
+        let joiner = if is_joined { None } else { Some(spawn_joiner(cgroup, pid, &go)?) };
+        Ok((network, start_time, joiner))
     });
     match prepared {
-        Ok((network, start_time)) => Ok(Launched { started: Started { pid, start_time }, pidfd, network, report }),
+        Ok((network, start_time, joiner)) => {
+            Ok(Launched { started: Started { pid, start_time }, pidfd, network, report, joiner })
+        }
         Err(failure) => {
             let _ = sys::send_signal(pidfd.as_fd(), libc::SIGKILL);
-            let _ = rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
+            reap(&pidfd);
             Err(failure)
         }
     }
+}
+
+/// Joins the cgroups in a process of its own, since that can take as long as all the rest. The sandbox's process sets itself
+/// up meanwhile, and waits for [`JOINED`] before it goes on; whatever else comes is the failure.
+fn spawn_joiner(cgroup: &Cgroup, pid: i32, go: &OwnedFd) -> Result<OwnedFd, ErrorKind> {
+    match sys::clone_process(0, None).step(|| "fork the process that joins the cgroups".into())? {
+        Cloned::Parent { pidfd, .. } => Ok(pidfd),
+        Cloned::Child => {
+            let said = match cgroup.join(pid) {
+                Ok(()) => vec![JOINED],
+                Err(failure) => serde_json::to_vec(&failure).unwrap_or_default(),
+            };
+            let _ = rustix::io::write(go, &said);
+            sys::exit_now(0)
+        }
+    }
+}
+
+/// Waits for a child that has ended or is about to.
+pub(crate) fn reap(pidfd: &OwnedFd) {
+    let _ = rustix::io::retry_on_intr(|| {
+        rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED).map(drop)
+    });
 }
 
 /// What only the launcher may do to the new process, which waits meanwhile.
@@ -198,10 +236,8 @@ fn prepare(
     blueprint: &Blueprint,
     wiring: &Wiring,
     mappings: Option<&IdMappings>,
-    cgroup: &Cgroup,
     pid: i32,
 ) -> Result<(Option<OwnedFd>, u64), ErrorKind> {
-    cgroup.join(pid)?;
     if let Some(mappings) = mappings {
         mappings.write(pid)?;
     }
