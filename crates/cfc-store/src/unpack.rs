@@ -132,7 +132,7 @@ impl<R: Read> Unpacker<R> {
             }
             EntryName::Whiteout { parent, name } => {
                 let parent = self.make_parent(&parent)?;
-                whiteout(&parent, &name)
+                whiteout(entry, &parent, &name)
             }
             EntryName::Plain { parent, name } => {
                 let handle = self.make_parent(&parent)?;
@@ -285,9 +285,12 @@ fn is_gone(error: &io::Error) -> bool {
 }
 
 /// Hides `name` of the lower layers. What this layer itself has of that name stays, whatever the order of the entries.
-fn whiteout(parent: &OwnedFd, name: &OsStr) -> io::Result<()> {
+fn whiteout(entry: &TarEntry, parent: &OwnedFd, name: &OsStr) -> io::Result<()> {
     match tree::status(parent, name)? {
-        None => tree::make_whiteout(parent, name),
+        None => {
+            tree::make_whiteout(parent, name)?;
+            metadata::set_mtime(entry.mtime, parent, name)
+        }
         Some(stat) if tree::is_directory(&stat) => {
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             tree::set_opaque(&openat(parent, name, flags, Mode::empty())?)
