@@ -70,7 +70,7 @@ pub enum StoreErrorKind {
     #[error("no image for the platform {wanted} in it; it has {}", list(.offered))]
     Platform {
         /// The platform that is needed.
-        wanted: Platform,
+        wanted: Box<Platform>,
         /// The platforms there are.
         offered: Vec<Platform>,
     },

@@ -126,7 +126,7 @@ impl ImageStore {
             };
             descriptor = index.for_platform(platform).cloned().ok_or_else(|| {
                 let offered = index.manifests.iter().filter_map(|manifest| manifest.platform.clone()).collect();
-                StoreError::new(subject(), StoreErrorKind::Platform { wanted: platform.clone(), offered })
+                StoreError::new(subject(), StoreErrorKind::Platform { wanted: Box::new(platform.clone()), offered })
             })?;
         }
         let kind = StoreErrorKind::Limit(format!("indexes are nested deeper than {MAX_INDEX_DEPTH} levels"));

@@ -12,7 +12,9 @@ use crate::{Image, Result, Store, StoreError, StoreErrorKind, UnpackLimits, unpa
 /// overlayfs takes no more lower directories.
 const MAX_LAYERS: usize = 500;
 
-/// Unpacked layers, in the form that overlayfs wants below each other.
+/// Unpacked layers, in the form that overlayfs wants below each other. They are made whole by a rename, which survives
+/// a crash of any process; their files are not synced one by one, so after a power cut remove `layers/` and let them be
+/// unpacked again from the blobs, which are.
 #[derive(Clone, Debug)]
 pub struct LayerStore {
     store: Store,

@@ -122,10 +122,9 @@ fn sweep(tmp: &Path) {
     for entry in entries.flatten() {
         let path = entry.path();
         let Ok(directory) = File::open(&path) else { continue };
-        if flock(&directory, FlockOperation::NonBlockingLockExclusive).is_ok() {
-            if let Err(error) = fs::remove_dir_all(&path) {
-                tracing::debug!(path = %path.display(), %error, "cannot sweep");
-            }
+        let is_dead = flock(&directory, FlockOperation::NonBlockingLockExclusive).is_ok();
+        if is_dead && let Err(error) = fs::remove_dir_all(&path) {
+            tracing::debug!(path = %path.display(), %error, "cannot sweep");
         }
     }
 }

@@ -1,4 +1,5 @@
 //! From what a container changed to a layer and back.
+#![allow(clippy::print_stdout, reason = "a test says why it is skipped")]
 
 mod images;
 

@@ -99,7 +99,7 @@ mod tests {
 
     #[test]
     fn hostile_names_are_refused() {
-        let deep = vec![b'a', b'/'].repeat(300);
+        let deep = b"a/".repeat(300);
         for name in [&b"../a"[..], b"a/../b", b"a/..", b"a/.wh.", b".wh..", b".wh...", b".wh.a/b", b"a\0b", &deep] {
             assert!(EntryName::parse(name).is_err(), "{} was accepted", name.escape_ascii());
         }

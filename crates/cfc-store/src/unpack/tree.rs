@@ -46,10 +46,10 @@ impl Tree {
         if path.as_os_str().is_empty() {
             return Ok(self.root());
         }
-        if let Some((last, handle)) = &self.last {
-            if last == path {
-                return Ok(handle.clone());
-            }
+        if let Some((last, handle)) = &self.last
+            && last == path
+        {
+            return Ok(handle.clone());
         }
         let handle = Rc::new(self.resolve(path)?);
         self.last = Some((path.to_path_buf(), handle.clone()));
