@@ -12,7 +12,7 @@ use crate::TransferErrorKind;
 use crate::answer::{describe_answer, read_bounded, unreachable};
 use crate::challenge::Challenge;
 use crate::credentials::{Login, Secret};
-use crate::endpoint::is_this_machine;
+use crate::endpoint::is_inner;
 
 /// How long a token lasts whose service does not say (distribution's token spec).
 const DEFAULT_LIFETIME: Duration = Duration::from_secs(60);
@@ -155,19 +155,21 @@ impl Authorizer {
         Ok(Token { value, good_until: Instant::now() + lifetime.saturating_sub(MARGIN).max(Duration::from_secs(1)) })
     }
 
-    /// A registry may name any token service. It must not make us talk to what only this machine can reach, nor put a
-    /// password on the wire in the clear that TLS would have protected.
     fn check_realm(&self, realm: &Url) -> Result<(), TransferErrorKind> {
-        let is_local_registry = is_this_machine(self.registry.authority());
-        let is_safe = match self.registry.scheme() {
-            "https" => realm.scheme() == "https" && (is_local_registry || !is_this_machine(realm.authority())),
-            _ => matches!(realm.scheme(), "http" | "https"),
-        };
-        if is_safe {
+        if is_safe_realm(&self.registry, realm) {
             return Ok(());
         }
         let text = format!("the registry names `{realm}` as its token service, which is not safe to ask");
         Err(TransferErrorKind::Malformed(text))
+    }
+}
+
+/// A registry may name any token service. It must not make us talk to what only this machine can reach, nor put a
+/// password on the wire in the clear that TLS would have protected.
+fn is_safe_realm(registry: &Url, realm: &Url) -> bool {
+    match registry.scheme() {
+        "https" => realm.scheme() == "https" && (is_inner(registry) || !is_inner(realm)),
+        _ => matches!(realm.scheme(), "http" | "https") && (is_inner(registry) || !is_inner(realm)),
     }
 }
 
@@ -181,4 +183,23 @@ fn form<'a>(url: &Url, fields: impl Iterator<Item = (&'a str, &'a str)>) -> Resu
     let mut url = url.clone();
     url.set_query(None);
     Ok(with_query(url, fields).query().unwrap_or_default().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_safe(registry: &str, realm: &str) -> bool {
+        is_safe_realm(&Url::parse(registry).expect(registry), &Url::parse(realm).expect(realm))
+    }
+
+    #[test]
+    fn a_token_service_may_be_elsewhere_but_not_here_or_in_the_clear() {
+        assert!(is_safe("https://r.example/v2/", "https://auth.example/token"));
+        assert!(is_safe("http://127.0.0.1:5000/v2/", "http://127.0.0.1:5001/token"));
+        assert!(!is_safe("https://r.example/v2/", "http://auth.example/token"));
+        assert!(!is_safe("https://r.example/v2/", "https://127.0.0.1:8443/token"));
+        assert!(!is_safe("http://10.0.0.1:5000/v2/", "http://169.254.169.254/latest"));
+        assert!(!is_safe("https://r.example/v2/", "file:///etc/passwd"));
+    }
 }

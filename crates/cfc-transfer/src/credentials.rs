@@ -106,10 +106,10 @@ impl Login {
             let found = ask_helper(helper, name).await?;
             return Ok(found.unwrap_or_else(|| Login::nobody(&format!("none: `docker-credential-{helper}` has none"))));
         }
-        if let Some(helper) = config.creds_store.filter(|helper| !helper.is_empty()) {
-            if let Some(login) = ask_helper(&helper, &names[0]).await? {
-                return Ok(login);
-            }
+        if let Some(helper) = config.creds_store.filter(|helper| !helper.is_empty())
+            && let Some(login) = ask_helper(&helper, &names[0]).await?
+        {
+            return Ok(login);
         }
         let auth = names.iter().find_map(|name| config.auths.get(name));
         let secret = auth.map(Auth::secret).transpose().map_err(malformed)?.flatten();

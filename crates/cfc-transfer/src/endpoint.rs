@@ -86,6 +86,18 @@ pub(crate) fn is_this_machine(host: &str) -> bool {
     is_loopback || name == "localhost" || name.ends_with(".localhost")
 }
 
+/// Whether the URL names this machine or a link-local address (where clouds keep their metadata).
+pub(crate) fn is_inner(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().map(|a| a.to_canonical());
+    let is_link_local = match address {
+        Ok(IpAddr::V4(address)) => address.is_link_local() || address.is_unspecified(),
+        Ok(IpAddr::V6(address)) => address.is_unicast_link_local() || address.is_unspecified(),
+        Err(_) => false,
+    };
+    is_link_local || is_this_machine(url.authority())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -117,5 +129,15 @@ mod tests {
     fn a_reference_without_registry_is_not_guessed() {
         let reference = Reference::parse("busybox").expect("well-formed");
         assert!(matches!(Endpoint::of(&reference, None), Err(TransferErrorKind::NoRegistry)));
+    }
+
+    #[test]
+    fn inner_addresses_are_known() {
+        for text in
+            ["http://127.0.0.1/", "http://169.254.169.254/x", "https://[::ffff:127.0.0.1]/", "https://localhost:1/"]
+        {
+            assert!(is_inner(&Url::parse(text).expect(text)), "{text}");
+        }
+        assert!(!is_inner(&Url::parse("https://r.example/").expect("well-formed")));
     }
 }

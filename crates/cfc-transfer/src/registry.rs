@@ -10,7 +10,7 @@ use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, Url};
 use crate::answer::{describe_answer, error_text, may_pass, read_bounded, unreachable};
 use crate::auth::{Authorizer, Proof};
 use crate::credentials::Login;
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, is_inner};
 use crate::{Options, TransferErrorKind};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -354,19 +354,6 @@ fn follow_safely(attempt: reqwest::redirect::Attempt<'_>) -> reqwest::redirect::
     attempt.follow()
 }
 
-/// Whether the URL names this machine or a link-local address (where clouds keep their metadata).
-fn is_inner(url: &Url) -> bool {
-    use std::net::IpAddr;
-    let host = url.host_str().unwrap_or_default();
-    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().map(|a| a.to_canonical());
-    let is_link_local = match address {
-        Ok(IpAddr::V4(address)) => address.is_link_local() || address.is_unspecified(),
-        Ok(IpAddr::V6(address)) => address.is_unicast_link_local() || address.is_unspecified(),
-        Err(_) => false,
-    };
-    is_link_local || crate::endpoint::is_this_machine(url.authority())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -383,16 +370,6 @@ mod tests {
         assert!(manifest_type(Some(media_type::INDEX), both).is_err());
         let other = format!(r#"{{"schemaVersion":2,"mediaType":"{}","manifests":[]}}"#, media_type::MANIFEST);
         assert!(manifest_type(Some(media_type::INDEX), other.as_bytes()).is_err());
-    }
-
-    #[test]
-    fn inner_addresses_are_known() {
-        for text in
-            ["http://127.0.0.1/", "http://169.254.169.254/x", "https://[::ffff:127.0.0.1]/", "https://localhost:1/"]
-        {
-            assert!(is_inner(&Url::parse(text).expect(text)), "{text}");
-        }
-        assert!(!is_inner(&Url::parse("https://r.example/").expect("well-formed")));
     }
 
     #[test]

@@ -62,10 +62,10 @@ impl Upload<'_> {
     }
 
     async fn resume(&self, location: &Url) -> Result<(Url, u64), TransferErrorKind> {
-        if let Ok((location, offset)) = self.registry.upload_status(location).await {
-            if offset > 0 && offset <= self.blob.size {
-                return Ok((location, offset));
-            }
+        if let Ok((location, offset)) = self.registry.upload_status(location).await
+            && (1..=self.blob.size).contains(&offset)
+        {
+            return Ok((location, offset));
         }
         let location = self.registry.start_upload(None).await?;
         let none = || TransferErrorKind::Malformed("the registry mounted a blob unasked".to_string());
