@@ -1,4 +1,8 @@
 //! [`Registry`]: one repository of a registry, over the distribution API.
+//!
+//! Written on reqwest and not on the `oci-client` crate, which streams blobs, too, but does not go on with an upload that
+//! broke off, nor authenticate again when a token is refused halfway, and gives a password to whichever token service
+//! the registry names.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
