@@ -11,6 +11,7 @@ use crate::instance::Phase;
 use crate::journal::{Intent, Journal};
 use crate::launch::LAUNCH_ANNOTATION;
 use crate::runtime::{Record, Runtime};
+use crate::trial::is_trial;
 
 impl Runtime {
     /// Compares the journals with what the launcher knows. An instance whose journal wants exactly the process that
@@ -22,7 +23,9 @@ impl Runtime {
             shared.launcher.list()?.into_iter().map(|status| (status.id.clone(), status)).collect();
         for name in shared.directories.names()? {
             let journal = Journal::read(&shared.directories.of(&name));
-            let is_wanted = |status: &Status| journal.as_ref().is_some_and(|journal| is_intended(journal, status));
+            let is_wanted = |status: &Status| {
+                !is_trial(&name) && journal.as_ref().is_some_and(|journal| is_intended(journal, status))
+            };
             match (sandboxes.remove(&name), journal.clone()) {
                 (Some(status), Some(journal)) if is_wanted(&status) => self.take_over(&name, journal, &status),
                 (status, _) => {

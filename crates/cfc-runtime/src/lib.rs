@@ -14,6 +14,7 @@ mod launch;
 mod lifecycle;
 mod logs;
 mod runtime;
+mod trial;
 
 pub use cfc_scheduler::{Capacity, InstanceType, Refusal};
 pub use connect::ConnectError;
@@ -21,3 +22,4 @@ pub use error::{Result, RuntimeError, RuntimeErrorKind};
 pub use instance::{Application, ExitReport, InstanceSpec, InstanceView, Phase};
 pub use logs::{LogLine, LogReader, LogStream};
 pub use runtime::{Runtime, RuntimeConfig};
+pub use trial::Trial;

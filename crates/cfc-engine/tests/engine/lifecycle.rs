@@ -1,8 +1,12 @@
 //! A container's life over the socket: create, start, inspect, wait, kill, remove.
 
+use std::time::Duration;
+
+use cfc_runtime::{InstanceType, Trial};
 use serde_json::json;
 
 use crate::Test;
+use crate::image;
 use crate::platform::{Platform, container, on_platform};
 
 pub const TESTS: &[Test] = &[
@@ -13,6 +17,7 @@ pub const TESTS: &[Test] = &[
     ("what_is_not_there_is_named", || on_platform(not_there)),
     ("an_api_version_in_front_changes_nothing", || on_platform(versions)),
     ("the_log_outlives_its_instance", || on_platform(ended_log)),
+    ("a_trial_start_tells_whether_an_image_starts", || on_platform(trial)),
 ];
 
 async fn whole_life(platform: Platform) {
@@ -154,5 +159,29 @@ async fn ended_log(platform: Platform) {
     platform.run(&name).await;
     platform.wait(&name).await;
     assert_eq!(platform.output(&name).await, "last words\nlast words\n");
+    platform.close().await;
+}
+
+async fn trial(platform: Platform) {
+    let patience = Duration::from_millis(300);
+    let attempt = async |script: &str, command: &[&str]| {
+        let image = image::busybox(&platform.store, script, |config| {
+            if !command.is_empty() {
+                config.cmd = Some(command.iter().map(|word| word.to_string()).collect());
+            }
+        });
+        platform.runtime.try_image(&image, InstanceType::LITE, patience).await
+    };
+    assert!(matches!(attempt("sleep 1000", &[]).await, Ok(Trial::Runs)));
+    match attempt("echo no database; exit 4", &[]).await {
+        Ok(Trial::Ended { report, output, .. }) => {
+            assert_eq!((report.code, output[0].line.as_str()), (4, "no database"));
+        }
+        other => panic!("{other:?}"),
+    }
+    let error = attempt("", &["/server"]).await.expect_err("there is no such command");
+    let text = format!("{error}: {}", error.kind);
+    assert!(text.starts_with("cannot start instance `cfc-trial-") && text.contains("`/server`"), "{text}");
+    assert!(platform.runtime.list().is_empty());
     platform.close().await;
 }

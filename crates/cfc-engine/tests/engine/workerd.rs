@@ -8,6 +8,7 @@ use cfc_workers::{ContainerBinding, Toolchain, WorkerVersion, Workerd, bundle, u
 
 use crate::Test;
 use crate::client;
+use crate::image;
 use crate::platform::{Platform, SIDECAR_IMAGE, block_on};
 
 pub const TESTS: &[Test] = &[("the_container_class_runs_on_the_engine", class)];
@@ -57,6 +58,7 @@ fn class() {
         platform.run_script(SCRIPT);
         let worker = start_workerd(&platform, &toolchain, &project).await;
         check(&platform, &worker.socket).await;
+        check_failures(&platform, &worker.socket).await;
         worker.workerd.stop(Duration::from_secs(5)).await;
         platform.close().await;
     });
@@ -74,22 +76,47 @@ async fn start_workerd(platform: &Platform, toolchain: &Toolchain, project: &Pat
     let version = WorkerVersion::from_project(&project, bundle, vec![container]);
     let dir = platform.directory.join("worker");
     let config = write_config(toolchain, &dir, &version, &platform.socket, SIDECAR_IMAGE).expect("a config");
-    platform.engine.set_names(WorkerNames {
-        worker: "app".to_string(),
-        applications: [(unique_key("app", "MyContainer"), "app".to_string())].into(),
-        images: Default::default(),
-        sidecar_image: SIDECAR_IMAGE.to_string(),
-    });
+    platform.engine.set_names(names());
     let socket = platform.directory.join("http.sock");
     let workerd = Workerd::start(toolchain, &dir, &config.path, &socket).await.expect("workerd serves");
     Worker { workerd, socket }
 }
 
-async fn check(platform: &Platform, socket: &Path) {
-    let fetch = async |path: &str| {
-        let (status, body) = client::request(socket, "GET", path, None).await;
-        (status, body.as_str().unwrap_or_default().to_string())
+async fn fetch(socket: &Path, path: &str) -> (u16, String) {
+    let (status, body) = client::request(socket, "GET", path, None).await;
+    (status, body.as_str().unwrap_or_default().to_string())
+}
+
+/// What the Worker's client reads when a container does not come up.
+async fn check_failures(platform: &Platform, socket: &Path) {
+    let configured = platform.image_name();
+    let answer = async |id: &str, script: &str, command: Option<&str>| {
+        let broken = image::busybox(&platform.store, script, |config| {
+            config.cmd = command.map(|command| vec![command.to_string()]).or(config.cmd.take());
+        });
+        let images = [(configured.clone(), broken)].into();
+        platform.engine.set_names(WorkerNames { images, ..names() });
+        fetch(socket, &format!("/{id}/index.html")).await
     };
+    let (status, text) = answer("missing", "", Some("/server")).await;
+    assert_eq!(status, 500, "{text}");
+    assert!(text.contains("command `/server` not found in the image"), "{text}");
+    let (status, text) = answer("exits", "exit 3", None).await;
+    assert_eq!(status, 500, "{text}");
+    assert!(text.contains("Container exited with unexpected exit code: 3"), "{text}");
+}
+
+fn names() -> WorkerNames {
+    WorkerNames {
+        worker: "app".to_string(),
+        applications: [(unique_key("app", "MyContainer"), "app".to_string())].into(),
+        images: Default::default(),
+        sidecar_image: SIDECAR_IMAGE.to_string(),
+    }
+}
+
+async fn check(platform: &Platform, socket: &Path) {
+    let fetch = async |path: &str| fetch(socket, path).await;
     let started = Instant::now();
     let hello = (200, "hello from the container\n".to_string());
     assert_eq!(fetch("/one/index.html").await, hello);
