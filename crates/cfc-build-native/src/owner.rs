@@ -42,7 +42,11 @@ pub(crate) fn find<T: Tree>(spec: &str, tree: impl FnOnce() -> Result<T>) -> Res
     Ok(owner)
 }
 
+/// `root` is 0 in every image, with or without an `/etc/passwd` that says so.
 fn number(text: &str) -> Option<u32> {
+    if text == "root" {
+        return Some(0);
+    }
     text.parse().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()))
 }
 

@@ -52,7 +52,7 @@ impl Runner<'_> {
     }
 
     fn config(&self, run: &Run, workspace: &Path, lowers: &[PathBuf], root: Root) -> Result<SandboxConfig> {
-        let user = resolve_user(lowers, &run.user).map_err(sandbox_failure)?;
+        let user = resolve_user(lowers, &numeric_root(&run.user)).map_err(sandbox_failure)?;
         let name = workspace.file_name().unwrap_or_default().to_string_lossy();
         Ok(SandboxConfig {
             id: format!("build-{}-{}", std::process::id(), name.trim_start_matches('.')),
@@ -131,6 +131,12 @@ impl Drop for Sandbox<'_> {
             tracing::warn!(sandbox = self.id, %error, "cannot remove a build's sandbox");
         }
     }
+}
+
+/// `root` is user and group 0 even in an image that has no `/etc/passwd`.
+fn numeric_root(user: &str) -> String {
+    let numeric = |name: &str| if name == "root" { "0".to_string() } else { name.to_string() };
+    user.split(':').map(numeric).collect::<Vec<_>>().join(":")
 }
 
 /// The process and its mounts.

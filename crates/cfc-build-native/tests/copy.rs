@@ -52,6 +52,7 @@ fn a_directory_copies_what_is_in_it() {
 fn owners_and_modes_are_applied_to_what_is_copied() {
     let fixture = Fixture::new();
     fixture.file("d/f", "1");
+    assert_eq!(fixture.layers("FROM scratch\nCOPY --chown=root d/f /f\n"), [["-rw-r--r-- 0:0 f"]]);
     fixture.file("etc/passwd", "root:x:0:0::/:/bin/sh\napp:x:7:8::/:/bin/sh\n").file("etc/group", "staff:x:50:\n");
     assert_eq!(
         fixture.layers("FROM scratch\nCOPY --chown=5 --chmod=0751 d /n/m\n"),

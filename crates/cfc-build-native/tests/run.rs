@@ -91,6 +91,7 @@ fn a_user_runs_and_owns() {
         "COPY etc /etc\nRUN mkdir -m 777 /open\nUSER app\nRUN id > /open/id && echo $HOME >> /open/id\n",
     );
     assert!(layers[2].contains(&"-rw-r--r-- 7:8 open/id".to_string()), "{:?}", layers[2]);
+    assert_eq!(output("USER root\nRUN id -u\n").as_deref(), Some("0\n"));
     let Some(output) = output(
         "RUN mkdir -p /etc && echo app:x:7:8::/home/app:/bin/sh > /etc/passwd && echo more:x:9:app > /etc/group\n\
          USER app\nRUN id -u; id -g; id -G; echo $HOME\n",
