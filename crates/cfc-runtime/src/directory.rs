@@ -2,8 +2,10 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
 
 use crate::error::{AtPath, RuntimeErrorKind};
 
@@ -33,6 +35,8 @@ impl Directories {
         for path in [root.join(".ended"), root.join(".trash")] {
             fs::create_dir_all(&path).at("make the directory", &path)?;
         }
+        // Journals hold environments, and those hold secrets.
+        fs::set_permissions(root, fs::Permissions::from_mode(0o700)).at("protect", root)?;
         let root = fs::canonicalize(root).at("resolve", root)?;
         Ok(Directories { root })
     }
@@ -91,16 +95,24 @@ impl Directories {
         self.root.join(".ended").join(format!("{name}.log"))
     }
 
-    fn prune_ended_logs(&self) {
-        let Ok(entries) = fs::read_dir(self.root.join(".ended")) else { return };
-        let mut logs: Vec<_> = entries
-            .flatten()
-            .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
-            .collect();
+    /// The removed instances whose logs are kept, with the time of the last line, oldest first.
+    pub fn ended(&self) -> Vec<(SystemTime, String)> {
+        let Ok(entries) = fs::read_dir(self.root.join(".ended")) else { return Vec::new() };
+        let log = |entry: fs::DirEntry| {
+            let name = entry.file_name().to_str()?.strip_suffix(".log")?.to_string();
+            Some((entry.metadata().ok()?.modified().ok()?, name))
+        };
+        let mut logs: Vec<_> = entries.flatten().filter_map(log).collect();
         logs.sort();
+        logs
+    }
+
+    fn prune_ended_logs(&self) {
+        let logs = self.ended();
         let surplus = logs.len().saturating_sub(ENDED_LOGS_KEPT);
-        for (_, path) in &logs[..surplus] {
-            if let Err(error) = fs::remove_file(path) {
+        for (_, name) in &logs[..surplus] {
+            let path = self.ended_log(name);
+            if let Err(error) = fs::remove_file(&path) {
                 tracing::debug!(path = %path.display(), %error, "cannot remove an old log");
             }
         }

@@ -255,6 +255,11 @@ impl Runtime {
         })
     }
 
+    /// The names of removed instances whose logs are still there, with the time of the last line, oldest first.
+    pub fn ended(&self) -> Vec<(SystemTime, String)> {
+        self.shared.directories.ended()
+    }
+
     /// Connects to a port of the instance from inside it. While nothing listens there, waits up to `hold`.
     pub async fn connect(&self, name: &str, port: u16, hold: Duration) -> std::result::Result<TcpStream, ConnectError> {
         let mut phase = self.phase(name).ok_or_else(|| ConnectError::NoInstance(name.to_string()))?;

@@ -26,10 +26,10 @@ fn main() -> ExitCode {
         cfc_sandbox::launcher_main(std::env::args_os());
     }
     let words: Vec<String> = std::env::args().skip(1).collect();
-    if let [role, directory] = words.as_slice()
-        && role == adoption::VICTIM
-    {
-        adoption::be_victim(directory.as_ref());
+    match words.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        [adoption::VICTIM, directory] => adoption::be_victim(directory.as_ref()),
+        [adoption::BUSY_VICTIM, directory] => adoption::be_busy_victim(directory.as_ref()),
+        _ => {}
     }
     let filter = words.into_iter().find(|word| !word.starts_with('-'));
     if let Some(reason) = platform::lacking() {
