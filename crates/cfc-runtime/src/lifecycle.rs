@@ -39,7 +39,7 @@ impl Runtime {
             }
             Err(kind) => {
                 let report = ExitReport { code: exit_code(&kind), error: Some(kind.to_string()), ..Default::default() };
-                self.ended(&mut inner, name, Event::LaunchFailed(name.to_string(), launch), report);
+                self.note_end(&mut inner, name, Event::LaunchFailed(name.to_string(), launch), report);
                 Err(kind)
             }
         }
@@ -84,7 +84,7 @@ impl Runtime {
                 let runtime = Runtime { shared };
                 tracing::info!(instance = name, code = report.code, oom_killed = report.oom_killed, "instance ended");
                 let mut inner = runtime.lock();
-                runtime.ended(&mut inner, &name, Event::Exited(name.clone(), launch), report);
+                runtime.note_end(&mut inner, &name, Event::Exited(name.clone(), launch), report);
             }
         };
         if let Err(error) = thread.spawn(watcher) {
@@ -93,7 +93,7 @@ impl Runtime {
     }
 
     /// Takes note of the end of a process: its disk goes, then everybody is told.
-    fn ended(&self, inner: &mut Inner, name: &str, event: Event, report: ExitReport) {
+    fn note_end(&self, inner: &mut Inner, name: &str, event: Event, report: ExitReport) {
         let directory = self.shared.directories.of(name);
         if let Err(error) = directory.discard_disk(&self.shared.directories) {
             tracing::warn!(instance = name, %error, "cannot remove the disk of an ended instance");
