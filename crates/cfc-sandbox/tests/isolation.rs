@@ -179,3 +179,21 @@ fn a_readonly_root_refuses_writes() {
     assert_eq!(exit.status, ExitStatus::Code(1), "{text}");
     assert!(text.contains("Read-only file system"), "{text}");
 }
+
+#[test]
+fn without_a_user_namespace_the_rest_still_holds() {
+    let Some(bench) = bench() else { return };
+    let config = bench.config(&[
+        "sh",
+        "-c",
+        "cat /proc/self/uid_map /proc/self/status; cat /proc/self/mountinfo; mount -t tmpfs x /tmp",
+    ]);
+    let namespaces = ["mount", "pid", "network", "ipc", "uts", "cgroup"].map(|name| json!({"type": name}));
+    let config = with(&config, &[("/linux/namespaces", json!(namespaces))]);
+    let (exit, text) = bench.run_config(&config);
+    assert_ne!(exit.status, ExitStatus::Code(0), "mounting is refused");
+    assert!(text.starts_with("         0          0 4294967295"), "{text}");
+    assert_eq!(field(&text, "CapEff"), "00000000000405fb");
+    let root = text.lines().find(|line| line.contains(" / / ")).unwrap();
+    assert!(root.contains("nodev"), "{root}");
+}

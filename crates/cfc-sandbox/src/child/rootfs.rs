@@ -50,9 +50,12 @@ pub(crate) fn enter(blueprint: &Blueprint) -> Result<Stubs, ErrorKind> {
     set_sysctls(&targets, &blueprint.sysctl)?;
     set_readonly(&targets, &blueprint.readonly_paths)?;
     mask(&targets, blueprint)?;
-    if blueprint.is_root_readonly {
-        sys::set_mount_attributes(targets.root.as_fd(), false, libc::MOUNT_ATTR_RDONLY, None)
-            .step(|| "make the root read-only".into())?;
+    // An image's device nodes are dead inside a user namespace by themselves.
+    let nodev = if blueprint.has_user_namespace { 0 } else { libc::MOUNT_ATTR_NODEV };
+    let readonly = if blueprint.is_root_readonly { libc::MOUNT_ATTR_RDONLY } else { 0 };
+    if nodev | readonly != 0 {
+        sys::set_mount_attributes(targets.root.as_fd(), false, nodev | readonly, None)
+            .step(|| "set the options of the root".into())?;
     }
     pivot(&targets.root)?;
     Ok(targets.stubs)

@@ -3,36 +3,37 @@
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+use std::time::Instant;
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::net::SocketFlags;
+use rustix::time::Timespec;
 
 use super::connection::Connection;
 use super::log_file::Stream;
-use super::sandbox::{Output, Phase, Sandbox};
+use super::sandbox::Sandbox;
 use super::start::Starter;
-use crate::child::Report;
-use crate::config::SandboxConfig;
 use crate::error::{Error, ErrorKind};
 use crate::protocol::{Reply, Request, Response};
-use crate::sys;
 
 /// The state of a launcher.
 pub(crate) struct EventLoop {
-    epoll: OwnedFd,
-    sources: HashMap<u64, Source>,
-    next_token: u64,
-    clients: HashMap<u64, Connection>,
-    sandboxes: BTreeMap<String, Sandbox>,
-    starter: Starter,
-    socket: Option<PathBuf>,
-    listener: Option<OwnedFd>,
-    ending: Option<Ending>,
+    pub(super) epoll: OwnedFd,
+    pub(super) sources: HashMap<u64, Source>,
+    pub(super) next_token: u64,
+    pub(super) clients: HashMap<u64, Connection>,
+    pub(super) sandboxes: BTreeMap<String, Sandbox>,
+    pub(super) starter: Starter,
+    pub(super) socket: Option<PathBuf>,
+    pub(super) listener: Option<OwnedFd>,
+    pub(super) ending: Option<Ending>,
+    /// Outputs that came too fast, and when to look at them again.
+    pub(super) paused: Vec<(Instant, String, Stream)>,
 }
 
 /// What a descriptor that became ready is.
 #[derive(Clone)]
-enum Source {
+pub(super) enum Source {
     Listener,
     Client,
     /// A private launcher's first connection: its end is the launcher's.
@@ -43,9 +44,9 @@ enum Source {
 }
 
 /// The launcher is to end once no sandbox runs.
-struct Ending {
+pub(super) struct Ending {
     /// Who asked, if it was not the death of the owner.
-    client: Option<u64>,
+    pub(super) client: Option<u64>,
 }
 
 const EVENTS_MAX: usize = 64;
@@ -63,6 +64,7 @@ impl EventLoop {
             socket,
             listener: None,
             ending: None,
+            paused: Vec::new(),
         })
     }
 
@@ -83,7 +85,9 @@ impl EventLoop {
         let mut events = Vec::with_capacity(EVENTS_MAX);
         while !self.is_done() {
             events.clear();
-            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), None) {
+            let timeout = self.paused.iter().map(|(due, ..)| due.saturating_duration_since(Instant::now())).min();
+            let timeout = timeout.and_then(|duration| Timespec::try_from(duration).ok());
+            match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), timeout.as_ref()) {
                 Err(rustix::io::Errno::INTR) => continue,
                 result => result?,
             };
@@ -93,6 +97,9 @@ impl EventLoop {
                 if let Some(source) = self.sources.get(&token).cloned() {
                     self.handle(token, source);
                 }
+            }
+            if !self.paused.is_empty() {
+                self.resume_outputs();
             }
         }
         self.leave();
@@ -104,7 +111,9 @@ impl EventLoop {
             Source::Listener => self.accept(),
             Source::Client | Source::Control => self.serve(token),
             Source::Exit(id) => self.on_exit(token, &id),
-            Source::Report(id) => self.on_report(token, &id),
+            Source::Report(id) => {
+                self.on_report(token, &id);
+            }
             Source::Output(id, stream) => self.on_output(token, &id, stream),
         }
     }
@@ -129,7 +138,7 @@ impl EventLoop {
 
     // Watching descriptors.
 
-    fn watch(&mut self, descriptor: impl AsFd, source: Source) -> rustix::io::Result<u64> {
+    pub(super) fn watch(&mut self, descriptor: impl AsFd, source: Source) -> rustix::io::Result<u64> {
         let token = self.next_token;
         self.next_token += 1;
         epoll::add(&self.epoll, descriptor, EventData::new_u64(token), EventFlags::IN)?;
@@ -138,7 +147,7 @@ impl EventLoop {
     }
 
     /// To be called while `descriptor` is still open.
-    fn unwatch(&mut self, token: u64, descriptor: impl AsFd) {
+    pub(super) fn unwatch(&mut self, token: u64, descriptor: impl AsFd) {
         self.sources.remove(&token);
         let _ = epoll::delete(&self.epoll, descriptor);
     }
@@ -153,7 +162,7 @@ impl EventLoop {
         let _ = self.add_client(socket, Source::Client);
     }
 
-    fn add_client(&mut self, socket: OwnedFd, source: Source) -> std::io::Result<()> {
+    pub(super) fn add_client(&mut self, socket: OwnedFd, source: Source) -> std::io::Result<()> {
         rustix::io::ioctl_fionbio(&socket, true)?;
         let token = self.watch(&socket, source)?;
         self.clients.insert(token, Connection::new(socket));
@@ -180,7 +189,7 @@ impl EventLoop {
         if is_open { self.flush(token) } else { self.drop_client(token) }
     }
 
-    fn respond(&mut self, client: u64, response: Response, descriptor: Option<OwnedFd>) {
+    pub(super) fn respond(&mut self, client: u64, response: Response, descriptor: Option<OwnedFd>) {
         if let Some(connection) = self.clients.get_mut(&client) {
             connection.queue(&response, descriptor);
             self.flush(client);
@@ -205,219 +214,10 @@ impl EventLoop {
             self.begin_ending(None);
         }
     }
-
-    // Requests.
-
-    fn answer(&mut self, client: u64, request: Request, mut descriptors: Vec<OwnedFd>) {
-        let response = match request {
-            Request::Start(config) => match self.start(client, &config, descriptors) {
-                Ok(()) => return,
-                Err(kind) => Err(Error::new(format!("start sandbox `{}`", config.id), kind)),
-            },
-            Request::Wait { id } => {
-                match self.sandboxes.get_mut(&id).map(|sandbox| (&sandbox.phase, &mut sandbox.waiting)) {
-                    Some((Phase::Exited(exit), _)) => Ok(Reply::Exited(*exit)),
-                    Some((_, waiting)) => return waiting.push(client),
-                    None => Err(Error::new(format!("wait for sandbox `{id}`"), ErrorKind::NotFound)),
-                }
-            }
-            Request::Network { id } => match self.network(&id) {
-                Ok(namespace) => return self.respond(client, Ok(Reply::Done), Some(namespace)),
-                Err(kind) => Err(Error::new(format!("reach the network of sandbox `{id}`"), kind)),
-            },
-            Request::Shutdown => return self.begin_ending(Some(client)),
-            Request::Attach => match descriptors.pop().map(|socket| self.add_client(socket, Source::Client)) {
-                Some(Ok(())) => Ok(Reply::Done),
-                _ => Err(Error::new("attach to the launcher", ErrorKind::Launcher("it got no usable socket".into()))),
-            },
-            Request::Kill { id, signal } => {
-                let result = self.kill(&id, signal);
-                result.map_err(|kind| Error::new(format!("send signal {signal} to sandbox `{id}`"), kind))
-            }
-            Request::KillAll { id } => match self.sandboxes.get(&id) {
-                Some(sandbox) => {
-                    sandbox.kill_all();
-                    Ok(Reply::Done)
-                }
-                None => Err(Error::new(format!("kill sandbox `{id}`"), ErrorKind::NotFound)),
-            },
-            Request::Remove { id } => {
-                self.remove(&id).map_err(|kind| Error::new(format!("remove sandbox `{id}`"), kind))
-            }
-            Request::List => Ok(Reply::List(self.sandboxes.values().map(Sandbox::status).collect())),
-        };
-        self.respond(client, response, None);
-    }
-
-    fn start(&mut self, client: u64, config: &SandboxConfig, descriptors: Vec<OwnedFd>) -> Result<(), ErrorKind> {
-        config.validate().map_err(|error| error.kind().clone())?;
-        if self.ending.is_some() {
-            return Err(ErrorKind::Launcher("it is shutting down".into()));
-        }
-        if self.sandboxes.contains_key(&config.id) {
-            return Err(ErrorKind::AlreadyExists);
-        }
-        let sandbox = self.starter.start(config, descriptors, client)?;
-        let watched = self.watch_sandbox(&sandbox);
-        self.sandboxes.insert(sandbox.id.clone(), sandbox);
-        if watched.is_err() {
-            // Out of descriptors: what cannot be watched must not run.
-            if let Some(mut sandbox) = self.sandboxes.remove(&config.id) {
-                sandbox.kill_all();
-                sandbox.finish();
-                self.sources.retain(|_, source| !source.belongs_to(&config.id));
-            }
-            return Err(ErrorKind::Unavailable("the launcher cannot watch another process".into()));
-        }
-        Ok(())
-    }
-
-    fn watch_sandbox(&mut self, sandbox: &Sandbox) -> rustix::io::Result<()> {
-        self.watch(&sandbox.pidfd, Source::Exit(sandbox.id.clone()))?;
-        if let Phase::Starting { report, .. } = &sandbox.phase {
-            self.watch(report, Source::Report(sandbox.id.clone()))?;
-        }
-        for (stream, pipe) in &sandbox.outputs {
-            self.watch(pipe, Source::Output(sandbox.id.clone(), *stream))?;
-        }
-        Ok(())
-    }
-
-    fn network(&self, id: &str) -> Result<OwnedFd, ErrorKind> {
-        let sandbox = self.sandboxes.get(id).ok_or(ErrorKind::NotFound)?;
-        if sandbox.is_over() {
-            return Err(ErrorKind::NotRunning);
-        }
-        let namespace =
-            sandbox.network.as_ref().ok_or_else(|| ErrorKind::Invalid("it uses the host's network".into()))?;
-        namespace.try_clone().map_err(|error| ErrorKind::Launcher(error.to_string()))
-    }
-
-    fn kill(&self, id: &str, signal: i32) -> Result<Reply, ErrorKind> {
-        let sandbox = self.sandboxes.get(id).ok_or(ErrorKind::NotFound)?;
-        if sandbox.is_over() {
-            return Err(ErrorKind::NotRunning);
-        }
-        match sys::send_signal(sandbox.pidfd.as_fd(), signal) {
-            Ok(()) => Ok(Reply::Done),
-            // It has ended, and we have not been told yet.
-            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Err(ErrorKind::NotRunning),
-            Err(error) => {
-                Err(ErrorKind::Step { step: "send it".into(), errno: error.raw_os_error().unwrap_or(libc::EIO) })
-            }
-        }
-    }
-
-    fn remove(&mut self, id: &str) -> Result<Reply, ErrorKind> {
-        let sandbox = self.sandboxes.get_mut(id).ok_or(ErrorKind::NotFound)?;
-        if !sandbox.is_over() {
-            return Err(ErrorKind::StillRunning);
-        }
-        sandbox.cgroup.remove();
-        self.sandboxes.remove(id);
-        Ok(Reply::Done)
-    }
-
-    fn begin_ending(&mut self, client: Option<u64>) {
-        self.ending.get_or_insert(Ending { client });
-        for sandbox in self.sandboxes.values().filter(|sandbox| !sandbox.is_over()) {
-            sandbox.kill_all();
-        }
-    }
-
-    // Sandboxes.
-
-    fn on_report(&mut self, token: u64, id: &str) {
-        let Some(sandbox) = self.sandboxes.get_mut(id) else { return };
-        let Phase::Starting { client, report, received } = &mut sandbox.phase else { return };
-        let client = *client;
-        let mut buffer = [0; 4096];
-        match rustix::io::retry_on_intr(|| rustix::io::read(&*report, &mut buffer)) {
-            Ok(0) => {}
-            Ok(count) => return received.extend_from_slice(&buffer[..count]),
-            Err(rustix::io::Errno::AGAIN) => return,
-            Err(_) => {}
-        }
-        let mut outcome = Err(ErrorKind::Unavailable("the process died while it was set up (out of memory?)".into()));
-        for report in Report::parse_all(received) {
-            match report {
-                Report::Ready(stubs) => {
-                    sandbox.stubs = stubs;
-                    outcome = Ok(());
-                }
-                Report::Failed(failure) => outcome = Err(failure),
-            }
-        }
-        sandbox.reap_joiner();
-        if let Phase::Starting { report, .. } = std::mem::replace(&mut sandbox.phase, Phase::Running) {
-            self.sources.remove(&token);
-            let _ = epoll::delete(&self.epoll, report);
-        }
-        match outcome {
-            Ok(()) => {
-                let started = sandbox.started;
-                self.respond(client, Ok(Reply::Started(started)), None);
-            }
-            Err(kind) => {
-                self.forget_failed(id);
-                self.respond(client, Err(Error::new(format!("start sandbox `{id}`"), kind)), None);
-            }
-        }
-    }
-
-    /// Takes down a sandbox whose command never executed.
-    fn forget_failed(&mut self, id: &str) {
-        if let Some(mut sandbox) = self.sandboxes.remove(id) {
-            sandbox.kill_all();
-            let exit = sandbox.finish();
-            self.sources.retain(|_, source| !source.belongs_to(id));
-            for client in std::mem::take(&mut sandbox.waiting) {
-                self.respond(client, Ok(Reply::Exited(exit)), None);
-            }
-        }
-    }
-
-    fn on_output(&mut self, token: u64, id: &str, stream: Stream) {
-        let Some(sandbox) = self.sandboxes.get_mut(id) else { return };
-        if sandbox.copy_output(stream) == Output::End {
-            let pipe =
-                sandbox.outputs.iter().position(|(known, _)| *known == stream).map(|i| sandbox.outputs.remove(i));
-            if let Some((_, pipe)) = pipe {
-                self.unwatch(token, pipe);
-            }
-        }
-    }
-
-    fn on_exit(&mut self, token: u64, id: &str) {
-        if let Some(sandbox) = self.sandboxes.get_mut(id) {
-            sandbox.reap_joiner();
-        }
-        // A command that ends at once may be seen before its start: that comes first.
-        while let Some(report) = self.report_token(id) {
-            self.on_report(report, id);
-        }
-        let Some(sandbox) = self.sandboxes.get_mut(id) else { return };
-        let exit = sandbox.finish();
-        let waiting = std::mem::take(&mut sandbox.waiting);
-        let _ = epoll::delete(&self.epoll, &sandbox.pidfd);
-        self.sources.remove(&token);
-        self.sources.retain(|_, source| !source.belongs_to(id));
-        for client in waiting {
-            self.respond(client, Ok(Reply::Exited(exit)), None);
-        }
-    }
-
-    /// The token of a starting sandbox's report. The process is over, so reading it cannot wait.
-    fn report_token(&self, id: &str) -> Option<u64> {
-        let is_starting = matches!(self.sandboxes.get(id)?.phase, Phase::Starting { .. });
-        let find =
-            |(token, source): (&u64, &Source)| matches!(source, Source::Report(known) if known == id).then_some(*token);
-        if is_starting { self.sources.iter().find_map(find) } else { None }
-    }
 }
 
 impl Source {
-    fn belongs_to(&self, id: &str) -> bool {
+    pub(super) fn belongs_to(&self, id: &str) -> bool {
         match self {
             Source::Exit(known) | Source::Report(known) | Source::Output(known, _) => known == id,
             Source::Listener | Source::Client | Source::Control => false,

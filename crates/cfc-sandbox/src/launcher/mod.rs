@@ -9,7 +9,9 @@ mod event_loop;
 mod idmap;
 mod log_file;
 pub(crate) mod mount_options;
+mod requests;
 mod sandbox;
+mod sandbox_events;
 mod start;
 
 use std::ffi::{OsStr, OsString};

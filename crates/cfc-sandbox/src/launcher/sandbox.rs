@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use rustix::process::{WaitId, WaitIdOptions};
 
@@ -30,6 +31,7 @@ pub(crate) struct Sandbox {
     pub(crate) log: Option<LogFile>,
     /// The read ends of stdout and stderr, until they end.
     pub(crate) outputs: Vec<(Stream, OwnedFd)>,
+    pub(crate) rate: Rate,
     /// The overlay's upper directory, and what was made in it that is not the application's.
     pub(crate) upper: Option<PathBuf>,
     pub(crate) stubs: Stubs,
@@ -47,6 +49,37 @@ pub(crate) enum Phase {
     },
     Running,
     Exited(Exit),
+}
+
+/// How fast output may come: beyond it the application waits, so that the launcher has time for the others.
+pub(crate) struct Rate {
+    window_start: Instant,
+    bytes: usize,
+}
+
+/// About 10 MiB a second.
+const WINDOW: Duration = Duration::from_millis(100);
+const WINDOW_BYTES_MAX: usize = 1 << 20;
+
+impl Rate {
+    pub(crate) fn new() -> Rate {
+        Rate { window_start: Instant::now(), bytes: 0 }
+    }
+
+    fn add(&mut self, bytes: usize) {
+        if self.window_start.elapsed() >= WINDOW {
+            *self = Rate::new();
+        }
+        self.bytes += bytes;
+    }
+
+    pub(crate) fn is_exceeded(&self) -> bool {
+        self.bytes > WINDOW_BYTES_MAX
+    }
+
+    pub(crate) fn window_end(&self) -> Instant {
+        self.window_start + WINDOW
+    }
 }
 
 /// What reading an output has shown.
@@ -79,13 +112,19 @@ impl Sandbox {
         let _ = sys::send_signal(self.pidfd.as_fd(), libc::SIGKILL);
     }
 
+    /// The read end of an output that has not ended.
+    pub(crate) fn output(&self, stream: Stream) -> Option<&OwnedFd> {
+        self.outputs.iter().find_map(|(known, pipe)| (*known == stream).then_some(pipe))
+    }
+
     /// Reads once from an output into the log.
     pub(crate) fn copy_output(&mut self, stream: Stream) -> Output {
-        let Some((_, pipe)) = self.outputs.iter().find(|(known, _)| *known == stream) else { return Output::End };
+        let Some(pipe) = self.output(stream) else { return Output::End };
         let mut buffer = vec![0; READ_LENGTH];
         match rustix::io::retry_on_intr(|| rustix::io::read(pipe, &mut buffer)) {
             Ok(0) => Output::End,
             Ok(count) => {
+                self.rate.add(count);
                 if let Some(log) = &mut self.log {
                     log.take(stream, &buffer[..count]);
                 }

@@ -12,7 +12,7 @@ use seccompiler::BpfProgram;
 use super::blueprint::Blueprint;
 use super::idmap::IdMappings;
 use super::log_file::{LogFile, Stream};
-use super::sandbox::{Phase, Sandbox};
+use super::sandbox::{Phase, Rate, Sandbox};
 use crate::cgroup::{Cgroup, Hierarchies};
 use crate::child::{self, GO, JOINED, Stubs, Wiring};
 use crate::config::{Root, SandboxConfig, Stdio};
@@ -54,8 +54,9 @@ impl Starter {
         descriptors: Vec<OwnedFd>,
         client: u64,
     ) -> Result<Sandbox, ErrorKind> {
-        let linux = config.spec.linux().clone().unwrap_or_else(empty_linux);
-        let mappings = IdMappings::of(&linux)?;
+        let empty = empty_linux();
+        let linux = config.spec.linux().as_ref().unwrap_or(&empty);
+        let mappings = IdMappings::of(linux)?;
         if let Some(mappings) = &mappings {
             self.prepare_mapping(mappings)?;
         }
@@ -89,6 +90,7 @@ impl Starter {
             annotations: config.spec.annotations().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect(),
             log: outputs.log,
             outputs: outputs.read_ends,
+            rate: Rate::new(),
             upper,
             stubs: Stubs::default(),
             waiting: Vec::new(),

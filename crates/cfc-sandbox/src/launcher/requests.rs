@@ -1,0 +1,129 @@
+//! What the launcher does about each request.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use super::event_loop::{Ending, EventLoop, Source};
+use super::sandbox::{Phase, Sandbox};
+use crate::config::SandboxConfig;
+use crate::error::{Error, ErrorKind};
+use crate::protocol::{Reply, Request};
+use crate::sys;
+
+impl EventLoop {
+    pub(super) fn answer(&mut self, client: u64, request: Request, mut descriptors: Vec<OwnedFd>) {
+        let response = match request {
+            Request::Start(config) => match self.start(client, &config, descriptors) {
+                Ok(()) => return,
+                Err(kind) => Err(Error::new(format!("start sandbox `{}`", config.id), kind)),
+            },
+            Request::Wait { id } => {
+                match self.sandboxes.get_mut(&id).map(|sandbox| (&sandbox.phase, &mut sandbox.waiting)) {
+                    Some((Phase::Exited(exit), _)) => Ok(Reply::Exited(*exit)),
+                    Some((_, waiting)) => return waiting.push(client),
+                    None => Err(Error::new(format!("wait for sandbox `{id}`"), ErrorKind::NotFound)),
+                }
+            }
+            Request::Network { id } => match self.network(&id) {
+                Ok(namespace) => return self.respond(client, Ok(Reply::Done), Some(namespace)),
+                Err(kind) => Err(Error::new(format!("reach the network of sandbox `{id}`"), kind)),
+            },
+            Request::Shutdown => return self.begin_ending(Some(client)),
+            Request::Attach => match descriptors.pop().map(|socket| self.add_client(socket, Source::Client)) {
+                Some(Ok(())) => Ok(Reply::Done),
+                _ => Err(Error::new("attach to the launcher", ErrorKind::Launcher("it got no usable socket".into()))),
+            },
+            Request::Kill { id, signal } => {
+                let result = self.kill(&id, signal);
+                result.map_err(|kind| Error::new(format!("send signal {signal} to sandbox `{id}`"), kind))
+            }
+            Request::KillAll { id } => match self.sandboxes.get(&id) {
+                Some(sandbox) => {
+                    sandbox.kill_all();
+                    Ok(Reply::Done)
+                }
+                None => Err(Error::new(format!("kill sandbox `{id}`"), ErrorKind::NotFound)),
+            },
+            Request::Remove { id } => {
+                self.remove(&id).map_err(|kind| Error::new(format!("remove sandbox `{id}`"), kind))
+            }
+            Request::List => Ok(Reply::List(self.sandboxes.values().map(Sandbox::status).collect())),
+        };
+        self.respond(client, response, None);
+    }
+
+    fn start(&mut self, client: u64, config: &SandboxConfig, descriptors: Vec<OwnedFd>) -> Result<(), ErrorKind> {
+        config.validate().map_err(|error| error.kind().clone())?;
+        if self.ending.is_some() {
+            return Err(ErrorKind::Launcher("it is shutting down".into()));
+        }
+        if self.sandboxes.contains_key(&config.id) {
+            return Err(ErrorKind::AlreadyExists);
+        }
+        let sandbox = self.starter.start(config, descriptors, client)?;
+        let watched = self.watch_sandbox(&sandbox);
+        self.sandboxes.insert(sandbox.id.clone(), sandbox);
+        if watched.is_err() {
+            // Out of descriptors: what cannot be watched must not run.
+            if let Some(mut sandbox) = self.sandboxes.remove(&config.id) {
+                sandbox.kill_all();
+                sandbox.finish();
+                self.sources.retain(|_, source| !source.belongs_to(&config.id));
+            }
+            return Err(ErrorKind::Unavailable("the launcher cannot watch another process".into()));
+        }
+        Ok(())
+    }
+
+    fn watch_sandbox(&mut self, sandbox: &Sandbox) -> rustix::io::Result<()> {
+        self.watch(&sandbox.pidfd, Source::Exit(sandbox.id.clone()))?;
+        if let Phase::Starting { report, .. } = &sandbox.phase {
+            self.watch(report, Source::Report(sandbox.id.clone()))?;
+        }
+        for (stream, pipe) in &sandbox.outputs {
+            self.watch(pipe, Source::Output(sandbox.id.clone(), *stream))?;
+        }
+        Ok(())
+    }
+
+    fn network(&self, id: &str) -> Result<OwnedFd, ErrorKind> {
+        let sandbox = self.sandboxes.get(id).ok_or(ErrorKind::NotFound)?;
+        if sandbox.is_over() {
+            return Err(ErrorKind::NotRunning);
+        }
+        let namespace =
+            sandbox.network.as_ref().ok_or_else(|| ErrorKind::Invalid("it uses the host's network".into()))?;
+        namespace.try_clone().map_err(|error| ErrorKind::Launcher(error.to_string()))
+    }
+
+    fn kill(&self, id: &str, signal: i32) -> Result<Reply, ErrorKind> {
+        let sandbox = self.sandboxes.get(id).ok_or(ErrorKind::NotFound)?;
+        if sandbox.is_over() {
+            return Err(ErrorKind::NotRunning);
+        }
+        match sys::send_signal(sandbox.pidfd.as_fd(), signal) {
+            Ok(()) => Ok(Reply::Done),
+            // It has ended, and we have not been told yet.
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Err(ErrorKind::NotRunning),
+            Err(error) => {
+                Err(ErrorKind::Step { step: "send it".into(), errno: error.raw_os_error().unwrap_or(libc::EIO) })
+            }
+        }
+    }
+
+    fn remove(&mut self, id: &str) -> Result<Reply, ErrorKind> {
+        let sandbox = self.sandboxes.get_mut(id).ok_or(ErrorKind::NotFound)?;
+        if !sandbox.is_over() {
+            return Err(ErrorKind::StillRunning);
+        }
+        sandbox.cgroup.remove();
+        self.sandboxes.remove(id);
+        Ok(Reply::Done)
+    }
+
+    pub(super) fn begin_ending(&mut self, client: Option<u64>) {
+        self.ending.get_or_insert(Ending { client });
+        for sandbox in self.sandboxes.values().filter(|sandbox| !sandbox.is_over()) {
+            sandbox.kill_all();
+        }
+    }
+}
