@@ -156,7 +156,7 @@ async fn ended_log(platform: Platform) {
     assert_eq!(platform.wait(&name).await, 3);
     platform.remove(&name).await;
     assert_eq!(platform.output(&name).await, "last words\n");
-    assert_eq!(platform.runtime.ended().into_iter().map(|(_, name)| name).collect::<Vec<_>>(), [name.clone()]);
+    assert!(platform.runtime.ended().iter().map(|(_, name)| name).eq([&name]));
     platform.run(&name).await;
     platform.wait(&name).await;
     assert_eq!(platform.output(&name).await, "last words\nlast words\n");
