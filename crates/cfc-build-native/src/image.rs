@@ -85,6 +85,7 @@ pub fn build_image(
 ) -> Result<BuiltImage, ImageError> {
     let context = open_context(request)?;
     let plan = cfc_plan::lower(&plan_request(request)?, bases)?;
+    plan.warnings.iter().for_each(|warning| progress.warned(warning));
     Ok(builder.build(&plan, &context, progress)?)
 }
 

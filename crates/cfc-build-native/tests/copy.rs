@@ -172,6 +172,17 @@ fn a_directory_that_is_there_needs_an_empty_layer() {
 }
 
 #[test]
+fn nothing_is_unpacked_for_copies_from_the_context() {
+    let fixture = Fixture::new();
+    fixture.file("f", "1").file("d/x", "2");
+    fixture.build("FROM scratch\nCOPY d /d\nWORKDIR /d/e\nCOPY f .\nCOPY f /d/\n").expect("builds");
+    let n_unpacked = || fs::read_dir(fixture.store.root().join("layers")).expect("lists").count();
+    assert_eq!(n_unpacked(), 0);
+    fixture.build("FROM scratch AS one\nCOPY d /d\nFROM scratch\nCOPY --from=one /d /e\n").expect("builds");
+    assert_eq!(n_unpacked(), 1);
+}
+
+#[test]
 fn inputs_that_are_not_there_are_named() {
     let fixture = Fixture::new();
     let mut request = fixture.request("FROM scratch\n");
@@ -186,6 +197,11 @@ fn inputs_that_are_not_there_are_named() {
     request.context = fixture.root.path().join("nowhere");
     let (built, _) = fixture.build_request(&request);
     assert!(report(&built.expect_err("no context")).contains("nowhere"));
+
+    fixture.file(".dockerignore", "ok\n[\n");
+    let error = report(&fixture.build("FROM scratch\n").expect_err("a bad pattern"));
+    assert!(error.contains(".dockerignore: 1 problem(s)") && error.contains("line 2"), "{error}");
+    fs::remove_file(fixture.context().join(".dockerignore")).expect("removes");
 
     let error = report(&fixture.build("FROM scratch\nCOPY --chown=nobody . /\n").expect_err("no such user"));
     assert!(error.contains("there is no `nobody` in the image's `/etc/passwd`\nhint: make it in a RUN"), "{error}");

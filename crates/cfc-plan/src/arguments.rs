@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use cfc_dockerfile::Dockerfile;
+use cfc_dockerfile::{Dockerfile, Instruction};
 use cfc_oci::Platform;
 
 use crate::environment::Environment;
 use crate::error::Located;
 use crate::{BuildRequest, PlanError};
+
+const SOURCE_DATE_EPOCH: &str = "SOURCE_DATE_EPOCH";
 
 /// The variables that `FROM` lines see.
 pub(crate) fn global(request: &BuildRequest) -> Result<Environment, PlanError> {
@@ -79,9 +81,29 @@ pub(crate) fn proxies(build_args: &BTreeMap<String, String>) -> Vec<(String, Str
     variables
 }
 
+/// A warning about build arguments that no `ARG` asks for: most likely a typing error.
+pub(crate) fn unused(request: &BuildRequest) -> Option<String> {
+    let declared = |name: &str| {
+        let global = request.dockerfile.global_args.iter().flat_map(|declaration| &declaration.value);
+        let instructions = request.dockerfile.stages.iter().flat_map(|stage| &stage.instructions);
+        let in_stages = instructions.filter_map(|instruction| match &instruction.value {
+            Instruction::Arg(declarations) => Some(declarations),
+            _ => None,
+        });
+        global.chain(in_stages.flatten()).any(|(key, _)| key == name)
+    };
+    let proxies = proxies(&request.build_args);
+    let is_known = |name: &str| {
+        let is_proxy = proxies.iter().any(|(key, _)| key == name);
+        is_proxy || name == SOURCE_DATE_EPOCH || name.starts_with("BUILDKIT_") || declared(name)
+    };
+    let unused: Vec<&str> = request.build_args.keys().map(String::as_str).filter(|name| !is_known(name)).collect();
+    (!unused.is_empty()).then(|| format!("no `ARG` asks for the build arguments {}", unused.join(", ")))
+}
+
 /// The image's time: the build argument `SOURCE_DATE_EPOCH`, given or defaulted before the first `FROM`, else 0.
 pub(crate) fn source_date_epoch(request: &BuildRequest, global: &Environment) -> Result<i64, PlanError> {
-    const NAME: &str = "SOURCE_DATE_EPOCH";
+    const NAME: &str = SOURCE_DATE_EPOCH;
     let given = request.build_args.get(NAME).map(String::as_str).or_else(|| global.get(NAME));
     let Some(text) = given.filter(|text| !text.is_empty()) else { return Ok(0) };
     // Later than the year 9999 there is no RFC 3339.

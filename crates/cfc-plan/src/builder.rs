@@ -9,6 +9,9 @@ use cfc_oci::{Descriptor, ImageConfig};
 
 use crate::{Node, Plan};
 
+/// How much of an instruction an error message shows.
+const SHOWN_CHARACTERS: usize = 100;
+
 /// Carries out plans.
 pub trait Builder {
     /// Builds `plan` with files of `context`. On failure nothing is left but what may be used again: finished layers.
@@ -43,6 +46,10 @@ pub struct BuiltImage {
 
 /// Hears how a build goes. All methods may be called from any thread.
 pub trait BuildProgress: Send + Sync {
+    /// Something that is no error and should be known.
+    fn warned(&self, warning: &str) {
+        let _ = warning;
+    }
     /// `node` begins.
     fn started(&self, node: &Node) {
         let _ = node;
@@ -111,9 +118,19 @@ impl fmt::Display for BuildError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.dockerfile.display())?;
         match &self.instruction {
-            Some(instruction) => write!(f, ":{}: `{}`: {}", instruction.line, instruction.text, self.message),
+            Some(instruction) => {
+                write!(f, ":{}: `{}`: {}", instruction.line, shortened(&instruction.text), self.message)
+            }
             None => write!(f, ": {}", self.message),
         }
+    }
+}
+
+/// A script of a RUN may have hundreds of lines; its first words tell which one it is.
+fn shortened(text: &str) -> String {
+    match text.char_indices().nth(SHOWN_CHARACTERS) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_string(),
     }
 }
 

@@ -44,6 +44,7 @@ pub fn lower(request: &BuildRequest, bases: &dyn BaseImages) -> Result<Plan, Pla
         config: final_config(request, state.config, &lowering.created),
         source_date_epoch: epoch,
         dockerfile_path: request.dockerfile_path.clone(),
+        warnings: arguments::unused(request).into_iter().collect(),
     })
 }
 
@@ -98,10 +99,19 @@ impl Lowering<'_> {
     fn find(&self, reference: &str, platform: &Platform, span: Span) -> Result<BaseImage, PlanError> {
         self.bases.find(reference, platform).map_err(|error| {
             let mut failure = self.request.error_at(span, format!("cannot use image `{reference}`: {}", error.message));
-            failure.hint = error.hint;
+            failure.hint = Some(self.hint_about(reference, error.hint)).filter(|hint| !hint.is_empty());
             failure.source = error.source;
             failure
         })
+    }
+
+    /// Whoever gets a stage's name wrong is told that there is no such image; this adds the names of the stages.
+    fn hint_about(&self, reference: &str, hint: Option<String>) -> String {
+        let named = self.request.dockerfile.stages.iter().filter_map(|stage| stage.name.as_ref());
+        let names: Vec<String> = named.map(|name| format!("`{name}`")).collect();
+        let could_be_stage = !names.is_empty() && !reference.contains(['/', ':', '.']);
+        let stages = could_be_stage.then(|| format!("the stages are {}", names.join(", ")));
+        hint.into_iter().chain(stages).collect::<Vec<_>>().join("; ")
     }
 
     /// The node that `COPY --from` copies from.

@@ -72,6 +72,8 @@ pub struct Plan {
     pub source_date_epoch: i64,
     /// The Dockerfile, for messages.
     pub dockerfile_path: PathBuf,
+    /// What a person should hear although it is no error.
+    pub warnings: Vec<String>,
 }
 
 impl Plan {

@@ -56,6 +56,10 @@ fn a_base_that_cannot_be_had_is_named_with_its_line() {
         "Dockerfile:2: cannot use image `nothing`: it is not in the store\nhint: build it first"
     );
     assert_eq!(
+        refusal("FROM scratch AS build\nFROM biuld\n"),
+        "Dockerfile:2: cannot use image `biuld`: it is not in the store\nhint: build it first; the stages are `build`"
+    );
+    assert_eq!(
         refusal("FROM $UNSET\n"),
         "Dockerfile:1: `FROM $UNSET` names nothing: its variables are empty\n\
          hint: give them values by `ARG NAME=value` before the first `FROM`"

@@ -217,3 +217,12 @@ fn labels_of_the_request_win() {
     let labels = lower(&with_labels).expect("lowers").config.config.labels.expect("labels");
     assert_eq!((labels["a"].as_str(), labels["b"].as_str()), ("9", "2"));
 }
+
+#[test]
+fn build_arguments_that_nothing_asks_for_are_warned_about() {
+    let dockerfile = "ARG A\nFROM scratch\nARG B\n";
+    let given = [("A", "1"), ("B", "2"), ("HTTP_PROXY", "p"), ("SOURCE_DATE_EPOCH", "1")];
+    assert_eq!(lower(&with_args(dockerfile, &given)).expect("lowers").warnings, Vec::<String>::new());
+    let warnings = lower(&with_args(dockerfile, &[("AA", "1"), ("C", "2")])).expect("lowers").warnings;
+    assert_eq!(warnings, ["no `ARG` asks for the build arguments AA, C"]);
+}
