@@ -111,7 +111,7 @@ impl Inner {
         let runs_already = |recorded: &ApplicationRecord| {
             recorded.image.manifest.digest == manifest.digest && recorded.size == draft.size
         };
-        if recorded.is_some_and(runs_already) {
+        if draft.skip_trial || recorded.is_some_and(runs_already) {
             return Ok(manifest);
         }
         match self.platform.try_image(&manifest, &draft.size).await {

@@ -59,6 +59,8 @@ pub(crate) struct ApplicationDraft {
     pub max_instances: u32,
     pub kept: Map<String, Value>,
     pub kept_configuration: Map<String, Value>,
+    /// Whether a new image goes into service without a trial start.
+    pub skip_trial: bool,
     /// Where in the request it stands, for errors.
     pub location: String,
 }

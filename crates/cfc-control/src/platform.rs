@@ -169,12 +169,25 @@ pub enum TrialErrorKind {
         /// How long it ran.
         after: Duration,
     },
+    /// The process runs and does not listen on any port that the image exposes.
+    #[error("it does not listen on {}, {waited:?} after its start", list_ports(ports))]
+    NotListening {
+        /// The ports that the image exposes.
+        ports: Vec<u16>,
+        /// How long it was waited for.
+        waited: Duration,
+    },
     /// The image needs more disk, memory or processors than the instance type has.
     #[error("{0}")]
     DoesNotFit(String),
     /// The process could not be started.
     #[error("{0}")]
     NotStarted(String),
+}
+
+fn list_ports(ports: &[u16]) -> String {
+    let all = ports.iter().map(u16::to_string).collect::<Vec<_>>().join(", ");
+    if ports.len() == 1 { format!("port {all}") } else { format!("any of the ports {all}") }
 }
 
 /// A Worker that could not be put in service, or taken out of it.

@@ -33,6 +33,8 @@ pub struct DeployRequest {
     pub containers: Vec<ApplicationRequest>,
     /// Further keys of the wrangler config that workerd translates by itself.
     pub more: BTreeMap<String, Value>,
+    /// Whether new images go into service without a trial start.
+    pub skip_trial: bool,
 }
 
 /// A container application of a deployment.
@@ -91,7 +93,7 @@ impl DeployRequest {
             "compatibility_date": self.compatibility_date,
             "compatibility_flags": self.compatibility_flags,
             "containers": self.containers.iter().map(ApplicationRequest::value).collect::<Vec<_>>(),
-            "cfc": {"migrations": self.migrations, "more": self.more},
+            "cfc": {"migrations": self.migrations, "more": self.more, "skip_trial": self.skip_trial},
         })
     }
 }

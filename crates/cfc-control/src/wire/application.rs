@@ -51,6 +51,7 @@ pub(crate) fn read_application(body: &Value, location: &str) -> Result<Applicati
         max_instances: read_max_instances(body, location)?.unwrap_or(DEFAULT_MAX_INSTANCES),
         kept: kept(body, OWN),
         kept_configuration: kept(configuration, OWN_CONFIGURATION),
+        skip_trial: false,
         location: at_configuration,
     })
 }
@@ -84,6 +85,7 @@ pub(crate) fn unchanged(recorded: &ApplicationRecord) -> ApplicationDraft {
         max_instances: recorded.max_instances,
         kept: recorded.kept.clone(),
         kept_configuration: recorded.kept_configuration.clone(),
+        skip_trial: false,
         location: "configuration".to_string(),
     }
 }

@@ -1,7 +1,7 @@
 //! The metadata of a script upload, into an [`Upload`].
 //!
 //! cfc's own additions to Cloudflare's shape: an element of `containers` may carry the whole application (it does when
-//! it has a `configuration`), and a member `cfc` holds `{"migrations": […all of the config's…], "vars": {…}, "more": {…}}`.
+//! it has a `configuration`), and a member `cfc` holds `{"migrations": […all of the config's…], "more": {…}, "skip_trial": false}`.
 //! An upload with the member `cfc` says everything about the Worker's applications.
 
 use std::collections::BTreeMap;
@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::application::read_application;
-use crate::draft::{MigrationsDraft, Upload};
+use crate::draft::{ApplicationDraft, MigrationsDraft, Upload};
 use crate::error::Code;
 use crate::{ContainerBinding, ControlError, Module};
 
@@ -44,6 +44,8 @@ struct Extension {
     migrations: Option<Vec<Value>>,
     #[serde(default)]
     more: BTreeMap<String, Value>,
+    #[serde(default)]
+    skip_trial: bool,
 }
 
 /// Reads the metadata part of an upload.
@@ -69,7 +71,8 @@ pub(crate) fn read_upload(name: String, metadata: Value, modules: Vec<Module>) -
         let location = format!("metadata.containers[{index}]");
         containers.push(read_container(container, &location)?);
         if container.get("configuration").is_some() {
-            applications.push(read_application(container, &location)?);
+            let draft = read_application(container, &location)?;
+            applications.push(ApplicationDraft { skip_trial: extension.skip_trial, ..draft });
         }
     }
     let says_applications = is_complete || !applications.is_empty();
