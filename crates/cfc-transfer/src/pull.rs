@@ -44,8 +44,9 @@ async fn pull_image(
             blobs.push(blob);
         }
     }
-    futures::stream::iter(blobs)
-        .map(|blob| pull_blob(store, blob, &registry, progress))
+    // A list first: a closure inside the stream would keep the whole future from being `Send`.
+    let transfers: Vec<_> = blobs.into_iter().map(|blob| pull_blob(store, blob, &registry, progress)).collect();
+    futures::stream::iter(transfers)
         .buffer_unordered(options.parallel.max(1))
         .try_collect::<()>()
         .await?;

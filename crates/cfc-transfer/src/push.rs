@@ -43,8 +43,10 @@ async fn push_image(
     let (manifests, blobs): (Vec<_>, Vec<_>) = store.blobs_of(image)?.into_iter().partition(is_manifest);
     // A layer that only its maker may distribute is named by the manifest, and need not be anywhere.
     let is_ours = |blob: &Descriptor| store.blobs().contains(&blob.digest) || blob.urls.is_empty();
-    futures::stream::iter(blobs.iter().filter(|blob| is_ours(blob)))
-        .map(|blob| push_blob(store, blob, &registry, options, progress))
+    // A list first: a closure inside the stream would keep the whole future from being `Send`.
+    let ours = blobs.iter().filter(|blob| is_ours(blob));
+    let transfers: Vec<_> = ours.map(|blob| push_blob(store, blob, &registry, options, progress)).collect();
+    futures::stream::iter(transfers)
         .buffer_unordered(options.parallel.max(1))
         .try_collect::<()>()
         .await?;
