@@ -132,6 +132,11 @@ pub(crate) struct InstanceDirectory {
 }
 
 impl InstanceDirectory {
+    /// The directory `path`, outside of those of the runtime.
+    pub fn at(path: &Path) -> InstanceDirectory {
+        InstanceDirectory { path: path.to_path_buf() }
+    }
+
     pub fn journal(&self) -> PathBuf {
         self.path.join("journal")
     }

@@ -8,6 +8,7 @@ mod adopt;
 mod connect;
 mod directory;
 mod error;
+mod foreground;
 mod instance;
 mod journal;
 mod launch;
@@ -18,6 +19,7 @@ mod trial;
 
 pub use cfc_scheduler::{Capacity, InstanceType, Refusal};
 pub use connect::ConnectError;
+pub use foreground::foreground_sandbox;
 pub use error::{Result, RuntimeError, RuntimeErrorKind};
 pub use instance::{Application, ExitReport, InstanceSpec, InstanceView, Phase};
 pub use logs::{LogLine, LogReader, LogStream};
