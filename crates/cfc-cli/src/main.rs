@@ -1,3 +1,37 @@
-//! The `cfc` command: arguments, output, wiring.
+//! The `cfc` command: arguments, output, and the wiring of the other crates.
+//!
+//! Every command is one file under [`commands`], with one `run` function that takes its parsed arguments and the
+//! [`settings::Settings`]. stdout is data, stderr is conversation.
 
-fn main() {}
+mod args;
+mod commands;
+mod failure;
+mod images;
+mod logging;
+mod output;
+mod project;
+mod server;
+mod settings;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::Arguments;
+use crate::failure::Failure;
+
+fn main() -> ExitCode {
+    // The launcher must be the program's only thread, so it is decided before anything else starts one.
+    if std::env::args_os().next().is_some_and(|name| name == cfc_sandbox::LAUNCHER_ARGV0) {
+        cfc_sandbox::launcher_main(std::env::args_os());
+    }
+    let arguments = Arguments::parse();
+    logging::start(arguments.global.verbose);
+    match commands::run(arguments) {
+        Ok(code) => code,
+        Err(failure) => {
+            output::print_failure(&failure);
+            ExitCode::FAILURE
+        }
+    }
+}

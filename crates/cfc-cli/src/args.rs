@@ -1,0 +1,185 @@
+//! What the user typed. What it means is decided by the commands, with [`crate::settings`].
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Runs Cloudflare Containers projects on machines you own.
+#[derive(Debug, Parser)]
+#[command(name = "cfc", version, max_term_width = 100, arg_required_else_help = true)]
+pub struct Arguments {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Flags that every command takes.
+#[derive(Debug, Args)]
+pub struct Global {
+    /// Directory that holds all state [default: $XDG_DATA_HOME/cfc, for root /var/lib/cfc]
+    #[arg(long, value_name = "DIR", env = "CFC_DATA", global = true)]
+    pub data: Option<PathBuf>,
+    /// Log more; repeat for more still
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    pub verbose: u8,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Build the images of a project, or one image from a directory
+    Build(Build),
+    /// Upload images to a registry
+    Push(Push),
+    /// Build, push and start a new version of a project, and wait until it serves
+    Deploy(Deploy),
+    /// Run the platform: registry, control API, gateway and runtime
+    Serve(Serve),
+    /// Run and look after a registry
+    #[command(subcommand)]
+    Registry(Registry),
+    /// Look at what runs
+    #[command(subcommand)]
+    Containers(Containers),
+    /// Run one container in the foreground, for trying an image
+    Run(Run),
+    /// Install the pinned workerd and esbuild into the data directory
+    Setup,
+    /// Name what this machine lacks, and how to get it
+    Doctor,
+}
+
+/// Which project, and which of its environments.
+#[derive(Debug, Args)]
+pub struct ProjectSelection {
+    /// The wrangler config file to use, instead of looking for one
+    #[arg(short, long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The environment of the config to use
+    #[arg(short, long, value_name = "NAME", env = "CLOUDFLARE_ENV")]
+    pub env: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Build {
+    /// The project's directory; with --tag, the build context
+    #[arg(value_name = "PROJECT|CONTEXT", default_value = ".")]
+    pub path: PathBuf,
+    #[command(flatten)]
+    pub project: ProjectSelection,
+    /// Build one image from the context, and name it so
+    #[arg(short, long, value_name = "NAME:TAG")]
+    pub tag: Option<String>,
+    /// The Dockerfile [default: CONTEXT/Dockerfile]
+    #[arg(short, long, value_name = "FILE", requires = "tag")]
+    pub file: Option<PathBuf>,
+    /// The stage to build [default: the last]
+    #[arg(long, value_name = "STAGE", requires = "tag")]
+    pub target: Option<String>,
+    /// Give a build argument its value; without =VALUE the environment's
+    #[arg(long = "build-arg", value_name = "NAME[=VALUE]")]
+    pub build_args: Vec<String>,
+    /// Add a label to the image
+    #[arg(long = "label", value_name = "NAME=VALUE")]
+    pub labels: Vec<String>,
+    /// Use nothing that an earlier build made
+    #[arg(long)]
+    pub no_cache: bool,
+    /// Also write the image as an OCI layout
+    #[arg(long, value_name = "DIR", requires = "tag")]
+    pub oci_layout: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct Push {
+    /// A project's directory, or the name of an image in the store
+    #[arg(value_name = "PROJECT|NAME:TAG", default_value = ".")]
+    pub what: String,
+    /// Where to push it [default: the registry of the running platform]
+    #[arg(value_name = "DESTINATION")]
+    pub destination: Option<String>,
+    #[command(flatten)]
+    pub project: ProjectSelection,
+}
+
+#[derive(Debug, Args)]
+pub struct Deploy {
+    /// The project's directory
+    #[arg(value_name = "PROJECT", default_value = ".")]
+    pub path: PathBuf,
+    #[command(flatten)]
+    pub project: ProjectSelection,
+    /// Do not try the containers before the new version takes over
+    #[arg(long)]
+    pub skip_trial: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Serve {
+    /// Port of the gateway on loopback; 0 chooses free ports for all three [default: 8787]
+    #[arg(long, value_name = "PORT")]
+    pub port: Option<u16>,
+    /// Port of the control API [default: 8790]
+    #[arg(long, value_name = "PORT")]
+    pub control_port: Option<u16>,
+    /// Port of the registry [default: 5000]
+    #[arg(long, value_name = "PORT")]
+    pub registry_port: Option<u16>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Registry {
+    /// Run the registry alone
+    Serve(RegistryServe),
+}
+
+#[derive(Debug, Args)]
+pub struct RegistryServe {
+    /// Port on loopback; 0 chooses a free one [default: 5000]
+    #[arg(long, value_name = "PORT")]
+    pub port: Option<u16>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Containers {
+    /// List the applications
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// List the instances of an application: what runs, since when, from which digest
+    Instances {
+        /// The application's name
+        name: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print what the containers of an application wrote
+    Logs {
+        /// The application's name
+        name: String,
+        /// Go on as they write more
+        #[arg(short, long)]
+        follow: bool,
+        /// Only of this instance
+        #[arg(long, value_name = "ID")]
+        instance: Option<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct Run {
+    /// The image: a name in the store, or a reference to pull
+    pub image: String,
+    /// The command, instead of the image's
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub command: Vec<String>,
+    /// Set an environment variable
+    #[arg(short, long = "env", value_name = "NAME=VALUE")]
+    pub environment: Vec<String>,
+    /// The instance type, whose limits apply
+    #[arg(long, value_name = "TYPE", default_value = "standard-1")]
+    pub instance_type: String,
+}

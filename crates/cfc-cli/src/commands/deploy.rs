@@ -1,0 +1,111 @@
+//! `cfc deploy`: build, push, then one request that changes Worker and applications together.
+
+use std::process::ExitCode;
+
+use cfc_control::{ApplicationRequest, Client, DeployRequest, InstanceSize, Module};
+use cfc_oci::Reference;
+use cfc_project::{Container, ImageSource, Project};
+use cfc_store::Store;
+
+use crate::args::Deploy;
+use crate::commands::client_runtime;
+use crate::commands::setup::{toolchain, workers_failure};
+use crate::failure::Failure;
+use crate::images::build::{ImageBuild, build_container};
+use crate::images::push::push_image;
+use crate::images;
+use crate::output;
+use crate::project::open_project;
+use crate::server::client::{connect, control_failure};
+use crate::settings::Settings;
+
+pub fn run(settings: &Settings, arguments: &Deploy) -> Result<ExitCode, Failure> {
+    let project = open_project(&arguments.path, &arguments.project)?;
+    // Everything that can be refused is asked before minutes go into a build.
+    let client = connect(settings)?;
+    let registry = settings.addresses()?.registry;
+    let tools = toolchain(settings)?;
+    let runtime = client_runtime()?;
+    runtime.block_on(client.workers()).map_err(control_failure)?;
+
+    let bundle = cfc_workers::bundle(&project, &tools).map_err(workers_failure)?;
+    let store = settings.open_store()?;
+    let mut references = Vec::new();
+    for container in &project.containers {
+        let reference = match &container.image {
+            ImageSource::Dockerfile { .. } => build_container(settings, &store, container, ImageBuild::default())?.reference,
+            ImageSource::Reference(reference) => reference.clone(),
+        };
+        references.push(reference);
+    }
+    let url = runtime.block_on(upload(&client, &store, &registry, &project, bundle, &references, arguments))?;
+    output::data(url);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Pushes what was built, then deploys; returns the Worker's URL.
+async fn upload(
+    client: &Client,
+    store: &Store,
+    registry: &str,
+    project: &Project,
+    bundle: cfc_workers::Bundle,
+    references: &[Reference],
+    arguments: &Deploy,
+) -> Result<String, Failure> {
+    let mut containers = Vec::new();
+    for (container, reference) in project.containers.iter().zip(references) {
+        let pinned = match &container.image {
+            ImageSource::Dockerfile { .. } => {
+                let image = images::resolve(store, reference)?;
+                let destination = Reference { registry: Some(registry.to_string()), ..reference.clone() };
+                push_image(store, &image, &destination).await?
+            }
+            ImageSource::Reference(_) => reference.clone(),
+        };
+        containers.push(application(container, pinned));
+    }
+    output::tell(format!("deploying {}", project.name));
+    let request = request(project, bundle, containers, arguments.skip_trial)?;
+    let deployed = client.deploy(&request).await.map_err(control_failure)?;
+    Ok(deployed.url)
+}
+
+fn application(container: &Container, image: Reference) -> ApplicationRequest {
+    let size = &container.instance_type;
+    ApplicationRequest {
+        name: container.name.clone(),
+        class_name: container.class_name.clone(),
+        image,
+        size: InstanceSize { vcpu: size.vcpu, memory_mib: size.memory_mib, disk_mb: size.disk_mb },
+        max_instances: container.max_instances,
+        more: container.extra.clone().into_iter().collect(),
+    }
+}
+
+fn request(
+    project: &Project,
+    bundle: cfc_workers::Bundle,
+    containers: Vec<ApplicationRequest>,
+    skip_trial: bool,
+) -> Result<DeployRequest, Failure> {
+    let more = cfc_workers::WorkerVersion::from_project(project, bundle.clone(), Vec::new()).more;
+    let modules = bundle.modules.into_iter().map(|module| Module {
+        name: module.name,
+        content_type: module.content_type,
+        bytes: module.bytes.into(),
+    });
+    Ok(DeployRequest {
+        name: project.name.clone(),
+        main_module: bundle.main_module,
+        modules: modules.collect(),
+        compatibility_date: project.compatibility_date.clone(),
+        compatibility_flags: project.compatibility_flags.clone(),
+        vars: project.vars.clone(),
+        durable_objects: project.durable_objects.clone(),
+        migrations: project.migrations.clone(),
+        containers,
+        more,
+        skip_trial,
+    })
+}

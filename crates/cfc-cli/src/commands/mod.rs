@@ -1,0 +1,41 @@
+//! One file a command; each has `run`.
+
+mod build;
+mod containers;
+mod deploy;
+mod doctor;
+mod push;
+mod registry;
+mod run;
+mod serve;
+mod setup;
+
+use std::process::ExitCode;
+
+use crate::args::{Arguments, Command};
+use crate::failure::Failure;
+use crate::settings::Settings;
+
+/// Does what the user asked for. The exit code is the program's, unless there is a failure.
+pub fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
+    let settings = Settings::load(&arguments.global)?;
+    match arguments.command {
+        Command::Build(arguments) => build::run(&settings, &arguments),
+        Command::Push(arguments) => push::run(&settings, &arguments),
+        Command::Deploy(arguments) => deploy::run(&settings, &arguments),
+        Command::Serve(arguments) => serve::run(&settings, &arguments),
+        Command::Registry(command) => registry::run(&settings, &command),
+        Command::Containers(command) => containers::run(&settings, &command),
+        Command::Run(arguments) => run::run(&settings, &arguments),
+        Command::Setup => setup::run(&settings),
+        Command::Doctor => doctor::run(&settings),
+    }
+}
+
+/// The runtime of the commands that talk to a server: one thread is enough for them.
+pub fn client_runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::because("cannot start the asynchronous runtime", &error))
+}

@@ -1,0 +1,97 @@
+//! `cfc run`: one container in the foreground, for trying an image.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use cfc_oci::Reference;
+use cfc_runtime::{InstanceSpec, InstanceType, RuntimeErrorKind, foreground_sandbox};
+use cfc_sandbox::{Exit, Launcher};
+
+use crate::args::Run;
+use crate::failure::Failure;
+use crate::images::base;
+use crate::images::build::sandbox_failure;
+use crate::output;
+use crate::settings::Settings;
+
+/// Runs the container to its end. The exit code is the container's; 128 plus the signal's number when one ended it.
+pub fn run(settings: &Settings, arguments: &Run) -> Result<ExitCode, Failure> {
+    let reference = Reference::parse(&arguments.image)?;
+    let instance_type = instance_type(&arguments.instance_type)?;
+    for variable in &arguments.environment {
+        if !variable.contains('=') {
+            return Err(Failure::new(format!("--env `{variable}` is not NAME=VALUE")));
+        }
+    }
+    // Before any thread: the launcher is started from a process that has only one.
+    let launcher = Launcher::private(&crate::server::launcher_program()?).map_err(sandbox_failure)?;
+    let store = settings.open_store()?;
+    let image = base::find(&store, &reference, None)?;
+    let image = store.images().load(&image)?.descriptor;
+    let directory = store.temp_dir()?;
+    let spec = InstanceSpec {
+        name: format!("run-{}", std::process::id()),
+        application: "run".to_string(),
+        image,
+        command: (!arguments.command.is_empty()).then(|| arguments.command.clone()),
+        env: arguments.environment.clone(),
+        labels: Default::default(),
+    };
+    let config = foreground_sandbox(&store, &spec, &instance_type, directory.path()).map_err(runtime_failure)?;
+    let [stdin, stdout, stderr] = [descriptor(std::io::stdin())?, descriptor(std::io::stdout())?, descriptor(std::io::stderr())?];
+    launcher.start_with_stdio(&config, stdin, stdout, stderr).map_err(sandbox_failure)?;
+    let launcher = Arc::new(launcher);
+    forward_signals(&launcher, &config.id)?;
+    let exit = launcher.wait(&config.id).map_err(sandbox_failure)?;
+    launcher.remove(&config.id).map_err(sandbox_failure)?;
+    Ok(exit_code(&exit, &arguments.instance_type))
+}
+
+fn instance_type(name: &str) -> Result<InstanceType, Failure> {
+    InstanceType::named(name).map_err(|error| {
+        let names = cfc_project::InstanceType::names().collect::<Vec<_>>().join(", ");
+        Failure::from(error).hint(format!("use one of {names}"))
+    })
+}
+
+fn descriptor(stream: impl AsFd) -> Result<OwnedFd, Failure> {
+    stream.as_fd().try_clone_to_owned().map_err(|error| Failure::because("cannot pass a standard stream to the container", &error))
+}
+
+/// Passes on what would end a program in the foreground.
+fn forward_signals(launcher: &Arc<Launcher>, id: &str) -> Result<(), Failure> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let runtime = super::client_runtime()?;
+    let (launcher, id) = (launcher.clone(), id.to_string());
+    std::thread::spawn(move || {
+        runtime.block_on(async move {
+            let kinds = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup(), SignalKind::quit()];
+            let waits = kinds.map(|kind| async move {
+                let Ok(mut stream) = signal(kind) else { return std::future::pending().await };
+                stream.recv().await;
+                kind.as_raw_value()
+            });
+            let mut waiting: futures::stream::FuturesUnordered<_> = waits.into_iter().collect();
+            while let Some(number) = futures::StreamExt::next(&mut waiting).await {
+                let _ = launcher.kill(&id, number);
+            }
+        });
+    });
+    Ok(())
+}
+
+fn exit_code(exit: &Exit, instance_type: &str) -> ExitCode {
+    if exit.oom_killed {
+        output::tell(format!("warning: the container ran out of the memory of instance type {instance_type}"));
+    }
+    ExitCode::from(u8::try_from(exit.status.shell_code()).unwrap_or(u8::MAX))
+}
+
+fn runtime_failure(error: cfc_runtime::RuntimeError) -> Failure {
+    let hint = match &error.kind {
+        RuntimeErrorKind::NoCommand => Some("give a command after the image, or add CMD to its Dockerfile".to_string()),
+        kind => kind.hint().map(str::to_string),
+    };
+    Failure::from(error).maybe_hint(hint)
+}

@@ -1,0 +1,34 @@
+//! `cfc serve`: registry, control API, gateway and runtime in one process, on loopback.
+
+use std::process::ExitCode;
+
+use crate::args::Serve;
+use crate::failure::Failure;
+use crate::server::lock::DataLock;
+use crate::server::{self, Ports};
+use crate::settings::Settings;
+
+/// Where the gateway listens unless told otherwise (wrangler dev's port).
+pub const GATEWAY_PORT: u16 = 8787;
+/// Where the control API listens unless told otherwise.
+pub const CONTROL_PORT: u16 = 8790;
+/// Where the registry listens unless told otherwise.
+pub const REGISTRY_PORT: u16 = 5000;
+
+pub fn run(settings: &Settings, arguments: &Serve) -> Result<ExitCode, Failure> {
+    settings.create_data_directory()?;
+    let lock = DataLock::acquire(settings)?;
+    let gateway = arguments.port.or(settings.file.port).unwrap_or(GATEWAY_PORT);
+    // A free port for the gateway means that fixed ones are not wanted: it is how two servers run side by side.
+    let otherwise = |flag: Option<u16>, file: Option<u16>, default: u16| {
+        flag.or(file).unwrap_or(if gateway == 0 { 0 } else { default })
+    };
+    let ports = Ports {
+        gateway,
+        control: otherwise(arguments.control_port, settings.file.control_port, CONTROL_PORT),
+        registry: otherwise(arguments.registry_port, settings.file.registry_port, REGISTRY_PORT),
+    };
+    server::run(settings, &ports)?;
+    drop(lock);
+    Ok(ExitCode::SUCCESS)
+}

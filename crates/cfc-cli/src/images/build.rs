@@ -1,0 +1,157 @@
+//! Building into the store, with progress on stderr.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+
+use cfc_build_native::{ImageError, ImageRequest, NativeBuilder, NativeOptions};
+use cfc_dockerfile::Problem;
+use cfc_oci::{Digest, Reference};
+use cfc_plan::{BuildProgress, Node, NodeOutcome, OutputStream};
+use cfc_project::{Container, ImageSource};
+use cfc_sandbox::Launcher;
+use cfc_store::Store;
+
+use crate::failure::Failure;
+use crate::images::base::StoreThenRegistry;
+use crate::images::local_reference;
+use crate::output;
+use crate::settings::Settings;
+
+/// What to build, as the command line says it.
+#[derive(Debug, Clone, Default)]
+pub struct ImageBuild {
+    /// The Dockerfile; a container's own one is used where there is a container.
+    pub dockerfile: PathBuf,
+    /// The build context, likewise.
+    pub context: PathBuf,
+    /// The stage to build.
+    pub target: Option<String>,
+    /// Values for `ARG`.
+    pub build_args: BTreeMap<String, String>,
+    /// Labels that win over those of the Dockerfile.
+    pub labels: BTreeMap<String, String>,
+    /// Whether to use nothing that an earlier build made.
+    pub no_cache: bool,
+}
+
+/// An image that is in the store.
+#[derive(Debug, Clone)]
+pub struct Built {
+    /// Its name there.
+    pub reference: Reference,
+    /// The digest of its manifest.
+    pub digest: Digest,
+}
+
+/// Builds the image of one of a project's containers, called after it. The container's own build arguments give way to
+/// those of `extra`.
+pub fn build_container(
+    settings: &Settings,
+    store: &Store,
+    container: &Container,
+    extra: ImageBuild,
+) -> Result<Built, Failure> {
+    let ImageSource::Dockerfile { path, context } = &container.image else {
+        return Err(Failure::new(format!("container `{}` has no Dockerfile", container.name)));
+    };
+    let mut build_args = container.image_vars.clone();
+    build_args.extend(extra.build_args);
+    let build = ImageBuild { dockerfile: path.clone(), context: context.clone(), build_args, ..extra };
+    build_image(settings, store, &build, &local_reference(container)?)
+}
+
+/// Builds one image and calls it `tag`.
+pub fn build_image(settings: &Settings, store: &Store, build: &ImageBuild, tag: &Reference) -> Result<Built, Failure> {
+    let program = crate::server::launcher_program()?;
+    let launcher = Launcher::private(&program).map_err(sandbox_failure)?;
+    let mut builder = NativeBuilder::new(store.clone(), launcher, NativeOptions { no_cache: build.no_cache });
+    let mut request = ImageRequest::new(&build.dockerfile, &build.context);
+    request.target = build.target.clone();
+    request.build_args = build.build_args.clone();
+    request.labels = build.labels.clone();
+    request.source_date_epoch = std::env::var("SOURCE_DATE_EPOCH").ok();
+    let bases = StoreThenRegistry { store };
+    let progress = PlainProgress::default();
+    let image = cfc_build_native::build_image(&mut builder, &request, &bases, &progress).map_err(image_failure)?;
+    store.images().tag(tag, &image.manifest)?;
+    tracing::debug!(data = %settings.data.display(), %tag, digest = %image.manifest.digest, "built");
+    Ok(Built { reference: tag.clone(), digest: image.manifest.digest })
+}
+
+/// An error of the sandbox with its hint.
+pub fn sandbox_failure(error: cfc_sandbox::Error) -> Failure {
+    let hint = error.hint().map(str::to_string);
+    Failure::from(error).maybe_hint(hint)
+}
+
+fn image_failure(error: ImageError) -> Failure {
+    let mut hints = Vec::new();
+    let mut causes = Vec::new();
+    match &error {
+        ImageError::Input { hint, .. } => hints.extend(hint.clone()),
+        ImageError::Problems { path, problems } => {
+            causes.extend(problems.iter().map(|problem| describe(path, problem)));
+            hints.extend(problems.iter().filter_map(|problem| problem.hint.clone()));
+        }
+        ImageError::Plan(error) => hints.extend(error.hint.clone()),
+        ImageError::Build(error) => {
+            hints.extend(error.hint.clone());
+            causes.extend((!error.output.is_empty()).then(|| format!("its last output was:\n{}", error.output.join("\n"))));
+        }
+    }
+    let mut failure = Failure::from(error);
+    failure.causes.extend(causes);
+    failure.maybe_hint((!hints.is_empty()).then(|| hints.join("\n      ")))
+}
+
+fn describe(path: &std::path::Path, problem: &Problem) -> String {
+    format!("{}:{}: {}", path.display(), problem.span.start_line, problem.message)
+}
+
+/// `NAME=VALUE` pairs of a repeatable flag. Without `=VALUE` a build argument takes the environment's value.
+pub fn parse_pairs(pairs: &[String], flag: &str) -> Result<BTreeMap<String, String>, Failure> {
+    let mut values = BTreeMap::new();
+    for pair in pairs {
+        match pair.split_once('=') {
+            Some((name, value)) if !name.is_empty() => {
+                values.insert(name.to_string(), value.to_string());
+            }
+            None if flag == "--build-arg" && !pair.is_empty() => {
+                // Docker leaves an argument alone that the environment does not have.
+                values.extend(std::env::var(pair).ok().map(|value| (pair.clone(), value)));
+            }
+            _ => return Err(Failure::new(format!("{flag} `{pair}` is not NAME=VALUE"))),
+        }
+    }
+    Ok(values)
+}
+
+/// A line when a step begins and when it was cached; the program's output as it comes, by whole lines.
+#[derive(Default)]
+struct PlainProgress {
+    partial: Mutex<Vec<u8>>,
+}
+
+impl BuildProgress for PlainProgress {
+    fn finished(&self, node: &Node, outcome: NodeOutcome) {
+        let rest = std::mem::take(&mut *self.partial.lock().unwrap_or_else(PoisonError::into_inner));
+        if !rest.is_empty() {
+            output::tell(format!("  | {}", String::from_utf8_lossy(&rest)));
+        }
+        let word = match outcome {
+            NodeOutcome::Built => "built ",
+            NodeOutcome::Cached => "cached",
+        };
+        output::tell(format!("{word} [{}] {}", node.stage, node.display));
+    }
+
+    fn output(&self, _node: &Node, _stream: OutputStream, bytes: &[u8]) {
+        let mut partial = self.partial.lock().unwrap_or_else(PoisonError::into_inner);
+        partial.extend_from_slice(bytes);
+        while let Some(end) = partial.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = partial.drain(..=end).collect();
+            output::tell(format!("  | {}", String::from_utf8_lossy(&line[..end])));
+        }
+    }
+}

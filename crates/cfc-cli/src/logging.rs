@@ -1,0 +1,16 @@
+//! Logging to stderr. `CFC_LOG` takes a filter in tracing's syntax, for example `cfc_engine=debug`.
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
+
+/// Starts logging: warnings and errors, more with each `-v`, or what `CFC_LOG` says.
+pub fn start(verbose: u8) {
+    let level = match verbose {
+        0 => LevelFilter::WARN,
+        1 => LevelFilter::INFO,
+        2 => LevelFilter::DEBUG,
+        _ => LevelFilter::TRACE,
+    };
+    let filter = EnvFilter::builder().with_default_directive(level.into()).with_env_var("CFC_LOG").from_env_lossy();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+}

@@ -1,0 +1,30 @@
+//! The project that a command is about.
+
+use std::path::Path;
+
+use cfc_project::{Project, ProjectError, ProjectErrorKind, find_config, load};
+
+use crate::args::ProjectSelection;
+use crate::failure::Failure;
+use crate::output;
+
+/// Finds, reads and checks the project at or above `path`; prints its warnings.
+pub fn open_project(path: &Path, selection: &ProjectSelection) -> Result<Project, Failure> {
+    let config = match &selection.config {
+        Some(config) => config.clone(),
+        None => find_config(path).map_err(project_failure)?,
+    };
+    let project = load(&config, selection.env.as_deref()).map_err(project_failure)?;
+    for warning in &project.warnings {
+        output::tell(format!("warning: {}: {warning}", project.config_path.display()));
+    }
+    Ok(project)
+}
+
+fn project_failure(error: ProjectError) -> Failure {
+    let hints: Vec<String> = match &error.kind {
+        ProjectErrorKind::Invalid(problems) => problems.iter().filter_map(|problem| problem.hint.clone()).collect(),
+        _ => Vec::new(),
+    };
+    Failure::from(error).maybe_hint((!hints.is_empty()).then(|| hints.join("\n      ")))
+}

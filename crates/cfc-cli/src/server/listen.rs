@@ -1,0 +1,27 @@
+//! Sockets on loopback.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use tokio::net::TcpListener;
+
+use crate::failure::Failure;
+
+/// Listens on `port` of 127.0.0.1; 0 chooses a free one. `flag` is what the user may say to choose another.
+pub async fn bind(what: &str, port: u16, flag: &str) -> Result<TcpListener, Failure> {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    TcpListener::bind(address).await.map_err(|error| {
+        let failure = Failure::because(format!("cannot listen on {address} for the {what}"), &error);
+        match error.kind() {
+            std::io::ErrorKind::AddrInUse => {
+                failure.hint(format!("another program uses port {port}; choose another with {flag} PORT, or 0 for a free one"))
+            }
+            std::io::ErrorKind::PermissionDenied => failure.hint(format!("choose a port above 1023 with {flag} PORT")),
+            _ => failure,
+        }
+    })
+}
+
+/// Where `listener` listens.
+pub fn address(listener: &TcpListener) -> Result<SocketAddr, Failure> {
+    listener.local_addr().map_err(|error| Failure::because("cannot read the address of a listening socket", &error))
+}

@@ -1,0 +1,254 @@
+//! [`Machine`]: the platform's side of the control API, wired to store, registry, runtime, workerd and gateway.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use cfc_control::{
+    ActivateError, ActivateErrorKind, ApplicationRecord, Control, Deployment, InstanceSize, InstanceView, LogError,
+    LogRequest, Platform, PrepareError, TrialError,
+};
+use cfc_gateway::Gateway;
+use cfc_oci::{Descriptor, Digest, Reference};
+use cfc_registry::Registry;
+use cfc_runtime::Runtime;
+use cfc_store::Store;
+use cfc_transfer::{NoProgress, Options};
+use cfc_workers::Toolchain;
+use futures::stream::BoxStream;
+use tokio::sync::Mutex;
+
+use crate::failure::Failure;
+use crate::server::worker::{self, Place, RunningVersion, WorkerEngine};
+use crate::server::{prepare, trial, views};
+use crate::settings::Settings;
+
+/// This machine.
+pub struct Machine {
+    settings: Settings,
+    sockets: PathBuf,
+    store: Store,
+    registry: Registry,
+    registry_host: String,
+    runtime: Runtime,
+    gateway: Gateway,
+    workers: Mutex<HashMap<String, WorkerInService>>,
+    /// Counts the sockets, so that two versions of a Worker never share one.
+    next_socket: AtomicU64,
+}
+
+struct WorkerInService {
+    engine: WorkerEngine,
+    version: RunningVersion,
+    deployment: Deployment,
+}
+
+impl Machine {
+    pub fn new(
+        settings: &Settings,
+        sockets: PathBuf,
+        store: Store,
+        registry: Registry,
+        registry_host: &str,
+        runtime: Runtime,
+        gateway: Gateway,
+    ) -> Machine {
+        Machine {
+            settings: settings.clone(),
+            sockets,
+            store,
+            registry,
+            registry_host: registry_host.to_string(),
+            runtime,
+            gateway,
+            workers: Mutex::default(),
+            next_socket: AtomicU64::new(0),
+        }
+    }
+
+    /// Puts every recorded Worker back into service. One that cannot start does not keep the others from it: its
+    /// requests are answered with the reason.
+    pub async fn restore(&self, control: &Control) -> Result<(), Failure> {
+        for deployment in control.restore().await? {
+            let deployment = match deployment {
+                Ok(deployment) => deployment,
+                Err(error) => {
+                    tracing::error!(%error, "a recorded Worker cannot be read");
+                    continue;
+                }
+            };
+            let name = deployment.worker.name.clone();
+            if let Err(error) = self.activate(&deployment).await {
+                tracing::error!(worker = %name, %error, "the Worker is not in service");
+                self.gateway.fail_route(&name, &error.to_string());
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends every workerd and every engine.
+    pub async fn stop(&self) {
+        let workers = std::mem::take(&mut *self.workers.lock().await);
+        let stopping = workers.into_values().map(|worker| async move {
+            worker.version.stop().await;
+            drop(worker.engine);
+        });
+        futures::future::join_all(stopping).await;
+    }
+
+    /// A socket path of its own for `worker`.
+    fn socket(&self, worker: &str, kind: &str) -> PathBuf {
+        let number = self.next_socket.fetch_add(1, Ordering::Relaxed);
+        self.sockets.join(format!("{}-{number}.{kind}", Digest::of(worker.as_bytes()).short()))
+    }
+
+    fn set_applications(&self, deployment: &Deployment) {
+        for application in &deployment.applications {
+            self.runtime.set_application(cfc_runtime::Application {
+                name: application.name.clone(),
+                image: application.image.manifest.clone(),
+                max_instances: application.max_instances,
+                instance_type: trial::instance_type(&application.size),
+            });
+        }
+    }
+
+    async fn activate_kind(&self, deployment: &Deployment) -> Result<(), ActivateErrorKind> {
+        let name = &deployment.worker.name;
+        let toolchain = Toolchain::locate(&self.settings.tools()).map_err(|error| {
+            ActivateErrorKind::Other(format!("{} (run `cfc setup`)", prepare::one_line(&error)))
+        })?;
+        for application in &deployment.applications {
+            // Restored Workers come here without a preparation; for all others this finds everything in its place.
+            self.unpack(application).await?;
+        }
+        let mut workers = self.workers.lock().await;
+        let engine = match workers.get(name) {
+            Some(_) => None,
+            None => {
+                let socket = self.socket(name, "engine");
+                let cannot = |error: io::Error| ActivateErrorKind::Other(format!("cannot listen on `{}`: {error}", socket.display()));
+                Some(WorkerEngine::start(self.runtime.clone(), socket.clone()).map_err(cannot)?)
+            }
+        };
+        let engine_socket = match (&engine, workers.get(name)) {
+            (Some(engine), _) => engine.socket().to_path_buf(),
+            (None, Some(worker)) => worker.engine.socket().to_path_buf(),
+            (None, None) => unreachable!("an engine was started when there was none"),
+        };
+        let place = Place {
+            toolchain: &toolchain,
+            directory: self.settings.data.join("workers").join(name),
+            engine_socket: &engine_socket,
+            http_socket: self.socket(name, "http"),
+            gateway: self.gateway.clone(),
+        };
+        worker::try_version(&toolchain, &self.sockets, deployment).await?;
+
+        // Two workerd processes must not use one Durable Object storage, so requests wait until the old one has ended.
+        self.gateway.hold_route(name);
+        let (engine, previous) = match workers.remove(name) {
+            Some(old) => {
+                old.version.stop().await;
+                (old.engine, Some(old.deployment))
+            }
+            None => (engine.expect("an engine was started when there was none"), None),
+        };
+        let version = match RunningVersion::start(deployment, place).await {
+            Ok(version) => version,
+            Err(error) => {
+                drop(workers);
+                drop(engine);
+                return Err(self.back_to(name, previous, error).await);
+            }
+        };
+        self.set_applications(deployment);
+        engine.set_names(deployment, &version);
+        self.gateway.set_route(name, version.socket().to_path_buf());
+        workers.insert(name.clone(), WorkerInService { engine, version, deployment: deployment.clone() });
+        Ok(())
+    }
+
+    /// Puts `previous` back into service after its successor did not start, which its trial had not shown.
+    async fn back_to(&self, name: &str, previous: Option<Deployment>, error: ActivateErrorKind) -> ActivateErrorKind {
+        let Some(previous) = previous else {
+            self.gateway.remove_route(name);
+            return error;
+        };
+        if let Err(again) = Box::pin(self.activate_kind(&previous)).await {
+            tracing::error!(worker = name, error = %again, "the previous version does not start again");
+            self.gateway.fail_route(name, "neither its newest version nor the one before starts");
+        }
+        error
+    }
+
+    async fn unpack(&self, application: &ApplicationRecord) -> Result<(), ActivateErrorKind> {
+        let image = &application.image;
+        let prepared = match self.store.images().describe(&image.manifest.digest) {
+            Ok(Some(_)) => prepare::unpack(&self.store, &image.manifest).await,
+            _ => {
+                let pinned = image.reference.with_digest(image.manifest.digest.clone());
+                return self.prepare_image(&pinned).await.map(|_| ()).map_err(|error| ActivateErrorKind::Other(prepare::one_line(&error)));
+            }
+        };
+        prepared.map_err(|kind| ActivateErrorKind::Other(kind.to_string()))
+    }
+
+    async fn bring(&self, reference: &Reference) -> Result<Descriptor, PrepareError> {
+        let is_ours = reference.registry.as_ref().is_none_or(|registry| *registry == self.registry_host);
+        if is_ours {
+            let brought = prepare::from_own_registry(&self.store, &self.registry, reference).await;
+            return brought.map_err(|kind| prepare::error(reference, kind));
+        }
+        let pulled = cfc_transfer::pull(&self.store, reference, &Options::default(), &NoProgress).await;
+        pulled.map_err(|error| prepare::pull_error(reference, error))
+    }
+}
+
+#[async_trait]
+impl Platform for Machine {
+    async fn prepare_image(&self, reference: &Reference) -> Result<Descriptor, PrepareError> {
+        let image = self.bring(reference).await?;
+        prepare::unpack(&self.store, &image).await.map_err(|kind| prepare::error(reference, kind))?;
+        Ok(image)
+    }
+
+    async fn try_image(&self, image: &Descriptor, size: &InstanceSize) -> Result<(), TrialError> {
+        trial::run(&self.runtime, &self.store, image, size).await
+    }
+
+    async fn activate(&self, deployment: &Deployment) -> Result<(), ActivateError> {
+        self.activate_kind(deployment).await.map_err(|kind| ActivateError {
+            worker: deployment.worker.name.clone(),
+            kind,
+            hint: None,
+        })
+    }
+
+    async fn remove_worker(&self, name: &str) -> Result<(), ActivateError> {
+        let removed = self.workers.lock().await.remove(name);
+        self.gateway.remove_route(name);
+        if let Some(worker) = removed {
+            worker.version.stop().await;
+            for application in &worker.deployment.applications {
+                self.runtime.remove_application(&application.name).await;
+            }
+        }
+        Ok(())
+    }
+
+    async fn instances(&self, application: &ApplicationRecord) -> Vec<InstanceView> {
+        views::instances(&self.runtime, application)
+    }
+
+    async fn logs(
+        &self,
+        application: &ApplicationRecord,
+        request: &LogRequest,
+    ) -> Result<BoxStream<'static, io::Result<Bytes>>, LogError> {
+        views::logs(&self.runtime, application, request).await
+    }
+}

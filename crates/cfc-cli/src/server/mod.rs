@@ -1,0 +1,132 @@
+//! The platform in one process: opens the parts, wires them, and ends them in order.
+
+pub mod client;
+pub mod listen;
+pub mod lock;
+pub mod registry;
+pub mod signals;
+
+mod machine;
+mod prepare;
+mod token;
+mod trial;
+mod views;
+mod worker;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cfc_control::{Control, ControlOptions};
+use cfc_gateway::{Gateway, GatewayOptions};
+use cfc_registry::Registry;
+use cfc_runtime::{Runtime, RuntimeConfig};
+use cfc_sandbox::Launcher;
+use cfc_store::Store;
+
+use crate::failure::Failure;
+use crate::images::build::sandbox_failure;
+use crate::output;
+use crate::server::machine::Machine;
+use crate::settings::{Addresses, Settings};
+
+/// How long requests under way may go on when the server ends.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// The ports to listen on; 0 chooses a free one.
+pub struct Ports {
+    pub gateway: u16,
+    pub control: u16,
+    pub registry: u16,
+}
+
+/// The program that a launcher is started from: this one.
+pub fn launcher_program() -> Result<PathBuf, Failure> {
+    std::env::current_exe().map_err(|error| Failure::because("cannot find the program that is running", &error))
+}
+
+/// Serves until a signal asks to end. The data directory's lock is held by the caller.
+pub fn run(settings: &Settings, ports: &Ports) -> Result<(), Failure> {
+    let asynchronous = tokio::runtime::Runtime::new()
+        .map_err(|error| Failure::because("cannot start the asynchronous runtime", &error))?;
+    asynchronous.block_on(serve(settings, ports))
+}
+
+async fn serve(settings: &Settings, ports: &Ports) -> Result<(), Failure> {
+    // Ports first: a refusal must leave nothing half made.
+    let gateway_listener = listen::bind("gateway", ports.gateway, "--port").await?;
+    let control_listener = listen::bind("control API", ports.control, "--control-port").await?;
+    let registry_listener = listen::bind("registry", ports.registry, "--registry-port").await?;
+    let addresses = Addresses {
+        pid: std::process::id(),
+        gateway: listen::address(&gateway_listener)?.to_string(),
+        control: listen::address(&control_listener)?.to_string(),
+        registry: listen::address(&registry_listener)?.to_string(),
+    };
+
+    let token = token::load_or_create(settings)?;
+    let sockets = settings.socket_directory()?;
+    let launcher = Launcher::connect_or_start(&launcher_program()?, &sockets.join("launcher")).map_err(sandbox_failure)?;
+    let store = settings.open_store()?;
+    let runtime = Runtime::open(runtime_config(settings, &store, &launcher))
+        .await
+        .map_err(runtime_failure)?;
+    let registry = registry::open(settings)?;
+    let gateway = Gateway::new(GatewayOptions::default());
+    let machine = Arc::new(Machine::new(settings, sockets, store, registry.clone(), &addresses.registry, runtime.clone(), gateway.clone()));
+    let options = ControlOptions {
+        token,
+        account_id: settings.account_id(),
+        gateway_url: format!("http://localhost:{}", listen::address(&gateway_listener)?.port()),
+        registry_host: addresses.registry.clone(),
+        registry_password: None,
+    };
+    let control = Control::open(registry::bucket(settings)?, machine.clone(), options).await?;
+
+    // Registry and control API answer before the Workers are back, the gateway holds or refuses meanwhile.
+    let serving_registry = tokio::spawn(cfc_registry::serve(registry_listener, registry));
+    let serving_control = tokio::spawn(axum::serve(control_listener, control.router()).into_future());
+    machine.restore(&control).await?;
+    let serving_gateway = tokio::spawn({
+        let gateway = gateway.clone();
+        async move { gateway.serve(gateway_listener).await }
+    });
+    write_addresses(settings, &addresses)?;
+    output::data(format!("gateway   http://{}", addresses.gateway));
+    output::data(format!("control   http://{}", addresses.control));
+    output::data(format!("registry  http://{}", addresses.registry));
+
+    signals::asked_to_end().await;
+    let _ = std::fs::remove_file(settings.addresses_file());
+    serving_control.abort();
+    gateway.shutdown(GRACE).await;
+    serving_gateway.abort();
+    machine.stop().await;
+    runtime.stop_all(GRACE).await;
+    serving_registry.abort();
+    launcher.shutdown().map_err(sandbox_failure)
+}
+
+/// Tells the other commands where the server listens: the whole file or none.
+fn write_addresses(settings: &Settings, addresses: &Addresses) -> Result<(), Failure> {
+    let path = settings.addresses_file();
+    let temporary = settings.data.join(format!(".serve-{}.json", std::process::id()));
+    let text = serde_json::to_vec_pretty(addresses)?;
+    std::fs::write(&temporary, text)
+        .and_then(|()| std::fs::rename(&temporary, &path))
+        .map_err(|error| Failure::because(format!("cannot write `{}`", path.display()), &error))
+}
+
+fn runtime_failure(error: cfc_runtime::RuntimeError) -> Failure {
+    let hint = error.kind.hint().map(str::to_string);
+    Failure::from(error).maybe_hint(hint)
+}
+
+fn runtime_config(settings: &Settings, store: &Store, launcher: &Launcher) -> RuntimeConfig {
+    RuntimeConfig {
+        instances_dir: settings.data.join("instances"),
+        store: store.clone(),
+        launcher: launcher.clone(),
+        capacity: Runtime::machine_capacity(),
+    }
+}

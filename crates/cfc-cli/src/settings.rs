@@ -1,0 +1,195 @@
+//! Where state lives and who serves: flag over environment over configuration file over default.
+
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use cfc_store::Store;
+use serde::{Deserialize, Serialize};
+
+use crate::args::Global;
+use crate::failure::Failure;
+
+/// The layout of the data directory, and what the configuration file says.
+///
+/// ```text
+/// DATA/
+///   lock          held by the one server that uses the directory
+///   token         the control API's token, mode 0600
+///   serve.json    addresses of the running server
+///   bucket/       what a bucket would hold: registry, control records
+///   store/        images and unpacked layers of this machine
+///   tools/        pinned workerd and esbuild
+///   workers/      a directory a Worker: configuration, Durable Object storage, log
+///   instances/    a directory a container instance: disk, journal, log
+/// ```
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The data directory, absolute.
+    pub data: PathBuf,
+    /// The configuration file's contents.
+    pub file: ConfigFile,
+}
+
+/// `cfc/config.toml` in `$XDG_CONFIG_HOME`, for root in `/etc`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConfigFile {
+    /// The data directory.
+    pub data: Option<PathBuf>,
+    /// Port of the gateway.
+    pub port: Option<u16>,
+    /// Port of the control API.
+    pub control_port: Option<u16>,
+    /// Port of the registry.
+    pub registry_port: Option<u16>,
+}
+
+/// Addresses of a running server, as `serve.json` tells them to the other commands of the same user.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Addresses {
+    /// Process id of the server.
+    pub pid: u32,
+    /// `host:port` of the gateway.
+    pub gateway: String,
+    /// `host:port` of the control API.
+    pub control: String,
+    /// `host:port` of the registry.
+    pub registry: String,
+}
+
+impl Settings {
+    /// Reads the configuration file and decides on the data directory; creates nothing.
+    pub fn load(global: &Global) -> Result<Settings, Failure> {
+        let file = read_config_file(&config_file_path())?;
+        let data = global.data.clone().or_else(|| file.data.clone()).unwrap_or_else(default_data_directory);
+        let data = std::path::absolute(&data)
+            .map_err(|error| Failure::because(format!("cannot use `{}` as data directory", data.display()), &error))?;
+        Ok(Settings { data, file })
+    }
+
+    /// The image store of this machine, made where it is not there yet.
+    pub fn open_store(&self) -> Result<Store, Failure> {
+        self.create_data_directory()?;
+        let path = self.data.join("store");
+        Store::open(&path).map_err(|error| Failure::because(format!("cannot open the image store `{}`", path.display()), &error))
+    }
+
+    /// Makes the data directory, readable by its owner alone.
+    pub fn create_data_directory(&self) -> Result<(), Failure> {
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.data);
+        made.map_err(|error| {
+            Failure::because(format!("cannot make the data directory `{}`", self.data.display()), &error)
+                .hint("name another one with --data DIR or CFC_DATA")
+        })
+    }
+
+    /// Where the pinned tools are installed.
+    pub fn tools(&self) -> PathBuf {
+        std::env::var_os("CFC_TOOLS_DIR").map_or_else(|| self.data.join("tools"), PathBuf::from)
+    }
+
+    /// The file that tells the other commands where the server listens.
+    pub fn addresses_file(&self) -> PathBuf {
+        self.data.join("serve.json")
+    }
+
+    /// The file with the control API's token.
+    pub fn token_file(&self) -> PathBuf {
+        self.data.join("token")
+    }
+
+    /// A directory for sockets, private to this user and with a short path, since the name of a socket may not be
+    /// longer than 107 bytes (`unix(7)`) whatever the data directory is called.
+    pub fn socket_directory(&self) -> Result<PathBuf, Failure> {
+        let name = cfc_oci::Digest::of(self.data.as_os_str().as_encoded_bytes()).short().to_string();
+        let uid = rustix::process::getuid().as_raw();
+        let base = match std::env::var_os("XDG_RUNTIME_DIR") {
+            _ if uid == 0 => PathBuf::from("/run/cfc"),
+            Some(runtime) => PathBuf::from(runtime).join("cfc"),
+            None => PathBuf::from(format!("/tmp/cfc-{uid}")),
+        };
+        let directory = base.join(name);
+        private_directory(&directory).map_err(|error| {
+            Failure::because(format!("cannot make the socket directory `{}`", directory.display()), &error)
+        })?;
+        Ok(directory)
+    }
+
+    /// The addresses of the running server.
+    pub fn addresses(&self) -> Result<Addresses, Failure> {
+        let path = self.addresses_file();
+        let not_running = || {
+            Failure::new(format!("no cfc server runs on the data directory `{}`", self.data.display()))
+                .hint("start one with `cfc serve`, or name its data directory with --data DIR")
+        };
+        let text = std::fs::read_to_string(&path).map_err(|_| not_running())?;
+        let addresses: Addresses = serde_json::from_str(&text)
+            .map_err(|error| Failure::because(format!("cannot read `{}`", path.display()), &error))?;
+        let is_alive = Path::new("/proc").join(addresses.pid.to_string()).exists();
+        if is_alive { Ok(addresses) } else { Err(not_running()) }
+    }
+
+    /// The account that stands in the control API's paths, 32 hexadecimal digits: one a data directory.
+    pub fn account_id(&self) -> String {
+        cfc_oci::Digest::of(self.data.as_os_str().as_encoded_bytes()).hex()[..32].to_string()
+    }
+
+    /// The token of the running server's control API.
+    pub fn token(&self) -> Result<String, Failure> {
+        let path = self.token_file();
+        std::fs::read_to_string(&path).map(|text| text.trim().to_string()).map_err(|error| {
+            Failure::because(format!("cannot read the control API's token `{}`", path.display()), &error)
+                .hint("only the user who runs `cfc serve` may read it")
+        })
+    }
+}
+
+/// Makes `directory` and its parent with mode 0700, and refuses one that somebody else made.
+fn private_directory(directory: &Path) -> std::io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    let metadata = std::fs::symlink_metadata(directory)?;
+    let is_ours = metadata.is_dir() && metadata.uid() == rustix::process::getuid().as_raw();
+    if !is_ours {
+        return Err(std::io::Error::new(std::io::ErrorKind::PermissionDenied, "it belongs to somebody else"));
+    }
+    std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o700))
+}
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+fn home() -> PathBuf {
+    std::env::var_os("HOME").map_or_else(|| PathBuf::from("/"), PathBuf::from)
+}
+
+fn default_data_directory() -> PathBuf {
+    if is_root() {
+        return PathBuf::from("/var/lib/cfc");
+    }
+    let base = std::env::var_os("XDG_DATA_HOME").filter(|value| !value.is_empty()).map(PathBuf::from);
+    base.unwrap_or_else(|| home().join(".local/share")).join("cfc")
+}
+
+fn config_file_path() -> PathBuf {
+    if let Some(path) = std::env::var_os("CFC_CONFIG") {
+        return PathBuf::from(path);
+    }
+    if is_root() {
+        return PathBuf::from("/etc/cfc/config.toml");
+    }
+    let base = std::env::var_os("XDG_CONFIG_HOME").filter(|value| !value.is_empty()).map(PathBuf::from);
+    base.unwrap_or_else(|| home().join(".config")).join("cfc/config.toml")
+}
+
+fn read_config_file(path: &Path) -> Result<ConfigFile, Failure> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(ConfigFile::default()),
+        Err(error) => {
+            return Err(Failure::because(format!("cannot read the configuration file `{}`", path.display()), &error));
+        }
+    };
+    toml::from_str(&text)
+        .map_err(|error| Failure::because(format!("cannot use the configuration file `{}`", path.display()), &error))
+}
