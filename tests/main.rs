@@ -1,4 +1,9 @@
 //! The integration tests: one binary, with real parts at every station.
 
 mod arrows;
+mod images;
 mod licences;
+mod messages;
+mod settings;
+mod starter;
+mod support;

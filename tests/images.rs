@@ -1,0 +1,178 @@
+//! Images that cfc builds, as other tools see them; images that others push, as cfc runs them.
+
+use std::process::Command;
+
+use crate::support::{Home, Platform, busybox, can_sandbox, has_program};
+
+/// A context with a busybox image: links to every applet, made by a RUN.
+fn busybox_context(home: &Home) -> String {
+    let context = home.path("context");
+    std::fs::create_dir_all(&context).expect("writable");
+    std::fs::copy(busybox().expect("checked before"), context.join("busybox")).expect("copied");
+    home.write(
+        "context/Dockerfile",
+        r#"FROM scratch AS base
+COPY busybox /bin/busybox
+RUN ["/bin/busybox", "--install", "-s", "/bin"]
+
+FROM base AS made
+ARG GREETING=hello
+WORKDIR /made
+RUN echo "$GREETING" >greeting && mkdir sub && ln greeting sub/linked && rm /bin/vi
+
+FROM base
+LABEL org.example.kind=test
+ENV PLACE=/srv
+WORKDIR $PLACE
+COPY --from=made --chown=12:34 /made/ ./
+USER 12:34
+EXPOSE 8080
+ENTRYPOINT ["/bin/sh", "-c"]
+CMD ["cat greeting; id -u"]
+"#,
+    );
+    context.display().to_string()
+}
+
+fn output_of(command: &mut Command) -> String {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(output.status.success(), "{command:?}:\n{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+#[test]
+fn skopeo_and_umoci_accept_what_is_built() {
+    if !can_sandbox() || !has_program("skopeo") || !has_program("umoci") {
+        return;
+    }
+    let home = Home::new();
+    let context = busybox_context(&home);
+    let layout = home.path("layout").display().to_string();
+    home.must(&["build", &context, "-t", "test/app:1", "--oci-layout", &layout]);
+    let inspected = output_of(Command::new("skopeo").args(["inspect", "--config", &format!("oci:{layout}:test/app:1")]));
+    let config: serde_json::Value = serde_json::from_str(&inspected).expect("JSON");
+    assert_eq!(config["config"]["User"], "12:34");
+    assert_eq!(config["config"]["WorkingDir"], "/srv");
+    assert_eq!(config["config"]["Labels"]["org.example.kind"], "test");
+    assert!(config["config"]["ExposedPorts"]["8080/tcp"].is_object(), "{config}");
+    let bundle = home.path("bundle");
+    output_of(Command::new("umoci").args(["unpack", "--image", &format!("{layout}:test/app:1")]).arg(&bundle));
+    let greeting = std::fs::read_to_string(bundle.join("rootfs/srv/greeting")).expect("copied from the other stage");
+    assert_eq!(greeting, "hello\n");
+    assert!(bundle.join("rootfs/bin/vi").symlink_metadata().is_ok(), "a file removed in another stage is gone here");
+}
+
+#[test]
+fn the_same_context_gives_the_same_digest() {
+    if !can_sandbox() {
+        return;
+    }
+    let digests: Vec<String> = (0..2)
+        .map(|_| {
+            let home = Home::new();
+            let context = busybox_context(&home);
+            home.must(&["build", &context, "-t", "test/app:1"])
+        })
+        .collect();
+    assert_eq!(digests[0], digests[1]);
+}
+
+#[test]
+fn a_run_prints_what_the_image_prints_and_exits_as_it_does() {
+    if !can_sandbox() {
+        return;
+    }
+    let home = Home::new();
+    let context = busybox_context(&home);
+    home.must(&["build", &context, "-t", "app", "--build-arg", "GREETING=good morning"]);
+    assert_eq!(home.must(&["run", "app"]), "good morning\n12");
+    let output = home.run(&["run", "-e", "A=b", "app", "echo $A $PLACE; exit 41"]);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "b /srv\n");
+    assert_eq!(output.status.code(), Some(41));
+    let output = home.run(&["run", "app", "kill -9 $$"]);
+    assert_eq!(output.status.code(), Some(137));
+}
+
+#[test]
+fn a_second_build_is_cached_and_a_third_without_cache_is_not() {
+    if !can_sandbox() {
+        return;
+    }
+    let home = Home::new();
+    let context = busybox_context(&home);
+    let steps = |arguments: &[&str]| {
+        let output = home.run(&[&["build", &context, "-t", "app"], arguments].concat());
+        let said = String::from_utf8_lossy(&output.stderr).to_string();
+        assert!(output.status.success(), "{said}");
+        (said.matches("built ").count(), said.matches("cached").count())
+    };
+    assert!(steps(&[]).0 > 0);
+    assert_eq!(steps(&[]).0, 0);
+    assert!(steps(&["--no-cache"]).0 > 0);
+}
+
+#[test]
+fn what_is_pushed_is_pulled_by_skopeo_and_what_skopeo_pushes_is_run() {
+    if !can_sandbox() || !has_program("skopeo") {
+        return;
+    }
+    let home = Home::new();
+    let platform = Platform::start(&home);
+    let context = busybox_context(&home);
+    home.must(&["build", &context, "-t", "test/app:1"]);
+    let pushed = home.must(&["push", "test/app:1"]);
+    let registry = platform.address("registry");
+    assert!(pushed.starts_with(&format!("{registry}/test/app@sha256:")), "{pushed}");
+    let copied = home.path("copied");
+    let source = format!("docker://{registry}/test/app:1");
+    output_of(Command::new("skopeo").args(["copy", "--src-tls-verify=false", &source]).arg(format!("oci:{}:1", copied.display())));
+    let again = format!("docker://{registry}/other/app:2");
+    output_of(Command::new("skopeo").args(["copy", "--dest-tls-verify=false"]).arg(format!("oci:{}:1", copied.display())).arg(&again));
+    let other = Home::new();
+    assert_eq!(other.must(&["run", &format!("{registry}/other/app:2")]), "hello\n12");
+}
+
+#[test]
+fn a_push_uploads_only_what_is_missing() {
+    if !can_sandbox() {
+        return;
+    }
+    let home = Home::new();
+    let _platform = Platform::start(&home);
+    let context = busybox_context(&home);
+    home.must(&["build", &context, "-t", "test/app:1"]);
+    let first = home.must(&["push", "test/app:1"]);
+    let blobs = count_files(&home.data().join("bucket/registry"));
+    let second = home.must(&["push", "test/app:1"]);
+    assert_eq!(first, second);
+    assert_eq!(count_files(&home.data().join("bucket/registry")), blobs);
+}
+
+fn count_files(directory: &std::path::Path) -> usize {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.map(|entry| if entry.path().is_dir() { count_files(&entry.path()) } else { 1 }).sum()
+}
+
+#[test]
+fn a_foreign_registry_takes_the_image_too() {
+    if !can_sandbox() || !has_program("docker-registry") || !has_program("skopeo") {
+        return;
+    }
+    let home = Home::new();
+    let port = crate::support::free_port();
+    let root = home.path("foreign");
+    let config = home.write(
+        "foreign.yml",
+        &format!("version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: 127.0.0.1:{port}}}\n", root.display()),
+    );
+    let log = std::fs::File::create(home.path("foreign.log")).expect("writable");
+    let mut server = crate::support::Ended(
+        Command::new("docker-registry").arg("serve").arg(&config).stdout(log.try_clone().expect("a file")).stderr(log).spawn().expect("it runs"),
+    );
+    crate::support::wait_for("docker-registry to listen", || std::net::TcpStream::connect(("127.0.0.1", port)).ok());
+    let context = busybox_context(&home);
+    home.must(&["build", &context, "-t", "test/app:1"]);
+    let pushed = home.must(&["push", "test/app:1", &format!("127.0.0.1:{port}/moved/app:3")]);
+    output_of(Command::new("skopeo").args(["inspect", "--tls-verify=false", &format!("docker://{pushed}")]));
+    server.end();
+}

@@ -1,0 +1,202 @@
+//! The job: Cloudflare's starter project, from its config to an answer out of a container.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use crate::support::{Home, Platform, can_sandbox, tools, wait_for};
+
+const WORKER: &str = "container-starter";
+const APPLICATION: &str = "container-starter-mycontainer";
+
+fn ready() -> bool {
+    can_sandbox() && tools().is_some()
+}
+
+/// The part of the starter's answer that names its container.
+fn container_of(answer: &str) -> String {
+    let value: serde_json::Value = serde_json::from_str(answer).unwrap_or_else(|error| panic!("{error}: {answer}"));
+    value["instance"].as_str().unwrap_or_else(|| panic!("no instance in {answer}")).to_string()
+}
+
+fn visits_of(answer: &str) -> u64 {
+    let value: serde_json::Value = serde_json::from_str(answer).unwrap_or_else(|error| panic!("{error}: {answer}"));
+    value["visits"].as_u64().unwrap_or_else(|| panic!("no visits in {answer}"))
+}
+
+fn ask(platform: &Platform, session: &str) -> String {
+    let (status, body) = platform.ask(WORKER, session);
+    assert_eq!(status, 200, "{body}\n{}", platform.log());
+    body
+}
+
+fn deployed<'a>(home: &'a Home, config: &str) -> Platform<'a> {
+    let path = home.project(WORKER);
+    let platform = Platform::start(home);
+    let url = home.must(&["deploy", "--config", &path.join(config).display().to_string()]);
+    let port = platform.address("gateway").rsplit_once(':').expect("host:port").1.to_string();
+    assert_eq!(url, format!("http://{WORKER}.localhost:{port}"));
+    platform
+}
+
+#[test]
+fn two_sessions_are_two_containers_and_one_session_is_one() {
+    for config in ["wrangler.jsonc", "wrangler.toml"] {
+        if !ready() {
+            return;
+        }
+        let home = Home::new();
+        let platform = deployed(&home, config);
+        let alice = ask(&platform, "alice");
+        let bob = ask(&platform, "bob");
+        let alice_again = ask(&platform, "alice");
+        assert_ne!(container_of(&alice), container_of(&bob), "{config}");
+        assert_eq!(container_of(&alice), container_of(&alice_again), "{config}");
+        assert!(visits_of(&alice_again) > visits_of(&alice), "{config}");
+        let instances = home.must(&["containers", "instances", APPLICATION, "--json"]);
+        let instances: serde_json::Value = serde_json::from_str(&instances).expect("JSON");
+        assert_eq!(instances.as_array().map(Vec::len), Some(2), "{instances}");
+        platform.stop();
+        assert_nothing_left(&home);
+    }
+}
+
+#[test]
+fn the_sixth_session_gets_the_classes_503_and_the_five_go_on() {
+    if !ready() {
+        return;
+    }
+    let home = Home::new();
+    let platform = deployed(&home, "wrangler.jsonc");
+    let sessions: Vec<String> = (1..=5).map(|number| format!("session-{number}")).collect();
+    let containers: BTreeSet<String> = sessions.iter().map(|session| container_of(&ask(&platform, session))).collect();
+    assert_eq!(containers.len(), 5);
+    let (status, body) = platform.ask(WORKER, "one-too-many");
+    assert_eq!(status, 503, "{body}");
+    assert!(body.starts_with("There is no Container instance available at this time."), "{body}");
+    let after: BTreeSet<String> = sessions.iter().map(|session| container_of(&ask(&platform, session))).collect();
+    assert_eq!(containers, after, "the first five were disturbed");
+}
+
+#[test]
+fn an_idle_container_sleeps_and_wakes_with_a_fresh_disk() {
+    if !ready() {
+        return;
+    }
+    let home = Home::new();
+    let path = home.project("container-starter");
+    let source = path.join("src/index.js");
+    let text = std::fs::read_to_string(&source).expect("readable");
+    assert!(text.contains("sleepAfter = \"10m\""), "the starter no longer sleeps after ten minutes: {text}");
+    std::fs::write(&source, text.replace("sleepAfter = \"10m\"", "sleepAfter = \"2s\"")).expect("writable");
+    let platform = Platform::start(&home);
+    home.must(&["deploy", &path.display().to_string()]);
+    let first = ask(&platform, "alice");
+    wait_for("the container to sleep", || {
+        let listed = home.must(&["containers", "instances", APPLICATION]);
+        (!listed.contains("running")).then_some(())
+    });
+    let second = ask(&platform, "alice");
+    assert_eq!(visits_of(&second), 1, "the disk is not fresh: {second}");
+    assert_ne!(container_of(&first), container_of(&second));
+}
+
+#[test]
+fn what_a_container_writes_can_be_read() {
+    if !ready() {
+        return;
+    }
+    let home = Home::new();
+    let platform = deployed(&home, "wrangler.jsonc");
+    ask(&platform, "alice");
+    wait_for("the container's log", || {
+        let log = home.must(&["containers", "logs", APPLICATION]);
+        log.contains("listens on port 4000").then_some(())
+    });
+}
+
+#[test]
+fn a_deploy_that_fails_leaves_the_old_version_serving() {
+    if !ready() {
+        return;
+    }
+    let home = Home::new();
+    let platform = deployed(&home, "wrangler.jsonc");
+    let before = ask(&platform, "alice");
+    let path = home.path("container-starter");
+    std::fs::write(path.join("src/index.js"), "throw new Error('a broken Worker');\nexport class MyContainer {}\n")
+        .expect("writable");
+    let output = home.run(&["deploy", &path.display().to_string()]);
+    assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
+    let after = ask(&platform, "alice");
+    assert_eq!(container_of(&before), container_of(&after));
+}
+
+#[test]
+fn after_kill_9_state_is_whole_and_nothing_leaks() {
+    if !ready() {
+        return;
+    }
+    let home = Home::new();
+    let platform = deployed(&home, "wrangler.jsonc");
+    let before = ask(&platform, "alice");
+    platform.kill();
+    let platform = Platform::start(&home);
+    let listed = home.must(&["containers", "list"]);
+    assert!(listed.contains(APPLICATION), "{listed}");
+    let after = ask(&platform, "alice");
+    if container_of(&before) == container_of(&after) {
+        assert!(visits_of(&after) > visits_of(&before), "the container was neither kept nor replaced");
+    }
+    ask(&platform, "bob");
+    platform.stop();
+    std::thread::sleep(Duration::from_millis(100));
+    assert_nothing_left(&home);
+}
+
+#[test]
+fn kill_9_at_any_moment_of_a_start_leaves_nothing() {
+    if !ready() {
+        return;
+    }
+    let home = Home::new();
+    let mut platform = deployed(&home, "wrangler.jsonc");
+    for delay_ms in [0, 5, 15, 40, 90, 200] {
+        let address = platform.address("gateway");
+        let session = format!("s{delay_ms}");
+        let asking = std::thread::spawn(move || {
+            let _ = std::panic::catch_unwind(|| {
+                let body = format!("{{\"session-id\": \"{session}\"}}");
+                let request = format!("POST / HTTP/1.1\r\nHost: {WORKER}.localhost\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
+                crate::support::http(&address, &request)
+            });
+        });
+        std::thread::sleep(Duration::from_millis(delay_ms));
+        platform.kill();
+        asking.join().expect("it catches its own panics");
+        platform = Platform::start(&home);
+        ask(&platform, &format!("s{delay_ms}"));
+    }
+    platform.stop();
+    assert_nothing_left(&home);
+}
+
+/// No process, mount, cgroup or file of an instance is left behind by a platform that ended.
+fn assert_nothing_left(home: &Home) {
+    let instances = home.data().join("instances");
+    let left: Vec<_> = std::fs::read_dir(&instances).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+    assert!(left.is_empty(), "directories of instances are left: {left:?}");
+    let mounts = std::fs::read_to_string("/proc/self/mounts").expect("readable");
+    let data = home.data().display().to_string();
+    let mounted: Vec<&str> = mounts.lines().filter(|line| line.contains(&data)).collect();
+    assert!(mounted.is_empty(), "mounts are left: {mounted:?}");
+    let processes = processes_naming(&data);
+    assert!(processes.is_empty(), "processes are left: {processes:?}");
+}
+
+/// Command lines of processes that name `text`.
+fn processes_naming(text: &str) -> Vec<String> {
+    let entries = std::fs::read_dir("/proc").expect("readable").flatten();
+    let command_lines = entries.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
+    let readable = command_lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " "));
+    readable.filter(|line| line.contains(text)).collect()
+}
