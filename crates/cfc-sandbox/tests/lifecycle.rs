@@ -282,3 +282,50 @@ fn processes_with(argument: &str) -> usize {
     };
     fs::read_dir("/proc").unwrap().filter(|entry| has(entry.as_ref().unwrap().path())).count()
 }
+
+#[test]
+fn cycles_and_concurrent_starts_leak_nothing() {
+    let Some(directory) = ready() else { return };
+    let socket = directory.path().join("launcher.sock");
+    let launcher = Launcher::connect_or_start(Path::new(LAUNCHER), &socket).unwrap();
+    let pid = launcher_pid(&socket);
+    let count = || fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+    let cycle = |config: &cfc_sandbox::SandboxConfig| {
+        launcher.start(config).unwrap();
+        assert_eq!(launcher.wait(&config.id).unwrap().status, ExitStatus::Code(3));
+        launcher.remove(&config.id).unwrap();
+    };
+    let config = || support::config(directory.path(), &["sh", "-c", "echo x; exit 3"]);
+    let (first, second) = (config(), config());
+    std::thread::scope(|scope| {
+        [scope.spawn(|| cycle(&first)), scope.spawn(|| cycle(&second))].map(|t| t.join().unwrap())
+    });
+    let threads = 6;
+    let hold: Vec<Launcher> = (0..threads).map(|_| launcher.clone()).collect();
+    std::thread::scope(|scope| {
+        for _ in &hold {
+            scope.spawn(|| (0..5).for_each(|_| cycle(&config())));
+        }
+    });
+    // Idle connections stay: at most one a thread.
+    let connections = threads + 2;
+    wait_for(|| count() <= 12 + connections);
+    assert_eq!(launcher.list().unwrap(), []);
+    let config = config();
+    let id = config.id.clone();
+    let wins = std::thread::scope(|scope| {
+        let starts: Vec<_> = (0..16).map(|_| scope.spawn(|| launcher.start(&config).is_ok())).collect();
+        starts.into_iter().map(|t| t.join().unwrap()).filter(|won| *won).count()
+    });
+    assert_eq!(wins, 1, "one id starts once");
+    launcher.wait(&id).unwrap();
+    launcher.shutdown().unwrap();
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(directory.path().to_str().unwrap()), "{mounts}");
+    assert_eq!(sweep(&socket).unwrap(), [] as [&str; 0]);
+}
+
+fn launcher_pid(socket: &Path) -> i32 {
+    let stream = std::os::unix::net::UnixStream::connect(socket).unwrap();
+    rustix::net::sockopt::socket_peercred(&stream).unwrap().pid.as_raw_nonzero().get()
+}
