@@ -18,6 +18,7 @@ use std::panic::AssertUnwindSafe;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::thread::UnshareFlags;
 
+use crate::cgroup;
 use crate::error::ErrorKind;
 use crate::launcher::blueprint::Blueprint;
 use crate::step::Step;
@@ -30,16 +31,16 @@ const FAILED: i32 = 125;
 
 /// The launcher has done its part: set up the sandbox.
 pub(crate) const GO: u8 = b'g';
-/// The process is in its cgroups: become the application. Anything else in its place is a failure, as JSON.
-pub(crate) const JOINED: u8 = b'j';
 
 /// The pipes and files that the new process is given.
 pub(crate) struct Wiring {
-    /// Brings [`GO`] when the launcher has written the id maps, and [`JOINED`] when the process is in its cgroups.
+    /// Brings [`GO`] when the launcher has written the id maps.
     pub(crate) go: OwnedFd,
     /// Takes [`Report`]s.
     pub(crate) report: OwnedFd,
     pub(crate) stdio: [OwnedFd; 3],
+    /// Through these it joins its v1 cgroups.
+    pub(crate) entrances: Vec<OwnedFd>,
 }
 
 /// The new process's whole life. Never returns, so that nothing of the launcher's runs twice.
@@ -56,10 +57,14 @@ pub(crate) fn run(blueprint: &Blueprint, wiring: &Wiring) -> ! {
 
 fn prepare_and_execute(blueprint: &Blueprint, wiring: &Wiring) -> Result<std::convert::Infallible, ErrorKind> {
     wait_for_go(wiring)?;
+    wiring.entrances.iter().try_for_each(cgroup::enter)?;
     if blueprint.has_user_namespace {
         identity::become_root()?;
     }
     rustix::process::setsid().step(|| "start a session".into())?;
+    if blueprint.has_cgroup_namespace {
+        sys::unshare(UnshareFlags::NEWCGROUP).step(|| "make the cgroup namespace".into())?;
+    }
     if blueprint.has_network_namespace {
         bring_loopback_up()?;
     }
@@ -72,10 +77,6 @@ fn prepare_and_execute(blueprint: &Blueprint, wiring: &Wiring) -> Result<std::co
     sys::reset_signals();
     connect_stdio(wiring)?;
     sys::close_on_exec_from(3).step(|| "close inherited files".into())?;
-    wait_until_joined(wiring)?;
-    if blueprint.has_cgroup_namespace {
-        sys::unshare(UnshareFlags::NEWCGROUP).step(|| "make the cgroup namespace".into())?;
-    }
     identity::take(blueprint)?;
     if !is_cwd_set {
         program::change_directory_as_user(&blueprint.cwd)?;
@@ -99,18 +100,6 @@ fn wait_for_go(wiring: &Wiring) -> Result<(), ErrorKind> {
         .step(|| "wait for the launcher".into())?;
     // Its end without a byte: the launcher gave up or died. Nobody reads a report.
     if count == 1 && byte == [GO] { Ok(()) } else { sys::exit_now(FAILED) }
-}
-
-fn wait_until_joined(wiring: &Wiring) -> Result<(), ErrorKind> {
-    let mut said = vec![0; 4096];
-    let count =
-        rustix::io::retry_on_intr(|| rustix::io::read(&wiring.go, &mut said)).step(|| "wait for the cgroups".into())?;
-    match &said[..count] {
-        [JOINED] => Ok(()),
-        [] => sys::exit_now(FAILED),
-        failure => Err(serde_json::from_slice(failure)
-            .unwrap_or_else(|_| ErrorKind::Step { step: "join the cgroups".into(), errno: libc::EIO })),
-    }
 }
 
 fn bring_loopback_up() -> Result<(), ErrorKind> {

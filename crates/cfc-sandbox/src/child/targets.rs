@@ -38,28 +38,19 @@ impl Targets {
         rustix::fs::openat2(&self.root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve)
     }
 
-    /// Finds `path`, or makes it as an empty directory or file.
+    /// Finds `path`, or makes it as an empty directory or file, with the directories above it.
     pub(crate) fn find_or_make(&mut self, path: &Path, is_directory: bool) -> Result<OwnedFd, ErrorKind> {
         let step = || format!("make the mount point {}", path.display());
         match self.find(path) {
             Err(Errno::NOENT) => {}
             result => return result.step(step),
         }
-        let mut walked = PathBuf::from("/");
-        let mut directory = self.find(&walked).step(step)?;
-        let mut names = path.components().filter(|c| !matches!(c, std::path::Component::RootDir)).peekable();
-        while let Some(name) = names.next() {
-            walked.push(name);
-            directory = match self.find(&walked) {
-                Err(Errno::NOENT) => {
-                    let is_directory = is_directory || names.peek().is_some();
-                    self.make(&directory, Path::new(name.as_os_str()), is_directory).step(step)?;
-                    self.find(&walked).step(step)?
-                }
-                result => result.step(step)?,
-            };
-        }
-        Ok(directory)
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(ErrorKind::Invalid(format!("`{}` cannot be a mount point", path.display())));
+        };
+        let directory = self.find_or_make(parent, true)?;
+        self.make(&directory, Path::new(name), is_directory).step(step)?;
+        self.find(path).step(step)
     }
 
     fn make(&mut self, directory: &OwnedFd, name: &Path, is_directory: bool) -> rustix::io::Result<()> {

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use rustix::process::{WaitId, WaitIdOptions};
 
 use super::log_file::{LogFile, Stream};
-use super::start::reap;
 use crate::cgroup::Cgroup;
 use crate::child::{Stubs, remove_stubs};
 use crate::status::{Exit, ExitStatus, Started, State, Status};
@@ -23,8 +22,6 @@ pub(crate) struct Sandbox {
     pub(crate) started: Started,
     pub(crate) phase: Phase,
     pub(crate) pidfd: OwnedFd,
-    /// The process that puts it into its cgroups, until that is done.
-    pub(crate) joiner: Option<OwnedFd>,
     pub(crate) network: Option<OwnedFd>,
     pub(crate) cgroup: Cgroup,
     pub(crate) annotations: BTreeMap<String, String>,
@@ -135,16 +132,8 @@ impl Sandbox {
         }
     }
 
-    /// Waits for the process that joins cgroups; it ends by itself, soon. Until then it holds copies of our pipes.
-    pub(crate) fn reap_joiner(&mut self) {
-        if let Some(joiner) = self.joiner.take() {
-            reap(&joiner);
-        }
-    }
-
     /// Waits for the process, which has ended or is about to, and takes everything down but this record.
     pub(crate) fn finish(&mut self) -> Exit {
-        self.reap_joiner();
         let status = self.reap();
         // All processes are gone, so what the pipes hold is bounded and is all there will ever be.
         for stream in [Stream::Stdout, Stream::Stderr] {

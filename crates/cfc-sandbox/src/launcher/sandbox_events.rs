@@ -37,7 +37,6 @@ impl EventLoop {
                 Report::Failed(failure) => outcome = Err(failure),
             }
         }
-        sandbox.reap_joiner();
         if let Phase::Starting { report, .. } = std::mem::replace(&mut sandbox.phase, Phase::Running) {
             self.sources.remove(&token);
             let _ = epoll::delete(&self.epoll, report);
@@ -109,9 +108,6 @@ impl EventLoop {
     }
 
     pub(super) fn on_exit(&mut self, token: u64, id: &str) {
-        if let Some(sandbox) = self.sandboxes.get_mut(id) {
-            sandbox.reap_joiner();
-        }
         // A command that ends at once may be seen before its start: that comes first.
         while let Some(report) = self.report_token(id) {
             if !self.on_report(report, id) {

@@ -14,7 +14,7 @@ use super::idmap::IdMappings;
 use super::log_file::{LogFile, Stream};
 use super::sandbox::{Phase, Rate, Sandbox};
 use crate::cgroup::{Cgroup, Hierarchies};
-use crate::child::{self, GO, JOINED, Stubs, Wiring};
+use crate::child::{self, GO, Stubs, Wiring};
 use crate::config::{Root, SandboxConfig, Stdio};
 use crate::error::ErrorKind;
 use crate::protocol;
@@ -84,7 +84,6 @@ impl Starter {
             started: launched.started,
             phase: Phase::Starting { client, report: launched.report, received: Vec::new() },
             pidfd: launched.pidfd,
-            joiner: launched.joiner,
             network: launched.network,
             cgroup,
             annotations: config.spec.annotations().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect(),
@@ -162,7 +161,6 @@ struct Launched {
     pidfd: OwnedFd,
     network: Option<OwnedFd>,
     report: OwnedFd,
-    joiner: Option<OwnedFd>,
 }
 
 fn launch(
@@ -173,15 +171,8 @@ fn launch(
 ) -> Result<Launched, ErrorKind> {
     let (go_read, go) = pipe()?;
     let (report, report_write) = output_pipe()?;
-    let wiring = Wiring { go: go_read, report: report_write, stdio };
-    let birthplace = match cgroup.birthplace() {
-        None => None,
-        Some(directory) => {
-            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            let opened = rustix::fs::open(directory, flags, Mode::empty());
-            Some(opened.step(|| format!("open {}", directory.display()))?)
-        }
-    };
+    let wiring = Wiring { go: go_read, report: report_write, stdio, entrances: cgroup.entrances()? };
+    let birthplace = cgroup.birthplace()?;
     let cloned = sys::clone_process(blueprint.clone_flags, birthplace.as_ref().map(|fd| fd.as_fd()));
     let (pid, pidfd) = match cloned.step(|| "make the namespaces".into())? {
         Cloned::Parent { pid, pidfd } => (pid, pidfd),
@@ -191,46 +182,18 @@ fn launch(
             child::run(blueprint, &wiring)
         }
     };
-    let is_joined = birthplace.is_some() || cgroup.is_empty();
-    let prepared = prepare(blueprint, &wiring, mappings, pid).and_then(|(network, start_time)| {
-        let signal: &[u8] = if is_joined { &[GO, JOINED] } else { &[GO] };
-        rustix::io::write(&go, signal).step(|| "let the sandbox go on".into())?;
-        let joiner = if is_joined { None } else { Some(spawn_joiner(cgroup, pid, &go)?) };
-        Ok((network, start_time, joiner))
+    let prepared = prepare(blueprint, &wiring, mappings, pid).and_then(|prepared| {
+        rustix::io::write(&go, &[GO]).step(|| "let the sandbox go on".into())?;
+        Ok(prepared)
     });
     match prepared {
-        Ok((network, start_time, joiner)) => {
-            Ok(Launched { started: Started { pid, start_time }, pidfd, network, report, joiner })
-        }
+        Ok((network, start_time)) => Ok(Launched { started: Started { pid, start_time }, pidfd, network, report }),
         Err(failure) => {
             let _ = sys::send_signal(pidfd.as_fd(), libc::SIGKILL);
-            reap(&pidfd);
+            let _ = rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
             Err(failure)
         }
     }
-}
-
-/// Joins the cgroups in a process of its own, since that can take as long as all the rest. The sandbox's process sets itself
-/// up meanwhile, and waits for [`JOINED`] before it goes on; whatever else comes is the failure.
-fn spawn_joiner(cgroup: &Cgroup, pid: i32, go: &OwnedFd) -> Result<OwnedFd, ErrorKind> {
-    match sys::clone_process(0, None).step(|| "fork the process that joins the cgroups".into())? {
-        Cloned::Parent { pidfd, .. } => Ok(pidfd),
-        Cloned::Child => {
-            let said = match cgroup.join(pid) {
-                Ok(()) => vec![JOINED],
-                Err(failure) => serde_json::to_vec(&failure).unwrap_or_default(),
-            };
-            let _ = rustix::io::write(go, &said);
-            sys::exit_now(0)
-        }
-    }
-}
-
-/// Waits for a child that has ended or is about to.
-pub(crate) fn reap(pidfd: &OwnedFd) {
-    let _ = rustix::io::retry_on_intr(|| {
-        rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED).map(drop)
-    });
 }
 
 /// What only the launcher may do to the new process, which waits meanwhile.
