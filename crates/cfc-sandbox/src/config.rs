@@ -6,6 +6,7 @@ use oci_spec::runtime::Spec;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::unsupported::first_unsupported;
 
 /// With this annotation set to `true`, the sandbox's process 1 is a small reaper and the application is its child.
 ///
@@ -20,7 +21,7 @@ const ID_LENGTH_MAX: usize = 200;
 /// Start from [`default_spec`](crate::default_spec) and change what the caller needs. What the launcher reads of the
 /// spec: `process` (args, env, cwd, user, capabilities, rlimits, no_new_privileges, oom_score_adj), `root.readonly`,
 /// `mounts`, `hostname`, `annotations`, and of `linux`: namespaces, uid and gid mappings, resources (cpu, memory, pids),
-/// seccomp, masked and readonly paths, sysctl. Hooks are refused.
+/// seccomp, masked and readonly paths, sysctl, devices. What else a spec can ask for is refused by name.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SandboxConfig {
     /// Names the sandbox and its cgroup: 1 to 200 of `[A-Za-z0-9_.-]`, not starting with a dot.
@@ -96,8 +97,8 @@ impl SandboxConfig {
         if !process.cwd().is_absolute() {
             return invalid(format!("`process.cwd` must be absolute, got `{}`", process.cwd().display()));
         }
-        if self.spec.hooks().is_some() {
-            return invalid("`hooks` are not supported".into());
+        if let Some(path) = first_unsupported(&self.spec) {
+            return invalid(format!("`{path}` of the spec is not supported"));
         }
         if let Root::Overlay { lowers, .. } = &self.root
             && lowers.is_empty()

@@ -27,6 +27,7 @@ mod protocol;
 mod seccomp;
 mod step;
 mod sys;
+mod unsupported;
 
 pub use client::Launcher;
 pub use config::{INIT_ANNOTATION, Network, Root, SandboxConfig, Stdio};
