@@ -197,3 +197,25 @@ fn without_a_user_namespace_the_rest_still_holds() {
     let root = text.lines().find(|line| line.contains(" / / ")).unwrap();
     assert!(root.contains("nodev"), "{root}");
 }
+
+#[test]
+fn the_init_tells_the_application_nothing_about_the_launcher() {
+    let Some(bench) = bench() else { return };
+    let script = "for f in environ mem maps exe cwd/etc root/etc; do cat /proc/1/$f; done; ls -l /proc/1/fd /proc/1/exe; cat /proc/1/comm";
+    for namespaces in [
+        vec!["user", "mount", "pid", "network", "ipc", "uts", "cgroup"],
+        vec!["mount", "pid", "network", "ipc", "uts", "cgroup"],
+    ] {
+        let namespaces: Vec<_> = namespaces.into_iter().map(|name| json!({"type": name})).collect();
+        let config = with(
+            &bench.config(&["sh", "-c", script]),
+            &[
+                ("/annotations", json!({cfc_sandbox::INIT_ANNOTATION: "true"})),
+                ("/linux/namespaces", json!(namespaces)),
+            ],
+        );
+        let (_, text) = bench.run_config(&config);
+        assert!(text.contains("cfc-init") && !text.contains("PATH") && !text.contains("cfc-launcher"), "{text}");
+        assert!(text.matches("ermission denied").count() >= 7, "{text}");
+    }
+}
