@@ -104,11 +104,12 @@ fn a_second_build_is_cached_and_a_third_without_cache_is_not() {
         let output = home.run(&[&["build", &context, "-t", "app"], arguments].concat());
         let said = String::from_utf8_lossy(&output.stderr).to_string();
         assert!(output.status.success(), "{said}");
-        (said.matches("built ").count(), said.matches("cached").count())
+        // Where a stage starts from is not work.
+        said.lines().filter(|line| line.starts_with("built ") && !line.contains("] FROM ")).count()
     };
-    assert!(steps(&[]).0 > 0);
-    assert_eq!(steps(&[]).0, 0);
-    assert!(steps(&["--no-cache"]).0 > 0);
+    assert!(steps(&[]) > 0);
+    assert_eq!(steps(&[]), 0);
+    assert!(steps(&["--no-cache"]) > 0);
 }
 
 #[test]

@@ -1,7 +1,5 @@
 //! What a user is told when something is wrong: each message as it is, exit code 1, and nothing half made.
 
-use std::path::Path;
-
 use crate::support::{Home, Platform, can_sandbox, tools};
 
 /// A project of one container; `change` edits its config.
@@ -27,10 +25,6 @@ export default { fetch(request, env) { return getContainer(env.DEMO, "one").fetc
 fn has_no_image(home: &Home) -> bool {
     let references = home.data().join("store/refs");
     !references.exists() || std::fs::read_dir(references).is_ok_and(|mut entries| entries.next().is_none())
-}
-
-fn is_empty(directory: &Path) -> bool {
-    !directory.exists() || std::fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_none())
 }
 
 #[test]
@@ -196,8 +190,14 @@ fn busybox_project(home: &Home, last_lines: &str) {
 /// What was said from the failure on.
 fn without_progress(said: &str) -> String {
     let start = said.find("error:").unwrap_or_else(|| panic!("no error in: {said}"));
-    let digest_free: String = said[start..].to_string();
-    redact_digests(&digest_free)
+    redact_duration(&redact_digests(&said[start..]))
+}
+
+/// `it ended after 1.5ms` without the time.
+fn redact_duration(text: &str) -> String {
+    let Some((before, rest)) = text.split_once("it ended after ") else { return text.to_string() };
+    let after = rest.split_once(' ').map_or("", |(_, after)| after);
+    format!("{before}it ended after [TIME] {after}")
 }
 
 /// `text` with every digest called `[DIGEST]`.
@@ -215,7 +215,8 @@ fn redact_digests(text: &str) -> String {
 fn assert_nothing_deployed(platform: &Platform) {
     let listed = platform.home.must(&["containers", "list", "--json"]);
     assert_eq!(listed, "[]");
-    assert!(is_empty(&platform.home.data().join("instances")), "an instance was left behind");
+    let instances = platform.home.instance_directories();
+    assert!(instances.is_empty(), "instances were left behind: {instances:?}");
     let (status, _) = platform.ask("demo", "x");
     assert_eq!(status, 404, "the gateway has a route to a Worker that was not deployed");
 }

@@ -182,8 +182,7 @@ fn kill_9_at_any_moment_of_a_start_leaves_nothing() {
 
 /// No process, mount, cgroup or file of an instance is left behind by a platform that ended.
 fn assert_nothing_left(home: &Home) {
-    let instances = home.data().join("instances");
-    let left: Vec<_> = std::fs::read_dir(&instances).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+    let left = home.instance_directories();
     assert!(left.is_empty(), "directories of instances are left: {left:?}");
     let mounts = std::fs::read_to_string("/proc/self/mounts").expect("readable");
     let data = home.data().display().to_string();

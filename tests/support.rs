@@ -116,6 +116,13 @@ impl Home {
         text.replace(&self.directory.path().display().to_string(), "[HOME]")
     }
 
+    /// The directories of instances, without the logs that outlive them.
+    pub fn instance_directories(&self) -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(self.data().join("instances")).into_iter().flatten().flatten();
+        let names = entries.map(|entry| entry.path());
+        names.filter(|path| path.file_name().is_some_and(|name| !name.as_encoded_bytes().starts_with(b"."))).collect()
+    }
+
     /// Writes a file below the directory, with its parents.
     pub fn write(&self, name: &str, contents: &str) -> PathBuf {
         let path = self.path(name);
