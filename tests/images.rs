@@ -49,14 +49,14 @@ fn skopeo_and_umoci_accept_what_is_built() {
     let context = busybox_context(&home);
     let layout = home.path("layout").display().to_string();
     home.must(&["build", &context, "-t", "test/app:1", "--oci-layout", &layout]);
-    let inspected = output_of(Command::new("skopeo").args(["inspect", "--config", &format!("oci:{layout}:test/app:1")]));
+    let inspected = output_of(Command::new("skopeo").args(["inspect", "--config", &format!("oci:{layout}:1")]));
     let config: serde_json::Value = serde_json::from_str(&inspected).expect("JSON");
     assert_eq!(config["config"]["User"], "12:34");
     assert_eq!(config["config"]["WorkingDir"], "/srv");
     assert_eq!(config["config"]["Labels"]["org.example.kind"], "test");
     assert!(config["config"]["ExposedPorts"]["8080/tcp"].is_object(), "{config}");
     let bundle = home.path("bundle");
-    output_of(Command::new("umoci").args(["unpack", "--image", &format!("{layout}:test/app:1")]).arg(&bundle));
+    output_of(Command::new("umoci").args(["unpack", "--image", &format!("{layout}:1")]).arg(&bundle));
     let greeting = std::fs::read_to_string(bundle.join("rootfs/srv/greeting")).expect("copied from the other stage");
     assert_eq!(greeting, "hello\n");
     assert!(bundle.join("rootfs/bin/vi").symlink_metadata().is_ok(), "a file removed in another stage is gone here");

@@ -18,7 +18,6 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::args::Arguments;
-use crate::failure::Failure;
 
 fn main() -> ExitCode {
     // The launcher must be the program's only thread, so it is decided before anything else starts one.

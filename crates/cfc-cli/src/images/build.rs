@@ -9,7 +9,6 @@ use cfc_dockerfile::Problem;
 use cfc_oci::{Digest, Reference};
 use cfc_plan::{BuildProgress, Node, NodeOutcome, OutputStream};
 use cfc_project::{Container, ImageSource};
-use cfc_sandbox::Launcher;
 use cfc_store::Store;
 
 use crate::failure::Failure;
@@ -64,8 +63,8 @@ pub fn build_container(
 /// Builds one image and calls it `tag`.
 pub fn build_image(settings: &Settings, store: &Store, build: &ImageBuild, tag: &Reference) -> Result<Built, Failure> {
     let program = crate::server::launcher_program()?;
-    let launcher = Launcher::private(&program).map_err(sandbox_failure)?;
-    let mut builder = NativeBuilder::new(store.clone(), launcher, NativeOptions { no_cache: build.no_cache });
+    let options = NativeOptions { no_cache: build.no_cache };
+    let mut builder = NativeBuilder::with_program(store.clone(), &program, options);
     let mut request = ImageRequest::new(&build.dockerfile, &build.context);
     request.target = build.target.clone();
     request.build_args = build.build_args.clone();
@@ -144,6 +143,10 @@ impl BuildProgress for PlainProgress {
             NodeOutcome::Cached => "cached",
         };
         output::tell(format!("{word} [{}] {}", node.stage, node.display));
+    }
+
+    fn warned(&self, warning: &str) {
+        output::tell(format!("warning: {warning}"));
     }
 
     fn output(&self, _node: &Node, _stream: OutputStream, bytes: &[u8]) {

@@ -19,7 +19,6 @@ use std::time::Duration;
 
 use cfc_control::{Control, ControlOptions};
 use cfc_gateway::{Gateway, GatewayOptions};
-use cfc_registry::Registry;
 use cfc_runtime::{Runtime, RuntimeConfig};
 use cfc_sandbox::Launcher;
 use cfc_store::Store;
@@ -66,7 +65,12 @@ async fn serve(settings: &Settings, ports: &Ports) -> Result<(), Failure> {
 
     let token = token::load_or_create(settings)?;
     let sockets = settings.socket_directory()?;
-    let launcher = Launcher::connect_or_start(&launcher_program()?, &sockets.join("launcher")).map_err(sandbox_failure)?;
+    let launcher_socket = sockets.join("launcher");
+    // What a launcher left that did not end in order; one that still runs keeps its sandboxes.
+    for swept in cfc_sandbox::sweep(&launcher_socket).map_err(sandbox_failure)? {
+        tracing::warn!(sandbox = %swept, "removed what an earlier launcher left");
+    }
+    let launcher = Launcher::connect_or_start(&launcher_program()?, &launcher_socket).map_err(sandbox_failure)?;
     let store = settings.open_store()?;
     let runtime = Runtime::open(runtime_config(settings, &store, &launcher))
         .await
