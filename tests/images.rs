@@ -126,9 +126,18 @@ fn what_is_pushed_is_pulled_by_skopeo_and_what_skopeo_pushes_is_run() {
     assert!(pushed.starts_with(&format!("{registry}/test/app@sha256:")), "{pushed}");
     let copied = home.path("copied");
     let source = format!("docker://{registry}/test/app:1");
-    output_of(Command::new("skopeo").args(["copy", "--src-tls-verify=false", &source]).arg(format!("oci:{}:1", copied.display())));
+    output_of(
+        Command::new("skopeo")
+            .args(["copy", "--src-tls-verify=false", &source])
+            .arg(format!("oci:{}:1", copied.display())),
+    );
     let again = format!("docker://{registry}/other/app:2");
-    output_of(Command::new("skopeo").args(["copy", "--dest-tls-verify=false"]).arg(format!("oci:{}:1", copied.display())).arg(&again));
+    output_of(
+        Command::new("skopeo")
+            .args(["copy", "--dest-tls-verify=false"])
+            .arg(format!("oci:{}:1", copied.display()))
+            .arg(&again),
+    );
     let other = Home::new();
     assert_eq!(other.must(&["run", &format!("{registry}/other/app:2")]), "hello\n12");
 }
@@ -168,7 +177,13 @@ fn a_foreign_registry_takes_the_image_too() {
     );
     let log = std::fs::File::create(home.path("foreign.log")).expect("writable");
     let mut server = crate::support::Ended(
-        Command::new("docker-registry").arg("serve").arg(&config).stdout(log.try_clone().expect("a file")).stderr(log).spawn().expect("it runs"),
+        Command::new("docker-registry")
+            .arg("serve")
+            .arg(&config)
+            .stdout(log.try_clone().expect("a file"))
+            .stderr(log)
+            .spawn()
+            .expect("it runs"),
     );
     crate::support::wait_for("docker-registry to listen", || std::net::TcpStream::connect(("127.0.0.1", port)).ok());
     let context = busybox_context(&home);

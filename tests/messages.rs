@@ -106,10 +106,7 @@ fn a_step_that_fails_is_shown_with_its_output() {
     let busybox = crate::support::busybox().expect("checked above");
     project(&home, |config| config);
     std::fs::copy(busybox, home.path("demo/busybox")).expect("copied");
-    home.write(
-        "demo/Dockerfile",
-        "FROM scratch\nCOPY busybox /bin/sh\nRUN echo one; echo two >&2; exit 3\n",
-    );
+    home.write("demo/Dockerfile", "FROM scratch\nCOPY busybox /bin/sh\nRUN echo one; echo two >&2; exit 3\n");
     insta::assert_snapshot!(home.must_fail(&["build", "demo"]));
     assert!(has_no_image(&home));
 }
@@ -179,6 +176,20 @@ fn a_container_that_never_listens_is_not_deployed() {
     let said = home.must_fail(&["deploy", "demo"]);
     insta::assert_snapshot!(without_progress(&said));
     assert_nothing_deployed(&platform);
+}
+
+#[test]
+fn without_a_trial_such_a_container_is_deployed_all_the_same() {
+    if !can_sandbox() || tools().is_none() {
+        return;
+    }
+    let home = Home::new();
+    busybox_project(&home, "EXPOSE 4000\nCMD [\"sh\", \"-c\", \"exit 7\"]");
+    let platform = Platform::start(&home);
+    home.must(&["deploy", "demo", "--skip-trial"]);
+    let (status, body) = platform.ask("demo", "x");
+    assert_eq!(status, 500, "{body}");
+    assert!(body.contains("exit code: 7"), "the class does not name the exit code: {body}");
 }
 
 fn busybox_project(home: &Home, last_lines: &str) {

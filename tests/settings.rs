@@ -30,9 +30,14 @@ fn the_flag_wins_over_the_environment_and_that_over_the_file() {
 #[test]
 fn without_any_of_them_data_goes_to_the_xdg_directory_or_var_lib() {
     let home = Home::new();
-    let said = home.cfc().env_remove("CFC_DATA").env("HOME", home.path("h")).args(["push", "x:1"]).output().expect("cfc runs");
+    let said =
+        home.cfc().env_remove("CFC_DATA").env("HOME", home.path("h")).args(["push", "x:1"]).output().expect("cfc runs");
     let said = String::from_utf8_lossy(&said.stderr).to_string();
-    let expected = if rustix::process::geteuid().is_root() { "/var/lib/cfc".to_string() } else { home.path("h/.local/share/cfc").display().to_string() };
+    let expected = if rustix::process::geteuid().is_root() {
+        "/var/lib/cfc".to_string()
+    } else {
+        home.path("h/.local/share/cfc").display().to_string()
+    };
     assert!(said.contains(&expected), "{said}");
 }
 
@@ -54,10 +59,14 @@ fn the_token_is_private_and_needed() {
     let mode = std::fs::metadata(&token_file).expect("made").permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     let path = "/client/v4/accounts/0123456789abcdef0123456789abcdef/containers/dash/applications";
-    let (status, _) = http(&platform.address("control"), &format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"));
+    let (status, _) =
+        http(&platform.address("control"), &format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"));
     assert!(status == 401 || status == 403, "without a token: {status}");
     let token = std::fs::read_to_string(&token_file).expect("readable");
-    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\nConnection: close\r\n\r\n", token.trim());
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\nConnection: close\r\n\r\n",
+        token.trim()
+    );
     let (status, _) = http(&platform.address("control"), &request);
     assert_eq!(status, 200);
 }
@@ -80,7 +89,11 @@ fn the_registry_runs_alone() {
     let home = Home::new();
     let port = crate::support::free_port().to_string();
     let mut server = crate::support::Ended(
-        home.cfc().args(["registry", "serve", "--port", &port]).stdout(std::process::Stdio::null()).spawn().expect("cfc runs"),
+        home.cfc()
+            .args(["registry", "serve", "--port", &port])
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .expect("cfc runs"),
     );
     let address = format!("127.0.0.1:{port}");
     crate::support::wait_for("the registry", || std::net::TcpStream::connect(&address).ok());

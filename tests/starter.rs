@@ -166,7 +166,10 @@ fn kill_9_at_any_moment_of_a_start_leaves_nothing() {
         let asking = std::thread::spawn(move || {
             let _ = std::panic::catch_unwind(|| {
                 let body = format!("{{\"session-id\": \"{session}\"}}");
-                let request = format!("POST / HTTP/1.1\r\nHost: {WORKER}.localhost\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
+                let request = format!(
+                    "POST / HTTP/1.1\r\nHost: {WORKER}.localhost\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+                    body.len()
+                );
                 crate::support::http(&address, &request)
             });
         });

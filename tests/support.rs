@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Says why a test cannot run here; `scripts/test` counts these lines.
+#[allow(clippy::print_stdout)]
 pub fn skipped(reason: &str) {
     println!("skipped: {reason}");
 }

@@ -71,7 +71,8 @@ impl Settings {
     pub fn open_store(&self) -> Result<Store, Failure> {
         self.create_data_directory()?;
         let path = self.data.join("store");
-        Store::open(&path).map_err(|error| Failure::because(format!("cannot open the image store `{}`", path.display()), &error))
+        Store::open(&path)
+            .map_err(|error| Failure::because(format!("cannot open the image store `{}`", path.display()), &error))
     }
 
     /// Makes the data directory, readable by its owner alone.

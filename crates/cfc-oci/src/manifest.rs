@@ -98,6 +98,7 @@ impl Index {
 }
 
 /// What a reference may lead to.
+#[expect(clippy::large_enum_variant, reason = "one lives for the length of a function, never many")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ManifestOrIndex {
     /// One image.

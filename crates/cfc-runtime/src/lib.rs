@@ -19,8 +19,8 @@ mod trial;
 
 pub use cfc_scheduler::{Capacity, InstanceType, Refusal};
 pub use connect::ConnectError;
-pub use foreground::foreground_sandbox;
 pub use error::{Result, RuntimeError, RuntimeErrorKind};
+pub use foreground::foreground_sandbox;
 pub use instance::{Application, ExitReport, InstanceSpec, InstanceView, Phase};
 pub use logs::{LogLine, LogReader, LogStream};
 pub use runtime::{Runtime, RuntimeConfig};

@@ -46,10 +46,7 @@ async fn pull_image(
     }
     // A list first: a closure inside the stream would keep the whole future from being `Send`.
     let transfers: Vec<_> = blobs.into_iter().map(|blob| pull_blob(store, blob, &registry, progress)).collect();
-    futures::stream::iter(transfers)
-        .buffer_unordered(options.parallel.max(1))
-        .try_collect::<()>()
-        .await?;
+    futures::stream::iter(transfers).buffer_unordered(options.parallel.max(1)).try_collect::<()>().await?;
     // Manifests come last: one that is in the store has all its blobs there.
     for (digest, bytes) in found.manifests.into_iter().rev() {
         put_manifest(store, &digest, &bytes)?;

@@ -46,10 +46,7 @@ async fn push_image(
     // A list first: a closure inside the stream would keep the whole future from being `Send`.
     let ours = blobs.iter().filter(|blob| is_ours(blob));
     let transfers: Vec<_> = ours.map(|blob| push_blob(store, blob, &registry, options, progress)).collect();
-    futures::stream::iter(transfers)
-        .buffer_unordered(options.parallel.max(1))
-        .try_collect::<()>()
-        .await?;
+    futures::stream::iter(transfers).buffer_unordered(options.parallel.max(1)).try_collect::<()>().await?;
     for manifest in &manifests {
         let bytes = store.blobs().read(&manifest.digest)?;
         let name = match manifest.digest == image.digest {

@@ -92,4 +92,3 @@ fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
     output::data(serde_json::to_string_pretty(value)?);
     Ok(())
 }
-

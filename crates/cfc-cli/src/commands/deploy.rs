@@ -11,9 +11,9 @@ use crate::args::Deploy;
 use crate::commands::client_runtime;
 use crate::commands::setup::{toolchain, workers_failure};
 use crate::failure::Failure;
+use crate::images;
 use crate::images::build::{ImageBuild, build_container};
 use crate::images::push::push_image;
-use crate::images;
 use crate::output;
 use crate::project::open_project;
 use crate::server::client::{connect, control_failure};
@@ -33,7 +33,9 @@ pub fn run(settings: &Settings, arguments: &Deploy) -> Result<ExitCode, Failure>
     let mut references = Vec::new();
     for container in &project.containers {
         let reference = match &container.image {
-            ImageSource::Dockerfile { .. } => build_container(settings, &store, container, ImageBuild::default())?.reference,
+            ImageSource::Dockerfile { .. } => {
+                build_container(settings, &store, container, ImageBuild::default())?.reference
+            }
             ImageSource::Reference(reference) => reference.clone(),
         };
         references.push(reference);

@@ -22,8 +22,10 @@ pub fn run(settings: &Settings, arguments: &Push) -> Result<ExitCode, Failure> {
 /// Pushes what `cfc build` made of the project's Dockerfiles.
 fn push_project(settings: &Settings, arguments: &Push) -> Result<(), Failure> {
     if let Some(destination) = &arguments.destination {
-        return Err(Failure::new(format!("a project's images have names of their own, so `{destination}` cannot be their destination"))
-            .hint("push one image with `cfc push NAME:TAG DESTINATION`"));
+        return Err(Failure::new(format!(
+            "a project's images have names of their own, so `{destination}` cannot be their destination"
+        ))
+        .hint("push one image with `cfc push NAME:TAG DESTINATION`"));
     }
     let project = open_project(Path::new(&arguments.what), &arguments.project)?;
     let registry = settings.addresses()?.registry;

@@ -39,7 +39,8 @@ pub fn run(settings: &Settings, arguments: &Run) -> Result<ExitCode, Failure> {
         labels: Default::default(),
     };
     let config = foreground_sandbox(&store, &spec, &instance_type, directory.path()).map_err(runtime_failure)?;
-    let [stdin, stdout, stderr] = [descriptor(std::io::stdin())?, descriptor(std::io::stdout())?, descriptor(std::io::stderr())?];
+    let [stdin, stdout, stderr] =
+        [descriptor(std::io::stdin())?, descriptor(std::io::stdout())?, descriptor(std::io::stderr())?];
     launcher.start_with_stdio(&config, stdin, stdout, stderr).map_err(sandbox_failure)?;
     let launcher = Arc::new(launcher);
     forward_signals(&launcher, &config.id)?;
@@ -56,7 +57,10 @@ fn instance_type(name: &str) -> Result<InstanceType, Failure> {
 }
 
 fn descriptor(stream: impl AsFd) -> Result<OwnedFd, Failure> {
-    stream.as_fd().try_clone_to_owned().map_err(|error| Failure::because("cannot pass a standard stream to the container", &error))
+    stream
+        .as_fd()
+        .try_clone_to_owned()
+        .map_err(|error| Failure::because("cannot pass a standard stream to the container", &error))
 }
 
 /// Passes on what would end a program in the foreground.

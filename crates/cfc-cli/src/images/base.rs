@@ -53,7 +53,8 @@ pub fn find(store: &Store, reference: &Reference, platform: Option<&Platform>) -
         let failure = Failure::from(error).maybe_hint(hint);
         match reference.registry {
             Some(_) => failure,
-            None => failure.hint(format!("the store has no `{reference}` either; `cfc build CONTEXT -t {reference}` makes one")),
+            None => failure
+                .hint(format!("the store has no `{reference}` either; `cfc build CONTEXT -t {reference}` makes one")),
         }
     })
 }

@@ -96,7 +96,9 @@ fn image_failure(error: ImageError) -> Failure {
         ImageError::Plan(error) => hints.extend(error.hint.clone()),
         ImageError::Build(error) => {
             hints.extend(error.hint.clone());
-            causes.extend((!error.output.is_empty()).then(|| format!("its last output was:\n{}", error.output.join("\n"))));
+            causes.extend(
+                (!error.output.is_empty()).then(|| format!("its last output was:\n{}", error.output.join("\n"))),
+            );
         }
     }
     let mut failure = Failure::from(error);

@@ -14,7 +14,8 @@ use crate::failure::Failure;
 /// Uploads `image` to `destination` and returns the reference by digest.
 pub async fn push_image(store: &Store, image: &Descriptor, destination: &Reference) -> Result<Reference, Failure> {
     let bars = Bars::default();
-    let digest = cfc_transfer::push(store, image, destination, &Options::default(), &bars).await.map_err(push_failure)?;
+    let digest =
+        cfc_transfer::push(store, image, destination, &Options::default(), &bars).await.map_err(push_failure)?;
     Ok(destination.with_digest(digest))
 }
 
@@ -34,7 +35,8 @@ impl Progress for Bars {
     fn blob_started(&self, blob: &Descriptor) {
         let style = ProgressStyle::with_template("{prefix} {bar:30} {bytes:>10}/{total_bytes:10} {msg}")
             .unwrap_or_else(|_| ProgressStyle::default_bar());
-        let bar = self.all.add(ProgressBar::new(blob.size)).with_style(style).with_prefix(blob.digest.short().to_string());
+        let bar =
+            self.all.add(ProgressBar::new(blob.size)).with_style(style).with_prefix(blob.digest.short().to_string());
         bar.enable_steady_tick(Duration::from_millis(100));
         self.each.lock().unwrap_or_else(PoisonError::into_inner).insert(blob.digest.clone(), bar);
     }

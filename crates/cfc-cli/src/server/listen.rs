@@ -12,9 +12,9 @@ pub async fn bind(what: &str, port: u16, flag: &str) -> Result<TcpListener, Fail
     TcpListener::bind(address).await.map_err(|error| {
         let failure = Failure::because(format!("cannot listen on {address} for the {what}"), &error);
         match error.kind() {
-            std::io::ErrorKind::AddrInUse => {
-                failure.hint(format!("another program uses port {port}; choose another with {flag} PORT, or 0 for a free one"))
-            }
+            std::io::ErrorKind::AddrInUse => failure.hint(format!(
+                "another program uses port {port}; choose another with {flag} PORT, or 0 for a free one"
+            )),
             std::io::ErrorKind::PermissionDenied => failure.hint(format!("choose a port above 1023 with {flag} PORT")),
             _ => failure,
         }

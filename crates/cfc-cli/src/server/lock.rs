@@ -18,16 +18,21 @@ impl DataLock {
     /// Takes the lock, or says which process has it.
     pub fn acquire(settings: &Settings) -> Result<DataLock, Failure> {
         let path = settings.data.join("lock");
-        let cannot = |error: &dyn std::error::Error| Failure::because(format!("cannot lock `{}`", path.display()), error);
-        let mut file = File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(|e| cannot(&e))?;
+        let cannot =
+            |error: &dyn std::error::Error| Failure::because(format!("cannot lock `{}`", path.display()), error);
+        let mut file =
+            File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(|e| cannot(&e))?;
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => {
                 let mut holder = String::new();
                 let _ = file.read_to_string(&mut holder);
                 let data = settings.data.display();
-                return Err(Failure::new(format!("another cfc server (process {}) uses the data directory `{data}`", holder.trim()))
-                    .hint("stop that one, or give this one its own directory with --data DIR"));
+                return Err(Failure::new(format!(
+                    "another cfc server (process {}) uses the data directory `{data}`",
+                    holder.trim()
+                ))
+                .hint("stop that one, or give this one its own directory with --data DIR"));
             }
             Err(error) => return Err(cannot(&std::io::Error::from(error))),
         }

@@ -118,9 +118,8 @@ impl Machine {
 
     async fn activate_kind(&self, deployment: &Deployment) -> Result<(), ActivateErrorKind> {
         let name = &deployment.worker.name;
-        let toolchain = Toolchain::locate(&self.settings.tools()).map_err(|error| {
-            ActivateErrorKind::Other(format!("{} (run `cfc setup`)", prepare::one_line(&error)))
-        })?;
+        let toolchain = Toolchain::locate(&self.settings.tools())
+            .map_err(|error| ActivateErrorKind::Other(format!("{} (run `cfc setup`)", prepare::one_line(&error))))?;
         for application in &deployment.applications {
             // Restored Workers come here without a preparation; for all others this finds everything in its place.
             self.unpack(application).await?;
@@ -130,7 +129,9 @@ impl Machine {
             Some(_) => None,
             None => {
                 let socket = self.socket(name, "engine");
-                let cannot = |error: io::Error| ActivateErrorKind::Other(format!("cannot listen on `{}`: {error}", socket.display()));
+                let cannot = |error: io::Error| {
+                    ActivateErrorKind::Other(format!("cannot listen on `{}`: {error}", socket.display()))
+                };
                 Some(WorkerEngine::start(self.runtime.clone(), socket.clone()).map_err(cannot)?)
             }
         };
@@ -191,7 +192,11 @@ impl Machine {
             Ok(Some(_)) => prepare::unpack(&self.store, &image.manifest).await,
             _ => {
                 let pinned = image.reference.with_digest(image.manifest.digest.clone());
-                return self.prepare_image(&pinned).await.map(|_| ()).map_err(|error| ActivateErrorKind::Other(prepare::one_line(&error)));
+                return self
+                    .prepare_image(&pinned)
+                    .await
+                    .map(|_| ())
+                    .map_err(|error| ActivateErrorKind::Other(prepare::one_line(&error)));
             }
         };
         prepared.map_err(|kind| ActivateErrorKind::Other(kind.to_string()))

@@ -72,12 +72,18 @@ async fn serve(settings: &Settings, ports: &Ports) -> Result<(), Failure> {
     }
     let launcher = Launcher::connect_or_start(&launcher_program()?, &launcher_socket).map_err(sandbox_failure)?;
     let store = settings.open_store()?;
-    let runtime = Runtime::open(runtime_config(settings, &store, &launcher))
-        .await
-        .map_err(runtime_failure)?;
+    let runtime = Runtime::open(runtime_config(settings, &store, &launcher)).await.map_err(runtime_failure)?;
     let registry = registry::open(settings)?;
     let gateway = Gateway::new(GatewayOptions::default());
-    let machine = Arc::new(Machine::new(settings, sockets, store, registry.clone(), &addresses.registry, runtime.clone(), gateway.clone()));
+    let machine = Arc::new(Machine::new(
+        settings,
+        sockets,
+        store,
+        registry.clone(),
+        &addresses.registry,
+        runtime.clone(),
+        gateway.clone(),
+    ));
     let options = ControlOptions {
         token,
         account_id: settings.account_id(),

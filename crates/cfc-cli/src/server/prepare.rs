@@ -25,7 +25,8 @@ pub async fn from_own_registry(
     let ManifestOrIndex::Manifest(manifest) = parse(&descriptor, &bytes)? else {
         return Err(PrepareErrorKind::Other("the index names another index instead of an image".to_string()));
     };
-    let blobs: Vec<Digest> = std::iter::once(&manifest.config).chain(&manifest.layers).map(|blob| blob.digest.clone()).collect();
+    let blobs: Vec<Digest> =
+        std::iter::once(&manifest.config).chain(&manifest.layers).map(|blob| blob.digest.clone()).collect();
     let paths = blobs.into_iter().map(|digest| (registry.blob_path(&digest), digest)).collect::<Vec<_>>();
     let store = store.clone();
     let image = descriptor.clone();
@@ -61,7 +62,9 @@ pub async fn unpack(store: &Store, image: &Descriptor) -> Result<(), PrepareErro
 pub fn error(reference: &Reference, kind: PrepareErrorKind) -> PrepareError {
     let hint = match &kind {
         PrepareErrorKind::NotFound => Some("push it with `cfc push`, or check its name".to_string()),
-        PrepareErrorKind::Unauthorized => Some("put the registry's credentials into ~/.docker/config.json of the server's user".to_string()),
+        PrepareErrorKind::Unauthorized => {
+            Some("put the registry's credentials into ~/.docker/config.json of the server's user".to_string())
+        }
         PrepareErrorKind::WrongPlatform { expected, .. } => Some(format!("build the image for {expected}")),
         _ => None,
     };

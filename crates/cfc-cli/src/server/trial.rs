@@ -27,12 +27,8 @@ pub fn instance_type(size: &InstanceSize) -> InstanceType {
 pub async fn run(runtime: &Runtime, store: &Store, image: &Descriptor, size: &InstanceSize) -> Result<(), TrialError> {
     let ports = exposed_ports(store, image).await?;
     let name = format!("trial-{}", uuid::Uuid::new_v4());
-    let application = Application {
-        name: name.clone(),
-        image: image.clone(),
-        max_instances: 1,
-        instance_type: instance_type(size),
-    };
+    let application =
+        Application { name: name.clone(), image: image.clone(), max_instances: 1, instance_type: instance_type(size) };
     runtime.set_application(application);
     let spec = InstanceSpec {
         name: name.clone(),
@@ -45,7 +41,9 @@ pub async fn run(runtime: &Runtime, store: &Store, image: &Descriptor, size: &In
     let tried = start_and_watch(runtime, spec, &ports).await;
     let tried = match tried {
         Ok(()) => Ok(()),
-        Err(kind) => Err(TrialError { hint: Some(hint(&kind).to_string()), kind, output: last_lines(runtime, &name).await }),
+        Err(kind) => {
+            Err(TrialError { hint: Some(hint(&kind).to_string()), kind, output: last_lines(runtime, &name).await })
+        }
     };
     runtime.remove_application(&name).await;
     tried

@@ -97,9 +97,7 @@ pub async fn logs(
 }
 
 fn remaining(reader: LogReader) -> impl futures::Stream<Item = io::Result<LogLine>> + Send {
-    futures::stream::try_unfold(reader, |mut reader| async move {
-        Ok(reader.next().await?.map(|line| (line, reader)))
-    })
+    futures::stream::try_unfold(reader, |mut reader| async move { Ok(reader.next().await?.map(|line| (line, reader))) })
 }
 
 fn render(instance: &str, line: &LogLine) -> Bytes {

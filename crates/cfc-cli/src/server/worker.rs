@@ -137,12 +137,7 @@ impl RunningVersion {
         let workerd = Arc::new(launch.start().await.map_err(rejected)?);
         let supervisor =
             tokio::spawn(supervise(deployment.worker.name.clone(), launch, workerd.clone(), place.gateway.clone()));
-        Ok(RunningVersion {
-            workerd,
-            socket: place.http_socket,
-            unique_keys: config.unique_keys,
-            supervisor,
-        })
+        Ok(RunningVersion { workerd, socket: place.http_socket, unique_keys: config.unique_keys, supervisor })
     }
 
     pub fn socket(&self) -> &Path {

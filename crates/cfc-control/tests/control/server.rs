@@ -88,5 +88,6 @@ pub fn starter(image: &str, code: &str) -> DeployRequest {
             more: serde_json::Map::new(),
         }],
         more: BTreeMap::new(),
+        skip_trial: false,
     }
 }
