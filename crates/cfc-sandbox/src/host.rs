@@ -135,36 +135,25 @@ fn check_cgroups(hierarchies: &Hierarchies) -> Vec<Finding> {
 /// How long the processes of a cgroup may take to die.
 const KILL_DEADLINE: Duration = Duration::from_secs(5);
 
-/// Removes the cgroups of sandboxes whose launcher is gone, killing what is left in them.
+/// Removes what launchers that are gone have left: their sandboxes' cgroups, with whatever is left in them, and a socket at
+/// `socket` that nobody listens on.
 ///
-/// That is the launcher on `socket`, and every private launcher. Does nothing about one that still runs. Returns the ids of
-/// the sandboxes that were removed.
+/// Touches nothing of a launcher that still runs. Returns the ids of the sandboxes that were removed.
 pub fn sweep(socket: &Path) -> Result<Vec<String>> {
-    let failure = |kind| Error::new("sweep what earlier launchers left", kind);
-    let socket = std::path::absolute(socket).map_err(|error| {
-        failure(ErrorKind::Step { step: "find the socket".into(), errno: error.raw_os_error().unwrap_or(0) })
-    })?;
+    if socket.exists() && Launcher::connect(socket).is_none() {
+        let _ = fs::remove_file(socket);
+    }
     let hierarchies = Hierarchies::detect();
-    let own = protocol::listening_parent(&socket);
-    let is_orphan = |parent: &String| match private_owner(parent) {
-        Some((pid, start_time)) => protocol::start_time(pid) != Some(start_time),
-        None => *parent == own && Launcher::connect(&socket).is_none(),
-    };
     let mut removed = Vec::new();
-    for parent in hierarchies.parents().into_iter().filter(is_orphan) {
+    for parent in hierarchies.parents().into_iter().filter(|parent| protocol::is_orphan(parent)) {
         for id in hierarchies.sandboxes(&parent) {
-            empty(hierarchies.existing(&parent, &id)).map_err(failure)?;
+            empty(hierarchies.existing(&parent, &id))
+                .map_err(|kind| Error::new(format!("sweep what is left of sandbox `{id}`"), kind))?;
             removed.push(id);
         }
         hierarchies.remove_parent(&parent);
     }
     Ok(removed)
-}
-
-/// The pid and start time in the name of a private launcher's cgroup.
-fn private_owner(parent: &str) -> Option<(i32, u64)> {
-    let (pid, start_time) = parent.strip_prefix("cfc-p")?.split_once('-')?;
-    Some((pid.parse().ok()?, start_time.parse().ok()?))
 }
 
 fn empty(mut cgroup: Cgroup) -> std::result::Result<(), ErrorKind> {
@@ -199,13 +188,5 @@ mod tests {
         for finding in check_host() {
             assert!(!finding.what.is_empty() && !finding.remedy.is_empty(), "{finding:?}");
         }
-    }
-
-    #[test]
-    fn a_private_launchers_cgroup_names_its_owner() {
-        let own = protocol::private_parent(std::process::id());
-        let (pid, start_time) = private_owner(&own).expect("is a private launcher's");
-        assert_eq!(protocol::start_time(pid), Some(start_time));
-        assert_eq!(private_owner("cfc-0123456789abcdef"), None);
     }
 }

@@ -7,7 +7,6 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
 
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
@@ -64,18 +63,29 @@ pub(crate) enum Reply {
     List(Vec<Status>),
 }
 
-/// The cgroup directory of the launcher that listens on `socket` (an absolute path).
-pub(crate) fn listening_parent(socket: &Path) -> String {
-    // FNV-1a: the name must be the same in every build, which the standard library's hash does not promise.
-    let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
-    let hash = socket.as_os_str().as_encoded_bytes().iter().fold(0xcbf2_9ce4_8422_2325, step);
-    format!("{PARENT_PREFIX}{hash:016x}")
+/// The name of the cgroup directory of the launcher with this pid.
+///
+/// It names the process for good, so that whoever finds the directory later can tell whether its launcher still runs: the
+/// pid is told from a later process's by the start time, and from another container's by the pid namespace.
+pub(crate) fn cgroup_parent(pid: u32) -> String {
+    let start_time = start_time(pid as i32).unwrap_or(0);
+    format!("{PARENT_PREFIX}{}-{pid}-{start_time}", pid_namespace())
 }
 
-/// The cgroup directory of the private launcher with this pid. The start time tells it from a later process's.
-pub(crate) fn private_parent(pid: u32) -> String {
-    let start_time = start_time(pid as i32).unwrap_or(0);
-    format!("{PARENT_PREFIX}p{pid}-{start_time}")
+/// Whether the launcher of a cgroup directory is gone. Unknown names, and launchers of other pid namespaces, are not.
+pub(crate) fn is_orphan(parent: &str) -> bool {
+    let is_gone = |name: &str| {
+        let mut parts = name.split('-').map(str::parse::<u64>);
+        let mut part = || parts.next()?.ok();
+        let (namespace, pid, started) = (part()?, part()?, part()?);
+        let is_running = start_time(i32::try_from(pid).ok()?) == Some(started);
+        Some(namespace == pid_namespace() && !is_running)
+    };
+    parent.strip_prefix(PARENT_PREFIX).and_then(is_gone).unwrap_or(false)
+}
+
+fn pid_namespace() -> u64 {
+    std::fs::metadata("/proc/self/ns/pid").map_or(0, |metadata| std::os::unix::fs::MetadataExt::ino(&metadata))
 }
 
 /// When a process started, in clock ticks since boot; `None` when it is gone.
@@ -155,6 +165,16 @@ impl Receiver {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cgroup_directory_tells_whether_its_launcher_runs() {
+        let own = cgroup_parent(std::process::id());
+        assert!(!is_orphan(&own), "{own}");
+        assert!(is_orphan(&format!("{own}0")), "another process had this pid");
+        for foreign in ["cfc-", "cfc-x", "cfc-1-2", "cfc-0-1-1", "other"] {
+            assert!(!is_orphan(foreign), "{foreign}");
+        }
+    }
 
     #[test]
     fn messages_survive_being_cut_anywhere_and_carry_descriptors() {

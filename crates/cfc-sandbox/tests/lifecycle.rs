@@ -211,7 +211,7 @@ fn a_launcher_outlives_its_client_and_is_adopted() {
     let list = adopted.list().unwrap();
     assert_eq!(list.len(), 1);
     assert_eq!((list[0].state, list[0].annotations["who"].as_str()), (State::Running, "me"));
-    assert_eq!(sweep(&socket).unwrap(), [] as [&str; 0], "nothing of a living launcher is swept");
+    assert!(!sweep(&socket).unwrap().contains(&config.id), "nothing of a living launcher is swept");
     assert_eq!(adopted.wait(&config.id).unwrap().status, ExitStatus::Code(5));
     assert_eq!(adopted.wait(&config.id).unwrap().status, ExitStatus::Code(5), "the status is kept");
     adopted.remove(&config.id).unwrap();
@@ -232,7 +232,8 @@ fn the_sandboxes_of_a_killed_launcher_die_and_are_swept() {
     process.kill().unwrap();
     process.wait().unwrap();
     wait_for(|| processes_with("2345.6") == 0);
-    assert_eq!(sweep(&socket).unwrap(), [config.id.as_str()]);
+    assert!(sweep(&socket).unwrap().contains(&config.id));
+    assert!(!socket.exists());
     assert!(launcher.list().is_err());
 }
 
@@ -322,7 +323,7 @@ fn cycles_and_concurrent_starts_leak_nothing() {
     launcher.shutdown().unwrap();
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
     assert!(!mounts.contains(directory.path().to_str().unwrap()), "{mounts}");
-    assert_eq!(sweep(&socket).unwrap(), [] as [&str; 0]);
+    assert!(!sweep(&socket).unwrap().contains(&id));
 }
 
 fn launcher_pid(socket: &Path) -> i32 {

@@ -64,16 +64,14 @@ fn run_private() -> std::io::Result<()> {
     let null = rustix::fs::open("/dev/null", rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC, Mode::empty())?;
     rustix::stdio::dup2_stdin(null)?;
     prepare_process()?;
-    let own = protocol::private_parent(std::process::id());
-    EventLoop::new(own, None)?.run_private(control)
+    EventLoop::new(protocol::cgroup_parent(std::process::id()), None)?.run_private(control)
 }
 
 fn run_listening(socket: &Path) -> std::io::Result<()> {
     let socket = std::path::absolute(socket)?;
     prepare_process()?;
     let listener = listen(&socket)?;
-    let own = protocol::listening_parent(&socket);
-    let event_loop = EventLoop::new(own, Some(socket))?;
+    let event_loop = EventLoop::new(protocol::cgroup_parent(std::process::id()), Some(socket))?;
     tell_ready()?;
     event_loop.run_listening(listener)
 }
