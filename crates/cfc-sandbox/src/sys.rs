@@ -7,7 +7,7 @@ use std::ffi::{CStr, CString, c_char, c_int};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-use seccompiler::{BpfProgramRef, sock_filter};
+use crate::seccomp::Instruction;
 
 /// The libc crate's constant of this name does not fit its type.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
@@ -162,16 +162,16 @@ pub(crate) fn close_from(first: RawFd) {
     unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0) };
 }
 
-/// Adds a seccomp filter to this process, without touching no_new_privs (seccompiler's own function sets it).
-pub(crate) fn install_seccomp(program: BpfProgramRef<'_>) -> io::Result<()> {
+/// Adds a seccomp filter to this process, without touching no_new_privs.
+pub(crate) fn install_seccomp(program: &[Instruction]) -> io::Result<()> {
     #[repr(C)]
     struct Program {
         length: libc::c_ushort,
-        filter: *const sock_filter,
+        filter: *const Instruction,
     }
     let length = u16::try_from(program.len()).map_err(|_| io::Error::from_raw_os_error(libc::E2BIG))?;
     let program = Program { length, filter: program.as_ptr() };
-    // JUSTIFICATION: builds run without no_new_privs, which seccompiler::apply_filter would force.
+    // JUSTIFICATION: no crate offers it without setting no_new_privs, which builds run without.
     // SAFETY: the structure has the layout of `struct sock_fprog`; the kernel copies the filter during the call.
     check(unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program) })
 }

@@ -72,10 +72,10 @@ pub(crate) fn take(blueprint: &Blueprint) -> Result<(), ErrorKind> {
     Ok(())
 }
 
-/// Installs the seccomp filters. What follows must be allowed by them.
+/// Installs the seccomp filter, when there is one. What follows must be allowed by it.
 pub(crate) fn install_seccomp(blueprint: &Blueprint) -> Result<(), ErrorKind> {
-    blueprint
-        .seccomp
-        .iter()
-        .try_for_each(|program| sys::install_seccomp(program).step(|| "install the seccomp filter".into()))
+    if blueprint.seccomp.is_empty() {
+        return Ok(());
+    }
+    sys::install_seccomp(&blueprint.seccomp).step(|| "install the seccomp filter".into())
 }

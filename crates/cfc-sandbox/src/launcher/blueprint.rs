@@ -14,12 +14,12 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::{Linux, LinuxNamespaceType, Mount, Process};
 use rustix::fs::CWD;
 use rustix::mount::OpenTreeFlags;
-use seccompiler::BpfProgram;
 
 use crate::child::capabilities::CapabilityMasks;
 use crate::config::{INIT_ANNOTATION, Network, Root, SandboxConfig};
 use crate::error::ErrorKind;
 use crate::launcher::mount_options::MountOptions;
+use crate::seccomp::Program;
 use crate::step::Step;
 use crate::sys;
 
@@ -43,7 +43,7 @@ pub(crate) struct Blueprint {
     pub(crate) rlimits: Vec<(u32, u64, u64)>,
     pub(crate) capabilities: CapabilityMasks,
     pub(crate) no_new_privileges: bool,
-    pub(crate) seccomp: Vec<BpfProgram>,
+    pub(crate) seccomp: Program,
     pub(crate) user: UserPlan,
     pub(crate) arguments: Vec<CString>,
     pub(crate) environment: Vec<CString>,
@@ -95,7 +95,7 @@ impl Blueprint {
     /// Resolves `config`. `idmap` is a user namespace with the mapping of the sandbox's own, when it has one.
     pub(crate) fn new(
         config: &SandboxConfig,
-        seccomp: Vec<BpfProgram>,
+        seccomp: Program,
         idmap: Option<BorrowedFd<'_>>,
     ) -> Result<Blueprint, ErrorKind> {
         let spec = &config.spec;

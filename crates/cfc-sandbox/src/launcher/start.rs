@@ -7,7 +7,6 @@ use oci_spec::runtime::{Linux, LinuxResources, LinuxSeccomp};
 use rustix::fs::{FileType, Gid, Mode, OFlags, Uid};
 use rustix::pipe::PipeFlags;
 use rustix::process::{WaitId, WaitIdOptions};
-use seccompiler::BpfProgram;
 
 use super::blueprint::Blueprint;
 use super::idmap::IdMappings;
@@ -18,7 +17,7 @@ use crate::child::{self, GO, Stubs, Wiring};
 use crate::config::{Root, SandboxConfig, Stdio};
 use crate::error::ErrorKind;
 use crate::protocol;
-use crate::seccomp;
+use crate::seccomp::{self, Program};
 use crate::status::Started;
 use crate::step::Step;
 use crate::sys::{self, Cloned};
@@ -31,7 +30,7 @@ pub(crate) struct Starter {
     pub(crate) hierarchies: Hierarchies,
     /// The name of the launcher's cgroup directories.
     pub(crate) parent: String,
-    profiles: Vec<(LinuxSeccomp, Vec<BpfProgram>)>,
+    profiles: Vec<(LinuxSeccomp, Program)>,
     mappings: Vec<(IdMappings, OwnedFd)>,
 }
 
@@ -109,11 +108,8 @@ impl Starter {
     }
 }
 
-fn programs(
-    cache: &mut Vec<(LinuxSeccomp, Vec<BpfProgram>)>,
-    profile: Option<&LinuxSeccomp>,
-) -> Result<Vec<BpfProgram>, ErrorKind> {
-    let Some(profile) = profile else { return Ok(Vec::new()) };
+fn programs(cache: &mut Vec<(LinuxSeccomp, Program)>, profile: Option<&LinuxSeccomp>) -> Result<Program, ErrorKind> {
+    let Some(profile) = profile else { return Ok(Program::new()) };
     if let Some((_, programs)) = cache.iter().find(|(known, _)| known == profile) {
         return Ok(programs.clone());
     }

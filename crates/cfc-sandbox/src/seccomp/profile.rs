@@ -1,7 +1,7 @@
 //! cfc's own seccomp profile: tighter than Docker's.
 //!
 //! What Docker allows and this does not: mounting and the new mount calls, joining and making namespaces, io_uring,
-//! keyrings, bpf, perf, userfaultfd, taking descriptors out of other processes, AF_ALG and AF_VSOCK sockets.
+//! keyrings, bpf, perf, userfaultfd, taking descriptors out of other processes, and sockets of unusual families.
 //! `clone3` answers ENOSYS, since its flags lie in memory that a filter cannot read; libraries then use `clone`.
 //! A call that is not named here, and so every call a newer kernel adds, answers ENOSYS.
 
@@ -11,6 +11,9 @@ use serde_json::json;
 /// All `CLONE_NEW*` flags that make a namespace.
 const NAMESPACE_FLAGS: u64 = 0x7e02_0080;
 
+/// The families of sockets: Unix, IPv4, IPv6, netlink and packet. Others are seldom used and often broken.
+const SOCKET_FAMILIES: [u64; 5] = [1, 2, 10, 16, 17];
+
 /// The profile, in the OCI form.
 pub(crate) fn default_profile() -> LinuxSeccomp {
     let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
@@ -18,11 +21,9 @@ pub(crate) fn default_profile() -> LinuxSeccomp {
     let flags = (0..64).map(|bit| 1_u64 << bit).filter(|flag| flag & NAMESPACE_FLAGS != 0);
     let any_namespace: Vec<_> =
         flags.map(|flag| json!({"index": 0, "value": flag, "valueTwo": flag, "op": "SCMP_CMP_MASKED_EQ"})).collect();
-    let is = |value: u64| json!({"index": 0, "value": value, "op": "SCMP_CMP_EQ"});
-    // AF_ALG is 38, AF_VSOCK 40.
-    let families = json!([
-        {"index": 0, "value": 38, "op": "SCMP_CMP_LT"}, is(39), {"index": 0, "value": 40, "op": "SCMP_CMP_GT"},
-    ]);
+    // The kernel looks at the low 32 bits of these arguments, and so must the filter.
+    let is = |value: u64| json!({"index": 0, "value": 0xffff_ffff_u64, "valueTwo": value, "op": "SCMP_CMP_MASKED_EQ"});
+    let families: Vec<_> = SOCKET_FAMILIES.into_iter().map(is).collect();
     // As Docker: Linux, its 32-bit form and its 2.6 numbering, and asking which one it is.
     let personalities = json!([is(0), is(8), is(0x2_0000), is(0x2_0008), is(0xffff_ffff)]);
     let profile = json!({
@@ -35,7 +36,7 @@ pub(crate) fn default_profile() -> LinuxSeccomp {
             {"names": ["personality"], "action": "SCMP_ACT_ALLOW", "args": personalities},
             {"names": words(REFUSED), "action": "SCMP_ACT_ERRNO", "errnoRet": libc::EPERM},
             {"names": ["clone", "unshare"], "action": "SCMP_ACT_ERRNO", "errnoRet": libc::EPERM, "args": any_namespace},
-            {"names": ["socket"], "action": "SCMP_ACT_ERRNO", "errnoRet": libc::EPERM, "args": [is(38), is(40)]},
+            {"names": ["personality", "socket"], "action": "SCMP_ACT_ERRNO", "errnoRet": libc::EPERM},
         ],
     });
     serde_json::from_value(profile).expect("the profile is well-formed")
