@@ -107,11 +107,59 @@ fn what_a_container_writes_can_be_read() {
     }
     let home = Home::new();
     let platform = deployed(&home, "wrangler.jsonc");
-    ask(&platform, "alice");
-    wait_for("the container's log", || {
+    for session in ["alice", "bob", "alice"] {
+        ask(&platform, session);
+    }
+    let log = wait_for("the containers' log", || {
         let log = home.must(&["containers", "logs", APPLICATION]);
-        log.contains("listens on port 4000").then_some(())
+        (log.matches("listens on port 4000").count() == 2 && log.matches("visit").count() == 3).then_some(log)
     });
+    let times: Vec<&str> = log.lines().filter_map(|line| line.split(' ').next()).collect();
+    assert!(times.is_sorted(), "the lines of two instances are not in order of time:\n{log}");
+    let listed = home.must(&["containers", "instances", APPLICATION]);
+    let instance = listed.lines().nth(1).and_then(|line| line.split(' ').next()).expect("an instance").to_string();
+    let one = home.must(&["containers", "logs", APPLICATION, "--instance", &instance]);
+    assert_eq!(one.matches("listens on port 4000").count(), 1, "{one}");
+}
+
+#[test]
+fn a_followed_log_shows_what_is_written_later() {
+    if !ready() {
+        return;
+    }
+    let home = Home::new();
+    let platform = deployed(&home, "wrangler.jsonc");
+    ask(&platform, "alice");
+    let output = std::fs::File::create(home.path("followed")).expect("writable");
+    let mut following = crate::support::Ended(
+        home.cfc().args(["containers", "logs", "-f", APPLICATION]).stdout(output).spawn().expect("cfc runs"),
+    );
+    let followed = || std::fs::read_to_string(home.path("followed")).unwrap_or_default();
+    wait_for("the first visit in the followed log", || followed().contains("visit 1").then_some(()));
+    ask(&platform, "alice");
+    wait_for("the second visit in the followed log", || followed().contains("visit 2").then_some(()));
+    following.end();
+}
+
+#[test]
+fn a_new_image_replaces_the_old_one_and_a_dropped_application_goes() {
+    if !ready() {
+        return;
+    }
+    let home = Home::new();
+    let platform = deployed(&home, "wrangler.jsonc");
+    assert!(ask(&platform, "alice").contains("Hello from a container"));
+    let path = home.path(WORKER);
+    let dockerfile = std::fs::read_to_string(path.join("Dockerfile")).expect("readable");
+    std::fs::write(path.join("Dockerfile"), dockerfile.replace("Hello from a container", "Hello again"))
+        .expect("writable");
+    let config = std::fs::read_to_string(path.join("wrangler.jsonc")).expect("readable");
+    let renamed = config.replace("\"max_instances\": 5", "\"max_instances\": 5, \"name\": \"renamed\"");
+    std::fs::write(path.join("wrangler.jsonc"), renamed).expect("writable");
+    home.must(&["deploy", &path.display().to_string()]);
+    assert!(ask(&platform, "alice").contains("Hello again"));
+    let listed = home.must(&["containers", "list"]);
+    assert!(listed.contains("renamed") && !listed.contains(APPLICATION), "{listed}");
 }
 
 #[test]

@@ -36,7 +36,8 @@ pub fn resolve_user(lowers: &[PathBuf], user: &str) -> Result<ResolvedUser> {
     let fail = |message: String| Error::new(format!("resolve the user `{user}`"), ErrorKind::Invalid(message));
     let passwd = read_file(lowers, "passwd").map_err(fail)?;
     let groups = read_file(lowers, "group").map_err(fail)?;
-    let number = name.parse::<u32>().ok();
+    // As in BuildKit, `root` needs no entry: an image from scratch has no /etc/passwd.
+    let number = if name == "root" { Some(0) } else { name.parse::<u32>().ok() };
     let entries = || passwd.lines().filter_map(PasswdEntry::parse);
     let entry = entries().find(|e| e.name == name).or_else(|| entries().find(|e| Some(e.uid) == number));
     let mut resolved = match (&entry, number) {

@@ -51,3 +51,9 @@ fn a_higher_layer_hides_and_a_link_stays_inside() {
     symlink(&secret, lowers[0].join("etc/passwd")).expect("links");
     assert!(resolve_user(&lowers, "evil").is_err());
 }
+
+#[test]
+fn root_needs_no_passwd() {
+    let directory = tempfile::tempdir().expect("a directory");
+    check(&[directory.path().to_path_buf()], "root", (0, 0, &[0], "/"));
+}

@@ -169,6 +169,11 @@ impl Machine {
         self.set_applications(deployment);
         engine.set_names(deployment, &version);
         self.gateway.set_route(name, version.socket().to_path_buf());
+        for dropped in previous.iter().flat_map(|previous| &previous.applications) {
+            if !deployment.applications.iter().any(|application| application.name == dropped.name) {
+                self.runtime.remove_application(&dropped.name).await;
+            }
+        }
         workers.insert(name.clone(), WorkerInService { engine, version, deployment: deployment.clone() });
         Ok(())
     }

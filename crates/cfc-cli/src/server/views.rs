@@ -1,13 +1,14 @@
 //! The runtime's instances and logs in the control API's words.
 
+use std::collections::VecDeque;
 use std::io;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use cfc_control::{ApplicationRecord, InstanceState, InstanceView, LogError, LogRequest, Timestamp};
 use cfc_runtime::{LogLine, LogReader, Phase, Runtime};
-use futures::StreamExt;
 use futures::stream::BoxStream;
+use futures::{Stream, StreamExt, TryStreamExt};
 
 /// The instances of an application.
 pub fn instances(runtime: &Runtime, application: &ApplicationRecord) -> Vec<InstanceView> {
@@ -73,7 +74,7 @@ pub async fn logs(
         }
     }
     let since = request.since.map(|within| timestamp(SystemTime::now() - within).to_string());
-    let mut streams = Vec::new();
+    let mut sources = Vec::new();
     for name in names {
         let reader = if request.follow { runtime.follow_logs(&name) } else { runtime.logs(&name) };
         let Some(reader) = reader else { continue };
@@ -81,23 +82,64 @@ pub async fn logs(
             Some(count) => reader.tail(usize::try_from(count).unwrap_or(usize::MAX)).await,
             None => (Vec::new(), reader),
         };
-        let short = object_id(&name).chars().take(12).collect::<String>();
-        let since = since.clone();
-        let lines = futures::stream::iter(head.into_iter().map(Ok)).chain(remaining(reader));
-        let wanted = lines.filter(move |line| {
-            let is_recent = match (line, &since) {
-                (Ok(line), Some(since)) => line.time >= *since,
-                _ => true,
-            };
-            futures::future::ready(is_recent)
-        });
-        streams.push(wanted.map(move |line| line.map(|line| render(&short, &line))).boxed());
+        sources.push(Source { instance: object_id(&name).chars().take(12).collect(), head: head.into(), reader });
     }
-    Ok(futures::stream::select_all(streams).boxed())
+    let lines = if request.follow {
+        futures::stream::select_all(sources.into_iter().map(|source| source.lines().boxed())).boxed()
+    } else {
+        by_time(sources).boxed()
+    };
+    let wanted = lines
+        .try_filter(move |(_, line)| futures::future::ready(since.as_ref().is_none_or(|since| line.time >= *since)));
+    Ok(wanted.map_ok(|(instance, line)| render(&instance, &line)).boxed())
 }
 
-fn remaining(reader: LogReader) -> impl futures::Stream<Item = io::Result<LogLine>> + Send {
-    futures::stream::try_unfold(reader, |mut reader| async move { Ok(reader.next().await?.map(|line| (line, reader))) })
+/// The log of one instance: lines that were read already, then what the reader has.
+struct Source {
+    /// The start of the Durable Object's id.
+    instance: String,
+    head: VecDeque<LogLine>,
+    reader: LogReader,
+}
+
+impl Source {
+    async fn next(&mut self) -> io::Result<Option<LogLine>> {
+        match self.head.pop_front() {
+            Some(line) => Ok(Some(line)),
+            None => self.reader.next().await,
+        }
+    }
+
+    fn lines(self) -> impl Stream<Item = io::Result<(String, LogLine)>> + Send {
+        futures::stream::try_unfold(self, |mut source| async move {
+            Ok(source.next().await?.map(|line| ((source.instance.clone(), line), source)))
+        })
+    }
+}
+
+/// The lines of all sources, each of which is in order of time, in order of time.
+fn by_time(sources: Vec<Source>) -> impl Stream<Item = io::Result<(String, LogLine)>> + Send {
+    let waiting: Vec<(Source, Option<LogLine>)> = sources.into_iter().map(|source| (source, None)).collect();
+    futures::stream::try_unfold(waiting, |mut waiting| async move {
+        let mut index = 0;
+        while index < waiting.len() {
+            if waiting[index].1.is_none() {
+                waiting[index].1 = waiting[index].0.next().await?;
+            }
+            // A source without a next line has ended.
+            if waiting[index].1.is_some() {
+                index += 1;
+            } else {
+                waiting.swap_remove(index);
+            }
+        }
+        let earliest = waiting
+            .iter_mut()
+            .min_by(|a, b| a.1.as_ref().map(|line| &line.time).cmp(&b.1.as_ref().map(|line| &line.time)));
+        let Some((source, line)) = earliest else { return Ok(None) };
+        let next = line.take().map(|line| (source.instance.clone(), line));
+        Ok(next.map(|next| (next, waiting)))
+    })
 }
 
 fn render(instance: &str, line: &LogLine) -> Bytes {
