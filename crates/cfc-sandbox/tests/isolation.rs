@@ -142,14 +142,17 @@ fn a_missing_working_directory_is_made_and_one_outside_is_refused() {
     let Some(bench) = bench() else { return };
     let config = with(&bench.config(&["sh", "-c", "pwd"]), &[("/process/cwd", json!("/srv/app"))]);
     assert_eq!(bench.run_config(&config).1, "/srv/app");
-    for number in 3..12 {
-        let cwd = format!("/proc/self/fd/{number}");
-        let config = with(&bench.config(&["ls"]), &[("/process/cwd", json!(cwd))]);
-        if bench.launcher.start(&config).is_ok() {
-            bench.launcher.wait(&config.id).unwrap();
-            panic!("{cwd} was entered: {}", support::log_text(&config));
+    for number in 3..40 {
+        for cwd in [format!("/proc/self/fd/{number}"), format!("/proc/self/fd/{number}/made")] {
+            let config = with(&bench.config(&["ls"]), &[("/process/cwd", json!(cwd))]);
+            if bench.launcher.start(&config).is_ok() {
+                bench.launcher.wait(&config.id).unwrap();
+                panic!("{cwd} was entered: {}", support::log_text(&config));
+            }
+            assert!(!own_directory(&config).join("made").exists(), "{cwd} was made beside the upper directory");
         }
     }
+    assert!(!bench.directory.path().join("layer/made").exists(), "a directory was made in the shared layer");
 }
 
 #[test]

@@ -2,10 +2,12 @@
 
 use std::ffi::CString;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use rustix::fs::Mode;
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
 
 use crate::error::ErrorKind;
 use crate::launcher::blueprint::Blueprint;
@@ -17,27 +19,37 @@ const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 
 /// Changes to `cwd`, making it when it is not there, as Docker does. `false` when only the application's user may enter.
 pub(crate) fn change_directory(cwd: &Path) -> Result<bool, ErrorKind> {
-    let step = || format!("change to the working directory `{}`", cwd.display());
-    let mut result = rustix::process::chdir(cwd);
-    if result == Err(rustix::io::Errno::NOENT) {
+    let mut result = enter(cwd);
+    if result == Err(Errno::NOENT) {
         make_directories(cwd).step(|| format!("make the working directory `{}`", cwd.display()))?;
-        result = rustix::process::chdir(cwd);
+        result = enter(cwd);
     }
-    if result == Err(rustix::io::Errno::ACCESS) {
+    if result == Err(Errno::ACCESS) {
         return Ok(false);
     }
-    result.step(step)?;
-    check_inside(cwd).map(|()| true)
+    check(cwd, result).map(|()| true)
 }
 
 /// The second try, as the application's user.
 pub(crate) fn change_directory_as_user(cwd: &Path) -> Result<(), ErrorKind> {
-    rustix::process::chdir(cwd).step(|| format!("change to the working directory `{}`", cwd.display()))?;
-    check_inside(cwd)
+    check(cwd, enter(cwd))
 }
 
-/// Refuses a directory outside the root, which `/proc/self/fd/…` of an open host directory would be (CVE-2024-21626).
-fn check_inside(cwd: &Path) -> Result<(), ErrorKind> {
+fn enter(cwd: &Path) -> rustix::io::Result<()> {
+    rustix::process::fchdir(open_directory(cwd)?)
+}
+
+/// Opens a directory below the root, never through `/proc/self/fd/…`: while the launcher's descriptors are still open,
+/// that would be a directory outside the root (CVE-2024-21626), or a layer that other sandboxes share.
+fn open_directory(path: &Path) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open("/", flags, Mode::empty())?;
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    rustix::fs::openat2(&root, path, flags, Mode::empty(), resolve)
+}
+
+fn check(cwd: &Path, result: rustix::io::Result<()>) -> Result<(), ErrorKind> {
+    result.step(|| format!("change to the working directory `{}`", cwd.display()))?;
     let actual = rustix::process::getcwd(Vec::new()).step(|| "find the working directory".into())?;
     if actual.as_bytes().starts_with(b"/") {
         return Ok(());
@@ -46,13 +58,13 @@ fn check_inside(cwd: &Path) -> Result<(), ErrorKind> {
 }
 
 fn make_directories(path: &Path) -> rustix::io::Result<()> {
-    let mut made = std::path::PathBuf::new();
+    let mut parent = PathBuf::from("/");
     for component in path.components() {
-        made.push(component);
-        match rustix::fs::mkdir(&made, Mode::from_raw_mode(0o755)) {
-            Ok(()) | Err(rustix::io::Errno::EXIST) => {}
-            Err(errno) => return Err(errno),
+        let child = parent.join(component);
+        if open_directory(&child).is_err_and(|errno| errno == Errno::NOENT) {
+            rustix::fs::mkdirat(open_directory(&parent)?, Path::new(&component), Mode::from_raw_mode(0o755))?;
         }
+        parent = child;
     }
     Ok(())
 }
