@@ -5,6 +5,7 @@ mod support;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use cfc_sandbox::{ExitStatus, Network};
 use serde_json::json;
@@ -153,6 +154,32 @@ fn a_missing_working_directory_is_made_and_one_outside_is_refused() {
         }
     }
     assert!(!bench.directory.path().join("layer/made").exists(), "a directory was made in the shared layer");
+}
+
+#[test]
+fn a_mount_point_may_be_a_link_to_what_is_not_there() {
+    let Some(bench) = bench() else { return };
+    let hosts = bench.directory.path().join("hosts");
+    fs::write(&hosts, "127.0.0.1 localhost\n").unwrap();
+    let etc = bench.directory.path().join("layer/etc");
+    std::os::unix::fs::symlink("../run/resolve/stub", etc.join("resolv.conf")).unwrap();
+    std::os::unix::fs::symlink("/../../absent/hosts", etc.join("hosts")).unwrap();
+    std::os::unix::fs::symlink("loop", etc.join("loop")).unwrap();
+    let on = |targets: &[&str]| {
+        let config = bench.config(&["cat", "/etc/resolv.conf", "/run/resolve/stub", "/absent/hosts"]);
+        let mut mounts = serde_json::to_value(config.spec.mounts()).unwrap();
+        for target in targets {
+            let mount = json!({"destination": target, "type": "bind", "source": hosts, "options": ["bind", "ro"]});
+            mounts.as_array_mut().unwrap().push(mount);
+        }
+        with(&config, &[("/mounts", mounts)])
+    };
+    let config = on(&["/etc/resolv.conf", "/etc/hosts"]);
+    let (exit, text) = bench.run_config(&config);
+    assert_eq!((exit.status, text.lines().count()), (ExitStatus::Code(0), 3), "{text}");
+    assert_eq!(fs::read_dir(own_directory(&config).join("upper")).unwrap().count(), 0, "nothing of it stays");
+    assert!(!Path::new("/absent").exists() && !Path::new("/run/resolve").exists(), "nothing was made on the host");
+    assert!(bench.launcher.start(&on(&["/etc/loop"])).is_err());
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! Opens and makes mount points inside the new root, never following a link out of it.
 
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
@@ -9,6 +11,9 @@ use rustix::io::Errno;
 use super::stubs::Stubs;
 use crate::error::ErrorKind;
 use crate::step::Step;
+
+/// How many links that lead nowhere are followed for one mount point.
+const LINKS_MAX: u32 = 8;
 
 /// The new root, before it is the root.
 pub(crate) struct Targets {
@@ -38,8 +43,13 @@ impl Targets {
         rustix::fs::openat2(&self.root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve)
     }
 
-    /// Finds `path`, or makes it as an empty directory or file, with the directories above it.
+    /// Finds `path`, or makes it as an empty directory or file, with the directories above it. A link to something that is
+    /// not there is followed, inside the root: images have `/etc/resolv.conf` lead to a file that systemd makes.
     pub(crate) fn find_or_make(&mut self, path: &Path, is_directory: bool) -> Result<OwnedFd, ErrorKind> {
+        self.find_or_make_through(path, is_directory, LINKS_MAX)
+    }
+
+    fn find_or_make_through(&mut self, path: &Path, is_directory: bool, links: u32) -> Result<OwnedFd, ErrorKind> {
         let step = || format!("make the mount point {}", path.display());
         match self.find(path) {
             Err(Errno::NOENT) => {}
@@ -48,7 +58,12 @@ impl Targets {
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
             return Err(ErrorKind::Invalid(format!("`{}` cannot be a mount point", path.display())));
         };
-        let directory = self.find_or_make(parent, true)?;
+        let directory = self.find_or_make_through(parent, true, links)?;
+        if let Ok(link) = rustix::fs::readlinkat(&directory, Path::new(name), Vec::new()) {
+            let links = links.checked_sub(1).ok_or(Errno::LOOP).step(step)?;
+            let target = parent.join(OsStr::from_bytes(link.as_bytes()));
+            return self.find_or_make_through(&target, is_directory, links);
+        }
         self.make(&directory, Path::new(name), is_directory).step(step)?;
         self.find(path).step(step)
     }
