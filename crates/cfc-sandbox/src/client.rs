@@ -33,7 +33,11 @@ struct Shared {
 /// How further connections are made.
 #[derive(Debug)]
 enum Reach {
-    Socket(PathBuf),
+    Socket {
+        socket: PathBuf,
+        /// What to start a launcher from when none listens any more.
+        program: Option<PathBuf>,
+    },
     Private(Mutex<PrivateLauncher>),
 }
 
@@ -49,31 +53,22 @@ impl Launcher {
     ///
     /// A launcher is started by executing `program` with the arguments `["cfc-launcher", socket]`; what it has to say goes
     /// to `<socket>.log`. The directory of `socket` must exist.
+    /// Should it die (its sandboxes then die with it), the next [`start`](Launcher::start) starts another.
     pub fn connect_or_start(program: &Path, socket: &Path) -> Result<Launcher> {
         let socket =
             std::path::absolute(socket).map_err(|error| launcher_error(format!("find its socket: {error}")))?;
-        if let Ok(connection) = connect(&socket) {
-            return Ok(Launcher::new(Reach::Socket(socket), connection));
-        }
-        // Only one of several processes may start it; the others then find it.
-        let lock = append_suffix(&socket, ".lock");
-        let lock_file =
-            File::create(&lock).map_err(|error| launcher_error(format!("make {}: {error}", lock.display())))?;
-        rustix::fs::flock(&lock_file, rustix::fs::FlockOperation::LockExclusive)
-            .map_err(|error| launcher_error(format!("lock {}: {error}", lock.display())))?;
-        if connect(&socket).is_err() {
-            spawn_listening(program, &socket)?;
-        }
-        let connection = connect(&socket)
-            .map_err(|error| launcher_error(format!("it does not answer on {}: {error}", socket.display())))?;
-        Ok(Launcher::new(Reach::Socket(socket), connection))
+        let connection = match connect(&socket) {
+            Ok(connection) => connection,
+            Err(_) => start_listening(program, &socket)?,
+        };
+        Ok(Launcher::new(Reach::Socket { socket, program: Some(program.to_owned()) }, connection))
     }
 
     /// Connects to the launcher listening on `socket`; `None` when there is none.
     pub fn connect(socket: &Path) -> Option<Launcher> {
         let socket = std::path::absolute(socket).ok()?;
         let connection = connect(&socket).ok()?;
-        Some(Launcher::new(Reach::Socket(socket), connection))
+        Some(Launcher::new(Reach::Socket { socket, program: None }, connection))
     }
 
     /// Starts a launcher that ends, with all its sandboxes, when this process ends or drops the last handle to it.
@@ -181,7 +176,11 @@ impl Launcher {
                 return self.finish(connection, answer);
             }
         }
-        let connection = self.shared.reach.connect()?;
+        let connection = match (self.shared.reach.connect(), request) {
+            // Nothing ran that it could know of: a new launcher is as good.
+            (Err(_), Request::Start(_)) => self.shared.reach.revive()?,
+            (connected, _) => connected?,
+        };
         let answer = exchange(&connection, &bytes, descriptors)
             .map_err(|error| launcher_error(format!("it ended before it answered: {error}")))?;
         self.finish(connection, answer)
@@ -197,7 +196,7 @@ impl Launcher {
 impl Reach {
     fn connect(&self) -> Result<OwnedFd> {
         match self {
-            Reach::Socket(socket) => {
+            Reach::Socket { socket, .. } => {
                 connect(socket).map_err(|error| launcher_error(format!("connect to {}: {error}", socket.display())))
             }
             Reach::Private(private) => {
@@ -210,6 +209,15 @@ impl Reach {
                 response.map(|_| ours)
             }
         }
+    }
+
+    /// As [`connect`](Reach::connect), starting a launcher in place of one that has died, and removing what that left.
+    fn revive(&self) -> Result<OwnedFd> {
+        let Reach::Socket { socket, program: Some(program) } = self else { return self.connect() };
+        let connection = start_listening(program, socket)?;
+        // What cannot be removed now is in nobody's way, and the next sweep tries again.
+        let _ = crate::host::sweep(socket);
+        Ok(connection)
     }
 }
 
@@ -256,6 +264,20 @@ fn command(program: &Path) -> Command {
     let mut command = Command::new(program);
     command.arg0(LAUNCHER_ARGV0);
     command
+}
+
+/// Connects to a launcher that was started for it, by us or by another process meanwhile.
+fn start_listening(program: &Path, socket: &Path) -> Result<OwnedFd> {
+    // Only one of several processes may start it; the others then find it.
+    let lock = append_suffix(socket, ".lock");
+    let lock_file = File::create(&lock).map_err(|error| launcher_error(format!("make {}: {error}", lock.display())))?;
+    rustix::fs::flock(&lock_file, rustix::fs::FlockOperation::LockExclusive)
+        .map_err(|error| launcher_error(format!("lock {}: {error}", lock.display())))?;
+    if let Ok(connection) = connect(socket) {
+        return Ok(connection);
+    }
+    spawn_listening(program, socket)?;
+    connect(socket).map_err(|error| launcher_error(format!("it does not answer on {}: {error}", socket.display())))
 }
 
 /// Starts a launcher and waits until it accepts connections.

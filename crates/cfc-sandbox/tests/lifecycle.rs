@@ -238,6 +238,28 @@ fn the_sandboxes_of_a_killed_launcher_die_and_are_swept() {
 }
 
 #[test]
+fn the_next_start_replaces_a_launcher_that_died() {
+    let Some(directory) = ready() else { return };
+    let socket = directory.path().join("launcher.sock");
+    let launcher = Launcher::connect_or_start(Path::new(LAUNCHER), &socket).unwrap();
+    let lost = support::config(directory.path(), &["sleep", "4567.8"]);
+    launcher.start(&lost).unwrap();
+    rustix::process::kill_process(
+        rustix::process::Pid::from_raw(launcher_pid(&socket)).unwrap(),
+        rustix::process::Signal::KILL,
+    )
+    .unwrap();
+    wait_for(|| processes_with("4567.8") == 0 && Launcher::connect(&socket).is_none());
+    assert!(launcher.wait(&lost.id).is_err(), "what has died is not forgotten silently");
+    let next = support::config(directory.path(), &["sh", "-c", "exit 3"]);
+    launcher.start(&next).unwrap();
+    assert_eq!(launcher.wait(&next.id).unwrap().status, ExitStatus::Code(3));
+    launcher.remove(&next.id).unwrap();
+    assert!(!sweep(&socket).unwrap().contains(&lost.id), "it was swept already");
+    launcher.shutdown().unwrap();
+}
+
+#[test]
 fn a_private_launcher_ends_with_its_owner() {
     let Some(bench) = bench() else { return };
     let config = bench.config(&["sleep", "3456.7"]);
