@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{LinuxPids, LinuxResources, Spec};
 use serde_json::{Value, json};
 
 use crate::seccomp::default_profile;
@@ -29,6 +29,12 @@ const INSTANCE_CAPABILITIES: [&str; 10] = [
 /// What Docker gives besides, which package managers in a build want.
 const BUILD_CAPABILITIES: [&str; 4] = ["CAP_AUDIT_WRITE", "CAP_MKNOD", "CAP_NET_RAW", "CAP_SETFCAP"];
 
+/// How many processes a build's `RUN` may have at once. Ends fork bombs.
+const BUILD_PROCESSES_MAX: i64 = 8_192;
+
+/// When the machine has no memory left, a sandbox goes before its launcher and before the host's own programs.
+const OOM_SCORE_ADJUSTMENT: i32 = 500;
+
 /// A spec with cfc's hardened defaults.
 ///
 /// All namespaces, a user namespace mapped to 100000..165536, few capabilities, seccomp, no new privileges, masked and
@@ -40,13 +46,20 @@ pub fn default_spec() -> Spec {
 }
 
 /// The spec for a build's `RUN`: as [`default_spec`], with all of Docker's capabilities, with `sudo` and other set-user-id
-/// programs working, and the host name `buildkitsandbox`.
+/// programs working, a limit on processes, and the host name `buildkitsandbox`.
 pub fn build_spec() -> Spec {
     static SPEC: OnceLock<Spec> = OnceLock::new();
     let make = || {
         let capabilities: Vec<_> = INSTANCE_CAPABILITIES.iter().chain(&BUILD_CAPABILITIES).copied().collect();
         let mut spec = spec(&capabilities, false);
         spec.set_hostname(Some("buildkitsandbox".to_owned()));
+        if let Some(linux) = spec.linux_mut() {
+            let mut resources = LinuxResources::default();
+            let mut pids = LinuxPids::default();
+            pids.set_limit(BUILD_PROCESSES_MAX);
+            resources.set_pids(Some(pids));
+            linux.set_resources(Some(resources));
+        }
         spec
     };
     SPEC.get_or_init(make).clone()
@@ -64,6 +77,7 @@ fn spec(capabilities: &[&str], no_new_privileges: bool) -> Spec {
             "cwd": "/",
             "capabilities": {"bounding": capabilities, "effective": capabilities, "permitted": capabilities},
             "noNewPrivileges": no_new_privileges,
+            "oomScoreAdj": OOM_SCORE_ADJUSTMENT,
         },
         "root": {"path": "rootfs", "readonly": false},
         "mounts": mounts(),
@@ -112,6 +126,9 @@ mod tests {
         };
         assert_eq!(count(&default_spec()), Some(10));
         assert_eq!(count(&build_spec()), Some(14));
+        let spec = build_spec();
+        let pids = spec.linux().as_ref().and_then(|l| l.resources().as_ref()).and_then(|r| r.pids().as_ref());
+        assert_eq!(pids.map(|pids| pids.limit()), Some(BUILD_PROCESSES_MAX), "and ends a fork bomb");
         assert_eq!(build_spec().hostname().as_deref(), Some("buildkitsandbox"));
     }
 }

@@ -202,6 +202,14 @@ fn a_build_shares_the_hosts_network_and_may_use_set_user_id_programs() {
 }
 
 #[test]
+fn a_sandbox_goes_first_when_memory_runs_out() {
+    let Some(bench) = bench() else { return };
+    let (exit, text) = bench.run("cat /proc/self/oom_score_adj; echo -500 > /proc/self/oom_score_adj");
+    assert!(text.starts_with("500\n"), "{text}");
+    assert_ne!(exit.status, ExitStatus::Code(0), "it cannot make itself more important: {text}");
+}
+
+#[test]
 fn a_readonly_root_refuses_writes() {
     let Some(bench) = bench() else { return };
     let config = with(&bench.config(&["sh", "-c", "echo x > /home/x"]), &[("/root/readonly", json!(true))]);
