@@ -31,6 +31,21 @@ fn a_demand_fails_with_its_own_message_or_a_default_one() {
 }
 
 #[test]
+fn what_would_fill_the_memory_is_refused() {
+    let mut value = "x".repeat(1000);
+    let mut error = None;
+    for word in ["$A$A", "\"$A$A\"", "${A//x/$A}"].iter().cycle().take(60) {
+        match expand(word, '\\', &|_| Some(value.clone())) {
+            Ok(longer) => value = longer,
+            Err(refused) => error = Some(refused.to_string()),
+        }
+        assert!(value.len() <= 128 << 10, "{word} became {} bytes", value.len());
+    }
+    let error = error.unwrap_or_default();
+    assert!(error.ends_with("it becomes longer than 131072 bytes"), "{error}");
+}
+
+#[test]
 fn starts_and_ends_are_trimmed_shortest_or_longest() {
     let path = [("P", "/usr/share/doc/a.tar.gz")];
     check("${P#*/}", &path, "usr/share/doc/a.tar.gz");

@@ -2,6 +2,8 @@
 //!
 //! Neither `*` nor `?` matches an end of line: BuildKit's do not.
 
+use super::lexer::MAX_LENGTH;
+
 /// A parsed pattern.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Glob(Vec<Token>);
@@ -63,7 +65,8 @@ impl Glob {
         let characters: Vec<char> = value.chars().collect();
         let mut result = String::new();
         let (mut copied, mut from) = (0, 0);
-        while from <= characters.len() {
+        // What is too long is refused by the caller; there is no need for all of it.
+        while from <= characters.len() && result.len() <= MAX_LENGTH {
             let Some((start, end)) = self.find(&characters, from) else { break };
             result.extend(&characters[copied..start]);
             // An empty match right behind the previous one does not count.

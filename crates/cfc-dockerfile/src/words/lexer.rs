@@ -9,6 +9,10 @@ use super::word_list::WordList;
 /// Nested `${…}` deeper than this is refused: each level takes a stack frame.
 const MAX_DEPTH: u32 = 100;
 
+/// A text that references make longer than this many bytes is refused: forty lines of `ARG A=$A$A` would fill any memory.
+/// Linux passes no longer argument or variable to a program.
+pub(super) const MAX_LENGTH: usize = 128 << 10;
+
 /// A result, or a message about the text.
 pub(super) type Lexed<T> = Result<T, String>;
 
@@ -68,6 +72,7 @@ impl<'a> Lexer<'a> {
                 '$' => {
                     let value = self.dollar()?;
                     text.push_str(&value);
+                    check_length(&text)?;
                     words.add_text(&value);
                 }
                 '\'' | '"' if !self.options.ignore_quotes => {
@@ -134,7 +139,10 @@ impl<'a> Lexer<'a> {
                     self.quote_mark(&mut text);
                     return Ok(text);
                 }
-                Some('$') => text.push_str(&self.dollar()?),
+                Some('$') => {
+                    text.push_str(&self.dollar()?);
+                    check_length(&text)?;
+                }
                 Some(character) if character == self.options.escape => {
                     self.next();
                     if self.keep_escapes {
@@ -219,5 +227,12 @@ impl<'a> Lexer<'a> {
         let character = self.peek()?;
         self.position += 1;
         Some(character)
+    }
+}
+
+fn check_length(text: &str) -> Lexed<()> {
+    match text.len() > MAX_LENGTH {
+        true => Err(format!("it becomes longer than {MAX_LENGTH} bytes")),
+        false => Ok(()),
     }
 }
