@@ -112,4 +112,5 @@ fn directories_are_walked_only_where_something_may_come_back() {
     assert!(may("*\n!**/b", "a/c/d"));
     assert!(!may("node_modules\n!src", "node_modules"));
     assert!(may("*\n!a[^x]b/c", "z"), "brackets may span a slash");
+    assert!(may("*\n!^a/b*", "a"), "`^` is an anchor in a pattern with a wildcard");
 }

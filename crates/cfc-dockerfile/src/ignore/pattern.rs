@@ -48,8 +48,8 @@ impl Pattern {
         let mut parts = self.cleaned.split('/');
         for name in directory.split('/').filter(|name| !name.is_empty() && *name != ".") {
             let Some(part) = parts.next() else { return false };
-            // These may match more than one part of a path.
-            let may_span_parts = part.contains("**") || part.contains(['[', '\\']);
+            // These may match more than one part of a path, and `^` is nothing where the whole pattern has a wildcard.
+            let may_span_parts = part.contains("**") || part.contains(['[', '\\', '^']);
             if may_span_parts {
                 return true;
             }
