@@ -95,6 +95,8 @@ fn an_idle_container_sleeps_and_wakes_with_a_fresh_disk() {
         let listed = home.must(&["containers", "instances", APPLICATION]);
         (!listed.contains("running")).then_some(())
     });
+    let log = home.must(&["containers", "logs", APPLICATION]);
+    assert!(log.contains("visit 1"), "the log went with the instance:\n{log}");
     let second = ask(&platform, "alice");
     assert_eq!(visits_of(&second), 1, "the disk is not fresh: {second}");
     assert_ne!(container_of(&first), container_of(&second));
@@ -129,15 +131,18 @@ fn a_followed_log_shows_what_is_written_later() {
     }
     let home = Home::new();
     let platform = deployed(&home, "wrangler.jsonc");
-    ask(&platform, "alice");
     let output = std::fs::File::create(home.path("followed")).expect("writable");
     let mut following = crate::support::Ended(
         home.cfc().args(["containers", "logs", "-f", APPLICATION]).stdout(output).spawn().expect("cfc runs"),
     );
     let followed = || std::fs::read_to_string(home.path("followed")).unwrap_or_default();
+    // Nothing runs yet: following goes on until something does.
+    std::thread::sleep(Duration::from_millis(300));
+    ask(&platform, "alice");
     wait_for("the first visit in the followed log", || followed().contains("visit 1").then_some(()));
     ask(&platform, "alice");
     wait_for("the second visit in the followed log", || followed().contains("visit 2").then_some(()));
+    assert_eq!(followed().matches("visit 1").count(), 1, "a line came twice:\n{}", followed());
     following.end();
 }
 

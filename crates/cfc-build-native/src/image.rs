@@ -61,7 +61,7 @@ pub enum ImageError {
         source: Option<std::io::Error>,
     },
     /// The Dockerfile or `.dockerignore` has problems.
-    #[error("{}: {} problem(s)", path.display(), problems.len())]
+    #[error("{} has {}", path.display(), count(problems.len()))]
     Problems {
         /// The file.
         path: PathBuf,
@@ -74,6 +74,10 @@ pub enum ImageError {
     /// An instruction failed.
     #[error(transparent)]
     Build(#[from] BuildError),
+}
+
+fn count(problems: usize) -> String {
+    if problems == 1 { "a problem".to_string() } else { format!("{problems} problems") }
 }
 
 /// Builds the image that `request` describes. Base images come through `bases`; `progress` hears how it goes.

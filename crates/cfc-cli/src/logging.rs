@@ -1,4 +1,6 @@
-//! Logging to stderr. `CFC_LOG` takes a filter in tracing's syntax, for example `cfc_engine=debug`.
+//! Logging to stderr, in colour only on a terminal. `CFC_LOG` takes a filter in tracing's syntax, for example `cfc_engine=debug`.
+
+use std::io::IsTerminal;
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
@@ -12,5 +14,7 @@ pub fn start(verbose: u8) {
         _ => LevelFilter::TRACE,
     };
     let filter = EnvFilter::builder().with_default_directive(level.into()).with_env_var("CFC_LOG").from_env_lossy();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    // The same rule as tracing's own, and a file or a pipe never gets escape sequences.
+    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colour).with_writer(std::io::stderr).init();
 }

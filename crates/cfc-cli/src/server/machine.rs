@@ -23,7 +23,7 @@ use tokio::sync::Mutex;
 
 use crate::failure::Failure;
 use crate::server::worker::{self, Place, RunningVersion, WorkerEngine};
-use crate::server::{prepare, trial, views};
+use crate::server::{logs, prepare, trial, views};
 use crate::settings::Settings;
 
 /// This machine.
@@ -259,6 +259,6 @@ impl Platform for Machine {
         application: &ApplicationRecord,
         request: &LogRequest,
     ) -> Result<BoxStream<'static, io::Result<Bytes>>, LogError> {
-        views::logs(&self.runtime, application, request).await
+        logs::logs(&self.runtime, application, request).await
     }
 }

@@ -6,6 +6,7 @@ pub mod lock;
 pub mod registry;
 pub mod signals;
 
+mod logs;
 mod machine;
 mod prepare;
 mod token;
@@ -77,7 +78,7 @@ async fn serve(settings: &Settings, ports: &Ports) -> Result<(), Failure> {
     let gateway = Gateway::new(GatewayOptions::default());
     let machine = Arc::new(Machine::new(
         settings,
-        sockets,
+        sockets.clone(),
         store,
         registry.clone(),
         &addresses.registry,
@@ -114,7 +115,10 @@ async fn serve(settings: &Settings, ports: &Ports) -> Result<(), Failure> {
     machine.stop().await;
     runtime.stop_all(GRACE).await;
     serving_registry.abort();
-    launcher.shutdown().map_err(sandbox_failure)
+    launcher.shutdown().map_err(sandbox_failure)?;
+    // Sockets, and the launcher's lock and log: nobody uses them any more.
+    let _ = std::fs::remove_dir_all(&sockets);
+    Ok(())
 }
 
 /// Tells the other commands where the server listens: the whole file or none.
