@@ -15,6 +15,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::launcher::{LAUNCHER_ARGV0, PRIVATE};
 use crate::network::NetworkHandle;
 use crate::protocol::{self, Receiver, Reply, Request, Response};
+use crate::redirect::OutboundSockets;
 use crate::status::{Exit, Started, Status};
 
 /// A handle to a launcher process. Cheap to clone; its methods block and may be called from many threads.
@@ -159,6 +160,14 @@ impl Launcher {
         let (_, mut descriptors) = self.call(&Request::Network { id: id.to_owned() }, &[])?;
         let namespace = descriptors.pop().ok_or_else(|| launcher_error("it sent no network namespace".into()))?;
         Ok(NetworkHandle::new(id, namespace))
+    }
+
+    /// The sockets that get what a running sandbox with [`Network::Redirected`](crate::Network::Redirected) sends out.
+    ///
+    /// The launcher keeps them, so they can be asked for again: what comes meanwhile waits in them.
+    pub fn outbound(&self, id: &str) -> Result<OutboundSockets> {
+        let (_, descriptors) = self.call(&Request::Outbound { id: id.to_owned() }, &[])?;
+        OutboundSockets::new(descriptors).ok_or_else(|| launcher_error("it sent no sockets".into()))
     }
 
     /// Ends all sandboxes and the launcher, and returns when they are gone.

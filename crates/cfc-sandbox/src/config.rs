@@ -63,6 +63,14 @@ pub enum Root {
 pub enum Network {
     /// A network namespace of its own, in which only the loopback device is up.
     Isolated,
+    /// As [`Network::Isolated`], with all TCP that is not for the sandbox's own loopback, and all DNS, redirected to the
+    /// sockets of [`Launcher::outbound`](crate::Launcher::outbound), from the first instruction on. Everything else finds
+    /// nobody. Where the kernel cannot redirect, the sandbox starts without, and `outbound` says why.
+    Redirected {
+        /// Whether IPv6 is redirected too. Without, connections to IPv6 addresses fail at once, which lets a program try
+        /// IPv4 next.
+        ipv6: bool,
+    },
     /// The launcher's network. For builds.
     Host,
 }

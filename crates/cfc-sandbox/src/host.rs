@@ -118,7 +118,7 @@ fn check_proc() -> Option<Finding> {
 
 fn check_descriptors() -> Option<Finding> {
     let limit = rustix::process::getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
-    let what = format!("at most {limit} open files: room for about {} instances", limit / 4);
+    let what = format!("at most {limit} open files: room for about {} instances", limit / 7);
     (limit < DESCRIPTORS_WANTED)
         .then(|| Finding::new(Severity::Warning, what, "raise the hard limit (ulimit -Hn, LimitNOFILE=)"))
 }

@@ -18,11 +18,13 @@ mod status;
 mod client;
 mod host;
 mod network;
+mod redirect;
 mod user;
 
 mod cgroup;
 mod child;
 mod launcher;
+mod netlink;
 mod protocol;
 mod seccomp;
 mod step;
@@ -38,5 +40,6 @@ pub use launcher::{LAUNCHER_ARGV0, launcher_main};
 pub use network::NetworkHandle;
 /// The OCI runtime specification's types, as [`SandboxConfig::spec`] holds them.
 pub use oci_spec::runtime as oci;
+pub use redirect::{OutboundSockets, original_destination};
 pub use status::{Exit, ExitStatus, Started, State, Status};
 pub use user::{ResolvedUser, resolve_user};

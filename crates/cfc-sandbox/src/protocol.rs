@@ -48,6 +48,10 @@ pub(crate) enum Request {
     Network {
         id: String,
     },
+    /// The reply carries the sockets of [`OutboundSockets`](crate::OutboundSockets), TCP first.
+    Outbound {
+        id: String,
+    },
     Shutdown,
 }
 

@@ -21,6 +21,7 @@ use rustix::thread::UnshareFlags;
 use crate::cgroup;
 use crate::error::ErrorKind;
 use crate::launcher::blueprint::Blueprint;
+use crate::redirect;
 use crate::step::Step;
 use crate::sys;
 pub(crate) use report::Report;
@@ -38,6 +39,8 @@ pub(crate) struct Wiring {
     pub(crate) go: OwnedFd,
     /// Takes [`Report`]s.
     pub(crate) report: OwnedFd,
+    /// Takes the sockets to which outbound traffic is redirected.
+    pub(crate) handover: Option<OwnedFd>,
     pub(crate) stdio: [OwnedFd; 3],
     /// Through these it joins its v1 cgroups.
     pub(crate) entrances: Vec<OwnedFd>,
@@ -67,6 +70,9 @@ fn prepare_and_execute(blueprint: &Blueprint, wiring: &Wiring) -> Result<std::co
     }
     if blueprint.has_network_namespace {
         bring_loopback_up()?;
+    }
+    if let (Some(plan), Some(handover)) = (blueprint.redirect, &wiring.handover) {
+        redirect::set_up_and_send(plan, handover)?;
     }
     if let Some(hostname) = &blueprint.hostname {
         rustix::system::sethostname(hostname.as_bytes()).step(|| format!("set the host name `{hostname}`"))?;

@@ -29,6 +29,8 @@ pub(crate) struct Blueprint {
     pub(crate) has_user_namespace: bool,
     pub(crate) has_cgroup_namespace: bool,
     pub(crate) has_network_namespace: bool,
+    /// How outbound traffic is redirected, when it is.
+    pub(crate) redirect: Option<RedirectPlan>,
     pub(crate) root: RootPlan,
     pub(crate) is_root_readonly: bool,
     pub(crate) mounts: Vec<MountPlan>,
@@ -50,6 +52,12 @@ pub(crate) struct Blueprint {
     pub(crate) cwd: PathBuf,
     pub(crate) has_init: bool,
     pub(crate) oom_score_adj: Option<i32>,
+}
+
+/// How the outbound traffic is redirected.
+#[derive(Clone, Copy)]
+pub(crate) struct RedirectPlan {
+    pub(crate) ipv6: bool,
 }
 
 /// The process's identity inside the sandbox.
@@ -115,6 +123,10 @@ impl Blueprint {
             has_user_namespace,
             has_cgroup_namespace: has(LinuxNamespaceType::Cgroup),
             has_network_namespace: has(LinuxNamespaceType::Network),
+            redirect: match config.network {
+                Network::Redirected { ipv6 } => Some(RedirectPlan { ipv6 }),
+                Network::Isolated | Network::Host => None,
+            },
             root: plan_root(&config.root, idmap)?,
             is_root_readonly: spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false),
             mounts,
@@ -152,7 +164,7 @@ fn namespace_flags(linux: &Linux, network: Network) -> Result<u64, ErrorKind> {
         flags |= namespace.typ() as u64;
     }
     match network {
-        Network::Isolated => Ok(flags | LinuxNamespaceType::Network as u64),
+        Network::Isolated | Network::Redirected { .. } => Ok(flags | LinuxNamespaceType::Network as u64),
         Network::Host => Ok(flags & !(LinuxNamespaceType::Network as u64)),
     }
 }

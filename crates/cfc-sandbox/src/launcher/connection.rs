@@ -15,8 +15,8 @@ pub(crate) struct Connection {
 struct Outgoing {
     bytes: Vec<u8>,
     sent: usize,
-    /// Goes with the first byte.
-    descriptor: Option<OwnedFd>,
+    /// Go with the first byte.
+    descriptors: Vec<OwnedFd>,
 }
 
 impl Connection {
@@ -25,21 +25,21 @@ impl Connection {
         Connection { socket, receiver: Receiver::default(), outgoing: VecDeque::new() }
     }
 
-    pub(crate) fn queue(&mut self, response: &Response, descriptor: Option<OwnedFd>) {
+    pub(crate) fn queue(&mut self, response: &Response, descriptors: Vec<OwnedFd>) {
         if let Ok(bytes) = protocol::encode(response) {
-            self.outgoing.push_back(Outgoing { bytes, sent: 0, descriptor });
+            self.outgoing.push_back(Outgoing { bytes, sent: 0, descriptors });
         }
     }
 
     /// Writes what the socket takes. `Ok(true)` when nothing is left.
     pub(crate) fn flush(&mut self) -> rustix::io::Result<bool> {
         while let Some(next) = self.outgoing.front_mut() {
-            let descriptors: Vec<BorrowedFd<'_>> = next.descriptor.iter().map(|fd| fd.as_fd()).collect();
+            let descriptors: Vec<BorrowedFd<'_>> = next.descriptors.iter().map(|fd| fd.as_fd()).collect();
             match protocol::send(&self.socket, &next.bytes[next.sent..], &descriptors) {
                 Err(rustix::io::Errno::AGAIN) => return Ok(false),
                 result => next.sent += result?,
             }
-            next.descriptor = None;
+            next.descriptors.clear();
             if next.sent == next.bytes.len() {
                 self.outgoing.pop_front();
             }

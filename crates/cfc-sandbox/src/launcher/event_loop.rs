@@ -132,7 +132,7 @@ impl EventLoop {
         }
         self.starter.hierarchies.remove_parent(&self.starter.parent);
         if let Some(client) = self.ending.as_ref().and_then(|ending| ending.client) {
-            self.respond(client, Ok(Reply::Done), None);
+            self.respond(client, Ok(Reply::Done), Vec::new());
         }
     }
 
@@ -181,7 +181,7 @@ impl EventLoop {
                 Ok(None) => break,
                 Err(error) => {
                     let kind = ErrorKind::Launcher(format!("it does not understand the request: {error}"));
-                    self.respond(token, Err(Error::new("ask the launcher", kind)), None);
+                    self.respond(token, Err(Error::new("ask the launcher", kind)), Vec::new());
                     self.drop_client(token);
                 }
             }
@@ -189,9 +189,9 @@ impl EventLoop {
         if is_open { self.flush(token) } else { self.drop_client(token) }
     }
 
-    pub(super) fn respond(&mut self, client: u64, response: Response, descriptor: Option<OwnedFd>) {
+    pub(super) fn respond(&mut self, client: u64, response: Response, descriptors: Vec<OwnedFd>) {
         if let Some(connection) = self.clients.get_mut(&client) {
-            connection.queue(&response, descriptor);
+            connection.queue(&response, descriptors);
             self.flush(client);
         }
     }

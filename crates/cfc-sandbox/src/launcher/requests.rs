@@ -24,8 +24,12 @@ impl EventLoop {
                 }
             }
             Request::Network { id } => match self.network(&id) {
-                Ok(namespace) => return self.respond(client, Ok(Reply::Done), Some(namespace)),
+                Ok(namespace) => return self.respond(client, Ok(Reply::Done), vec![namespace]),
                 Err(kind) => Err(Error::new(format!("reach the network of sandbox `{id}`"), kind)),
+            },
+            Request::Outbound { id } => match self.outbound(&id) {
+                Ok(sockets) => return self.respond(client, Ok(Reply::Done), sockets),
+                Err(kind) => Err(Error::new(format!("take what sandbox `{id}` sends out"), kind)),
             },
             Request::Shutdown => return self.begin_ending(Some(client)),
             Request::Attach => match descriptors.pop().map(|socket| self.add_client(socket, Source::Client)) {
@@ -48,7 +52,7 @@ impl EventLoop {
             }
             Request::List => Ok(Reply::List(self.sandboxes.values().map(Sandbox::status).collect())),
         };
-        self.respond(client, response, None);
+        self.respond(client, response, Vec::new());
     }
 
     fn start(&mut self, client: u64, config: &SandboxConfig, descriptors: Vec<OwnedFd>) -> Result<(), ErrorKind> {
@@ -93,6 +97,18 @@ impl EventLoop {
         let namespace =
             sandbox.network.as_ref().ok_or_else(|| ErrorKind::Invalid("it uses the host's network".into()))?;
         namespace.try_clone().map_err(|error| ErrorKind::Launcher(error.to_string()))
+    }
+
+    fn outbound(&self, id: &str) -> Result<Vec<OwnedFd>, ErrorKind> {
+        let sandbox = self.sandboxes.get(id).ok_or(ErrorKind::NotFound)?;
+        let sockets = match &sandbox.outbound {
+            _ if sandbox.is_over() => return Err(ErrorKind::NotRunning),
+            None => return Err(ErrorKind::Invalid("its network is not redirected".into())),
+            Some(Err(kind)) => return Err(kind.clone()),
+            Some(Ok(sockets)) => sockets,
+        };
+        let copies = sockets.iter().map(OwnedFd::try_clone).collect::<Result<_, _>>();
+        copies.map_err(|error| ErrorKind::Launcher(error.to_string()))
     }
 
     fn kill(&self, id: &str, signal: i32) -> Result<Reply, ErrorKind> {

@@ -10,6 +10,7 @@ use rustix::process::{WaitId, WaitIdOptions};
 use super::log_file::{LogFile, Stream};
 use crate::cgroup::Cgroup;
 use crate::child::{Stubs, remove_stubs};
+use crate::error::ErrorKind;
 use crate::status::{Exit, ExitStatus, Started, State, Status};
 use crate::sys;
 
@@ -23,6 +24,8 @@ pub(crate) struct Sandbox {
     pub(crate) phase: Phase,
     pub(crate) pidfd: OwnedFd,
     pub(crate) network: Option<OwnedFd>,
+    /// The sockets to which its outbound traffic is redirected, when it was to be, or why there are none.
+    pub(crate) outbound: Option<Result<Vec<OwnedFd>, ErrorKind>>,
     pub(crate) cgroup: Cgroup,
     pub(crate) annotations: BTreeMap<String, String>,
     pub(crate) log: Option<LogFile>,
@@ -42,6 +45,8 @@ pub(crate) enum Phase {
     Starting {
         client: u64,
         report: OwnedFd,
+        /// Brings the sockets before the report says that it is ready.
+        handover: Option<OwnedFd>,
         received: Vec<u8>,
     },
     Running,
@@ -145,6 +150,7 @@ impl Sandbox {
         }
         self.log = None;
         self.network = None;
+        self.outbound = None;
         if let Some(upper) = &self.upper {
             remove_stubs(upper, &self.stubs);
         }

@@ -10,12 +10,13 @@ use super::sandbox::{Output, Phase};
 use crate::child::Report;
 use crate::error::{Error, ErrorKind};
 use crate::protocol::Reply;
+use crate::redirect;
 
 impl EventLoop {
     /// Whether there was something to read, the end included.
     pub(super) fn on_report(&mut self, token: u64, id: &str) -> bool {
         let Some(sandbox) = self.sandboxes.get_mut(id) else { return false };
-        let Phase::Starting { client, report, received } = &mut sandbox.phase else { return false };
+        let Phase::Starting { client, report, handover, received } = &mut sandbox.phase else { return false };
         let client = *client;
         let mut buffer = [0; 4096];
         match rustix::io::retry_on_intr(|| rustix::io::read(&*report, &mut buffer)) {
@@ -32,6 +33,7 @@ impl EventLoop {
             match report {
                 Report::Ready(stubs) => {
                     sandbox.stubs = stubs;
+                    sandbox.outbound = handover.as_ref().map(redirect::receive);
                     outcome = Ok(());
                 }
                 Report::Failed(failure) => outcome = Err(failure),
@@ -44,11 +46,11 @@ impl EventLoop {
         match outcome {
             Ok(()) => {
                 let started = sandbox.started;
-                self.respond(client, Ok(Reply::Started(started)), None);
+                self.respond(client, Ok(Reply::Started(started)), Vec::new());
             }
             Err(kind) => {
                 self.forget_failed(id);
-                self.respond(client, Err(Error::new(format!("start sandbox `{id}`"), kind)), None);
+                self.respond(client, Err(Error::new(format!("start sandbox `{id}`"), kind)), Vec::new());
             }
         }
         true
@@ -61,7 +63,7 @@ impl EventLoop {
             let exit = sandbox.finish();
             self.sources.retain(|_, source| !source.belongs_to(id));
             for client in std::mem::take(&mut sandbox.waiting) {
-                self.respond(client, Ok(Reply::Exited(exit)), None);
+                self.respond(client, Ok(Reply::Exited(exit)), Vec::new());
             }
         }
     }
@@ -121,7 +123,7 @@ impl EventLoop {
         self.sources.remove(&token);
         self.sources.retain(|_, source| !source.belongs_to(id));
         for client in waiting {
-            self.respond(client, Ok(Reply::Exited(exit)), None);
+            self.respond(client, Ok(Reply::Exited(exit)), Vec::new());
         }
     }
 

@@ -17,6 +17,7 @@ use crate::child::{self, GO, Stubs, Wiring};
 use crate::config::{Root, SandboxConfig, Stdio};
 use crate::error::ErrorKind;
 use crate::protocol;
+use crate::redirect;
 use crate::seccomp::{self, Program};
 use crate::status::Started;
 use crate::step::Step;
@@ -81,9 +82,15 @@ impl Starter {
         Ok(Sandbox {
             id: config.id.clone(),
             started: launched.started,
-            phase: Phase::Starting { client, report: launched.report, received: Vec::new() },
+            phase: Phase::Starting {
+                client,
+                report: launched.report,
+                handover: launched.handover,
+                received: Vec::new(),
+            },
             pidfd: launched.pidfd,
             network: launched.network,
+            outbound: None,
             cgroup,
             annotations: config.spec.annotations().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect(),
             log: outputs.log,
@@ -157,6 +164,7 @@ struct Launched {
     pidfd: OwnedFd,
     network: Option<OwnedFd>,
     report: OwnedFd,
+    handover: Option<OwnedFd>,
 }
 
 fn launch(
@@ -167,7 +175,9 @@ fn launch(
 ) -> Result<Launched, ErrorKind> {
     let (go_read, go) = pipe()?;
     let (report, report_write) = output_pipe()?;
-    let wiring = Wiring { go: go_read, report: report_write, stdio, entrances: cgroup.entrances()? };
+    let (handover, handover_write) = blueprint.redirect.map(|_| redirect::handover()).transpose()?.unzip();
+    let wiring =
+        Wiring { go: go_read, report: report_write, handover: handover_write, stdio, entrances: cgroup.entrances()? };
     let birthplace = cgroup.birthplace()?;
     let cloned = sys::clone_process(blueprint.clone_flags, birthplace.as_ref().map(|fd| fd.as_fd()));
     let (pid, pidfd) = match cloned.step(|| "make the namespaces".into())? {
@@ -183,7 +193,9 @@ fn launch(
         Ok(prepared)
     });
     match prepared {
-        Ok((network, start_time)) => Ok(Launched { started: Started { pid, start_time }, pidfd, network, report }),
+        Ok((network, start_time)) => {
+            Ok(Launched { started: Started { pid, start_time }, pidfd, network, report, handover })
+        }
         Err(failure) => {
             let _ = sys::send_signal(pidfd.as_fd(), libc::SIGKILL);
             let _ = rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
