@@ -3,6 +3,7 @@
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use cfc_engine::AddressRange;
 use cfc_store::Store;
 use serde::{Deserialize, Serialize};
 
@@ -40,6 +41,9 @@ pub struct ConfigFile {
     pub port: Option<u16>,
     /// Port of the control API.
     pub control_port: Option<u16>,
+    /// Private networks, and addresses of this machine, that containers may reach: `10.1.0.0/16`.
+    #[serde(default)]
+    pub egress_allow: Vec<AddressRange>,
     /// Port of the registry.
     pub registry_port: Option<u16>,
 }

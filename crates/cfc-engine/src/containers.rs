@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::docker::{self, Create, IMAGE_LABEL, empty, error, no_such_container, not_implemented};
 use crate::sidecar::Sidecar;
 use crate::stillborn::Stillborn;
-use crate::worker::beside;
+use crate::worker::{beside, sidecar_of};
 use crate::{Engine, signal};
 
 const SIGKILL: i32 = 9;
@@ -102,7 +102,14 @@ pub(crate) async fn start(State(engine): State<Engine>, Path(Container { name })
     }
     engine.forget_stillborn(&name);
     match engine.runtime().start(&name).await {
-        Ok(()) => empty(StatusCode::NO_CONTENT),
+        Ok(()) => {
+            engine.with_sidecar(&sidecar_of(&name), |sidecar| {
+                if let Some(sidecar) = sidecar {
+                    sidecar.carry(&engine, &name);
+                }
+            });
+            empty(StatusCode::NO_CONTENT)
+        }
         Err(RuntimeError { kind: RuntimeErrorKind::Refused(Refusal::AlreadyRunning(_)), .. }) => {
             empty(StatusCode::NOT_MODIFIED)
         }
@@ -155,7 +162,10 @@ fn sidecar_port(engine: &Engine, name: &str) -> Option<Option<u16>> {
         if sidecar.is_none() && is_live {
             let mut adopted = Sidecar::default();
             match adopted.start(engine, instance) {
-                Ok(_) => *sidecar = Some(adopted),
+                Ok(_) => {
+                    adopted.carry_adopted(engine, instance);
+                    *sidecar = Some(adopted);
+                }
                 Err(problem) => tracing::warn!(instance, error = %problem, "cannot listen for an adopted instance"),
             }
         }

@@ -8,6 +8,7 @@ use cfc_runtime::Runtime;
 use tokio::net::UnixListener;
 
 use crate::WorkerNames;
+use crate::egress::EgressPolicy;
 use crate::sidecar::Sidecar;
 use crate::stillborn::Stillborn;
 
@@ -19,6 +20,7 @@ pub struct Engine {
 
 struct Shared {
     runtime: Runtime,
+    egress: Arc<EgressPolicy>,
     inner: Mutex<Inner>,
 }
 
@@ -30,10 +32,10 @@ struct Inner {
 }
 
 impl Engine {
-    /// An engine that answers with instances of `runtime`.
-    pub fn new(runtime: Runtime, names: WorkerNames) -> Engine {
+    /// An engine that answers with instances of `runtime`, which may reach what `egress` says.
+    pub fn new(runtime: Runtime, names: WorkerNames, egress: EgressPolicy) -> Engine {
         let inner = Inner { names: Arc::new(names), ..Inner::default() };
-        Engine { shared: Arc::new(Shared { runtime, inner: Mutex::new(inner) }) }
+        Engine { shared: Arc::new(Shared { runtime, egress: Arc::new(egress), inner: Mutex::new(inner) }) }
     }
 
     /// Answers on `listener` until `shutdown` is there. Connections that are open then end with their clients.
@@ -55,6 +57,10 @@ impl Engine {
 
     pub(crate) fn runtime(&self) -> &Runtime {
         &self.shared.runtime
+    }
+
+    pub(crate) fn egress(&self) -> &Arc<EgressPolicy> {
+        &self.shared.egress
     }
 
     /// The container `name`, if it is one that could not start.

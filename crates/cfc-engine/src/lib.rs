@@ -10,11 +10,13 @@
 mod api;
 mod containers;
 mod docker;
+mod egress;
 mod engine;
 mod sidecar;
 mod signal;
 mod stillborn;
 mod worker;
 
+pub use egress::{AddressRange, EgressPolicy};
 pub use engine::Engine;
 pub use worker::WorkerNames;

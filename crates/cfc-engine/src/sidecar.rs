@@ -1,4 +1,4 @@
-//! [`Sidecar`]: workerd's way into a container's ports, played in process.
+//! [`Sidecar`]: workerd's way into a container's ports and the container's way out, played in process.
 //!
 //! The image that workerd asks for (`proxy-everything`) listens on a port of the host and speaks one HTTP request a
 //! connection: `CONNECT` opens a tunnel to a port of the container, `PUT /egress` says how the container may reach out,
@@ -8,6 +8,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -17,9 +18,11 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use crate::Engine;
+use crate::egress::{self, Settings};
 
 /// How long a `CONNECT` is held until the app listens: less than the 5 s after which the `Container` class gives up on
 /// one attempt, so that it succeeds in the moment the app is ready.
@@ -31,10 +34,26 @@ const DESTINATION: &str = "x-dst-addr";
 /// intercepted, which cfc does not have yet (its next step, putting the file into the container, says so).
 const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n";
 
+/// The longest body of a `PUT /egress`.
+const SETTINGS_BYTES_MAX: usize = 1 << 20;
+
 /// One sidecar. It ends when dropped; the tunnels through it end with their containers.
 #[derive(Debug, Default)]
 pub(crate) struct Sidecar {
     listening: Option<Listening>,
+    /// How the container may reach out.
+    settings: watch::Sender<Settings>,
+    /// What carries what the container sends out.
+    carrier: Option<Carrier>,
+}
+
+#[derive(Debug)]
+struct Carrier(AbortHandle);
+
+impl Drop for Carrier {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 #[derive(Debug)]
@@ -55,10 +74,33 @@ impl Sidecar {
         listener.set_nonblocking(true)?;
         let listener = TcpListener::from_std(listener)?;
         let port = listener.local_addr()?.port();
-        let task = tokio::spawn(accept(listener, engine.clone(), instance.to_string())).abort_handle();
+        let served = Served { engine: engine.clone(), instance: instance.into(), settings: self.settings.clone() };
+        let task = tokio::spawn(accept(listener, served)).abort_handle();
         self.listening = Some(Listening { port, task });
         Ok(port)
     }
+
+    /// Begins to carry what the container, which has just been started, sends out.
+    pub fn carry(&mut self, engine: &Engine, instance: &str) {
+        let (runtime, policy) = (engine.runtime().clone(), engine.egress().clone());
+        let carrier = egress::run(runtime, instance.to_string(), policy, self.settings.subscribe());
+        self.carrier = Some(Carrier(tokio::spawn(carrier).abort_handle()));
+    }
+
+    /// As [`Sidecar::carry`], for a container that an earlier engine started: it may do what it might before.
+    pub fn carry_adopted(&mut self, engine: &Engine, instance: &str) {
+        let kept = engine.runtime().kept_egress(instance).and_then(|bytes| Settings::parse(&bytes).ok());
+        self.settings.send_replace(kept.unwrap_or_default());
+        self.carry(engine, instance);
+    }
+}
+
+/// What the requests to a sidecar are about.
+#[derive(Clone)]
+struct Served {
+    engine: Engine,
+    instance: Arc<str>,
+    settings: watch::Sender<Settings>,
 }
 
 impl Drop for Listening {
@@ -67,43 +109,57 @@ impl Drop for Listening {
     }
 }
 
-async fn accept(listener: TcpListener, engine: Engine, instance: String) {
+async fn accept(listener: TcpListener, served: Served) {
+    let instance = &served.instance;
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
-                tracing::warn!(instance, %error, "cannot accept a connection to a container");
+                tracing::warn!(%instance, %error, "cannot accept a connection to a container");
                 // Most likely there is no file descriptor left; do not spin until there is one.
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
             }
         };
-        tokio::spawn(serve(stream, engine.clone(), instance.clone()));
+        tokio::spawn(serve(stream, served.clone()));
     }
 }
 
-async fn serve(stream: TcpStream, engine: Engine, instance: String) {
+async fn serve(stream: TcpStream, served: Served) {
     // A tunnel carries small messages back and forth; none of them should wait for another.
     let _ = stream.set_nodelay(true);
-    let service = service_fn(|request| answer(request, &engine, &instance));
+    let service = service_fn(|request| answer(request, &served));
     let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service).with_upgrades();
     if let Err(error) = connection.await {
-        tracing::debug!(instance, %error, "connection to a sidecar");
+        tracing::debug!(instance = &*served.instance, %error, "connection to a sidecar");
     }
 }
 
-async fn answer(
-    request: Request<hyper::body::Incoming>,
-    engine: &Engine,
-    instance: &str,
-) -> Result<Response<Body>, Infallible> {
+async fn answer(request: Request<hyper::body::Incoming>, served: &Served) -> Result<Response<Body>, Infallible> {
     Ok(match (request.method(), request.uri().path()) {
-        (&Method::CONNECT, _) => connect(request, engine, instance).await,
+        (&Method::CONNECT, _) => connect(request, &served.engine, &served.instance).await,
         (&Method::GET, "/ca") => text(StatusCode::OK, CERTIFICATE),
-        // What it says about reaching out has no effect yet: a container's network is its loopback alone.
-        (&Method::PUT, "/egress") => text(StatusCode::NO_CONTENT, ""),
+        (&Method::PUT, "/egress") => set_egress(request, served).await,
         _ => text(StatusCode::NOT_FOUND, "a sidecar knows CONNECT, GET /ca and PUT /egress"),
     })
+}
+
+/// How the container may reach out, from now on.
+async fn set_egress(request: Request<hyper::body::Incoming>, served: &Served) -> Response<Body> {
+    let newer = match axum::body::to_bytes(Body::new(request.into_body()), SETTINGS_BYTES_MAX).await {
+        Ok(body) => Settings::parse(&body),
+        Err(error) => Err(format!("no whole body: {error}")),
+    };
+    let newer = match newer {
+        Ok(newer) => newer,
+        Err(problem) => return text(StatusCode::BAD_REQUEST, &problem),
+    };
+    served.settings.send_modify(|settings| settings.update(newer));
+    let kept = served.settings.borrow().to_keep();
+    if let Err(error) = served.engine.runtime().keep_egress(&served.instance, kept).await {
+        tracing::warn!(instance = &*served.instance, reason = %error.kind, "cannot keep how a container may reach out");
+    }
+    text(StatusCode::NO_CONTENT, "")
 }
 
 async fn connect(request: Request<hyper::body::Incoming>, engine: &Engine, instance: &str) -> Response<Body> {

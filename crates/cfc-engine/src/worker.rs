@@ -46,6 +46,11 @@ pub(crate) fn beside(name: &str) -> Option<&str> {
     name.strip_suffix(SIDECAR_SUFFIX)
 }
 
+/// The name of the sidecar of the container `name`.
+pub(crate) fn sidecar_of(name: &str) -> String {
+    format!("{name}{SIDECAR_SUFFIX}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

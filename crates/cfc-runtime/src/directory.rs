@@ -18,6 +18,7 @@ const ENDED_LOGS_KEPT: usize = 200;
 /// <instances>/
 ///   <name>/            one instance
 ///     journal          what is intended with it, written before it is done
+///     egress           how it may reach out, as its sidecar was told
 ///     upper/ work/     its disk, fresh at each start; gone when it does not run
 ///     etc/             hosts, resolv.conf and hostname, mounted into it
 ///     log, log.1       its output
@@ -139,6 +140,10 @@ impl InstanceDirectory {
 
     pub fn journal(&self) -> PathBuf {
         self.path.join("journal")
+    }
+
+    pub fn egress(&self) -> PathBuf {
+        self.path.join("egress")
     }
 
     pub fn upper(&self) -> PathBuf {

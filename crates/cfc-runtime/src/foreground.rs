@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use cfc_sandbox::{SandboxConfig, Stdio};
+use cfc_sandbox::{Network, SandboxConfig, Stdio};
 use cfc_scheduler::InstanceType;
 use cfc_store::Store;
 
@@ -25,7 +25,7 @@ pub fn foreground_sandbox(
         for path in [directory.join("etc"), instance.upper(), instance.work()] {
             fs::create_dir_all(&path).at("make the directory", &path)?;
         }
-        let config = sandbox_config(store, spec, instance_type, 1, &instance)?;
+        let config = sandbox_config(store, spec, instance_type, 1, &instance, Network::Isolated)?;
         Ok(SandboxConfig { stdio: Stdio::Files, ..config })
     };
     make().map_err(|kind| kind.of("prepare", &spec.name))

@@ -27,6 +27,8 @@ const MIN_CPU_QUOTA_US: u64 = 1_000;
 /// Ends fork bombs; far above what fits into the memory of any instance type.
 const MAX_PROCESSES: i64 = 8_192;
 const MAX_LOG_BYTES: u64 = 8 << 20;
+/// Any address outside the loopback does: every question is redirected. This one is of a range that nobody ever has.
+const NAME_SERVER: &str = "192.0.2.53";
 const MAX_HOSTNAME: usize = 12;
 
 /// Everything the launcher needs to start `spec`. Writes the files that are mounted into it.
@@ -36,6 +38,7 @@ pub(crate) fn sandbox_config(
     instance_type: &InstanceType,
     launch: u64,
     directory: &InstanceDirectory,
+    network: Network,
 ) -> Result<SandboxConfig, RuntimeErrorKind> {
     let image = store.images().load(&spec.image)?;
     let lowers = store.unpack_image(&image)?;
@@ -45,7 +48,7 @@ pub(crate) fn sandbox_config(
     let mut sandbox = cfc_sandbox::default_spec();
     set_process(&mut sandbox, config, spec, &user, &hostname)?;
     set_limits(&mut sandbox, instance_type)?;
-    set_etc(&mut sandbox, directory, &hostname)?;
+    set_etc(&mut sandbox, directory, &hostname, network)?;
     sandbox.set_hostname(Some(hostname));
     let annotations = sandbox.annotations_mut().get_or_insert_default();
     // As in the virtual machines of the original, the app is not process 1: an unhandled SIGTERM ends it.
@@ -55,7 +58,7 @@ pub(crate) fn sandbox_config(
         id: spec.name.clone(),
         spec: sandbox,
         root: Root::Overlay { lowers, upper: directory.upper(), work: directory.work() },
-        network: Network::Isolated,
+        network,
         stdio: Stdio::Log { path: directory.log(), max_bytes: MAX_LOG_BYTES },
     })
 }
@@ -133,9 +136,17 @@ fn set_limits(sandbox: &mut Spec, instance_type: &InstanceType) -> Result<(), Ru
 }
 
 /// The three files of `/etc` that belong to the machine and not to the image.
-fn set_etc(sandbox: &mut Spec, directory: &InstanceDirectory, hostname: &str) -> Result<(), RuntimeErrorKind> {
+fn set_etc(
+    sandbox: &mut Spec,
+    directory: &InstanceDirectory,
+    hostname: &str,
+    network: Network,
+) -> Result<(), RuntimeErrorKind> {
     let hosts = format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.0.1\t{hostname}\n");
-    let resolv_conf = "# This container's network has no name server yet.\n".to_string();
+    let resolv_conf = match network {
+        Network::Redirected { .. } => format!("nameserver {NAME_SERVER}\n"),
+        _ => "# This container has no way out, and no name server.\n".to_string(),
+    };
     let mut mounts: Vec<Mount> = sandbox.mounts().clone().unwrap_or_default();
     for (file, text) in [("hosts", hosts), ("resolv.conf", resolv_conf), ("hostname", format!("{hostname}\n"))] {
         let path = directory.etc(file);

@@ -1,7 +1,7 @@
 //! Instances: carries out the scheduler's decisions with store and sandbox; lifecycle, logs, ingress.
 //!
 //! Owns the instances of one machine: their directories, their processes (through the launcher, which keeps them alive
-//! when everything else ends), their output, and the way into their ports. [`Runtime`] is the handle. Who may start is
+//! when everything else ends), their output, the way into their ports and the way out. [`Runtime`] is the handle. Who may start is
 //! decided by [`cfc_scheduler`]; the crate speaks no protocol of anybody else's, the engine does that.
 
 mod adopt;
@@ -14,6 +14,7 @@ mod journal;
 mod launch;
 mod lifecycle;
 mod logs;
+mod outbound;
 mod runtime;
 mod trial;
 
@@ -23,5 +24,6 @@ pub use error::{Result, RuntimeError, RuntimeErrorKind};
 pub use foreground::foreground_sandbox;
 pub use instance::{Application, ExitReport, InstanceSpec, InstanceView, Phase};
 pub use logs::{LogLine, LogReader, LogStream};
+pub use outbound::Outbound;
 pub use runtime::{Runtime, RuntimeConfig};
 pub use trial::Trial;

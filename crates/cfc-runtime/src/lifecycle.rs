@@ -60,7 +60,7 @@ impl Runtime {
         journal.intent = Intent::Run { launch, instance_type, started: SystemTime::now() };
         journal.write(&directory)?;
         directory.make_disk(directories)?;
-        let config = sandbox_config(store, &journal.spec, &instance_type, launch, &directory)?;
+        let config = sandbox_config(store, &journal.spec, &instance_type, launch, &directory, self.network_of(name))?;
         let started = launcher.start(&config)?;
         // An app may have ended by now, and its network with it.
         Ok((started.pid, launcher.network(name).ok()))

@@ -327,7 +327,7 @@ async fn all_removed(phases: Vec<watch::Receiver<Phase>>) {
 }
 
 /// Runs what blocks where it may. It is carried through when the caller goes away.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(work).await {
         Ok(value) => value,
         Err(error) => match error.try_into_panic() {

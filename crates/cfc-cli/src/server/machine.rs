@@ -11,6 +11,7 @@ use cfc_control::{
     ActivateError, ActivateErrorKind, ApplicationRecord, Control, Deployment, InstanceSize, InstanceView, LogError,
     LogRequest, Platform, PrepareError, TrialError,
 };
+use cfc_engine::EgressPolicy;
 use cfc_gateway::Gateway;
 use cfc_oci::{Descriptor, Digest, Reference};
 use cfc_registry::Registry;
@@ -116,6 +117,11 @@ impl Machine {
         }
     }
 
+    /// What containers may reach besides the internet.
+    fn egress(&self) -> EgressPolicy {
+        EgressPolicy { allowed: self.settings.file.egress_allow.clone(), ..EgressPolicy::default() }
+    }
+
     async fn activate_kind(&self, deployment: &Deployment) -> Result<(), ActivateErrorKind> {
         let name = &deployment.worker.name;
         let toolchain = Toolchain::locate(&self.settings.tools())
@@ -132,7 +138,7 @@ impl Machine {
                 let cannot = |error: io::Error| {
                     ActivateErrorKind::Other(format!("cannot listen on `{}`: {error}", socket.display()))
                 };
-                Some(WorkerEngine::start(self.runtime.clone(), socket.clone()).map_err(cannot)?)
+                Some(WorkerEngine::start(self.runtime.clone(), socket.clone(), self.egress()).map_err(cannot)?)
             }
         };
         let engine_socket = match (&engine, workers.get(name)) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cfc_control::{ActivateErrorKind, ApplicationRecord, Deployment};
-use cfc_engine::{Engine, WorkerNames};
+use cfc_engine::{EgressPolicy, Engine, WorkerNames};
 use cfc_gateway::Gateway;
 use cfc_runtime::Runtime;
 use cfc_workers::{Bundle, ContainerBinding, Module, Toolchain, WorkerVersion, Workerd};
@@ -31,14 +31,14 @@ pub struct WorkerEngine {
 }
 
 impl WorkerEngine {
-    /// Listens on `socket`.
-    pub fn start(runtime: Runtime, socket: PathBuf) -> std::io::Result<WorkerEngine> {
+    /// Listens on `socket`. Containers may reach what `egress` says.
+    pub fn start(runtime: Runtime, socket: PathBuf, egress: EgressPolicy) -> std::io::Result<WorkerEngine> {
         match std::fs::remove_file(&socket) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
         let listener = UnixListener::bind(&socket)?;
-        let engine = Engine::new(runtime, WorkerNames::default());
+        let engine = Engine::new(runtime, WorkerNames::default(), egress);
         let serving = tokio::spawn({
             let engine = engine.clone();
             async move {

@@ -56,7 +56,7 @@ pub fn be_busy_victim(directory: &Path) -> ! {
     })
 }
 
-fn start_victim(role: &str, directory: &Path) -> Child {
+pub fn start_victim(role: &str, directory: &Path) -> Child {
     let program = std::env::current_exe().expect("this test has a path");
     let command = &mut Command::new(program);
     let mut victim = command.arg(role).arg(directory).stderr(Stdio::piped()).spawn().expect("the victim starts");
@@ -65,7 +65,7 @@ fn start_victim(role: &str, directory: &Path) -> Child {
     victim
 }
 
-fn kill(mut victim: Child) {
+pub fn kill(mut victim: Child) {
     victim.kill().and_then(|()| victim.wait()).expect("the victim dies");
 }
 

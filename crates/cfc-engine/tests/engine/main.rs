@@ -5,6 +5,7 @@
 
 mod adoption;
 mod client;
+mod egress;
 mod image;
 mod lifecycle;
 mod limits;
@@ -18,7 +19,8 @@ use std::process::ExitCode;
 /// A name and what to do.
 type Test = (&'static str, fn());
 
-const TESTS: &[&[Test]] = &[lifecycle::TESTS, ports::TESTS, limits::TESTS, adoption::TESTS, workerd::TESTS];
+const TESTS: &[&[Test]] =
+    &[lifecycle::TESTS, ports::TESTS, limits::TESTS, adoption::TESTS, workerd::TESTS, egress::TESTS];
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os();
@@ -28,6 +30,8 @@ fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     match words.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         [adoption::VICTIM, directory] => adoption::be_victim(directory.as_ref()),
+        [egress::ALONE, directory] => egress::be_alone(directory.as_ref()),
+        [egress::VICTIM, directory] => egress::be_victim(directory.as_ref()),
         [adoption::BUSY_VICTIM, directory] => adoption::be_busy_victim(directory.as_ref()),
         _ => {}
     }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use cfc_engine::{Engine, WorkerNames};
+use cfc_engine::{EgressPolicy, Engine, WorkerNames};
 use cfc_oci::{ContainerConfig, Descriptor};
 use cfc_runtime::{Application, Capacity, InstanceType, Runtime, RuntimeConfig};
 use cfc_sandbox::Launcher;
@@ -40,6 +40,11 @@ pub struct Platform {
 impl Platform {
     /// Opens the platform in `directory`, with the application `app` of two places.
     pub async fn open(directory: &Path) -> Platform {
+        Platform::open_with(directory, EgressPolicy::default()).await
+    }
+
+    /// As [`Platform::open`], with a policy for what containers may reach.
+    pub async fn open_with(directory: &Path, egress: EgressPolicy) -> Platform {
         let store = Store::open(&directory.join("store")).expect("a store");
         let program = std::env::current_exe().expect("this test has a path");
         let launcher = Launcher::connect_or_start(&program, &directory.join("launcher.sock")).expect("a launcher");
@@ -56,7 +61,7 @@ impl Platform {
             images: Default::default(),
             sidecar_image: SIDECAR_IMAGE.to_string(),
         };
-        let engine = Engine::new(runtime.clone(), names);
+        let engine = Engine::new(runtime.clone(), names, egress);
         let socket = directory.join("engine.sock");
         let _ = std::fs::remove_file(&socket);
         let listener = UnixListener::bind(&socket).expect("binds");

@@ -13,7 +13,7 @@ use crate::platform::{Platform, SIDECAR_IMAGE, block_on};
 
 pub const TESTS: &[Test] = &[("the_container_class_runs_on_the_engine", class)];
 
-const CONFIG: &str = r#"{
+pub const CONFIG: &str = r#"{
   "name": "app", "main": "index.js", "compatibility_date": "2025-10-03",
   "containers": [{ "class_name": "MyContainer", "image": "./Dockerfile", "max_instances": 2 }],
   "durable_objects": { "bindings": [{ "class_name": "MyContainer", "name": "MY_CONTAINER" }] },
@@ -37,7 +37,7 @@ export default {
 "#;
 const SCRIPT: &str = "sleep 0.5; exec httpd -f -p 4000 -h /www";
 
-fn toolchain() -> Option<Toolchain> {
+pub fn toolchain() -> Option<Toolchain> {
     let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache/cfc/tools"));
     let directory = std::env::var_os("CFC_TOOLS_DIR").map(PathBuf::from).or(home)?;
     Toolchain::locate(&directory)
@@ -64,12 +64,12 @@ fn class() {
     });
 }
 
-struct Worker {
-    workerd: Workerd,
-    socket: PathBuf,
+pub struct Worker {
+    pub workerd: Workerd,
+    pub socket: PathBuf,
 }
 
-async fn start_workerd(platform: &Platform, toolchain: &Toolchain, project: &Path) -> Worker {
+pub async fn start_workerd(platform: &Platform, toolchain: &Toolchain, project: &Path) -> Worker {
     let project = cfc_project::load(&project.join("wrangler.jsonc"), None).expect("the project is valid");
     let bundle = bundle(&project, toolchain).expect("the Worker bundles");
     let container = ContainerBinding { class_name: "MyContainer".to_string(), image: platform.image_name() };
@@ -82,7 +82,7 @@ async fn start_workerd(platform: &Platform, toolchain: &Toolchain, project: &Pat
     Worker { workerd, socket }
 }
 
-async fn fetch(socket: &Path, path: &str) -> (u16, String) {
+pub async fn fetch(socket: &Path, path: &str) -> (u16, String) {
     let (status, body) = client::request(socket, "GET", path, None).await;
     (status, body.as_str().unwrap_or_default().to_string())
 }

@@ -1,0 +1,161 @@
+//! The way out of a container, as the sidecar image goes it: everything through workerd.
+//!
+//! The runtime gives what the container sends out. A name is looked up here ([`dns`]); a connection is refused by its
+//! address ([`policy`]) or offered to workerd ([`connection`]), which gives it to the Worker's own handler, connects it to
+//! where it was to go, or refuses it. Whether a container has the internet at all is workerd's decision.
+//!
+//! What is absent: TLS is passed through as it is and never offered for interception. Datagrams other than questions of
+//! names go nowhere.
+
+mod connection;
+mod dns;
+mod policy;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cfc_runtime::{Outbound, Runtime};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Semaphore, watch};
+
+pub use policy::{AddressRange, EgressPolicy};
+
+/// How many connections of one container may be open at the same time; more wait.
+const CONNECTIONS_MAX: usize = 2_048;
+/// How many questions of one container may be open at the same time; more wait.
+const QUESTIONS_MAX: usize = 64;
+/// How long the container is kept waiting for a workerd that takes over a container which it finds running.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What workerd says with `PUT /egress`; a part that is missing stays as it was.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Settings {
+    /// Where workerd takes connections.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    port: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dns: Option<Dns>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    internet: Option<Internet>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Dns {
+    #[serde(default)]
+    allow_hostnames: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Internet {
+    enabled: bool,
+}
+
+impl Settings {
+    /// Parses the body of `PUT /egress`; the error is for its sender.
+    pub fn parse(body: &[u8]) -> Result<Settings, String> {
+        let settings: Settings = serde_json::from_slice(body).map_err(|error| format!("malformed body: {error}"))?;
+        match settings == Settings::default() {
+            true => Err("one of `port`, `dns` and `internet` must be set".to_string()),
+            false => Ok(settings),
+        }
+    }
+
+    /// Takes over the parts that `newer` has.
+    pub fn update(&mut self, newer: Settings) {
+        self.port = newer.port.or(self.port);
+        self.dns = newer.dns.or(self.dns.take());
+        self.internet = newer.internet.or(self.internet.take());
+    }
+
+    /// As bytes for whoever adopts the container. The port is one of a workerd that will be gone then.
+    pub fn to_keep(&self) -> Vec<u8> {
+        serde_json::to_vec(&Settings { port: None, ..self.clone() }).unwrap_or_default()
+    }
+
+    fn has_internet(&self) -> bool {
+        self.internet.as_ref().is_some_and(|internet| internet.enabled)
+    }
+
+    fn is_allowed(&self, name: &str) -> bool {
+        let patterns = self.dns.as_ref().map_or(&[][..], |dns| &dns.allow_hostnames);
+        patterns.iter().any(|pattern| dns::matches(pattern, name))
+    }
+}
+
+/// What all of one container's connections share.
+struct Egress {
+    instance: String,
+    policy: Arc<EgressPolicy>,
+    settings: watch::Receiver<Settings>,
+}
+
+impl Egress {
+    /// The settings, once workerd has said where it listens.
+    async fn settings(&self) -> Option<Settings> {
+        let mut settings = self.settings.clone();
+        let told = tokio::time::timeout(PATIENCE, settings.wait_for(|settings| settings.port.is_some())).await;
+        told.ok()?.ok().map(|settings| settings.clone())
+    }
+}
+
+/// Carries what `instance` sends out, until its process ends.
+pub(crate) async fn run(
+    runtime: Runtime,
+    instance: String,
+    policy: Arc<EgressPolicy>,
+    settings: watch::Receiver<Settings>,
+) {
+    let outbound = match runtime.outbound(&instance).await {
+        Ok(outbound) => outbound,
+        Err(error) => return tracing::warn!(instance, reason = %error.kind, "a container without a way out"),
+    };
+    let kept = settings.borrow().to_keep();
+    if let Err(error) = runtime.keep_egress(&instance, kept).await {
+        tracing::warn!(instance, reason = %error.kind, "a restart will forget how a container may reach out");
+    }
+    let egress = Arc::new(Egress { instance, policy, settings });
+    tokio::select! {
+        () = accept(&outbound, &egress) => {}
+        () = dns::answer_all(&outbound.udp, &egress) => {}
+        () = outbound.ended() => {}
+    }
+}
+
+async fn accept(outbound: &Outbound, egress: &Arc<Egress>) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        match outbound.accept().await {
+            Ok((stream, destination)) => {
+                let egress = egress.clone();
+                tokio::spawn(async move {
+                    connection::carry(stream, destination, &egress).await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tracing::debug!(instance = egress.instance, %error, "cannot accept a connection of a container");
+                // Most likely there is no file descriptor left; do not spin until there is one.
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_said_stays_as_it_was() {
+        let mut settings = Settings::parse(br#"{"port":4,"dns":{"allowHostnames":["*.a"]}}"#).expect("parses");
+        assert!(!settings.has_internet() && settings.is_allowed("x.a"));
+        settings.update(Settings::parse(br#"{"internet":{"enabled":true}}"#).expect("parses"));
+        assert!(settings.has_internet() && settings.is_allowed("x.a") && settings.port == Some(4));
+        settings.update(Settings::parse(br#"{"port":5}"#).expect("parses"));
+        let kept = Settings::parse(&settings.to_keep()).expect("parses");
+        assert!(kept.has_internet() && kept.port.is_none() && settings.port == Some(5));
+        assert!(Settings::parse(b"{}").is_err() && Settings::parse(b"").is_err());
+    }
+}

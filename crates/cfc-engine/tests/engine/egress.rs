@@ -1,0 +1,237 @@
+//! What containers send out, through the real workerd, in a network of our own in which there is nobody else.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use cfc_engine::EgressPolicy;
+
+use crate::Test;
+use crate::adoption::{kill, start_victim};
+use crate::image;
+use crate::platform::{Platform, block_on};
+use crate::workerd::{CONFIG, fetch, start_workerd, toolchain};
+
+pub const TESTS: &[Test] = &[("what_a_container_sends_out_goes_through_workerd", outbound)];
+
+/// The role of a process in a network namespace of its own.
+pub const ALONE: &str = "--alone";
+/// The role of a platform there that will be killed.
+pub const VICTIM: &str = "--egress-victim";
+
+const WORKER: &str = r#"
+import { Container, getContainer } from "@cloudflare/containers";
+export { ContainerProxy } from "@cloudflare/containers";
+export class MyContainer extends Container {
+  defaultPort = 4000;
+  sleepAfter = "10m";
+  constructor(ctx, env) { super(ctx, env); this.enableInternet = ctx.id.name !== "off"; }
+}
+MyContainer.outboundByHost = {
+  "api.test": (request) => new Response(`handled ${request.url}\n`),
+};
+export default {
+  async fetch(request, env) {
+    const [, id, ...rest] = new URL(request.url).pathname.split("/");
+    return getContainer(env.MY_CONTAINER, id).fetch(new Request("http://container/" + rest.join("/")));
+  },
+};
+"#;
+
+/// Says line by line what comes of going out; from the first moment on, and again whenever it is asked to.
+const SCRIPT: &str = r#"
+# A static busybox cannot look names up by itself, nslookup aside; so no wget.
+probe() {
+  said=$( (busybox printf "GET $5 HTTP/1.1\r\nHost: $2\r\nConnection: close\r\n\r\n"; sleep 1) |
+    busybox timeout 8 busybox nc "$3" "$4" | busybox tail -n 1)
+  echo "$1: ${said:-fails}"
+}
+probe_name() {
+  address=$(busybox nslookup -type=a "$2" 2>&1 | busybox sed -n 's/^Address: //p')
+  [ "$address" ] && probe "$1" "$2" "$address" "$3" "$4" || echo "$1: no address"
+}
+all() {
+  probe_name handler api.test 80 "/path?q=1"
+  probe server x 10.77.0.1 8080 /
+  probe_name name known.test 8080 /
+  probe_name unknown unknown.test 8080 /
+  probe private x 10.77.0.2 8080 /
+  probe own x 203.0.113.5 8080 /
+  probe metadata x 169.254.169.254 80 /
+  probe loopback x 127.0.0.1 8080 /
+  # Where every container listens in the end, this one not yet.
+  probe other x 127.0.0.1 4000 /index.html
+  echo "large: $(busybox dd if=/dev/zero bs=65536 count=256 2>/dev/null | busybox timeout 20 busybox nc 10.77.0.1 7777 | busybox wc -c)"
+  echo "done $1"
+}
+again() {
+  probe_name handler api.test 80 "/again"
+  probe private x 10.77.0.2 8080 /
+  echo "done again"
+}
+busybox mkdir /www/cgi-bin
+echo '#!/bin/sh
+touch /tmp/again
+echo "Content-Type: text/plain"
+echo
+echo again' > /www/cgi-bin/again
+busybox chmod +x /www/cgi-bin/again
+all first
+(while sleep 0.2; do [ -e /tmp/again ] && busybox rm /tmp/again && again; done) &
+exec httpd -f -p 4000 -h /www
+"#;
+
+fn outbound() {
+    if toolchain().is_none() {
+        return;
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    let program = std::env::current_exe().expect("this test has a path");
+    let role = Command::new("unshare").arg("-n").arg(program).arg(ALONE).arg(directory.path()).status();
+    assert!(role.expect("unshare is there").success());
+}
+
+fn policy() -> EgressPolicy {
+    let resolver: SocketAddr = "127.0.0.1:5353".parse().expect("an address");
+    EgressPolicy { allowed: vec!["10.77.0.1".parse().expect("a range")], resolvers: Some(vec![resolver]) }
+}
+
+pub fn be_alone(directory: &Path) -> ! {
+    for command in ["link set lo up", "addr add 10.77.0.1/32 dev lo", "addr add 10.77.0.2/32 dev lo"]
+        .into_iter()
+        .chain(["addr add 203.0.113.5/32 dev lo", "addr add 169.254.169.254/32 dev lo"])
+    {
+        let status = Command::new(image::BUSYBOX).arg("ip").args(command.split(' ')).status();
+        assert!(status.expect("busybox runs").success(), "ip {command}");
+    }
+    serve("0.0.0.0:8080", |mut stream| {
+        let _ = stream.read(&mut [0; 4096]);
+        let _ = stream.write_all(b"HTTP/1.0 200 OK\r\n\r\nfrom the server");
+    });
+    serve("169.254.169.254:80", |mut stream| {
+        let _ = stream.write_all(b"HTTP/1.0 200 OK\r\n\r\nsecret");
+    });
+    // Counts until the sender has nothing more to say, and only then sends as much back.
+    serve("10.77.0.1:7777", |mut stream| {
+        let mut bytes = Vec::new();
+        let _ = stream.read_to_end(&mut bytes);
+        let _ = stream.write_all(&bytes);
+    });
+    std::thread::spawn(resolve);
+    let project = directory.join("project");
+    std::fs::create_dir(&project).expect("makes");
+    for (name, text) in [("wrangler.jsonc", CONFIG), ("index.js", WORKER), ("Dockerfile", "FROM scratch\n")] {
+        let text = text.replace("2025-10-03", "2025-11-20");
+        std::fs::write(project.join(name), text).expect("writes");
+    }
+    block_on(async {
+        check(directory, &project).await;
+        check_adoption(directory, &project).await;
+    });
+    std::process::exit(0)
+}
+
+/// Runs the container `kept` until it has said everything, says so, and waits for the end.
+pub fn be_victim(directory: &Path) -> ! {
+    block_on(async {
+        let toolchain = toolchain().expect("was there before");
+        let platform = Platform::open_with(directory, policy()).await;
+        platform.run_script(SCRIPT);
+        let worker = start_workerd(&platform, &toolchain, &directory.join("project")).await;
+        said(&platform, &worker.socket, "kept").await;
+        eprintln!("ready");
+        std::future::pending().await
+    })
+}
+
+/// A container that outlived its platform reaches its Worker's handlers again, once the Worker is back. Not the internet:
+/// a workerd that finds a container running does not know that it may, and closes its connections.
+async fn check_adoption(directory: &Path, project: &Path) {
+    let toolchain = toolchain().expect("was there before");
+    kill(start_victim(VICTIM, directory));
+    let platform = Platform::open_with(directory, policy()).await;
+    platform.run_script(SCRIPT);
+    let [kept] = platform.runtime.list().try_into().expect("one was adopted");
+    let worker = start_workerd(&platform, &toolchain, project).await;
+    assert_eq!(fetch(&worker.socket, "/kept/cgi-bin/again").await, (200, "again\n".to_string()));
+    platform.until_said(&kept.spec.name, "done again").await;
+    let output = platform.output(&kept.spec.name).await;
+    let (_, again) = output.split_once("done first\n").expect("was said before");
+    for line in ["handler: handled http://api.test/again", "private: fails"] {
+        assert!(again.lines().any(|said| said == line), "{line}\nin\n{again}");
+    }
+    worker.workerd.stop(Duration::from_secs(5)).await;
+    platform.close().await;
+}
+
+async fn check(directory: &Path, project: &Path) {
+    let Some(toolchain) = toolchain() else { return };
+    let platform = Platform::open_with(directory, policy()).await;
+    platform.run_script(SCRIPT);
+    let worker = start_workerd(&platform, &toolchain, project).await;
+    let allowed = [
+        "handler: handled http://api.test/path?q=1",
+        "server: from the server",
+        "name: from the server",
+        "unknown: no address",
+        "large: 16777216",
+    ];
+    let refused = ["private: fails", "own: fails", "metadata: fails", "loopback: fails", "other: fails"];
+    let on = said(&platform, &worker.socket, "on").await;
+    for line in allowed.iter().chain(&refused) {
+        assert!(on.lines().any(|said| said == *line), "{line}\nin\n{on}");
+    }
+    let off = said(&platform, &worker.socket, "off").await;
+    let without =
+        ["handler: handled http://api.test/path?q=1", "server: fails", "name: no address", "unknown: no address"];
+    for line in without.iter().chain(&refused) {
+        assert!(off.lines().any(|said| said == *line), "{line}\nin\n{off}");
+    }
+    worker.workerd.stop(Duration::from_secs(5)).await;
+    platform.close().await;
+}
+
+/// Starts the container `id`, and what it has said when it is done.
+async fn said(platform: &Platform, socket: &Path, id: &str) -> String {
+    let before: Vec<String> = platform.runtime.list().into_iter().map(|view| view.spec.name).collect();
+    let (status, text) = fetch(socket, &format!("/{id}/index.html")).await;
+    let new = platform.runtime.list().into_iter().map(|view| view.spec.name).find(|name| !before.contains(name));
+    let name = new.unwrap_or_else(|| panic!("no new container: {status} {text}"));
+    for _ in 0..400 {
+        let output = platform.output(&name).await;
+        if output.contains("done first") {
+            return output;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("{id} is not done: {}", platform.output(&name).await)
+}
+
+fn serve(address: &str, answer: fn(std::net::TcpStream)) {
+    let listener = TcpListener::bind(address).unwrap_or_else(|error| panic!("{address}: {error}"));
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            std::thread::spawn(move || answer(stream));
+        }
+    });
+}
+
+/// Knows `known.test` and nothing else.
+fn resolve() {
+    let socket = UdpSocket::bind("127.0.0.1:5353").expect("binds");
+    let mut buffer = [0; 512];
+    while let Ok((length, asker)) = socket.recv_from(&mut buffer) {
+        let question = &buffer[..length];
+        let is_known = question.windows(7).any(|window| window == b"\x05known\x04");
+        let is_a = question.ends_with(&[0, 1, 0, 1]);
+        let mut answer = question.to_vec();
+        answer[2..4].copy_from_slice(&[0x81, if is_known { 0x80 } else { 0x83 }]);
+        if is_known && is_a {
+            answer[7] = 1;
+            answer.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 10, 77, 0, 1]);
+        }
+        let _ = socket.send_to(&answer, asker);
+    }
+}
