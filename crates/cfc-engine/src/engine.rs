@@ -51,6 +51,12 @@ impl Engine {
         self.lock().names = Arc::new(names);
     }
 
+    /// The Worker's workerd has ended. Containers go on; what they send out waits until the next one says where it
+    /// takes connections.
+    pub fn workerd_ended(&self) {
+        self.lock().sidecars.values().for_each(Sidecar::lose_workerd);
+    }
+
     pub(crate) fn names(&self) -> Arc<WorkerNames> {
         self.lock().names.clone()
     }

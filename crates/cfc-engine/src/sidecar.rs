@@ -80,6 +80,11 @@ impl Sidecar {
         Ok(port)
     }
 
+    /// The workerd that this sidecar speaks to has ended: what the container sends out waits for the next one.
+    pub fn lose_workerd(&self) {
+        self.settings.send_modify(Settings::forget_port);
+    }
+
     /// Begins to carry what the container, which has just been started, sends out.
     pub fn carry(&mut self, engine: &Engine, instance: &str) {
         let (runtime, policy) = (engine.runtime().clone(), engine.egress().clone());

@@ -122,6 +122,14 @@ impl Machine {
         EgressPolicy { allowed: self.settings.file.egress_allow.clone(), ..EgressPolicy::default() }
     }
 
+    fn start_engine(&self, worker: &str) -> Result<WorkerEngine, ActivateErrorKind> {
+        let socket = self.socket(worker, "engine");
+        WorkerEngine::start(self.runtime.clone(), socket.clone(), self.egress()).map_err(|error| {
+            self.gateway.remove_route(worker);
+            ActivateErrorKind::Other(format!("cannot listen on `{}`: {error}", socket.display()))
+        })
+    }
+
     async fn activate_kind(&self, deployment: &Deployment) -> Result<(), ActivateErrorKind> {
         let name = &deployment.worker.name;
         let toolchain = Toolchain::locate(&self.settings.tools())
@@ -131,28 +139,6 @@ impl Machine {
             self.unpack(application).await?;
         }
         let mut workers = self.workers.lock().await;
-        let engine = match workers.get(name) {
-            Some(_) => None,
-            None => {
-                let socket = self.socket(name, "engine");
-                let cannot = |error: io::Error| {
-                    ActivateErrorKind::Other(format!("cannot listen on `{}`: {error}", socket.display()))
-                };
-                Some(WorkerEngine::start(self.runtime.clone(), socket.clone(), self.egress()).map_err(cannot)?)
-            }
-        };
-        let engine_socket = match (&engine, workers.get(name)) {
-            (Some(engine), _) => engine.socket().to_path_buf(),
-            (None, Some(worker)) => worker.engine.socket().to_path_buf(),
-            (None, None) => unreachable!("an engine was started when there was none"),
-        };
-        let place = Place {
-            toolchain: &toolchain,
-            directory: self.settings.data.join("workers").join(name),
-            engine_socket: &engine_socket,
-            http_socket: self.socket(name, "http"),
-            gateway: self.gateway.clone(),
-        };
         worker::try_version(&toolchain, &self.sockets, deployment).await?;
 
         // Two workerd processes must not use one Durable Object storage, so requests wait until the old one has ended.
@@ -162,7 +148,16 @@ impl Machine {
                 old.version.stop().await;
                 (old.engine, Some(old.deployment))
             }
-            None => (engine.expect("an engine was started when there was none"), None),
+            None => (self.start_engine(name)?, None),
+        };
+        // Before workerd starts: an alarm that is due may want a container at once.
+        self.set_applications(deployment);
+        let place = Place {
+            toolchain: &toolchain,
+            directory: self.settings.data.join("workers").join(name),
+            engine: &engine,
+            http_socket: self.socket(name, "http"),
+            gateway: self.gateway.clone(),
         };
         let version = match RunningVersion::start(deployment, place).await {
             Ok(version) => version,
@@ -172,8 +167,6 @@ impl Machine {
                 return Err(self.back_to(name, previous, error).await);
             }
         };
-        self.set_applications(deployment);
-        engine.set_names(deployment, &version);
         self.gateway.set_route(name, version.socket().to_path_buf());
         for dropped in previous.iter().flat_map(|previous| &previous.applications) {
             if !deployment.applications.iter().any(|application| application.name == dropped.name) {

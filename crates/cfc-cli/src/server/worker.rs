@@ -50,8 +50,8 @@ impl WorkerEngine {
         Ok(WorkerEngine { engine, socket, serving })
     }
 
-    /// What the names of `version`'s workerd mean, from now on.
-    pub fn set_names(&self, deployment: &Deployment, version: &RunningVersion) {
+    /// What the names that the deployment's workerd uses mean, from now on.
+    fn set_names(&self, deployment: &Deployment, unique_keys: &BTreeMap<String, String>) {
         let mut names = WorkerNames {
             worker: deployment.worker.name.clone(),
             sidecar_image: SIDECAR_IMAGE.to_string(),
@@ -59,15 +59,11 @@ impl WorkerEngine {
         };
         for binding in &deployment.worker.containers {
             let Some(application) = deployment.application_of(&binding.class_name) else { continue };
-            let Some(key) = version.unique_keys.get(&binding.class_name) else { continue };
+            let Some(key) = unique_keys.get(&binding.class_name) else { continue };
             names.applications.insert(key.clone(), application.name.clone());
             names.images.insert(image_name(application), application.image.manifest.clone());
         }
         self.engine.set_names(names);
-    }
-
-    pub fn socket(&self) -> &Path {
-        &self.socket
     }
 }
 
@@ -97,8 +93,6 @@ pub async fn try_version(
 pub struct RunningVersion {
     workerd: Arc<Workerd>,
     socket: PathBuf,
-    /// The key of each container class, by class.
-    unique_keys: BTreeMap<String, String>,
     supervisor: JoinHandle<()>,
 }
 
@@ -107,7 +101,7 @@ pub struct Place<'a> {
     pub toolchain: &'a Toolchain,
     /// The Worker's directory: configuration, Durable Object storage, log.
     pub directory: PathBuf,
-    pub engine_socket: &'a Path,
+    pub engine: &'a WorkerEngine,
     /// The socket that this version's workerd shall listen on.
     pub http_socket: PathBuf,
     pub gateway: Gateway,
@@ -120,7 +114,7 @@ impl RunningVersion {
         let config = {
             let toolchain = place.toolchain.clone();
             let directory = place.directory.clone();
-            let engine_socket = place.engine_socket.to_path_buf();
+            let engine_socket = place.engine.socket.clone();
             tokio::task::spawn_blocking(move || {
                 cfc_workers::write_config(&toolchain, &directory, &version, &engine_socket, SIDECAR_IMAGE)
                     .map_err(rejected)
@@ -128,6 +122,7 @@ impl RunningVersion {
             .await
             .map_err(|error| ActivateErrorKind::Other(error.to_string()))??
         };
+        place.engine.set_names(deployment, &config.unique_keys);
         let launch = Launch {
             toolchain: place.toolchain.clone(),
             directory: place.directory,
@@ -135,9 +130,14 @@ impl RunningVersion {
             socket: place.http_socket.clone(),
         };
         let workerd = Arc::new(launch.start().await.map_err(rejected)?);
-        let supervisor =
-            tokio::spawn(supervise(deployment.worker.name.clone(), launch, workerd.clone(), place.gateway.clone()));
-        Ok(RunningVersion { workerd, socket: place.http_socket, unique_keys: config.unique_keys, supervisor })
+        let supervisor = tokio::spawn(supervise(
+            deployment.worker.name.clone(),
+            launch,
+            workerd.clone(),
+            place.gateway.clone(),
+            place.engine.engine.clone(),
+        ));
+        Ok(RunningVersion { workerd, socket: place.http_socket, supervisor })
     }
 
     pub fn socket(&self) -> &Path {
@@ -169,13 +169,14 @@ impl Launch {
 }
 
 /// Starts workerd again whenever it ends by itself; requests wait at the gateway meanwhile.
-async fn supervise(worker: String, launch: Launch, first: Arc<Workerd>, gateway: Gateway) {
+async fn supervise(worker: String, launch: Launch, first: Arc<Workerd>, gateway: Gateway, engine: Engine) {
     let mut current = first;
     let mut delay = FIRST_RESTART_DELAY;
     loop {
         let started = tokio::time::Instant::now();
         let exited = current.exited().await;
         gateway.hold_route(&worker);
+        engine.workerd_ended();
         tracing::error!(%worker, %exited, "workerd ended by itself, starting it again");
         if started.elapsed() > LAST_RESTART_DELAY {
             delay = FIRST_RESTART_DELAY;

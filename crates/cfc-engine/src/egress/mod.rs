@@ -68,6 +68,11 @@ impl Settings {
         self.internet = newer.internet.or(self.internet.take());
     }
 
+    /// Forgets where workerd takes connections: whoever gets that port next is somebody else.
+    pub fn forget_port(&mut self) {
+        self.port = None;
+    }
+
     /// As bytes for whoever adopts the container. The port is one of a workerd that will be gone then.
     pub fn to_keep(&self) -> Vec<u8> {
         serde_json::to_vec(&Settings { port: None, ..self.clone() }).unwrap_or_default()

@@ -81,7 +81,7 @@ fn prepare_process() -> std::io::Result<()> {
     let _ = rustix::thread::set_name(c"cfc-launcher");
     rustix::process::chdir("/")?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
-    // Three descriptors a sandbox: take all that this machine gives.
+    // Up to seven descriptors a sandbox: take all that this machine gives.
     let limit = rustix::process::getrlimit(Resource::Nofile);
     let _ = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
     Ok(())
