@@ -17,6 +17,7 @@ mod status;
 
 mod client;
 mod host;
+mod inside;
 mod network;
 mod redirect;
 mod user;

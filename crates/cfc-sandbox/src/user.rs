@@ -127,7 +127,7 @@ fn read_in_layer(layer: &Path, name: &str) -> rustix::io::Result<Layer> {
     let root = rustix::fs::open(layer, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     let open = |path: &str, flags: OFlags| -> rustix::io::Result<Option<OwnedFd>> {
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-        match rustix::fs::openat2(&root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
+        match crate::inside::open_inside(&root, path, flags, resolve) {
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
             result => result.map(Some),
         }

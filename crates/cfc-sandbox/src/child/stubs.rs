@@ -3,7 +3,7 @@
 //! They must not end up in a layer that is made from the upper directory.
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps};
@@ -112,7 +112,7 @@ fn open_parent<'p>(upper: &OwnedFd, path: &'p Path) -> rustix::io::Result<(Owned
 
 fn open_beneath(upper: &OwnedFd, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
     let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-    let flags = flags | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let flags = flags | OFlags::DIRECTORY;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-    rustix::fs::openat2(upper.as_fd(), path, flags, Mode::empty(), resolve)
+    crate::inside::open_inside(upper, path, flags, resolve)
 }

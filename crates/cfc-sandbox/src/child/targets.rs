@@ -10,6 +10,7 @@ use rustix::io::Errno;
 
 use super::stubs::Stubs;
 use crate::error::ErrorKind;
+use crate::inside::open_inside;
 use crate::step::Step;
 
 /// How many links that lead nowhere are followed for one mount point.
@@ -40,7 +41,7 @@ impl Targets {
     /// Opens `path` inside the root.
     pub(crate) fn open(&self, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-        rustix::fs::openat2(&self.root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve)
+        open_inside(&self.root, path, flags, resolve)
     }
 
     /// Finds `path`, or makes it as an empty directory or file, with the directories above it. A link to something that is

@@ -98,10 +98,10 @@ impl Tree {
 
     fn resolve(&self, path: &Path) -> io::Result<OwnedFd> {
         let strictly = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
-        match openat2(&self.root, path, directory_flags(), Mode::empty(), strictly) {
+        match retry(|| openat2(&self.root, path, directory_flags(), Mode::empty(), strictly)) {
             Ok(handle) => return Ok(handle),
-            Err(Errno::LOOP) => {}
-            Err(error) => return Err(error.into()),
+            Err(error) if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {}
+            Err(error) => return Err(error),
         }
         let inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
         let handle = retry(|| openat2(&self.root, path, directory_flags(), Mode::empty(), inside))?;
