@@ -36,6 +36,11 @@ const UNIFORM_STEPS: &[u64] = &[5, 10, 20, 25, 50, 100];
 
 /// Reads the `rollout_…` fields of a container.
 pub(crate) fn read(table: &Table, max_instances: u32) -> Rollout {
+    for field in ["rollout_kind", "rollout_step_percentage", "rollout_active_grace_period"] {
+        if table.value(field).is_some() {
+            table.warning(field, "has no effect yet: a deploy replaces all instances at once");
+        }
+    }
     let kind = match table.one_of("rollout_kind", &["full_auto", "full_manual", "none"]) {
         Some("full_manual") => RolloutKind::FullManual,
         Some("none") => RolloutKind::None,

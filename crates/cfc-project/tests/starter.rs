@@ -106,3 +106,20 @@ fn a_class_declared_by_exports_needs_neither_binding_nor_migration() {
     object.insert("containers".to_string(), json!([{ "name": "box", "image": "Dockerfile" }]));
     assert_eq!(project(config, None).containers[0].class_name, "C");
 }
+
+#[test]
+fn a_rollout_that_cfc_does_not_carry_out_is_a_warning() {
+    let directory = tempfile::tempdir().expect("a directory");
+    std::fs::create_dir(directory.path().join("src")).expect("makes");
+    std::fs::write(directory.path().join("src/index.js"), "").expect("writes");
+    std::fs::write(directory.path().join("Dockerfile"), "FROM scratch\n").expect("writes");
+    let config = directory.path().join("wrangler.json");
+    let text = r#"{ "name": "a", "main": "src/index.js", "compatibility_date": "2025-10-03",
+        "containers": [ { "class_name": "C", "image": "./Dockerfile", "rollout_step_percentage": 100 } ],
+        "durable_objects": { "bindings": [ { "class_name": "C", "name": "C" } ] },
+        "migrations": [ { "new_sqlite_classes": ["C"], "tag": "v1" } ] }"#;
+    std::fs::write(&config, text).expect("writes");
+    let project = load(&config, None).expect("a valid config");
+    let warned = project.warnings.iter().filter(|warning| warning.contains("rollout_step_percentage")).count();
+    assert_eq!(warned, 1, "{:?}", project.warnings);
+}

@@ -75,13 +75,17 @@ async fn upload(
 
 fn application(container: &Container, image: Reference) -> ApplicationRequest {
     let size = &container.instance_type;
+    // Kept with the application, and shown; on one machine they change nothing.
+    let mut more: serde_json::Map<String, serde_json::Value> = container.extra.clone().into_iter().collect();
+    more.insert("constraints".to_string(), serde_json::json!(container.constraints));
+    more.insert("scheduling_policy".to_string(), serde_json::json!(container.scheduling_policy));
     ApplicationRequest {
         name: container.name.clone(),
         class_name: container.class_name.clone(),
         image,
         size: InstanceSize { vcpu: size.vcpu, memory_mib: size.memory_mib, disk_mb: size.disk_mb },
         max_instances: container.max_instances,
-        more: container.extra.clone().into_iter().collect(),
+        more,
     }
 }
 
