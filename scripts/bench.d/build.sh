@@ -1,0 +1,15 @@
+# Ten RUN steps, uncached and cached.
+
+mkdir -p "$work/steps"
+cp /bin/busybox "$work/steps/busybox"
+{ printf 'FROM scratch\nCOPY busybox /bin/sh\n'; for step in 1 2 3 4 5 6 7 8 9 10; do echo "RUN echo $step >/file-$step"; done; } >"$work/steps/Dockerfile"
+for _ in $(seq "$rounds"); do
+  measure build-cfc "$cfc" build "$work/steps" -t bench/steps:1 --no-cache
+  [ $have_docker = no ] || DOCKER_BUILDKIT=1 measure build-docker "$docker_cli" -H "$docker_host" build -q --no-cache -t bench/steps:1 "$work/steps"
+  measure cached-cfc "$cfc" build "$work/steps" -t bench/steps:1
+  [ $have_docker = no ] || DOCKER_BUILDKIT=1 measure cached-docker "$docker_cli" -H "$docker_host" build -q -t bench/steps:1 "$work/steps"
+done
+row "ten RUN steps, uncached: cfc build" build-cfc
+row "  BuildKit in docker.io" build-docker build-cfc
+row "ten RUN steps, cached: cfc build" cached-cfc
+row "  BuildKit in docker.io" cached-docker cached-cfc
