@@ -1,9 +1,11 @@
 //! Who the process is: limits, user, capabilities, seccomp.
 
-use rustix::process::{Gid, Resource, Rlimit, Uid};
+use rustix::process::{DumpableBehavior, Gid, Resource, Rlimit, Uid};
 
+use crate::child::capabilities::CapabilityMasks;
 use crate::error::ErrorKind;
-use crate::launcher::blueprint::Blueprint;
+use crate::launcher::blueprint::{Blueprint, UserPlan};
+use crate::seccomp::Program;
 use crate::step::Step;
 use crate::sys;
 
@@ -27,12 +29,39 @@ const RESOURCES: [Resource; 16] = [
     Resource::Rttime,
 ];
 
+/// Who a process is to be.
+pub(crate) struct Identity<'a> {
+    pub(crate) user: &'a UserPlan,
+    pub(crate) capabilities: &'a CapabilityMasks,
+    pub(crate) no_new_privileges: bool,
+    pub(crate) seccomp: &'a Program,
+}
+
+impl Blueprint {
+    /// The application's identity.
+    pub(crate) fn identity(&self) -> Identity<'_> {
+        Identity {
+            user: &self.user,
+            capabilities: &self.capabilities,
+            no_new_privileges: self.no_new_privileges,
+            seccomp: &self.seccomp,
+        }
+    }
+}
+
 /// Becomes the user namespace's root. Until then the process has an unmapped user, with all capabilities.
 pub(crate) fn become_root() -> Result<(), ErrorKind> {
     rustix::thread::set_thread_groups(&[]).step(|| "drop the launcher's groups".into())?;
     rustix::thread::set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT)
         .step(|| "become the sandbox's root group".into())?;
-    rustix::thread::set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT).step(|| "become the sandbox's root".into())
+    rustix::thread::set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT).step(|| "become the sandbox's root".into())?;
+    close_memory()
+}
+
+/// Nobody in the sandbox may look at this process until `execve` has replaced it: it is a copy of the launcher. To be said
+/// again after each change of user, at which the kernel takes `fs.suid_dumpable` for its answer.
+pub(crate) fn close_memory() -> Result<(), ErrorKind> {
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).step(|| "close the launcher's memory".into())
 }
 
 /// Sets resource limits, clamped to what this machine's hard limits allow.
@@ -48,13 +77,13 @@ pub(crate) fn set_rlimits(rlimits: &[(u32, u64, u64)]) -> Result<(), ErrorKind> 
     Ok(())
 }
 
-/// Takes the application's user and capabilities.
+/// Takes a user and capabilities.
 ///
 /// Without no_new_privs a filter needs CAP_SYS_ADMIN, so it is installed here, before that is dropped.
-pub(crate) fn take(blueprint: &Blueprint) -> Result<(), ErrorKind> {
-    let (user, capabilities) = (&blueprint.user, &blueprint.capabilities);
-    if !blueprint.no_new_privileges {
-        install_seccomp(blueprint)?;
+pub(crate) fn take(identity: &Identity<'_>) -> Result<(), ErrorKind> {
+    let Identity { user, capabilities, no_new_privileges, .. } = identity;
+    if !no_new_privileges {
+        install_seccomp(identity)?;
     }
     capabilities.limit_bounding_set()?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(user.umask));
@@ -64,18 +93,20 @@ pub(crate) fn take(blueprint: &Blueprint) -> Result<(), ErrorKind> {
     rustix::thread::set_thread_res_gid(gid, gid, gid).step(|| format!("take the group {}", user.gid))?;
     rustix::thread::set_keep_capabilities(true).step(|| "keep the capabilities".into())?;
     rustix::thread::set_thread_res_uid(uid, uid, uid).step(|| format!("take the user {}", user.uid))?;
+    // Before the capabilities go: as long as it has all of them, nobody with fewer can look at it either.
+    close_memory()?;
     capabilities.apply()?;
     rustix::thread::set_keep_capabilities(false).step(|| "stop keeping capabilities".into())?;
-    if blueprint.no_new_privileges {
+    if *no_new_privileges {
         rustix::thread::set_no_new_privs(true).step(|| "set no_new_privs".into())?;
     }
     Ok(())
 }
 
 /// Installs the seccomp filter, when there is one. What follows must be allowed by it.
-pub(crate) fn install_seccomp(blueprint: &Blueprint) -> Result<(), ErrorKind> {
-    if blueprint.seccomp.is_empty() {
+pub(crate) fn install_seccomp(identity: &Identity<'_>) -> Result<(), ErrorKind> {
+    if identity.seccomp.is_empty() {
         return Ok(());
     }
-    sys::install_seccomp(&blueprint.seccomp).step(|| "install the seccomp filter".into())
+    sys::install_seccomp(identity.seccomp).step(|| "install the seccomp filter".into())
 }

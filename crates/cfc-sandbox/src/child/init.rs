@@ -2,8 +2,9 @@
 
 use std::os::fd::AsFd;
 
-use rustix::process::{DumpableBehavior, Pid, WaitOptions, WaitStatus};
+use rustix::process::{Pid, WaitOptions, WaitStatus};
 
+use super::identity;
 use crate::error::ErrorKind;
 use crate::step::Step;
 use crate::sys::{self, Cloned};
@@ -11,9 +12,8 @@ use crate::sys::{self, Cloned};
 /// Forks. Returns in the child, which becomes the application; this process stays, reaps, forwards signals, and ends as
 /// the application ends: with its code, or with 128 plus the signal.
 pub(crate) fn stay_as_reaper() -> Result<(), ErrorKind> {
-    // This process is a copy of the launcher: its memory and environment are none of the application's business. It is
-    // closed before the application exists, and `execve` opens the application's own again.
-    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).step(|| "close the init's memory".into())?;
+    // Closed before the application exists; `execve` opens the application's own again.
+    identity::close_memory()?;
     let _ = rustix::thread::set_name(c"cfc-init");
     match sys::clone_process(0, None).step(|| "fork the application from its init".into())? {
         Cloned::Child => rustix::process::setsid().map(drop).step(|| "start a session".into()),

@@ -79,11 +79,11 @@ fn prepare_and_execute(blueprint: &Blueprint, wiring: &Wiring) -> Result<std::co
     }
     let stubs = rootfs::enter(blueprint)?;
     identity::set_rlimits(&blueprint.rlimits)?;
-    let is_cwd_set = program::change_directory(&blueprint.cwd)?;
+    let is_cwd_set = program::change_or_make_directory(&blueprint.cwd)?;
     sys::reset_signals();
     connect_stdio(wiring)?;
     sys::close_on_exec_from(3).step(|| "close inherited files".into())?;
-    identity::take(blueprint)?;
+    identity::take(&blueprint.identity())?;
     if !is_cwd_set {
         program::change_directory_as_user(&blueprint.cwd)?;
     }
@@ -94,10 +94,10 @@ fn prepare_and_execute(blueprint: &Blueprint, wiring: &Wiring) -> Result<std::co
         init::stay_as_reaper()?;
     }
     if blueprint.no_new_privileges {
-        identity::install_seccomp(blueprint)?;
+        identity::install_seccomp(&blueprint.identity())?;
     }
     report::send(&wiring.report, &Report::Ready(stubs));
-    Err(program::execute(blueprint))
+    Err(program::execute(&blueprint.arguments, &blueprint.environment))
 }
 
 fn wait_for_go(wiring: &Wiring) -> Result<(), ErrorKind> {

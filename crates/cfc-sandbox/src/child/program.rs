@@ -10,7 +10,6 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use crate::error::ErrorKind;
-use crate::launcher::blueprint::Blueprint;
 use crate::step::Step;
 use crate::sys;
 
@@ -18,12 +17,16 @@ use crate::sys;
 const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Changes to `cwd`, making it when it is not there, as Docker does. `false` when only the application's user may enter.
-pub(crate) fn change_directory(cwd: &Path) -> Result<bool, ErrorKind> {
-    let mut result = enter(cwd);
-    if result == Err(Errno::NOENT) {
+pub(crate) fn change_or_make_directory(cwd: &Path) -> Result<bool, ErrorKind> {
+    if enter(cwd) == Err(Errno::NOENT) {
         make_directories(cwd).step(|| format!("make the working directory `{}`", cwd.display()))?;
-        result = enter(cwd);
     }
+    change_directory(cwd)
+}
+
+/// Changes to `cwd`. `false` when only the application's user may enter.
+pub(crate) fn change_directory(cwd: &Path) -> Result<bool, ErrorKind> {
+    let result = enter(cwd);
     if result == Err(Errno::ACCESS) {
         return Ok(false);
     }
@@ -70,17 +73,21 @@ fn make_directories(path: &Path) -> rustix::io::Result<()> {
 }
 
 /// Becomes the application. Returns only on failure, with a shell's distinction: not found, or not executable.
-pub(crate) fn execute(blueprint: &Blueprint) -> ErrorKind {
-    let command = &blueprint.arguments[0];
+pub(crate) fn execute(arguments: &[CString], environment: &[CString]) -> ErrorKind {
+    let command = &arguments[0];
     let name = command.to_string_lossy().into_owned();
     if command.as_bytes().contains(&b'/') {
-        return failure(name, Path::new(std::ffi::OsStr::from_bytes(command.as_bytes())), run(blueprint, command));
+        return failure(
+            name,
+            Path::new(std::ffi::OsStr::from_bytes(command.as_bytes())),
+            sys::execute(command, arguments, environment),
+        );
     }
     let mut found = None;
-    for directory in search_path(blueprint).split(':') {
+    for directory in search_path(environment).split(':') {
         let directory = if directory.is_empty() { "." } else { directory };
         let Ok(candidate) = CString::new(format!("{directory}/{name}")) else { continue };
-        let error = run(blueprint, &candidate);
+        let error = sys::execute(&candidate, arguments, environment);
         match error.raw_os_error() {
             Some(libc::ENOENT | libc::ENOTDIR) => {}
             // As a shell: a later directory may hold one that can be executed.
@@ -94,12 +101,8 @@ pub(crate) fn execute(blueprint: &Blueprint) -> ErrorKind {
     }
 }
 
-fn run(blueprint: &Blueprint, path: &CString) -> io::Error {
-    sys::execute(path, &blueprint.arguments, &blueprint.environment)
-}
-
-fn search_path(blueprint: &Blueprint) -> String {
-    let path = blueprint.environment.iter().rev().find_map(|variable| variable.as_bytes().strip_prefix(b"PATH="));
+fn search_path(environment: &[CString]) -> String {
+    let path = environment.iter().rev().find_map(|variable| variable.as_bytes().strip_prefix(b"PATH="));
     path.map_or_else(|| PATH_DEFAULT.to_owned(), |path| String::from_utf8_lossy(path).into_owned())
 }
 

@@ -116,7 +116,7 @@ impl Starter {
 }
 
 fn programs(cache: &mut Vec<(LinuxSeccomp, Program)>, profile: Option<&LinuxSeccomp>) -> Result<Program, ErrorKind> {
-    let Some(profile) = profile else { return Ok(Program::new()) };
+    let Some(profile) = profile else { return Ok(Program::default()) };
     if let Some((_, programs)) = cache.iter().find(|(known, _)| known == profile) {
         return Ok(programs.clone());
     }

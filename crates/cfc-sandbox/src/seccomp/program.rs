@@ -5,6 +5,7 @@
 //! actions.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use oci_spec::runtime::LinuxSeccompOperator as Operator;
 
@@ -18,8 +19,8 @@ pub(crate) struct Instruction {
     k: u32,
 }
 
-/// A program in the kernel's form.
-pub(crate) type Program = Vec<Instruction>;
+/// A program in the kernel's form. Shared: many sandboxes have the same.
+pub(crate) type Program = Rc<[Instruction]>;
 
 /// A `SECCOMP_RET_*` value.
 pub(crate) type Answer = u32;
@@ -95,7 +96,7 @@ pub(crate) fn assemble(
         plain(LOAD, NUMBER),
     ];
     search(&ranges(calls, default), default, &mut program);
-    (program.len() <= LENGTH_MAX).then_some(program)
+    (program.len() <= LENGTH_MAX).then(|| program.into())
 }
 
 /// The rules of all numbers from 0 on: each holds from its number to before the next one's.
@@ -122,7 +123,7 @@ fn ranges(calls: &BTreeMap<u32, Rules>, default: Answer) -> Vec<(u32, Rules)> {
     ranges
 }
 
-fn search(ranges: &[(u32, Rules)], default: Answer, program: &mut Program) {
+fn search(ranges: &[(u32, Rules)], default: Answer, program: &mut Vec<Instruction>) {
     if let [(_, rules)] = ranges {
         return answer(rules, default, program);
     }
@@ -136,7 +137,7 @@ fn search(ranges: &[(u32, Rules)], default: Answer, program: &mut Program) {
     search(upper, default, program);
 }
 
-fn answer(rules: &Rules, default: Answer, program: &mut Program) {
+fn answer(rules: &Rules, default: Answer, program: &mut Vec<Instruction>) {
     for rule in rules {
         let tests: Vec<Vec<Draft>> = rule.conditions.iter().map(test).collect();
         // Behind the tests comes the answer, and behind that whatever is next when a test fails.
