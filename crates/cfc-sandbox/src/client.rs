@@ -1,5 +1,6 @@
 //! [`Launcher`]: the handle through which sandboxes are started and watched.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -11,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::config::{SandboxConfig, Stdio};
+use crate::disk::{DiskKind, DiskUsage};
 use crate::error::{Error, ErrorKind, Result};
 use crate::launcher::{LAUNCHER_ARGV0, PRIVATE};
 use crate::network::NetworkHandle;
@@ -168,6 +170,20 @@ impl Launcher {
     pub fn outbound(&self, id: &str) -> Result<OutboundSockets> {
         let (_, descriptors) = self.call(&Request::Outbound { id: id.to_owned() }, &[])?;
         OutboundSockets::new(descriptors).ok_or_else(|| launcher_error("it sent no sockets".into()))
+    }
+
+    /// Makes a disk of this kind, so that the next start that wants one finds it ready. An error says why this machine
+    /// makes none.
+    pub fn prepare_disk(&self, kind: &DiskKind) -> Result<()> {
+        done(self.call(&Request::PrepareDisk(kind.clone()), &[])?.0)
+    }
+
+    /// How full the disks of the running sandboxes with [`Root::Disk`](crate::Root::Disk) are, by id.
+    pub fn disks(&self) -> Result<BTreeMap<String, DiskUsage>> {
+        match self.call(&Request::Disks, &[])?.0 {
+            Reply::Disks(disks) => Ok(disks),
+            other => Err(unexpected(&other)),
+        }
     }
 
     /// Ends all sandboxes and the launcher, and returns when they are gone.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use oci_spec::runtime::Spec;
 use serde::{Deserialize, Serialize};
 
+use crate::disk::DiskKind;
 use crate::error::{Error, ErrorKind, Result};
 use crate::unsupported::first_unsupported;
 
@@ -50,6 +51,14 @@ pub enum Root {
         upper: PathBuf,
         /// The overlay's scratch directory.
         work: PathBuf,
+    },
+    /// As [`Root::Overlay`], with what the sandbox writes on a disk of its own, which is empty at the start and gone
+    /// after the end. When it is full, or has no inode left, the sandbox gets `ENOSPC` and nobody else.
+    Disk {
+        /// Unpacked layers, topmost first.
+        lowers: Vec<PathBuf>,
+        /// How large the disk is, and where its space comes from.
+        disk: DiskKind,
     },
     /// A directory used as it is; the sandbox writes into it.
     Directory {
@@ -108,7 +117,7 @@ impl SandboxConfig {
         if let Some(path) = first_unsupported(&self.spec) {
             return invalid(format!("`{path}` of the spec is not supported"));
         }
-        if let Root::Overlay { lowers, .. } = &self.root
+        if let Root::Overlay { lowers, .. } | Root::Disk { lowers, .. } = &self.root
             && lowers.is_empty()
         {
             return invalid("an overlay root needs at least one lower directory".into());

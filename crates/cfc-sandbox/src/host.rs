@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::cgroup::{Cgroup, Hierarchies};
 use crate::client::Launcher;
+use crate::disk;
 use crate::error::{Error, ErrorKind, Result};
 use crate::protocol;
 
@@ -53,6 +54,7 @@ pub fn check_host() -> Vec<Finding> {
         .into_iter()
         .flatten()
         .chain(check_cgroups(&Hierarchies::detect()))
+        .chain(check_disks())
         .collect()
 }
 
@@ -130,6 +132,22 @@ fn check_cgroups(hierarchies: &Hierarchies) -> Vec<Finding> {
     }
     let what = format!("{} without the controllers {}: no such limits", hierarchies.describe(), lacking.join(", "));
     vec![Finding::new(Severity::Error, what, "mount the cgroup filesystem with these controllers")]
+}
+
+/// Without these, what an instance writes is bounded by the machine's disk only.
+fn check_disks() -> Option<Finding> {
+    let filesystems = fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    let has_ext4 = filesystems.lines().any(|line| line.split_whitespace().last() == Some("ext4"));
+    let (lacking, remedy) = match () {
+        () if !Path::new("/dev/loop-control").exists() => {
+            ("there are no loop devices", "modprobe loop; in a container, show it the host's /dev")
+        }
+        () if disk::lacks_mkfs() => ("there is no mkfs.ext4", "apt-get install e2fsprogs"),
+        () if !has_ext4 => ("the kernel knows no ext4", "modprobe ext4"),
+        () => return None,
+    };
+    let what = format!("{lacking}: instances' disks have no limit of their own, and a full one is the host's");
+    Some(Finding::new(Severity::Warning, what, remedy))
 }
 
 /// How long the processes of a cgroup may take to die.

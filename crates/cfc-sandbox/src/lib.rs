@@ -24,6 +24,7 @@ mod user;
 
 mod cgroup;
 mod child;
+mod disk;
 mod launcher;
 mod netlink;
 mod protocol;
@@ -35,6 +36,7 @@ mod unsupported;
 pub use client::Launcher;
 pub use config::{INIT_ANNOTATION, Network, Root, SandboxConfig, Stdio};
 pub use default_spec::{build_spec, default_spec};
+pub use disk::{DiskKind, DiskUsage};
 pub use error::{Error, ErrorKind, Result};
 pub use host::{Finding, Severity, check_host, sweep};
 pub use launcher::{LAUNCHER_ARGV0, launcher_main};

@@ -3,7 +3,7 @@
 //! Over a stream socket, each message is its length as four little-endian bytes and then JSON. Descriptors travel with
 //! a message's first byte. A client sends a request and reads its response before it sends the next.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::cgroup::PARENT_PREFIX;
 use crate::config::SandboxConfig;
+use crate::disk::{DiskKind, DiskUsage};
 use crate::error::Error;
 use crate::status::{Exit, Started, Status};
 
@@ -52,6 +53,10 @@ pub(crate) enum Request {
     Outbound {
         id: String,
     },
+    /// Answered when a disk of this kind is ready.
+    PrepareDisk(DiskKind),
+    /// How full the disks of the sandboxes are.
+    Disks,
     Shutdown,
 }
 
@@ -65,6 +70,7 @@ pub(crate) enum Reply {
     Started(Started),
     Exited(Exit),
     List(Vec<Status>),
+    Disks(BTreeMap<String, DiskUsage>),
 }
 
 /// The name of the cgroup directory of the launcher with this pid.

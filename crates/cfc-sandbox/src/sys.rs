@@ -190,6 +190,66 @@ pub(crate) fn loopback_up(socket: BorrowedFd<'_>) -> io::Result<()> {
     } as i64)
 }
 
+/// The number of a loop device that has no file; the kernel makes one when none is left.
+pub(crate) fn free_loop_device(control: BorrowedFd<'_>) -> io::Result<u32> {
+    const LOOP_CTL_GET_FREE: libc::Ioctl = 0x4C82;
+    // JUSTIFICATION: no crate of ours has the loop control device.
+    // SAFETY: this request takes no argument.
+    loop_device_number(unsafe { libc::ioctl(control.as_raw_fd(), LOOP_CTL_GET_FREE) })
+}
+
+/// Makes a loop device that was not there before.
+pub(crate) fn add_loop_device(control: BorrowedFd<'_>) -> io::Result<u32> {
+    const LOOP_CTL_ADD: libc::Ioctl = 0x4C80;
+    // JUSTIFICATION: as in free_loop_device.
+    // SAFETY: the argument is a number; -1 lets the kernel choose.
+    loop_device_number(unsafe { libc::ioctl(control.as_raw_fd(), LOOP_CTL_ADD, -1 as libc::c_long) })
+}
+
+fn loop_device_number(result: c_int) -> io::Result<u32> {
+    u32::try_from(result).map_err(|_| io::Error::last_os_error())
+}
+
+/// Puts `file` behind the loop device, with direct I/O where the file can, until nothing uses the device any more.
+pub(crate) fn configure_loop_device(device: BorrowedFd<'_>, file: BorrowedFd<'_>, block: u32) -> io::Result<()> {
+    const LOOP_CONFIGURE: libc::Ioctl = 0x4C0A;
+    const AUTOCLEAR: u32 = 4;
+    const DIRECT_IO: u32 = 16;
+    /// `struct loop_config`, with the fields of `struct loop_info64` that are not zero.
+    #[repr(C)]
+    struct LoopConfig {
+        file: u32,
+        block: u32,
+        before_flags: [u64; 5],
+        encryption: [u32; 3],
+        flags: u32,
+        after_flags: [u8; 64 + 64 + 32 + 16],
+        reserved: [u64; 8],
+    }
+    const { assert!(size_of::<LoopConfig>() == 304) };
+    let config = LoopConfig {
+        file: file.as_raw_fd() as u32,
+        block,
+        before_flags: [0; 5],
+        encryption: [0; 3],
+        flags: AUTOCLEAR | DIRECT_IO,
+        after_flags: [0; 176],
+        reserved: [0; 8],
+    };
+    // JUSTIFICATION: as in free_loop_device.
+    // SAFETY: the structure has the kernel's layout and outlives the call, which only reads it.
+    check(unsafe { libc::ioctl(device.as_raw_fd(), LOOP_CONFIGURE, &raw const config) } as i64)
+}
+
+/// Stops the ext4 filesystem of `root` from writing anything to its device from now on.
+pub(crate) fn shut_down_ext4(root: BorrowedFd<'_>) -> io::Result<()> {
+    const EXT4_IOC_SHUTDOWN: libc::Ioctl = 0x8004_587D;
+    static NO_LOG_FLUSH: u32 = 2;
+    // JUSTIFICATION: no crate has it.
+    // SAFETY: the request reads one number, which outlives the call. Other filesystems refuse the request.
+    check(unsafe { libc::ioctl(root.as_raw_fd(), EXT4_IOC_SHUTDOWN, &raw const NO_LOG_FLUSH) } as i64)
+}
+
 /// Sends any signal, real-time ones included.
 pub(crate) fn send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
     // JUSTIFICATION: rustix's Signal cannot safely hold every number.

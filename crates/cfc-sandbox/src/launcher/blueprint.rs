@@ -17,6 +17,7 @@ use rustix::mount::OpenTreeFlags;
 
 use crate::child::capabilities::CapabilityMasks;
 use crate::config::{INIT_ANNOTATION, Network, Root, SandboxConfig};
+use crate::disk::Disk;
 use crate::error::ErrorKind;
 use crate::launcher::mount_options::MountOptions;
 use crate::seccomp::Program;
@@ -100,11 +101,13 @@ const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 const UMASK_DEFAULT: u32 = 0o022;
 
 impl Blueprint {
-    /// Resolves `config`. `idmap` is a user namespace with the mapping of the sandbox's own, when it has one.
+    /// Resolves `config`. `idmap` is a user namespace with the mapping of the sandbox's own, when it has one, and `disk` the
+    /// mount of its disk.
     pub(crate) fn new(
         config: &SandboxConfig,
         seccomp: Program,
         idmap: Option<BorrowedFd<'_>>,
+        disk: Option<OwnedFd>,
     ) -> Result<Blueprint, ErrorKind> {
         let spec = &config.spec;
         let process = spec.process().as_ref().ok_or_else(|| ErrorKind::Invalid("the spec has no `process`".into()))?;
@@ -127,7 +130,7 @@ impl Blueprint {
                 Network::Redirected { ipv6 } => Some(RedirectPlan { ipv6 }),
                 Network::Isolated | Network::Host => None,
             },
-            root: plan_root(&config.root, idmap)?,
+            root: plan_root(&config.root, idmap, disk)?,
             is_root_readonly: spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false),
             mounts,
             devices: plan_devices(linux)?,
@@ -169,8 +172,21 @@ fn namespace_flags(linux: &Linux, network: Network) -> Result<u64, ErrorKind> {
     }
 }
 
-fn plan_root(root: &Root, idmap: Option<BorrowedFd<'_>>) -> Result<RootPlan, ErrorKind> {
+fn plan_root(root: &Root, idmap: Option<BorrowedFd<'_>>, disk: Option<OwnedFd>) -> Result<RootPlan, ErrorKind> {
     match root {
+        Root::Disk { lowers, .. } => {
+            let changes = disk.ok_or_else(|| ErrorKind::Unavailable("it was given no disk".into()))?;
+            if let Some(idmap) = idmap {
+                sys::set_mount_attributes(changes.as_fd(), false, 0, Some(idmap))
+                    .step(|| "map the ids of its disk".into())?;
+            }
+            Ok(RootPlan::Overlay {
+                lowers: lowers.iter().map(|lower| mapped(lower, false, idmap)).collect::<Result<_, _>>()?,
+                changes,
+                upper: Disk::UPPER.into(),
+                work: Disk::WORK.into(),
+            })
+        }
         Root::Directory { path } => Ok(RootPlan::Directory(mapped(path, false, idmap)?)),
         Root::Overlay { lowers, upper, work } => {
             clear_volatile_mark(work);

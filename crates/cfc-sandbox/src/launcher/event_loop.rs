@@ -10,6 +10,7 @@ use rustix::net::SocketFlags;
 use rustix::time::Timespec;
 
 use super::connection::Connection;
+use super::disks::Disks;
 use super::log_file::Stream;
 use super::sandbox::Sandbox;
 use super::start::Starter;
@@ -24,6 +25,7 @@ pub(crate) struct EventLoop {
     pub(super) clients: HashMap<u64, Connection>,
     pub(super) sandboxes: BTreeMap<String, Sandbox>,
     pub(super) starter: Starter,
+    pub(super) disks: Disks,
     pub(super) socket: Option<PathBuf>,
     pub(super) listener: Option<OwnedFd>,
     pub(super) ending: Option<Ending>,
@@ -38,6 +40,8 @@ pub(super) enum Source {
     Client,
     /// A private launcher's first connection: its end is the launcher's.
     Control,
+    /// The process that makes disks.
+    Disks,
     Exit(String),
     Report(String),
     Output(String, Stream),
@@ -61,6 +65,7 @@ impl EventLoop {
             clients: HashMap::new(),
             sandboxes: BTreeMap::new(),
             starter: Starter::new(parent),
+            disks: Disks::default(),
             socket,
             listener: None,
             ending: None,
@@ -110,6 +115,7 @@ impl EventLoop {
         match source {
             Source::Listener => self.accept(),
             Source::Client | Source::Control => self.serve(token),
+            Source::Disks => self.on_disks(),
             Source::Exit(id) => self.on_exit(token, &id),
             Source::Report(id) => {
                 self.on_report(token, &id);
@@ -131,6 +137,7 @@ impl EventLoop {
             sandbox.cgroup.remove();
         }
         self.starter.hierarchies.remove_parent(&self.starter.parent);
+        self.end_disks();
         if let Some(client) = self.ending.as_ref().and_then(|ending| ending.client) {
             self.respond(client, Ok(Reply::Done), Vec::new());
         }
@@ -220,7 +227,7 @@ impl Source {
     pub(super) fn belongs_to(&self, id: &str) -> bool {
         match self {
             Source::Exit(known) | Source::Report(known) | Source::Output(known, _) => known == id,
-            Source::Listener | Source::Client | Source::Control => false,
+            Source::Listener | Source::Client | Source::Control | Source::Disks => false,
         }
     }
 }

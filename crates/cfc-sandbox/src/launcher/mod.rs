@@ -5,6 +5,8 @@
 
 pub(crate) mod blueprint;
 mod connection;
+mod disk_pool;
+mod disks;
 mod event_loop;
 mod idmap;
 mod log_file;
@@ -33,6 +35,9 @@ pub const LAUNCHER_ARGV0: &str = "cfc-launcher";
 /// The argument of a launcher that is talked to over its standard input and ends when that does.
 pub(crate) const PRIVATE: &str = "--private";
 
+/// The argument of the process in which a launcher has its disks made.
+pub(crate) const DISKS: &str = "--disks";
+
 /// What a launcher writes to its standard output when its socket accepts connections.
 pub(crate) const READY: &[u8] = b"ready\n";
 
@@ -46,6 +51,7 @@ pub fn launcher_main(args: impl IntoIterator<Item = OsString>) -> ! {
     let argument = args.into_iter().nth(1);
     let result = match &argument {
         Some(argument) if argument == OsStr::new(PRIVATE) => run_private(),
+        Some(argument) if argument == OsStr::new(DISKS) => run_disks(),
         Some(socket) => run_listening(Path::new(socket)),
         None => Err(std::io::Error::other("usage: cfc-launcher SOCKET | --private")),
     };
@@ -65,6 +71,14 @@ fn run_private() -> std::io::Result<()> {
     rustix::stdio::dup2_stdin(null)?;
     prepare_process()?;
     EventLoop::new(protocol::cgroup_parent(std::process::id()), None)?.run_private(control)
+}
+
+fn run_disks() -> std::io::Result<()> {
+    let socket = sys::standard_input()?;
+    let null = rustix::fs::open("/dev/null", rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC, Mode::empty())?;
+    rustix::stdio::dup2_stdin(null)?;
+    let _ = rustix::thread::set_name(c"cfc-disks");
+    crate::disk::serve(socket)
 }
 
 fn run_listening(socket: &Path) -> std::io::Result<()> {

@@ -12,10 +12,9 @@ use crate::sys;
 impl EventLoop {
     pub(super) fn answer(&mut self, client: u64, request: Request, mut descriptors: Vec<OwnedFd>) {
         let response = match request {
-            Request::Start(config) => match self.start(client, &config, descriptors) {
-                Ok(()) => return,
-                Err(kind) => Err(Error::new(format!("start sandbox `{}`", config.id), kind)),
-            },
+            Request::Start(config) => return self.start_with_disk(client, config, descriptors),
+            Request::PrepareDisk(kind) => return self.prepare_disk(client, kind),
+            Request::Disks => Ok(Reply::Disks(self.disk_usage())),
             Request::Wait { id } => {
                 match self.sandboxes.get_mut(&id).map(|sandbox| (&sandbox.phase, &mut sandbox.waiting)) {
                     Some((Phase::Exited(exit), _)) => Ok(Reply::Exited(*exit)),
@@ -55,15 +54,28 @@ impl EventLoop {
         self.respond(client, response, Vec::new());
     }
 
-    fn start(&mut self, client: u64, config: &SandboxConfig, descriptors: Vec<OwnedFd>) -> Result<(), ErrorKind> {
+    /// Whether a sandbox of this configuration may be made now.
+    pub(super) fn check_start(&self, config: &SandboxConfig) -> Result<(), ErrorKind> {
         config.validate().map_err(|error| error.kind().clone())?;
         if self.ending.is_some() {
             return Err(ErrorKind::Launcher("it is shutting down".into()));
         }
-        if self.sandboxes.contains_key(&config.id) {
+        if self.sandboxes.contains_key(&config.id) || self.waits_for_disk(&config.id) {
             return Err(ErrorKind::AlreadyExists);
         }
-        let sandbox = self.starter.start(config, descriptors, client)?;
+        Ok(())
+    }
+
+    /// `disk` is the mount of its disk, when it has one.
+    pub(super) fn start(
+        &mut self,
+        client: u64,
+        config: &SandboxConfig,
+        descriptors: Vec<OwnedFd>,
+        disk: Option<OwnedFd>,
+    ) -> Result<(), ErrorKind> {
+        self.check_start(config)?;
+        let sandbox = self.starter.start(config, descriptors, client, disk)?;
         let watched = self.watch_sandbox(&sandbox);
         self.sandboxes.insert(sandbox.id.clone(), sandbox);
         if watched.is_err() {

@@ -35,6 +35,8 @@ pub(crate) struct Sandbox {
     /// The overlay's upper directory, and what was made in it that is not the application's.
     pub(crate) upper: Option<PathBuf>,
     pub(crate) stubs: Stubs,
+    /// The root of its disk, when it has one.
+    pub(crate) disk: Option<OwnedFd>,
     /// The clients that wait for its end.
     pub(crate) waiting: Vec<u64>,
 }

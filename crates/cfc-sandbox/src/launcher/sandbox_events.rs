@@ -61,6 +61,7 @@ impl EventLoop {
         if let Some(mut sandbox) = self.sandboxes.remove(id) {
             sandbox.kill_all();
             let exit = sandbox.finish();
+            self.discard_disk(sandbox.disk.take());
             self.sources.retain(|_, source| !source.belongs_to(id));
             for client in std::mem::take(&mut sandbox.waiting) {
                 self.respond(client, Ok(Reply::Exited(exit)), Vec::new());
@@ -119,9 +120,11 @@ impl EventLoop {
         let Some(sandbox) = self.sandboxes.get_mut(id) else { return };
         let exit = sandbox.finish();
         let waiting = std::mem::take(&mut sandbox.waiting);
+        let disk = sandbox.disk.take();
         let _ = epoll::delete(&self.epoll, &sandbox.pidfd);
         self.sources.remove(&token);
         self.sources.retain(|_, source| !source.belongs_to(id));
+        self.discard_disk(disk);
         for client in waiting {
             self.respond(client, Ok(Reply::Exited(exit)), Vec::new());
         }

@@ -47,12 +47,13 @@ impl Starter {
         Starter { hierarchies: Hierarchies::detect(), parent, profiles: Vec::new(), mappings: Vec::new() }
     }
 
-    /// Makes the process of `config` and lets it go on. It reports through the returned [`Phase::Starting`].
+    /// Makes the process of `config` and lets it go on; `disk` is the mount of its disk. It reports through the returned [`Phase::Starting`].
     pub(crate) fn start(
         &mut self,
         config: &SandboxConfig,
         descriptors: Vec<OwnedFd>,
         client: u64,
+        disk: Option<OwnedFd>,
     ) -> Result<Sandbox, ErrorKind> {
         let empty = empty_linux();
         let linux = config.spec.linux().as_ref().unwrap_or(&empty);
@@ -63,7 +64,7 @@ impl Starter {
         let idmap = mappings.as_ref().and_then(|m| self.mappings.iter().find(|(known, _)| known == m));
         let idmap = idmap.map(|(_, namespace)| namespace.as_fd());
         let seccomp = programs(&mut self.profiles, linux.seccomp().as_ref())?;
-        let blueprint = Blueprint::new(config, seccomp, idmap)?;
+        let blueprint = Blueprint::new(config, seccomp, idmap, disk)?;
         let outputs = connect(&config.stdio, descriptors)?;
         let resources = linux.resources().clone().unwrap_or_else(no_limits);
         let mut cgroup = self.hierarchies.create(&self.parent, &config.id, &resources)?;
@@ -77,7 +78,7 @@ impl Starter {
         };
         let upper = match &config.root {
             Root::Overlay { upper, .. } => Some(upper.clone()),
-            Root::Directory { .. } => None,
+            Root::Disk { .. } | Root::Directory { .. } => None,
         };
         Ok(Sandbox {
             id: config.id.clone(),
@@ -97,6 +98,7 @@ impl Starter {
             outputs: outputs.read_ends,
             rate: Rate::new(),
             upper,
+            disk: None,
             stubs: Stubs::default(),
             waiting: Vec::new(),
         })

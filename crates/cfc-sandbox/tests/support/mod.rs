@@ -118,8 +118,8 @@ pub fn with(config: &SandboxConfig, changes: &[(&str, serde_json::Value)]) -> Sa
 }
 
 pub fn own_directory(config: &SandboxConfig) -> PathBuf {
-    let Root::Overlay { upper, .. } = &config.root else { panic!("an overlay") };
-    upper.parent().unwrap().to_owned()
+    let Stdio::Log { path, .. } = &config.stdio else { panic!("a log") };
+    path.parent().unwrap().to_owned()
 }
 
 pub fn log_text(config: &SandboxConfig) -> String {

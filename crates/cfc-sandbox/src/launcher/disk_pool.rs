@@ -1,0 +1,171 @@
+//! [`DiskPool`]: the disks that are ready, those that are being made, and who waits for them.
+
+use std::collections::VecDeque;
+
+use crate::disk::{Disk, DiskKind};
+
+/// How many disks of a size are kept ready. A disk costs about 300 KiB of the kernel's memory and 70 KiB of space.
+const READY: usize = 4;
+/// For how many sizes disks are kept ready: those that were wanted last.
+const KINDS_MAX: usize = 4;
+
+/// The disks of a launcher that no sandbox has yet. `W` is whoever waits for one.
+pub(super) struct DiskPool<W> {
+    shelves: Vec<Shelf>,
+    waiting: VecDeque<(DiskKind, W)>,
+}
+
+/// The disks of one kind.
+struct Shelf {
+    kind: DiskKind,
+    ready: Vec<Disk>,
+    /// How many are being made.
+    ordered: usize,
+}
+
+impl<W> Default for DiskPool<W> {
+    fn default() -> Self {
+        DiskPool { shelves: Vec::new(), waiting: VecDeque::new() }
+    }
+}
+
+impl<W> DiskPool<W> {
+    /// A disk that is ready.
+    pub(super) fn take(&mut self, kind: &DiskKind) -> Option<Disk> {
+        self.shelf(kind).ready.pop()
+    }
+
+    /// Whether a disk of this kind is ready.
+    pub(super) fn has(&self, kind: &DiskKind) -> bool {
+        self.shelves.iter().any(|shelf| shelf.kind == *kind && !shelf.ready.is_empty())
+    }
+
+    /// Lets `who` wait for a disk of this kind.
+    pub(super) fn wait(&mut self, kind: DiskKind, who: W) {
+        self.waiting.push_back((kind, who));
+    }
+
+    /// Those who wait, for whatever disk.
+    pub(super) fn waiting(&self) -> impl Iterator<Item = &W> {
+        self.waiting.iter().map(|(_, who)| who)
+    }
+
+    /// How many disks of this kind are to be ordered now. They count as ordered from now on.
+    pub(super) fn order(&mut self, kind: &DiskKind) -> usize {
+        let waiting = self.waiting.iter().filter(|(wanted, _)| wanted == kind).count();
+        let shelf = self.shelf(kind);
+        let missing = (waiting + READY).saturating_sub(shelf.ready.len() + shelf.ordered);
+        shelf.ordered += missing;
+        missing
+    }
+
+    /// An ordered disk is there, or will not come. Then as [`put`](DiskPool::put).
+    pub(super) fn arrive<E>(&mut self, kind: &DiskKind, made: Result<Disk, E>) -> Option<(W, Result<Disk, E>)> {
+        let shelf = self.shelf(kind);
+        shelf.ordered = shelf.ordered.saturating_sub(1);
+        self.put(kind, made)
+    }
+
+    /// Gives what was made to the first who waits for one, else puts it on its shelf.
+    pub(super) fn put<E>(&mut self, kind: &DiskKind, made: Result<Disk, E>) -> Option<(W, Result<Disk, E>)> {
+        let first = self.waiting.iter().position(|(wanted, _)| wanted == kind);
+        match first.and_then(|first| self.waiting.remove(first)) {
+            Some((_, who)) => Some((who, made)),
+            None => {
+                self.shelf(kind).ready.extend(made.ok());
+                None
+            }
+        }
+    }
+
+    /// Nothing that was ordered will come. Gives all who wait.
+    pub(super) fn lose_orders(&mut self) -> impl Iterator<Item = W> + use<W> {
+        self.shelves.iter_mut().for_each(|shelf| shelf.ordered = 0);
+        std::mem::take(&mut self.waiting).into_iter().map(|(_, who)| who)
+    }
+
+    /// The disks that are ready and of a kind that was not wanted for long.
+    pub(super) fn outdated(&mut self) -> Vec<Disk> {
+        let surplus = self.shelves.len().saturating_sub(KINDS_MAX);
+        let (old, kept): (Vec<_>, Vec<_>) =
+            self.shelves.drain(..).enumerate().partition(|(i, shelf)| *i < surplus && shelf.ordered == 0);
+        self.shelves = kept.into_iter().map(|(_, shelf)| shelf).collect();
+        old.into_iter().flat_map(|(_, shelf)| shelf.ready).collect()
+    }
+
+    /// All disks that are ready.
+    pub(super) fn drain(&mut self) -> Vec<Disk> {
+        self.shelves.drain(..).flat_map(|shelf| shelf.ready).collect()
+    }
+
+    /// The shelf of `kind`, which becomes the one that was used last.
+    fn shelf(&mut self, kind: &DiskKind) -> &mut Shelf {
+        let at = self.shelves.iter().position(|shelf| shelf.kind == *kind);
+        let shelf = match at {
+            Some(at) => self.shelves.remove(at),
+            None => Shelf { kind: kind.clone(), ready: Vec::new(), ordered: 0 },
+        };
+        self.shelves.push(shelf);
+        let last = self.shelves.len() - 1;
+        &mut self.shelves[last]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kind(bytes: u64) -> DiskKind {
+        DiskKind { bytes, directory: "/".into() }
+    }
+
+    /// Descriptors of anything: the pool looks at none.
+    fn disk() -> Result<Disk, ()> {
+        let open = || std::fs::File::open("/dev/null").expect("opens").into();
+        Ok(Disk { mount: open(), root: open() })
+    }
+
+    #[test]
+    fn who_waits_is_served_first_and_the_rest_is_kept_ready() {
+        let mut pool = DiskPool::default();
+        assert!(pool.take(&kind(1)).is_none());
+        pool.wait(kind(1), "a");
+        assert_eq!((pool.order(&kind(1)), pool.order(&kind(1))), (READY + 1, 0));
+        assert!(matches!(pool.arrive(&kind(1), disk()), Some(("a", Ok(_)))));
+        for _ in 0..READY {
+            assert!(pool.arrive(&kind(1), disk()).is_none());
+        }
+        assert_eq!(pool.order(&kind(1)), 0);
+        assert!(pool.take(&kind(2)).is_none() && pool.take(&kind(1)).is_some());
+        assert_eq!(pool.order(&kind(1)), 1);
+    }
+
+    #[test]
+    fn a_disk_that_cannot_be_made_fails_one_who_waits_and_is_ordered_again_by_the_next() {
+        let mut pool = DiskPool::default();
+        pool.wait(kind(1), "a");
+        pool.order(&kind(1));
+        assert!(matches!(pool.arrive(&kind(1), Err("full")), Some(("a", Err("full")))));
+        for _ in 0..READY {
+            assert!(pool.arrive(&kind(1), Err("full")).is_none());
+        }
+        pool.wait(kind(1), "b");
+        assert_eq!(pool.order(&kind(1)), READY + 1);
+        assert_eq!(pool.lose_orders().collect::<Vec<_>>(), ["b"]);
+        assert_eq!(pool.order(&kind(1)), READY);
+    }
+
+    #[test]
+    fn only_the_sizes_wanted_last_are_kept_ready() {
+        let mut pool = DiskPool::<&str>::default();
+        for bytes in 0..6 {
+            pool.order(&kind(bytes));
+            for _ in 0..READY {
+                pool.arrive(&kind(bytes), disk());
+            }
+        }
+        assert_eq!(pool.outdated().len(), 2 * READY);
+        assert!(pool.has(&kind(2)) && !pool.has(&kind(1)));
+        assert_eq!(pool.drain().len(), KINDS_MAX * READY);
+    }
+}
