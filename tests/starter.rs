@@ -93,7 +93,7 @@ fn an_idle_container_sleeps_and_wakes_with_a_fresh_disk() {
     let first = ask(&platform, "alice");
     wait_for("the container to sleep", || {
         let listed = home.must(&["containers", "instances", APPLICATION]);
-        (!listed.contains("running")).then_some(())
+        ["starting", "running", "ready", "stopping"].iter().all(|state| !listed.contains(state)).then_some(())
     });
     let log = home.must(&["containers", "logs", APPLICATION]);
     assert!(log.contains("visit 1"), "the log went with the instance:\n{log}");

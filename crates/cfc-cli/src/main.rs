@@ -12,6 +12,7 @@ mod output;
 mod project;
 mod server;
 mod settings;
+mod span;
 
 use std::process::ExitCode;
 

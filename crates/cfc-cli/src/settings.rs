@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::args::Global;
 use crate::failure::Failure;
+use crate::span::Span;
 
 /// The layout of the data directory, and what the configuration file says.
 ///
@@ -44,6 +45,8 @@ pub struct ConfigFile {
     /// Private networks, and addresses of this machine, that containers may reach: `10.1.0.0/16`.
     #[serde(default)]
     pub egress_allow: Vec<AddressRange>,
+    /// How long a container may take to end after SIGTERM: `"15m"`, the default.
+    pub stop_grace: Option<Span>,
     /// Port of the registry.
     pub registry_port: Option<u16>,
 }

@@ -74,8 +74,10 @@ pub struct InstanceView {
 pub enum InstanceState {
     /// Asked for; its process does not exist yet.
     Starting,
-    /// Its process exists.
+    /// Its process exists; it was not seen to listen yet.
     Running,
+    /// It listens on a port.
+    Ready,
     /// Was asked to end.
     Stopping,
     /// Ended by itself or when asked to.
@@ -215,6 +217,18 @@ pub enum ActivateErrorKind {
     /// Anything else.
     #[error("{0}")]
     Other(String),
+}
+
+impl InstanceState {
+    /// Whether a process exists or is being made.
+    pub fn is_live(&self) -> bool {
+        !matches!(self, InstanceState::Stopped { .. } | InstanceState::Failed { .. })
+    }
+
+    /// Whether a process exists that was not asked to end.
+    pub fn is_running(&self) -> bool {
+        matches!(self, InstanceState::Running | InstanceState::Ready)
+    }
 }
 
 /// A log that cannot be read.

@@ -8,11 +8,11 @@ use cfc_runtime::{InstanceSpec, Refusal, RuntimeError, RuntimeErrorKind};
 use serde::Deserialize;
 use serde_json::json;
 
+use crate::Engine;
 use crate::docker::{self, Create, IMAGE_LABEL, empty, error, no_such_container, not_implemented};
 use crate::sidecar::Sidecar;
 use crate::stillborn::Stillborn;
 use crate::worker::{beside, sidecar_of};
-use crate::{Engine, signal};
 
 const SIGKILL: i32 = 9;
 
@@ -202,7 +202,7 @@ pub(crate) async fn kill(
     Query(query): Query<KillQuery>,
 ) -> Response {
     let text = query.signal.filter(|text| !text.is_empty());
-    let Some(number) = text.as_deref().map_or(Some(SIGKILL), signal::parse) else {
+    let Some(number) = text.as_deref().map_or(Some(SIGKILL), cfc_oci::parse_signal) else {
         return error(StatusCode::BAD_REQUEST, format!("unknown signal `{}`", text.unwrap_or_default()));
     };
     if let Some(stillborn) = engine.stillborn(&name) {

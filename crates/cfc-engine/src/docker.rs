@@ -133,7 +133,7 @@ pub(crate) fn instance(view: &InstanceView) -> Value {
     let (status, pid) = match view.phase {
         Phase::Created => ("created", 0),
         Phase::Starting => ("created", 0),
-        Phase::Running { pid } => ("running", pid),
+        Phase::Running { pid } | Phase::Ready { pid } | Phase::Stopping { pid } => ("running", pid),
         Phase::Stopped(_) => ("exited", 0),
         Phase::Removed(_) => ("dead", 0),
     };

@@ -13,7 +13,6 @@ mod docker;
 mod egress;
 mod engine;
 mod sidecar;
-mod signal;
 mod stillborn;
 mod worker;
 

@@ -1,7 +1,7 @@
 //! OCI nouns as values that cannot be invalid.
 //!
-//! Owns the grammar and the JSON of digests, references, descriptors, manifests, indexes, image configs and
-//! platforms. Never does I/O. Every other crate may use it.
+//! Owns the grammar and the JSON of digests, references, descriptors, manifests, indexes, image configs,
+//! platforms and signals. Never does I/O. Every other crate may use it.
 
 pub mod media_type;
 
@@ -11,6 +11,7 @@ mod digest;
 mod manifest;
 mod platform;
 mod reference;
+mod signal;
 
 pub use config::{ContainerConfig, Empty, Healthcheck, History, ImageConfig, RootFs};
 pub use descriptor::Descriptor;
@@ -18,3 +19,4 @@ pub use digest::{Algorithm, Digest, DigestError, Hasher};
 pub use manifest::{Index, Manifest, ManifestError, ManifestOrIndex};
 pub use platform::{Platform, PlatformError};
 pub use reference::{Reference, ReferenceError, ReferenceErrorKind, RepositoryName, Tag};
+pub use signal::parse_signal;

@@ -63,9 +63,9 @@ impl<'l, 'a> StageLowering<'l, 'a> {
             Instruction::Expose(ports) => self.expose(ports, span),
             Instruction::Entrypoint(command) => self.entrypoint(command, span),
             Instruction::Cmd(command) => self.cmd(command, span),
+            Instruction::StopSignal(signal) => self.stop_signal(signal, span),
             Instruction::Add(_) => self.unsupported("ADD", "use COPY for files of the build context", span),
             Instruction::Shell(_) => self.unsupported("SHELL", "write `RUN [\"/bin/bash\", \"-c\", \"…\"]`", span),
-            Instruction::StopSignal(_) => self.unsupported("STOPSIGNAL", "remove it; SIGTERM is sent", span),
             Instruction::Volume(_) => self.unsupported("VOLUME", "remove it; the disk is fresh at each start", span),
             Instruction::Healthcheck(_) => self.unsupported("HEALTHCHECK", "remove it", span),
             Instruction::Onbuild(_) => self.unsupported("ONBUILD", "put the instruction into the child", span),
@@ -259,6 +259,17 @@ impl<'l, 'a> StageLowering<'l, 'a> {
         let known = self.container().exposed_ports.get_or_insert_default();
         known.extend(exposed.iter().map(|port| (port.clone(), cfc_oci::Empty {})));
         self.commit_config(format!("EXPOSE [{}]", exposed.join(" ")));
+        Ok(())
+    }
+
+    fn stop_signal(&mut self, word: &str, span: Span) -> Result<(), PlanError> {
+        let signal = self.expand(word, span)?;
+        if cfc_oci::parse_signal(&signal).is_none() {
+            let error = self.error(span, format!("`STOPSIGNAL`: there is no signal `{signal}`"));
+            return Err(error.with_hint("write a name or a number: `STOPSIGNAL SIGQUIT`, `STOPSIGNAL 3`"));
+        }
+        self.container().stop_signal = Some(signal.clone());
+        self.commit_config(format!("STOPSIGNAL {signal}"));
         Ok(())
     }
 

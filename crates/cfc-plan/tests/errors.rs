@@ -25,7 +25,10 @@ fn instructions_and_flags_that_are_not_supported_are_named() {
             "SHELL [\"/bin/bash\", \"-c\"]",
             "`SHELL` is not supported yet\nhint: write `RUN [\"/bin/bash\", \"-c\", \"…\"]`",
         ),
-        ("STOPSIGNAL 9", "`STOPSIGNAL` is not supported yet\nhint: remove it; SIGTERM is sent"),
+        (
+            "STOPSIGNAL $a",
+            "`STOPSIGNAL`: there is no signal `b`\nhint: write a name or a number: `STOPSIGNAL SIGQUIT`, `STOPSIGNAL 3`",
+        ),
         ("VOLUME /data", "`VOLUME` is not supported yet\nhint: remove it; the disk is fresh at each start"),
         ("HEALTHCHECK NONE", "`HEALTHCHECK` is not supported yet\nhint: remove it"),
         ("ONBUILD RUN x", "`ONBUILD` is not supported yet\nhint: put the instruction into the child"),

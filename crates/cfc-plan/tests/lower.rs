@@ -68,6 +68,13 @@ fn an_image_from_scratch_has_buildkits_config_and_history() {
 }
 
 #[test]
+fn the_stop_signal_is_in_config_and_history_as_it_was_written() {
+    let plan = plan("FROM scratch\nARG S=sigquit\nSTOPSIGNAL 9\nSTOPSIGNAL $S\n");
+    assert_eq!(plan.config.config.stop_signal.as_deref(), Some("sigquit"));
+    assert_eq!(history(&plan)[1..], ["(STOPSIGNAL 9)", "(STOPSIGNAL sigquit)"]);
+}
+
+#[test]
 fn one_instruction_sees_the_environment_before_it() {
     let plan = plan("FROM scratch\nENV a=hello\nENV a=bye b=$a\nENV c=$a\n");
     let env = plan.config.config.env.expect("variables");

@@ -7,6 +7,7 @@ use cfc_scheduler::Event;
 use tokio::sync::watch;
 
 use crate::error::RuntimeErrorKind;
+use crate::events::InstanceEventKind;
 use crate::instance::Phase;
 use crate::journal::{Intent, Journal};
 use crate::launch::LAUNCH_ANNOTATION;
@@ -46,8 +47,10 @@ impl Runtime {
         let network = self.shared().launcher.network(name).ok().map(std::sync::Arc::new);
         let (phase, _) = watch::channel(Phase::Running { pid: status.started.pid });
         let (instance, application) = (name.to_string(), journal.spec.application.clone());
+        self.note(&journal.spec, InstanceEventKind::Adopted { pid: status.started.pid });
         let mut inner = self.lock();
-        inner.records.insert(instance.clone(), Record { journal, phase, network, started: Some(started) });
+        let record = Record { network, started: Some(started), ..Record::new(journal, phase) };
+        inner.records.insert(instance.clone(), record);
         self.step(&mut inner, Event::Adopt { instance, application, instance_type, launch });
         drop(inner);
         self.watch(name, launch);

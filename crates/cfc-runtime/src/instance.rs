@@ -1,11 +1,13 @@
 //! What the runtime is told about applications and instances, and what it tells about them.
 
 use std::collections::BTreeMap;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use cfc_oci::Descriptor;
 use cfc_scheduler::InstanceType;
 use serde::{Deserialize, Serialize};
+
+use crate::events::StartTimings;
 
 /// What all instances of one container class share.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -55,8 +57,18 @@ pub enum Phase {
     Created,
     /// Its process is being made.
     Starting,
-    /// Its process runs.
+    /// Its process runs, and was not seen to listen yet.
     Running {
+        /// Its process 1, as the machine numbers it.
+        pid: i32,
+    },
+    /// Its process runs and listens on a port.
+    Ready {
+        /// Its process 1, as the machine numbers it.
+        pid: i32,
+    },
+    /// Its process was told to end and still runs.
+    Stopping {
         /// Its process 1, as the machine numbers it.
         pid: i32,
     },
@@ -69,7 +81,15 @@ pub enum Phase {
 impl Phase {
     /// Whether a process exists or is being made.
     pub fn is_live(&self) -> bool {
-        matches!(self, Phase::Starting | Phase::Running { .. })
+        matches!(self, Phase::Starting | Phase::Running { .. } | Phase::Ready { .. } | Phase::Stopping { .. })
+    }
+
+    /// Its process 1, as the machine numbers it, while it has one.
+    pub fn pid(&self) -> Option<i32> {
+        match self {
+            Phase::Running { pid } | Phase::Ready { pid } | Phase::Stopping { pid } => Some(*pid),
+            _ => None,
+        }
     }
 
     /// How the process ended, once it has.
@@ -88,10 +108,18 @@ pub struct InstanceView {
     pub spec: InstanceSpec,
     /// What it does.
     pub phase: Phase,
+    /// Since when it does that.
+    pub since: SystemTime,
     /// When it was created.
     pub created: SystemTime,
     /// When it was last started.
     pub started: Option<SystemTime>,
+    /// How long the parts of its start took; `None` when this runtime did not start it.
+    pub timings: Option<StartTimings>,
+    /// How long after its command began to execute it listened; `None` when that was not seen.
+    pub ready_after: Option<Duration>,
+    /// The limits that its process has or had last.
+    pub instance_type: Option<InstanceType>,
     /// How often it was started.
     pub launches: u64,
 }

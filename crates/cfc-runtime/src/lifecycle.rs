@@ -1,19 +1,18 @@
 //! How instances come to run and to end: the effects of what the scheduler decides.
 
 use std::sync::{Arc, Weak};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use cfc_sandbox::NetworkHandle;
 use cfc_scheduler::{Action, Event, InstanceType, Refusal};
 
 use crate::error::RuntimeErrorKind;
+use crate::events::{InstanceEventKind, StartTimings};
 use crate::instance::{ExitReport, Phase};
 use crate::journal::Intent;
 use crate::launch::sandbox_config;
 use crate::runtime::{Inner, Runtime, Shared};
-
-const SIGTERM: i32 = 15;
-const SIGKILL: i32 = 9;
+use crate::stop::SIGKILL;
 
 impl Runtime {
     /// Carries out the launch that was decided, and tells the scheduler how it went.
@@ -22,15 +21,20 @@ impl Runtime {
         name: &str,
         launch: u64,
         instance_type: InstanceType,
+        admit: Duration,
     ) -> std::result::Result<(), RuntimeErrorKind> {
         let launched = self.launch_process(name, launch, instance_type);
         let mut inner = self.lock();
         match launched {
-            Ok((pid, network)) => {
+            Ok(Launched { pid, network, timings }) => {
+                let timings = StartTimings { admit, ..timings };
                 if let Some(record) = inner.records.get_mut(name) {
                     record.network = network.map(Arc::new);
                     record.started = Some(SystemTime::now());
-                    record.phase.send_replace(Phase::Running { pid });
+                    record.executing = Some(Instant::now());
+                    record.timings = Some(timings);
+                    record.set_phase(Phase::Running { pid });
+                    self.note(&record.journal.spec, InstanceEventKind::Running { pid, timings });
                 }
                 self.step(&mut inner, Event::Launched(name.to_string(), launch));
                 drop(inner);
@@ -50,7 +54,8 @@ impl Runtime {
         name: &str,
         launch: u64,
         instance_type: InstanceType,
-    ) -> std::result::Result<(i32, Option<NetworkHandle>), RuntimeErrorKind> {
+    ) -> std::result::Result<Launched, RuntimeErrorKind> {
+        let asked = Instant::now();
         let Shared { directories, store, launcher, .. } = &*self.shared;
         let directory = directories.of(name);
         let mut journal = match self.lock().records.get(name) {
@@ -61,9 +66,23 @@ impl Runtime {
         journal.write(&directory)?;
         directory.make_disk(directories)?;
         let config = sandbox_config(store, &journal.spec, &instance_type, launch, &directory, self.network_of(name))?;
+        let disk = asked.elapsed();
         let started = launcher.start(&config)?;
+        let timings = StartTimings { disk, launch: asked.elapsed() - disk, ..StartTimings::default() };
         // An app may have ended by now, and its network with it.
-        Ok((started.pid, launcher.network(name).ok()))
+        Ok(Launched { pid: started.pid, network: launcher.network(name).ok(), timings })
+    }
+
+    /// Takes note that the instance listens.
+    pub(crate) fn note_ready(&self, name: &str) {
+        let mut inner = self.lock();
+        let Some(record) = inner.records.get_mut(name) else { return };
+        let Phase::Running { pid } = *record.phase.borrow() else { return };
+        record.set_phase(Phase::Ready { pid });
+        // One that was adopted began to listen nobody knows when.
+        let Some(after) = record.executing.map(|executing| executing.elapsed()) else { return };
+        record.ready_after = Some(after);
+        self.note(&record.journal.spec, InstanceEventKind::Ready { after });
     }
 
     /// Reports the end of a launch when it comes. One small thread an instance waits for it.
@@ -104,7 +123,11 @@ impl Runtime {
             if let Err(error) = record.journal.write(&directory) {
                 tracing::warn!(instance = name, %error, "cannot write the journal");
             }
-            record.phase.send_replace(Phase::Stopped(report));
+            if report.oom_killed {
+                self.note(&record.journal.spec, InstanceEventKind::OomKilled);
+            }
+            self.note(&record.journal.spec, InstanceEventKind::Exited(report.clone()));
+            record.set_phase(Phase::Stopped(report));
         }
         self.step(inner, event);
     }
@@ -113,53 +136,36 @@ impl Runtime {
     pub(crate) fn step(&self, inner: &mut Inner, event: Event) {
         for action in inner.scheduler.step(self.now(), event) {
             match action {
-                Action::Terminate(name, _) => {
-                    self.signal(&name, SIGTERM);
-                    self.schedule_tick(inner);
+                Action::Terminate(name, _) => self.terminate(inner, &name),
+                Action::Kill(name, _) => {
+                    self.note_stopping(inner, &name);
+                    self.signal(&name, || SIGKILL);
                 }
-                Action::Kill(name, _) => self.signal(&name, SIGKILL),
                 Action::Discard(name) => self.discard(inner, &name),
                 Action::Refuse { instance, refusal } => tracing::debug!(instance, %refusal, "refused"),
                 Action::Launch { instance, .. } => tracing::error!(instance, "a launch that nobody asked for"),
             }
         }
-    }
-
-    /// Signals without waiting. A failure means that it has ended, of which the watcher will tell.
-    fn signal(&self, name: &str, signal: i32) {
-        let (launcher, name) = (self.shared.launcher.clone(), name.to_string());
-        std::thread::spawn(move || {
-            let sent = if signal == SIGKILL { launcher.kill_all(&name) } else { launcher.kill(&name, signal) };
-            if let Err(error) = sent {
-                tracing::debug!(instance = name, %error, "not signalled");
-            }
-        });
+        self.keep_deadline(inner);
     }
 
     fn discard(&self, inner: &mut Inner, name: &str) {
         if let Err(error) = self.shared.directories.remove(name) {
             tracing::warn!(instance = name, %error, "cannot remove the directory; the next start will try again");
         }
-        if let Some(record) = inner.records.remove(name) {
+        if let Some(mut record) = inner.records.remove(name) {
+            self.note(&record.journal.spec, InstanceEventKind::Removed);
             let report = record.phase.borrow().exit().cloned().unwrap_or_default();
-            record.phase.send_replace(Phase::Removed(report));
+            record.set_phase(Phase::Removed(report));
         }
     }
+}
 
-    /// Wakes the scheduler when the next deadline is over.
-    fn schedule_tick(&self, inner: &Inner) {
-        let Some(deadline) = inner.scheduler.next_deadline() else { return };
-        let (shared, wait) = (Arc::downgrade(&self.shared), deadline.saturating_sub(self.now()));
-        self.shared.tasks.spawn(async move {
-            tokio::time::sleep(wait).await;
-            if let Some(shared) = Weak::upgrade(&shared) {
-                let runtime = Runtime { shared };
-                let mut inner = runtime.lock();
-                runtime.step(&mut inner, Event::Tick);
-                runtime.schedule_tick(&inner);
-            }
-        });
-    }
+/// A process whose command executes.
+struct Launched {
+    pid: i32,
+    network: Option<NetworkHandle>,
+    timings: StartTimings,
 }
 
 /// The code a shell gives for a command that could not be started.

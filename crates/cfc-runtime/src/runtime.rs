@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use cfc_sandbox::{Launcher, NetworkHandle};
-use cfc_scheduler::{Action, Capacity, Event, Refusal, Scheduler};
+use cfc_scheduler::{Action, Capacity, Event, InstanceType, Refusal, Scheduler};
 use cfc_store::Store;
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
@@ -15,9 +15,11 @@ use tokio::sync::watch;
 use crate::connect::{self, ConnectError};
 use crate::directory::Directories;
 use crate::error::{Result, RuntimeErrorKind};
+use crate::events::{EventLog, EventReader, InstanceEvent, InstanceEventKind, StartTimings};
 use crate::instance::{Application, ExitReport, InstanceSpec, InstanceView, Phase};
 use crate::journal::{Intent, Journal};
 use crate::logs::LogReader;
+use crate::trial::is_trial;
 
 /// What a runtime stands on.
 #[derive(Clone, Debug)]
@@ -30,6 +32,8 @@ pub struct RuntimeConfig {
     pub launcher: Launcher,
     /// What may be set aside for instances. [`Runtime::machine_capacity`] is the usual choice.
     pub capacity: Capacity,
+    /// How long an instance may take to end after SIGTERM. [`STOP_GRACE`](crate::STOP_GRACE) is the usual choice.
+    pub stop_grace: Duration,
 }
 
 /// All instances of this machine. Cheap to clone; all clones are the same runtime.
@@ -43,6 +47,10 @@ pub(crate) struct Shared {
     pub store: Store,
     pub launcher: Launcher,
     pub tasks: Handle,
+    pub stop_grace: Duration,
+    /// When the scheduler wants to be woken.
+    pub deadline: watch::Sender<Option<Duration>>,
+    pub events: EventLog,
     opened: Instant,
     inner: Mutex<Inner>,
 }
@@ -59,30 +67,62 @@ pub(crate) struct Inner {
 pub(crate) struct Record {
     pub journal: Journal,
     pub phase: watch::Sender<Phase>,
+    pub since: SystemTime,
     pub network: Option<Arc<NetworkHandle>>,
     pub started: Option<SystemTime>,
+    /// When its command began to execute, if this runtime was there.
+    pub executing: Option<Instant>,
+    pub timings: Option<StartTimings>,
+    pub ready_after: Option<Duration>,
+}
+
+impl Record {
+    /// An instance in its first phase.
+    pub fn new(journal: Journal, phase: watch::Sender<Phase>) -> Record {
+        Record {
+            journal,
+            phase,
+            since: SystemTime::now(),
+            network: None,
+            started: None,
+            executing: None,
+            timings: None,
+            ready_after: None,
+        }
+    }
+
+    /// From now on it does this.
+    pub fn set_phase(&mut self, phase: Phase) {
+        self.since = SystemTime::now();
+        self.phase.send_replace(phase);
+    }
 }
 
 impl Runtime {
     /// Opens the runtime: takes over the instances that still run and removes what is left of all others.
     /// Must be called within a tokio runtime.
     pub async fn open(config: RuntimeConfig) -> Result<Runtime> {
-        let RuntimeConfig { instances_dir, store, launcher, capacity } = config;
+        let RuntimeConfig { instances_dir, store, launcher, capacity, stop_grace } = config;
         let failed = |kind: RuntimeErrorKind| crate::RuntimeError {
             operation: format!("open the instances in `{}`", instances_dir.display()),
             kind,
         };
         let directories = Directories::open(&instances_dir).map_err(failed)?;
         let inner = Inner { scheduler: Scheduler::new(capacity), ..Inner::default() };
+        let opened = Instant::now();
         let shared = Shared {
             directories,
             store,
             launcher,
-            opened: Instant::now(),
+            stop_grace,
+            deadline: watch::channel(None).0,
+            events: EventLog::new(),
+            opened,
             tasks: Handle::current(),
             inner: Mutex::new(inner),
         };
         let runtime = Runtime { shared: Arc::new(shared) };
+        runtime.watch_deadlines(opened);
         let adopting = runtime.clone();
         blocking(move || adopting.adopt()).await.map_err(failed)?;
         Ok(runtime)
@@ -142,46 +182,52 @@ impl Runtime {
         // The lock is held while the directory is made: whoever removes the name meanwhile finds all of it.
         let mut inner = self.lock();
         if let Some(refusal) = refusal_in(&inner.scheduler.step(self.now(), event)) {
+            self.note_refusal(&journal.spec, &refusal);
             return Err(refusal.into());
         }
         let directory = self.shared.directories.of(&name);
         let made = directory.create(&self.shared.directories, &name).and_then(|()| journal.write(&directory));
         let (phase, _) = watch::channel(Phase::Created);
-        inner.records.insert(name.clone(), Record { journal, phase, network: None, started: None });
+        self.note(&journal.spec, InstanceEventKind::Created);
+        inner.records.insert(name.clone(), Record::new(journal, phase));
         made.inspect_err(|_| self.step(&mut inner, Event::Remove(name)))
     }
 
     /// Starts the instance's process on a fresh disk. Returns when its command executes.
     pub async fn start(&self, name: &str) -> Result<()> {
         let failed = |kind: RuntimeErrorKind| kind.of("start", name);
-        let decision = {
-            let mut inner = self.lock();
-            let actions = inner.scheduler.step(self.now(), Event::Start(name.to_string()));
-            if let (Some(Action::Launch { .. }), Some(record)) = (actions.first(), inner.records.get(name)) {
-                record.phase.send_replace(Phase::Starting);
-            }
-            actions.into_iter().next()
-        };
-        let (launch, instance_type) = match decision {
-            Some(Action::Launch { launch, instance_type, .. }) => (launch, instance_type),
-            Some(Action::Refuse { refusal, .. }) => return Err(failed(refusal.into())),
-            _ => return Err(failed(Refusal::NoInstance(name.to_string()).into())),
-        };
+        let asked = Instant::now();
+        let (launch, instance_type) = self.decide_start(name).map_err(failed)?;
+        let admit = asked.elapsed();
         // On a thread of its own: whoever asked may go away, the launch is carried through.
         let (runtime, instance) = (self.clone(), name.to_string());
-        blocking(move || runtime.launch(&instance, launch, instance_type)).await.map_err(failed)
+        blocking(move || runtime.launch(&instance, launch, instance_type, admit)).await.map_err(failed)
     }
 
-    /// Sends `signal` to the instance's process.
-    pub async fn kill(&self, name: &str, signal: i32) -> Result<()> {
-        let failed = |kind: RuntimeErrorKind| kind.of("signal", name);
-        match self.inspect(name) {
-            None => return Err(failed(Refusal::NoInstance(name.to_string()).into())),
-            Some(view) if !view.phase.is_live() => return Err(failed(RuntimeErrorKind::NotRunning)),
-            Some(_) => {}
+    /// The number and the size of the launch that may be, from now on.
+    fn decide_start(&self, name: &str) -> std::result::Result<(u64, InstanceType), RuntimeErrorKind> {
+        let mut inner = self.lock();
+        let actions = inner.scheduler.step(self.now(), Event::Start(name.to_string()));
+        let record = inner.records.get_mut(name);
+        match (actions.into_iter().next(), record) {
+            (Some(Action::Launch { launch, instance_type, .. }), Some(record)) => {
+                if !matches!(*record.phase.borrow(), Phase::Created) {
+                    // Whoever waits for the end of the process before must not miss it.
+                    record.phase = watch::channel(Phase::Starting).0;
+                }
+                (record.executing, record.timings, record.ready_after) = (None, None, None);
+                record.set_phase(Phase::Starting);
+                self.note(&record.journal.spec, InstanceEventKind::Starting);
+                Ok((launch, instance_type))
+            }
+            (Some(Action::Refuse { refusal, .. }), record) => {
+                if let Some(record) = record {
+                    self.note_refusal(&record.journal.spec, &refusal);
+                }
+                Err(refusal.into())
+            }
+            _ => Err(Refusal::NoInstance(name.to_string()).into()),
         }
-        let (launcher, instance) = (self.shared.launcher.clone(), name.to_string());
-        blocking(move || launcher.kill(&instance, signal)).await.map_err(|error| failed(error.into()))
     }
 
     /// Removes the instance, killing its process when it runs, and returns when nothing of it is left. False when there
@@ -201,21 +247,28 @@ impl Runtime {
     /// Waits until the instance's process does not run (at once when it does not), and tells how it ended. `None` when
     /// there is no such instance.
     pub async fn wait(&self, name: &str) -> Option<ExitReport> {
-        self.wait_for(name, |phase| !phase.is_live()).await
+        let mut phase = self.phase(name)?;
+        let ended = phase.wait_for(|phase| !phase.is_live()).await.map(|phase| phase.exit().cloned());
+        Some(ended.ok().flatten().unwrap_or_default())
     }
 
     /// Waits until the instance is removed. `None` when there is none.
     pub async fn wait_removed(&self, name: &str) -> Option<ExitReport> {
-        self.wait_for(name, |phase| matches!(phase, Phase::Removed(_))).await
-    }
-
-    async fn wait_for(&self, name: &str, is_it: impl FnMut(&Phase) -> bool) -> Option<ExitReport> {
         let mut phase = self.phase(name)?;
-        let reached = phase.wait_for(is_it).await.map(|phase| phase.exit().cloned());
-        Some(reached.ok().flatten().unwrap_or_default())
+        loop {
+            if let Ok(phase) = phase.wait_for(|phase| matches!(phase, Phase::Removed(_))).await {
+                return Some(phase.exit().cloned().unwrap_or_default());
+            }
+            // It was started again, and what is told about it is told elsewhere now.
+            match self.phase(name) {
+                Some(newer) => phase = newer,
+                None => return Some(ExitReport::default()),
+            }
+        }
     }
 
-    /// The instance's phase, and how it changes. After its removal it stays [`Phase::Removed`].
+    /// The instance's phase, and how it changes until its process has ended. After its removal it stays
+    /// [`Phase::Removed`]; what follows another start is told to those who ask after it.
     pub fn phase(&self, name: &str) -> Option<watch::Receiver<Phase>> {
         self.lock().records.get(name).map(|record| record.phase.subscribe())
     }
@@ -269,7 +322,30 @@ impl Runtime {
         let exit = now.ok().and_then(|phase| phase.exit().cloned());
         let network = self.lock().records.get(name).and_then(|record| record.network.clone());
         let network = network.ok_or(ConnectError::NotRunning(exit))?;
-        connect::connect(network, phase, port, hold).await
+        let stream = connect::connect(network, phase, port, hold).await?;
+        self.note_ready(name);
+        Ok(stream)
+    }
+
+    /// What happened to the instances, from the oldest event that is remembered.
+    pub fn event_reader(&self) -> EventReader {
+        self.shared.events.reader()
+    }
+
+    /// The events that `reader` has not seen, oldest first.
+    pub fn read_events(&self, reader: &mut EventReader) -> Vec<Arc<InstanceEvent>> {
+        reader.read(&self.shared.events)
+    }
+
+    /// Remembers what happened to an instance. What happens to trials is nobody's business.
+    pub(crate) fn note(&self, spec: &InstanceSpec, kind: InstanceEventKind) {
+        if !is_trial(&spec.name) {
+            self.shared.events.push(&spec.name, &spec.application, kind);
+        }
+    }
+
+    fn note_refusal(&self, spec: &InstanceSpec, refusal: &Refusal) {
+        self.note(spec, InstanceEventKind::Refused { rule: refusal.rule(), reason: refusal.to_string() });
     }
 
     /// Ends all instances, for good: SIGTERM, SIGKILL after `grace`, and removes them. None can be started any more.
@@ -308,8 +384,12 @@ impl Inner {
         InstanceView {
             spec: record.journal.spec.clone(),
             phase: record.phase.borrow().clone(),
+            since: record.since,
             created: record.journal.created,
             started: record.started,
+            timings: record.timings,
+            ready_after: record.ready_after,
+            instance_type: self.scheduler.instance(name).and_then(|instance| instance.state.occupies().copied()),
             launches: self.scheduler.instance(name).map_or(0, |instance| instance.launches),
         }
     }

@@ -17,6 +17,7 @@ use oci_spec::runtime::LinuxResources;
 use rustix::fs::{Mode, OFlags};
 
 use crate::error::ErrorKind;
+use crate::status::Usage;
 use crate::step::Step;
 
 /// A failure, before it is known whose.
@@ -105,6 +106,10 @@ impl Hierarchies {
         if !wanted.contains_key("pids") && (self.offers("pids") || !has_any) {
             wanted.insert("pids", Limits { v1: Vec::new(), v2: Vec::new() });
         }
+        // v1 counts the time on processors by a controller of its own, v2 always.
+        if self.v1.contains_key("cpuacct") {
+            wanted.insert("cpuacct", Limits { v1: Vec::new(), v2: Vec::new() });
+        }
         let mut cgroup = Cgroup::default();
         for (controller, limits) in wanted {
             let result = self.create_one(&mut cgroup, parent, id, controller, &limits);
@@ -190,7 +195,7 @@ impl Hierarchies {
 /// How the names of launchers' directories begin.
 pub(crate) const PARENT_PREFIX: &str = "cfc-";
 
-const KNOWN_CONTROLLERS: [&str; 5] = ["cpu", "cpuset", "memory", "pids", "freezer"];
+const KNOWN_CONTROLLERS: [&str; 6] = ["cpu", "cpuacct", "cpuset", "memory", "pids", "freezer"];
 
 /// A cpu period in microseconds, when the spec gives a quota only.
 const CPU_PERIOD_DEFAULT: u64 = 100_000;
@@ -233,6 +238,29 @@ impl Cgroup {
             .unwrap_or(0)
     }
 
+    /// What its processes use. Reads a handful of files, which takes about a tenth of a millisecond.
+    pub(crate) fn usage(&self) -> Usage {
+        let is_v2 = |directory: &PathBuf| self.v2.as_ref() == Some(directory);
+        let mut usage = Usage { oom_kills: self.oom_kills(), ..Usage::default() };
+        for directory in &self.directories {
+            if is_v2(directory) {
+                usage.cpu_usec = keyed(directory, "cpu.stat", "usage_usec").unwrap_or(usage.cpu_usec);
+            } else if let Some(nanoseconds) = number(directory, "cpuacct.usage") {
+                usage.cpu_usec = nanoseconds / 1_000;
+            }
+            usage.pids = number(directory, "pids.current").unwrap_or(usage.pids);
+        }
+        let Some(memory) = &self.memory else { return usage };
+        let (current, peak, anonymous) = match is_v2(memory) {
+            true => ("memory.current", "memory.peak", "anon"),
+            false => ("memory.usage_in_bytes", "memory.max_usage_in_bytes", "rss"),
+        };
+        usage.memory_bytes = number(memory, current).unwrap_or(0);
+        usage.memory_peak_bytes = number(memory, peak).unwrap_or(usage.memory_bytes);
+        usage.memory_anonymous_bytes = keyed(memory, "memory.stat", anonymous).unwrap_or(0);
+        usage
+    }
+
     /// The processes in it, as the host numbers them.
     pub(crate) fn processes(&self) -> BTreeSet<i32> {
         let read = |directory: &PathBuf| fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
@@ -256,6 +284,17 @@ impl Cgroup {
 /// file.
 pub(crate) fn enter(entrance: &OwnedFd) -> Result<(), Failure> {
     rustix::io::write(entrance, b"0").map(drop).step(|| "join a cgroup".into())
+}
+
+/// The number that is all of a file's text.
+fn number(directory: &Path, file: &str) -> Option<u64> {
+    fs::read_to_string(directory.join(file)).ok()?.trim().parse().ok()
+}
+
+/// The number behind `key` in a file of such lines.
+fn keyed(directory: &Path, file: &str, key: &str) -> Option<u64> {
+    let text = fs::read_to_string(directory.join(file)).ok()?;
+    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
 }
 
 fn make_directory(point: &Path, parent: &str, id: &str) -> Result<PathBuf, Failure> {

@@ -49,6 +49,23 @@ fn a_v2_machine_enables_controllers_on_the_way_down_and_writes_v2_files() {
     assert!(read("cgroup.subtree_control").contains("+pids"));
     fs::write(root.join("cfc-test/one/memory.events"), "low 0\nmax 3\noom 2\noom_kill 1\n").expect("writes");
     assert_eq!(cgroup.oom_kills(), 1);
+    let files = [
+        ("cpu.stat", "usage_usec 1500000\nuser_usec 1000000\n"),
+        ("memory.current", "4096\n"),
+        ("memory.peak", "8192\n"),
+        ("memory.stat", "anon 1024\nfile 2048\n"),
+        ("pids.current", "3\n"),
+    ];
+    files.iter().for_each(|(file, text)| fs::write(root.join("cfc-test/one").join(file), text).expect("writes"));
+    let usage = Usage {
+        cpu_usec: 1_500_000,
+        memory_bytes: 4096,
+        memory_peak_bytes: 8192,
+        memory_anonymous_bytes: 1024,
+        pids: 3,
+        oom_kills: 1,
+    };
+    assert_eq!(cgroup.usage(), usage);
 }
 
 #[test]

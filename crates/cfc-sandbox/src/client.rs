@@ -18,7 +18,7 @@ use crate::launcher::{LAUNCHER_ARGV0, PRIVATE};
 use crate::network::NetworkHandle;
 use crate::protocol::{self, Receiver, Reply, Request, Response};
 use crate::redirect::OutboundSockets;
-use crate::status::{Exit, Started, Status};
+use crate::status::{Exit, Started, Status, Usage};
 
 /// A handle to a launcher process. Cheap to clone; its methods block and may be called from many threads.
 #[derive(Debug, Clone)]
@@ -153,6 +153,14 @@ impl Launcher {
     pub fn list(&self) -> Result<Vec<Status>> {
         match self.call(&Request::List, &[])?.0 {
             Reply::List(statuses) => Ok(statuses),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// What a sandbox uses; for one that has ended, what it had used.
+    pub fn usage(&self, id: &str) -> Result<Usage> {
+        match self.call(&Request::Usage { id: id.to_owned() }, &[])?.0 {
+            Reply::Usage(usage) => Ok(usage),
             other => Err(unexpected(&other)),
         }
     }

@@ -44,5 +44,5 @@ pub use network::NetworkHandle;
 /// The OCI runtime specification's types, as [`SandboxConfig::spec`] holds them.
 pub use oci_spec::runtime as oci;
 pub use redirect::{OutboundSockets, original_destination};
-pub use status::{Exit, ExitStatus, Started, State, Status};
+pub use status::{Exit, ExitStatus, Started, State, Status, Usage};
 pub use user::{ResolvedUser, resolve_user};

@@ -17,7 +17,7 @@ use crate::cgroup::PARENT_PREFIX;
 use crate::config::SandboxConfig;
 use crate::disk::{DiskKind, DiskUsage};
 use crate::error::Error;
-use crate::status::{Exit, Started, Status};
+use crate::status::{Exit, Started, Status, Usage};
 
 /// The longest message either side accepts. A spec is about 10 KiB; an environment may reach megabytes.
 const MESSAGE_LENGTH_MAX: usize = 16 << 20;
@@ -57,6 +57,9 @@ pub(crate) enum Request {
     PrepareDisk(DiskKind),
     /// How full the disks of the sandboxes are.
     Disks,
+    Usage {
+        id: String,
+    },
     Shutdown,
 }
 
@@ -71,6 +74,7 @@ pub(crate) enum Reply {
     Exited(Exit),
     List(Vec<Status>),
     Disks(BTreeMap<String, DiskUsage>),
+    Usage(Usage),
 }
 
 /// The name of the cgroup directory of the launcher with this pid.

@@ -1,4 +1,4 @@
-//! What a launcher tells about its sandboxes: [`Started`], [`Exit`], [`Status`].
+//! What a launcher tells about its sandboxes: [`Started`], [`Exit`], [`Status`], [`Usage`].
 
 use std::collections::BTreeMap;
 
@@ -20,6 +20,27 @@ pub struct Exit {
     pub status: ExitStatus,
     /// Whether the kernel killed something in it for exceeding its memory limit.
     pub oom_killed: bool,
+    /// What it had used.
+    #[serde(default)]
+    pub usage: Usage,
+}
+
+/// What a sandbox uses and has used. What its cgroups do not tell is zero.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Usage {
+    /// Time on processors, in microseconds.
+    pub cpu_usec: u64,
+    /// Memory now, page cache included, in bytes.
+    pub memory_bytes: u64,
+    /// The most that was.
+    pub memory_peak_bytes: u64,
+    /// Memory now that no file backs.
+    pub memory_anonymous_bytes: u64,
+    /// Processes and threads now.
+    pub pids: u64,
+    /// How many processes the kernel has killed in it for want of memory.
+    pub oom_kills: u64,
 }
 
 /// How a process ended.

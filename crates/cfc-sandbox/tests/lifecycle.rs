@@ -352,3 +352,30 @@ fn launcher_pid(socket: &Path) -> i32 {
     let stream = std::os::unix::net::UnixStream::connect(socket).unwrap();
     rustix::net::sockopt::socket_peercred(&stream).unwrap().pid.as_raw_nonzero().get()
 }
+
+#[test]
+fn usage_is_told_while_it_runs_and_after() {
+    let Some(bench) = bench() else { return };
+    let config =
+        bench.config(&["sh", "-c", "i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done; sleep 1000 & sleep 1000"]);
+    let config = with(&config, &[("/linux/resources", json!({"memory": {"limit": 64 << 20}}))]);
+    bench.launcher.start(&config).expect("starts");
+    let started = std::time::Instant::now();
+    let usage = loop {
+        let usage = bench.launcher.usage(&config.id).expect("measures");
+        if usage.pids >= 2 {
+            break usage;
+        }
+        assert!(started.elapsed() < Duration::from_secs(60), "{usage:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    assert!(usage.cpu_usec > 1_000 && usage.cpu_usec < 60_000_000, "{usage:?}");
+    assert!(usage.memory_bytes > 0 && usage.memory_bytes < 1 << 30, "{usage:?}");
+    assert!(usage.memory_peak_bytes >= usage.memory_anonymous_bytes && usage.memory_anonymous_bytes > 0, "{usage:?}");
+    bench.launcher.kill_all(&config.id).expect("kills");
+    let exit = bench.launcher.wait(&config.id).expect("ends");
+    assert!(exit.usage.cpu_usec >= usage.cpu_usec, "{exit:?}");
+    assert_eq!(bench.launcher.usage(&config.id).expect("remembers"), exit.usage);
+    bench.launcher.remove(&config.id).expect("is removed");
+    assert!(bench.launcher.usage(&config.id).is_err());
+}

@@ -37,7 +37,7 @@ pub enum Event {
     Launched(String, u64),
     /// The process of this launch could not be started; nothing of it is left.
     LaunchFailed(String, u64),
-    /// SIGTERM now, SIGKILL when `grace` is over.
+    /// SIGTERM now, SIGKILL when `grace` is over. One that is stopping already gets the earlier of the two deadlines.
     Stop {
         /// Whom.
         instance: String,
@@ -131,5 +131,19 @@ impl Refusal {
     /// Whether the same request can succeed later without anybody changing a configuration: a place may get free.
     pub fn is_temporary(&self) -> bool {
         matches!(self, Refusal::MaxInstances { .. } | Refusal::Capacity { .. } | Refusal::ShuttingDown)
+    }
+
+    /// Which rule refused, in one word that never changes.
+    pub fn rule(&self) -> &'static str {
+        match self {
+            Refusal::MaxInstances { .. } => "max_instances",
+            Refusal::Capacity { .. } => "capacity",
+            Refusal::NoApplication(_) => "no_application",
+            Refusal::NoInstance(_) => "no_instance",
+            Refusal::Exists(_) => "exists",
+            Refusal::AlreadyRunning(_) => "already_running",
+            Refusal::Stopping(_) => "stopping",
+            Refusal::ShuttingDown => "shutting_down",
+        }
     }
 }

@@ -194,6 +194,14 @@ impl Scheduler {
                 record.state = State::Stopping { since: now, instance_type: *instance_type, deadline, discard: false };
                 vec![Action::Terminate(instance.to_string(), record.launches)]
             }
+            State::Starting { then: Then::Stop(earlier), .. } => {
+                *earlier = grace.min(*earlier);
+                Vec::new()
+            }
+            State::Stopping { deadline: Some(deadline), .. } => {
+                *deadline = now.saturating_add(grace).min(*deadline);
+                Vec::new()
+            }
             _ => Vec::new(),
         }
     }

@@ -248,3 +248,17 @@ fn an_adopted_process_takes_a_place() {
     scheduler.step(Duration::ZERO, Event::Exited("old".into(), 7));
     assert!(matches!(start(&mut scheduler, "a"), Action::Launch { .. }));
 }
+
+#[test]
+fn a_second_stop_can_only_bring_the_end_nearer() {
+    let mut scheduler = lite(1);
+    start(&mut scheduler, "a");
+    scheduler.step(Duration::ZERO, Event::Launched("a".into(), 1));
+    let stop = |seconds| Event::Stop { instance: "a".into(), grace: Duration::from_secs(seconds) };
+    assert_eq!(scheduler.step(Duration::ZERO, stop(900)), [Action::Terminate("a".into(), 1)]);
+    assert_eq!(scheduler.step(Duration::from_secs(1), Event::Drain { grace: Duration::from_secs(5) }), []);
+    assert_eq!(scheduler.next_deadline(), Some(Duration::from_secs(6)));
+    assert_eq!(scheduler.step(Duration::from_secs(2), stop(900)), []);
+    assert_eq!(scheduler.next_deadline(), Some(Duration::from_secs(6)));
+    assert_eq!(scheduler.step(Duration::from_secs(6), Event::Tick), [Action::Kill("a".into(), 1)]);
+}

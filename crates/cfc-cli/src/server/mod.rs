@@ -29,6 +29,7 @@ use crate::images::build::sandbox_failure;
 use crate::output;
 use crate::server::machine::Machine;
 use crate::settings::{Addresses, Settings};
+use crate::span::Span;
 
 /// How long requests under way may go on when the server ends.
 const GRACE: Duration = Duration::from_secs(5);
@@ -142,5 +143,6 @@ fn runtime_config(settings: &Settings, store: &Store, launcher: &Launcher) -> Ru
         store: store.clone(),
         launcher: launcher.clone(),
         capacity: Runtime::machine_capacity(),
+        stop_grace: settings.file.stop_grace.map_or(cfc_runtime::STOP_GRACE, Span::duration),
     }
 }

@@ -26,7 +26,7 @@ pub fn instance_type(size: &InstanceSize) -> InstanceType {
 /// Starts one instance of `image`, watches it, and removes it again.
 pub async fn run(runtime: &Runtime, store: &Store, image: &Descriptor, size: &InstanceSize) -> Result<(), TrialError> {
     let ports = exposed_ports(store, image).await?;
-    let name = format!("trial-{}", uuid::Uuid::new_v4());
+    let name = format!("cfc-trial-{}", uuid::Uuid::new_v4());
     let application =
         Application { name: name.clone(), image: image.clone(), max_instances: 1, instance_type: instance_type(size) };
     runtime.set_application(application);

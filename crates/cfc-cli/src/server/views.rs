@@ -19,14 +19,11 @@ fn view(application: &ApplicationRecord, instance: &cfc_runtime::InstanceView) -
         name: object_id(&instance.spec.name).to_string(),
         application: application.name.clone(),
         state: state(&instance.phase),
-        since: started,
+        since: timestamp(instance.since),
         started,
         image: instance.spec.image.digest.clone(),
         version: is_current.then_some(application.version),
-        pid: match instance.phase {
-            Phase::Running { pid } => Some(pid),
-            _ => None,
-        },
+        pid: instance.phase.pid(),
     }
 }
 
@@ -34,6 +31,8 @@ fn state(phase: &Phase) -> InstanceState {
     match phase {
         Phase::Created | Phase::Starting => InstanceState::Starting,
         Phase::Running { .. } => InstanceState::Running,
+        Phase::Ready { .. } => InstanceState::Ready,
+        Phase::Stopping { .. } => InstanceState::Stopping,
         Phase::Stopped(report) | Phase::Removed(report) => match &report.error {
             Some(reason) => InstanceState::Failed { reason: reason.clone() },
             None if report.oom_killed => InstanceState::Failed { reason: "out of memory".to_string() },

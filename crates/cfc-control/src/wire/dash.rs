@@ -7,7 +7,7 @@ use crate::{ApplicationRecord, InstanceState, InstanceView};
 /// Cloudflare's counts of instances by what they do.
 pub(crate) fn health(instances: &[InstanceView]) -> Value {
     let count = |is_one: fn(&InstanceState) -> bool| instances.iter().filter(|view| is_one(&view.state)).count();
-    let running = count(|state| matches!(state, InstanceState::Running));
+    let running = count(InstanceState::is_running);
     json!({
         "active": running,
         "healthy": running,
@@ -19,16 +19,13 @@ pub(crate) fn health(instances: &[InstanceView]) -> Value {
 
 /// One row of `wrangler containers list`.
 pub(crate) fn application(record: &ApplicationRecord, instances: &[InstanceView]) -> Value {
-    let is_live = |view: &&InstanceView| {
-        matches!(view.state, InstanceState::Starting | InstanceState::Running | InstanceState::Stopping)
-    };
     json!({
         "id": record.id,
         "created_at": record.created_at,
         "updated_at": record.updated_at,
         "name": record.name,
         "version": record.version,
-        "instances": instances.iter().filter(is_live).count(),
+        "instances": instances.iter().filter(|view| view.state.is_live()).count(),
         "image": record.image.reference,
         "health": {"instances": health(instances)},
         "cfc": {"record": record, "instances": instances},
@@ -49,7 +46,7 @@ pub(crate) fn instances(record: &ApplicationRecord, instances: &[InstanceView]) 
 fn instance(record: &ApplicationRecord, view: &InstanceView) -> Value {
     let (health, container_status) = match view.state {
         InstanceState::Starting => ("placed", "placed"),
-        InstanceState::Running => ("running", "running"),
+        InstanceState::Running | InstanceState::Ready => ("running", "running"),
         InstanceState::Stopping => ("stopping", "stopping"),
         InstanceState::Stopped { .. } => ("stopped", "stopped"),
         InstanceState::Failed { .. } => ("failed", "failed"),

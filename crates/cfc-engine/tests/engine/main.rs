@@ -11,6 +11,7 @@ mod lifecycle;
 mod limits;
 mod platform;
 mod ports;
+mod stop;
 mod workerd;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -20,7 +21,7 @@ use std::process::ExitCode;
 type Test = (&'static str, fn());
 
 const TESTS: &[&[Test]] =
-    &[lifecycle::TESTS, ports::TESTS, limits::TESTS, adoption::TESTS, workerd::TESTS, egress::TESTS];
+    &[lifecycle::TESTS, ports::TESTS, limits::TESTS, adoption::TESTS, workerd::TESTS, egress::TESTS, stop::TESTS];
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os();

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use cfc_engine::{EgressPolicy, Engine, WorkerNames};
 use cfc_oci::{ContainerConfig, Descriptor};
-use cfc_runtime::{Application, Capacity, InstanceType, Runtime, RuntimeConfig};
+use cfc_runtime::{Application, Capacity, InstanceType, Runtime, RuntimeConfig, STOP_GRACE};
 use cfc_sandbox::Launcher;
 use cfc_store::Store;
 use serde_json::{Value, json};
@@ -45,6 +45,11 @@ impl Platform {
 
     /// As [`Platform::open`], with a policy for what containers may reach.
     pub async fn open_with(directory: &Path, egress: EgressPolicy) -> Platform {
+        Platform::open_with_grace(directory, egress, STOP_GRACE).await
+    }
+
+    /// As [`Platform::open_with`], with the time that containers have to end.
+    pub async fn open_with_grace(directory: &Path, egress: EgressPolicy, stop_grace: Duration) -> Platform {
         let store = Store::open(&directory.join("store")).expect("a store");
         let program = std::env::current_exe().expect("this test has a path");
         let launcher = Launcher::connect_or_start(&program, &directory.join("launcher.sock")).expect("a launcher");
@@ -53,6 +58,7 @@ impl Platform {
             store: store.clone(),
             launcher: launcher.clone(),
             capacity: Capacity::default(),
+            stop_grace,
         };
         let runtime = Runtime::open(config).await.expect("a runtime");
         let names = WorkerNames {

@@ -49,6 +49,10 @@ impl EventLoop {
             Request::Remove { id } => {
                 self.remove(&id).map_err(|kind| Error::new(format!("remove sandbox `{id}`"), kind))
             }
+            Request::Usage { id } => match self.sandboxes.get(&id) {
+                Some(sandbox) => Ok(Reply::Usage(sandbox.usage())),
+                None => Err(Error::new(format!("measure sandbox `{id}`"), ErrorKind::NotFound)),
+            },
             Request::List => Ok(Reply::List(self.sandboxes.values().map(Sandbox::status).collect())),
         };
         self.respond(client, response, Vec::new());

@@ -11,7 +11,7 @@ use super::log_file::{LogFile, Stream};
 use crate::cgroup::Cgroup;
 use crate::child::{Stubs, remove_stubs};
 use crate::error::ErrorKind;
-use crate::status::{Exit, ExitStatus, Started, State, Status};
+use crate::status::{Exit, ExitStatus, Started, State, Status, Usage};
 use crate::sys;
 
 /// How much of a stream is read before others have their turn.
@@ -111,6 +111,14 @@ impl Sandbox {
         matches!(self.phase, Phase::Exited(_))
     }
 
+    /// What it uses; once it has ended, what it had used.
+    pub(crate) fn usage(&self) -> Usage {
+        match &self.phase {
+            Phase::Exited(exit) => exit.usage,
+            _ => self.cgroup.usage(),
+        }
+    }
+
     /// Kills process 1, and with it the whole pid namespace. A process that has ended already is fine.
     pub(crate) fn kill_all(&self) {
         let _ = sys::send_signal(self.pidfd.as_fd(), libc::SIGKILL);
@@ -156,7 +164,8 @@ impl Sandbox {
         if let Some(upper) = &self.upper {
             remove_stubs(upper, &self.stubs);
         }
-        let exit = Exit { status, oom_killed: self.cgroup.oom_kills() > 0 };
+        let usage = self.cgroup.usage();
+        let exit = Exit { status, oom_killed: usage.oom_kills > 0, usage };
         self.cgroup.remove();
         self.phase = Phase::Exited(exit);
         exit

@@ -35,6 +35,7 @@ fn describe(state: &InstanceState) -> String {
     match state {
         InstanceState::Starting => "starting".to_string(),
         InstanceState::Running => "running".to_string(),
+        InstanceState::Ready => "ready".to_string(),
         InstanceState::Stopping => "stopping".to_string(),
         InstanceState::Stopped { exit_code: Some(code) } => format!("stopped ({code})"),
         InstanceState::Stopped { exit_code: None } => "stopped".to_string(),

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use cfc_control::{Client, InstanceState};
+use cfc_control::Client;
 
 use super::print_json;
 use crate::failure::Failure;
@@ -18,7 +18,7 @@ pub async fn run(client: &Client, json: bool) -> Result<ExitCode, Failure> {
     }
     let mut rows = Vec::new();
     for (application, instances) in &applications {
-        let live = instances.iter().filter(|instance| matches!(instance.state, InstanceState::Running)).count();
+        let live = instances.iter().filter(|instance| instance.state.is_running()).count();
         rows.push(vec![
             application.name.clone(),
             application.attachment.as_ref().map_or("-".to_string(), |attachment| attachment.worker.clone()),
