@@ -14,6 +14,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use crate::config::{SandboxConfig, Stdio};
 use crate::disk::{DiskKind, DiskUsage};
 use crate::error::{Error, ErrorKind, Result};
+use crate::exec::{self, Exec, ExecConfig};
 use crate::launcher::{LAUNCHER_ARGV0, PRIVATE};
 use crate::network::NetworkHandle;
 use crate::protocol::{self, Receiver, Reply, Request, Response};
@@ -165,6 +166,41 @@ impl Launcher {
         }
     }
 
+    /// Runs a further process in a running sandbox, with `stdio` as its stdin, stdout and stderr. Returns once its command
+    /// executes.
+    ///
+    /// Fails with [`ErrorKind::CommandNotFound`](crate::ErrorKind::CommandNotFound) or
+    /// [`ErrorKind::NotExecutable`](crate::ErrorKind::NotExecutable) when the sandbox lacks the command.
+    pub fn exec(&self, id: &str, config: &ExecConfig, stdio: [OwnedFd; 3]) -> Result<Exec> {
+        if config.terminal.is_some() {
+            let message = "a terminal is for `exec_in_terminal`".to_owned();
+            return Err(Error::new(exec::operation(id), ErrorKind::Invalid(message)));
+        }
+        self.exec_with(id, config, &[stdio[0].as_fd(), stdio[1].as_fd(), stdio[2].as_fd()])
+    }
+
+    /// As [`exec`](Launcher::exec), with a terminal, which `config` gives a size.
+    pub fn exec_in_terminal(&self, id: &str, config: &ExecConfig) -> Result<Exec> {
+        if config.terminal.is_none() {
+            let message = "`exec_in_terminal` needs the terminal's size".to_owned();
+            return Err(Error::new(exec::operation(id), ErrorKind::Invalid(message)));
+        }
+        self.exec_with(id, config, &[])
+    }
+
+    /// On a connection of its own, which then is the process's.
+    fn exec_with(&self, id: &str, config: &ExecConfig, descriptors: &[BorrowedFd<'_>]) -> Result<Exec> {
+        config.validate(id)?;
+        let request = Request::Exec { id: id.to_owned(), exec: Box::new(config.clone()) };
+        let bytes = protocol::encode(&request).map_err(|error| launcher_error(format!("ask it: {error}")))?;
+        let connection = self.shared.reach.connect()?;
+        let mut receiver = Receiver::default();
+        let answer = exchange_first(&connection, &bytes, descriptors, &mut receiver);
+        let (response, descriptors) =
+            answer.map_err(|error| launcher_error(format!("it ended before it answered: {error}")))?;
+        Exec::new(id, connection, receiver, &response?, descriptors)
+    }
+
     /// The network of a running sandbox.
     pub fn network(&self, id: &str) -> Result<NetworkHandle> {
         let (_, mut descriptors) = self.call(&Request::Network { id: id.to_owned() }, &[])?;
@@ -267,11 +303,20 @@ fn exchange(
     bytes: &[u8],
     descriptors: &[BorrowedFd<'_>],
 ) -> std::io::Result<(Response, Vec<OwnedFd>)> {
+    exchange_first(connection, bytes, descriptors, &mut Receiver::default())
+}
+
+/// As [`exchange`], where more than one answer may come: `receiver` has what came with the first.
+fn exchange_first(
+    connection: &OwnedFd,
+    bytes: &[u8],
+    descriptors: &[BorrowedFd<'_>],
+    receiver: &mut Receiver,
+) -> std::io::Result<(Response, Vec<OwnedFd>)> {
     let mut sent = protocol::send(connection, bytes, descriptors)?;
     while sent < bytes.len() {
         sent += protocol::send(connection, &bytes[sent..], &[])?;
     }
-    let mut receiver = Receiver::default();
     loop {
         if !receiver.receive(connection)? {
             return Err(std::io::ErrorKind::UnexpectedEof.into());

@@ -16,10 +16,12 @@ mod error;
 mod status;
 
 mod client;
+mod exec;
 mod host;
 mod inside;
 mod network;
 mod redirect;
+mod terminal;
 mod user;
 
 mod cgroup;
@@ -38,6 +40,7 @@ pub use config::{INIT_ANNOTATION, Network, Root, SandboxConfig, Stdio};
 pub use default_spec::{build_spec, default_spec};
 pub use disk::{DiskKind, DiskUsage};
 pub use error::{Error, ErrorKind, Result};
+pub use exec::{Exec, ExecConfig};
 pub use host::{Finding, Severity, check_host, sweep};
 pub use launcher::{LAUNCHER_ARGV0, launcher_main};
 pub use network::NetworkHandle;
@@ -45,4 +48,5 @@ pub use network::NetworkHandle;
 pub use oci_spec::runtime as oci;
 pub use redirect::{OutboundSockets, original_destination};
 pub use status::{Exit, ExitStatus, Started, State, Status, Usage};
+pub use terminal::{Terminal, WindowSize};
 pub use user::{ResolvedUser, resolve_user};

@@ -17,7 +17,8 @@ use crate::cgroup::PARENT_PREFIX;
 use crate::config::SandboxConfig;
 use crate::disk::{DiskKind, DiskUsage};
 use crate::error::Error;
-use crate::status::{Exit, Started, Status, Usage};
+use crate::exec::ExecConfig;
+use crate::status::{Exit, ExitStatus, Started, Status, Usage};
 
 /// The longest message either side accepts. A spec is about 10 KiB; an environment may reach megabytes.
 const MESSAGE_LENGTH_MAX: usize = 16 << 20;
@@ -60,6 +61,19 @@ pub(crate) enum Request {
     Usage {
         id: String,
     },
+    /// A further process for a running sandbox, which then belongs to this connection. Without a terminal, three
+    /// descriptors come along. Two replies: [`Reply::ExecStarted`], which carries the terminal, then [`Reply::ExecEnded`].
+    Exec {
+        id: String,
+        exec: Box<ExecConfig>,
+    },
+    /// To the process of this connection, or to its group. No reply.
+    ExecSignal {
+        signal: i32,
+        group: bool,
+    },
+    /// The process of this connection no longer ends with it. No reply.
+    ExecRelease,
     Shutdown,
 }
 
@@ -72,6 +86,11 @@ pub(crate) enum Reply {
     Done,
     Started(Started),
     Exited(Exit),
+    /// The process's id inside.
+    ExecStarted {
+        pid: u32,
+    },
+    ExecEnded(ExitStatus),
     List(Vec<Status>),
     Disks(BTreeMap<String, DiskUsage>),
     Usage(Usage),
@@ -160,6 +179,11 @@ impl Receiver {
             }
         }
         Ok(received.bytes > 0)
+    }
+
+    /// A descriptor that has come.
+    pub(crate) fn take_descriptor(&mut self) -> Option<OwnedFd> {
+        self.descriptors.pop_front()
     }
 
     /// The next whole message, with the descriptors that have come so far.

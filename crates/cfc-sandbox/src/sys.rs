@@ -162,6 +162,22 @@ pub(crate) fn close_from(first: RawFd) {
     unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0) };
 }
 
+/// Closes every descriptor but `kept` and the standard ones, whoever owns them. For a process that drops nothing any more.
+pub(crate) fn close_all_but(kept: &[RawFd]) {
+    let mut kept = kept.to_vec();
+    kept.sort_unstable();
+    let mut first: RawFd = 3;
+    for descriptor in kept {
+        if first < descriptor {
+            // JUSTIFICATION: a copy of the launcher must not hold what that has open, and cannot reach the owners.
+            // SAFETY: the only caller never returns to the owners and drops nothing, so no owner sees its own closed.
+            unsafe { libc::syscall(libc::SYS_close_range, first, descriptor - 1, 0) };
+        }
+        first = descriptor + 1;
+    }
+    close_from(first);
+}
+
 /// Adds a seccomp filter to this process, without touching no_new_privs.
 pub(crate) fn install_seccomp(program: &[Instruction]) -> io::Result<()> {
     #[repr(C)]
@@ -264,6 +280,13 @@ pub(crate) fn forward_signal(pid: i32, signal: i32) {
     // JUSTIFICATION: as in send_signal.
     // SAFETY: always sound; failure (the process is gone) is what the caller expects.
     unsafe { libc::kill(pid, signal) };
+}
+
+/// Sends any signal to the process group that `leader`, a child that was not waited for, may have made.
+pub(crate) fn signal_group(leader: i32, signal: i32) {
+    // JUSTIFICATION: as in send_signal.
+    // SAFETY: always sound; failure (there is no such group, no such signal) is what the caller expects.
+    unsafe { libc::kill(-leader, signal) };
 }
 
 /// A duplicate of this process's standard input, which a parent may use to hand over a socket.

@@ -65,6 +65,10 @@ pub fn resolve_user(lowers: &[PathBuf], user: &str) -> Result<ResolvedUser> {
             resolved.additional_gids.dedup();
         }
     }
+    // To the kernel this number means "leave it as it is".
+    if resolved.uid == u32::MAX || resolved.gid == u32::MAX {
+        return Err(fail(format!("{} is no user or group", u32::MAX)));
+    }
     Ok(resolved)
 }
 
@@ -139,10 +143,18 @@ fn read_in_layer(layer: &Path, name: &str) -> rustix::io::Result<Layer> {
         // A whiteout, or something from which no name can be read.
         _ => return Ok(Layer::Hides),
     }
-    let Some(file) = open(&format!("etc/{name}"), OFlags::RDONLY)? else { return Ok(Layer::Hides) };
+    // A running sandbox may have put something else there meanwhile, which must not keep us waiting.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let Some(file) = open(&format!("etc/{name}"), flags)? else { return Ok(Layer::Hides) };
+    if FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) != FileType::RegularFile {
+        return Ok(Layer::Hides);
+    }
     let mut bytes = Vec::new();
-    let read = std::fs::File::from(file).take(FILE_LENGTH_MAX).read_to_end(&mut bytes);
+    let read = std::fs::File::from(file).take(FILE_LENGTH_MAX + 1).read_to_end(&mut bytes);
     read.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+    if bytes.len() as u64 > FILE_LENGTH_MAX {
+        return Err(Errno::FBIG);
+    }
     Ok(Layer::Text(String::from_utf8_lossy(&bytes).into_owned()))
 }
 

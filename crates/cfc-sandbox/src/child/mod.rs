@@ -4,6 +4,7 @@
 //! fails is reported through a pipe that `execve` closes.
 
 pub(crate) mod capabilities;
+pub(crate) mod exec;
 mod identity;
 mod init;
 mod program;
@@ -11,6 +12,7 @@ mod report;
 mod rootfs;
 mod stubs;
 mod targets;
+mod terminal;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::AssertUnwindSafe;
@@ -24,7 +26,7 @@ use crate::launcher::blueprint::Blueprint;
 use crate::redirect;
 use crate::step::Step;
 use crate::sys;
-pub(crate) use report::Report;
+pub(crate) use report::{Report, parse_all};
 pub(crate) use stubs::{Stubs, remove_stubs};
 
 /// The exit code of a process that failed before `execve`; the report says why.
@@ -81,7 +83,7 @@ fn prepare_and_execute(blueprint: &Blueprint, wiring: &Wiring) -> Result<std::co
     identity::set_rlimits(&blueprint.rlimits)?;
     let is_cwd_set = program::change_or_make_directory(&blueprint.cwd)?;
     sys::reset_signals();
-    connect_stdio(wiring)?;
+    connect_stdio(&wiring.stdio)?;
     sys::close_on_exec_from(3).step(|| "close inherited files".into())?;
     identity::take(&blueprint.identity())?;
     if !is_cwd_set {
@@ -114,8 +116,7 @@ fn bring_loopback_up() -> Result<(), ErrorKind> {
     sys::loopback_up(socket.as_fd()).step(|| "bring the loopback device up".into())
 }
 
-fn connect_stdio(wiring: &Wiring) -> Result<(), ErrorKind> {
-    let [stdin, stdout, stderr] = &wiring.stdio;
+fn connect_stdio([stdin, stdout, stderr]: &[OwnedFd; 3]) -> Result<(), ErrorKind> {
     rustix::stdio::dup2_stdin(stdin).step(|| "connect stdin".into())?;
     rustix::stdio::dup2_stdout(stdout).step(|| "connect stdout".into())?;
     rustix::stdio::dup2_stderr(stderr).step(|| "connect stderr".into())

@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::stubs::Stubs;
 use crate::error::ErrorKind;
@@ -16,15 +16,13 @@ pub(crate) enum Report {
     Failed(ErrorKind),
 }
 
-impl Report {
-    /// The reports in `bytes`, in order.
-    pub(crate) fn parse_all(bytes: &[u8]) -> Vec<Report> {
-        bytes.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect()
-    }
+/// The reports in `bytes`, in order.
+pub(crate) fn parse_all<R: DeserializeOwned>(bytes: &[u8]) -> Vec<R> {
+    bytes.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect()
 }
 
 /// Sends one report. Failing to is not reported: nobody listens.
-pub(crate) fn send(pipe: &OwnedFd, report: &Report) {
+pub(crate) fn send(pipe: &OwnedFd, report: &impl Serialize) {
     let Ok(mut bytes) = serde_json::to_vec(report) else { return };
     bytes.push(b'\n');
     let mut rest = bytes.as_slice();

@@ -62,6 +62,7 @@ pub(crate) struct RedirectPlan {
 }
 
 /// The process's identity inside the sandbox.
+#[derive(Clone)]
 pub(crate) struct UserPlan {
     pub(crate) uid: u32,
     pub(crate) gid: u32,
@@ -311,7 +312,7 @@ fn hostname(config: &SandboxConfig) -> String {
     given.unwrap_or(&config.id).chars().take(63).collect()
 }
 
-fn c_strings(strings: &[String], what: &str) -> Result<Vec<CString>, ErrorKind> {
+pub(crate) fn c_strings(strings: &[String], what: &str) -> Result<Vec<CString>, ErrorKind> {
     let convert = |s: &String| {
         CString::new(s.as_str()).map_err(|_| ErrorKind::Invalid(format!("`{what}` holds a zero byte: {s:?}")))
     };

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::net::SocketFlags;
@@ -11,6 +11,7 @@ use rustix::time::Timespec;
 
 use super::connection::Connection;
 use super::disks::Disks;
+use super::exec::ExecProcess;
 use super::log_file::Stream;
 use super::sandbox::Sandbox;
 use super::start::Starter;
@@ -24,6 +25,10 @@ pub(crate) struct EventLoop {
     pub(super) next_token: u64,
     pub(super) clients: HashMap<u64, Connection>,
     pub(super) sandboxes: BTreeMap<String, Sandbox>,
+    /// The further processes of sandboxes, by the client that each belongs to.
+    pub(super) execs: BTreeMap<u64, ExecProcess>,
+    /// Those of them that have ended and cannot be waited for yet.
+    pub(super) traced_execs: Vec<u64>,
     pub(super) starter: Starter,
     pub(super) disks: Disks,
     pub(super) socket: Option<PathBuf>,
@@ -45,6 +50,8 @@ pub(super) enum Source {
     Exit(String),
     Report(String),
     Output(String, Stream),
+    ExecReport(u64),
+    ExecExit(u64),
 }
 
 /// The launcher is to end once no sandbox runs.
@@ -55,6 +62,9 @@ pub(super) struct Ending {
 
 const EVENTS_MAX: usize = 64;
 
+/// How often commands are looked at that have ended and that something in their sandbox still traces.
+const TRACED_INTERVAL: Duration = Duration::from_millis(100);
+
 impl EventLoop {
     /// `parent` names the launcher's cgroups.
     pub(crate) fn new(parent: String, socket: Option<PathBuf>) -> std::io::Result<EventLoop> {
@@ -64,6 +74,8 @@ impl EventLoop {
             next_token: 0,
             clients: HashMap::new(),
             sandboxes: BTreeMap::new(),
+            execs: BTreeMap::new(),
+            traced_execs: Vec::new(),
             starter: Starter::new(parent),
             disks: Disks::default(),
             socket,
@@ -91,6 +103,8 @@ impl EventLoop {
         while !self.is_done() {
             events.clear();
             let timeout = self.paused.iter().map(|(due, ..)| due.saturating_duration_since(Instant::now())).min();
+            let again = (!self.traced_execs.is_empty()).then_some(TRACED_INTERVAL);
+            let timeout = timeout.into_iter().chain(again).min();
             let timeout = timeout.and_then(|duration| Timespec::try_from(duration).ok());
             match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), timeout.as_ref()) {
                 Err(rustix::io::Errno::INTR) => continue,
@@ -103,6 +117,7 @@ impl EventLoop {
                     self.handle(token, source);
                 }
             }
+            self.reap_execs();
             if !self.paused.is_empty() {
                 self.resume_outputs();
             }
@@ -121,6 +136,10 @@ impl EventLoop {
                 self.on_report(token, &id);
             }
             Source::Output(id, stream) => self.on_output(token, &id, stream),
+            Source::ExecReport(client) => {
+                self.on_exec_report(token, client);
+            }
+            Source::ExecExit(client) => self.on_exec_exit(token, client),
         }
     }
 
@@ -217,6 +236,7 @@ impl EventLoop {
         let Some(client) = self.clients.remove(&token) else { return };
         let is_control = matches!(self.sources.get(&token), Some(Source::Control));
         self.unwatch(token, &client.socket);
+        self.abandon_exec(token);
         if is_control {
             self.begin_ending(None);
         }
@@ -228,6 +248,7 @@ impl Source {
         match self {
             Source::Exit(known) | Source::Report(known) | Source::Output(known, _) => known == id,
             Source::Listener | Source::Client | Source::Control | Source::Disks => false,
+            Source::ExecReport(_) | Source::ExecExit(_) => false,
         }
     }
 }

@@ -8,6 +8,8 @@ mod connection;
 mod disk_pool;
 mod disks;
 mod event_loop;
+mod exec;
+pub(crate) mod exec_template;
 mod idmap;
 mod log_file;
 pub(crate) mod mount_options;
@@ -28,6 +30,7 @@ use rustix::process::{Resource, Rlimit};
 use crate::protocol;
 use crate::sys;
 use event_loop::EventLoop;
+pub(crate) use start::give_pipes;
 
 /// The `argv[0]` that makes a program a launcher.
 pub const LAUNCHER_ARGV0: &str = "cfc-launcher";

@@ -6,6 +6,7 @@ use super::event_loop::{Ending, EventLoop, Source};
 use super::sandbox::{Phase, Sandbox};
 use crate::config::SandboxConfig;
 use crate::error::{Error, ErrorKind};
+use crate::exec;
 use crate::protocol::{Reply, Request};
 use crate::sys;
 
@@ -30,6 +31,12 @@ impl EventLoop {
                 Ok(sockets) => return self.respond(client, Ok(Reply::Done), sockets),
                 Err(kind) => Err(Error::new(format!("take what sandbox `{id}` sends out"), kind)),
             },
+            Request::Exec { id, exec } => match self.exec(client, &id, &exec, descriptors) {
+                Ok(()) => return,
+                Err(kind) => Err(Error::new(exec::operation(&id), kind)),
+            },
+            Request::ExecSignal { signal, group } => return self.signal_exec(client, signal, group),
+            Request::ExecRelease => return self.release_exec(client),
             Request::Shutdown => return self.begin_ending(Some(client)),
             Request::Attach => match descriptors.pop().map(|socket| self.add_client(socket, Source::Client)) {
                 Some(Ok(())) => Ok(Reply::Done),

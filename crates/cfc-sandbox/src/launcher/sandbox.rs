@@ -5,8 +5,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use rustix::process::{WaitId, WaitIdOptions};
+use rustix::process::{WaitId, WaitIdOptions, WaitIdStatus};
 
+use super::exec_template::ExecTemplate;
 use super::log_file::{LogFile, Stream};
 use crate::cgroup::Cgroup;
 use crate::child::{Stubs, remove_stubs};
@@ -27,6 +28,8 @@ pub(crate) struct Sandbox {
     /// The sockets to which its outbound traffic is redirected, when it was to be, or why there are none.
     pub(crate) outbound: Option<Result<Vec<OwnedFd>, ErrorKind>>,
     pub(crate) cgroup: Cgroup,
+    /// What further processes of it are given.
+    pub(crate) exec: ExecTemplate,
     pub(crate) annotations: BTreeMap<String, String>,
     pub(crate) log: Option<LogFile>,
     /// The read ends of stdout and stderr, until they end.
@@ -149,7 +152,7 @@ impl Sandbox {
 
     /// Waits for the process, which has ended or is about to, and takes everything down but this record.
     pub(crate) fn finish(&mut self) -> Exit {
-        let status = self.reap();
+        let status = exit_status(&self.pidfd);
         // All processes are gone, so what the pipes hold is bounded and is all there will ever be.
         for stream in [Stream::Stdout, Stream::Stderr] {
             while self.copy_output(stream) == Output::More {}
@@ -170,14 +173,18 @@ impl Sandbox {
         self.phase = Phase::Exited(exit);
         exit
     }
+}
 
-    fn reap(&self) -> ExitStatus {
-        let waited = rustix::io::retry_on_intr(|| {
-            rustix::process::waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED)
-        });
-        let status = waited.ok().flatten();
-        let code = status.as_ref().and_then(|status| status.exit_status()).map(ExitStatus::Code);
-        let signal = status.as_ref().and_then(|status| status.terminating_signal()).map(ExitStatus::Signal);
-        code.or(signal).unwrap_or(ExitStatus::Signal(libc::SIGKILL))
-    }
+/// Waits for a child, which has ended or is about to.
+fn exit_status(pidfd: &OwnedFd) -> ExitStatus {
+    let waited =
+        rustix::io::retry_on_intr(|| rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED));
+    waited.ok().flatten().as_ref().map_or(ExitStatus::Signal(libc::SIGKILL), ended)
+}
+
+/// How a process ended that was waited for.
+pub(super) fn ended(status: &WaitIdStatus) -> ExitStatus {
+    let code = status.exit_status().map(ExitStatus::Code);
+    let signal = status.terminating_signal().map(ExitStatus::Signal);
+    code.or(signal).unwrap_or(ExitStatus::Signal(libc::SIGKILL))
 }

@@ -7,7 +7,7 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 use super::event_loop::{EventLoop, Source};
 use super::log_file::Stream;
 use super::sandbox::{Output, Phase};
-use crate::child::Report;
+use crate::child::{Report, parse_all};
 use crate::error::{Error, ErrorKind};
 use crate::protocol::Reply;
 use crate::redirect;
@@ -29,7 +29,7 @@ impl EventLoop {
             Err(_) => {}
         }
         let mut outcome = Err(ErrorKind::Unavailable("the process died while it was set up (out of memory?)".into()));
-        for report in Report::parse_all(received) {
+        for report in parse_all(received) {
             match report {
                 Report::Ready(stubs) => {
                     sandbox.stubs = stubs;

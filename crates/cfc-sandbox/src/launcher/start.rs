@@ -9,6 +9,7 @@ use rustix::pipe::PipeFlags;
 use rustix::process::{WaitId, WaitIdOptions};
 
 use super::blueprint::Blueprint;
+use super::exec_template::ExecTemplate;
 use super::idmap::IdMappings;
 use super::log_file::{LogFile, Stream};
 use super::sandbox::{Phase, Rate, Sandbox};
@@ -93,6 +94,7 @@ impl Starter {
             network: launched.network,
             outbound: None,
             cgroup,
+            exec: ExecTemplate::new(&blueprint, mappings.as_ref()),
             annotations: config.spec.annotations().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect(),
             log: outputs.log,
             outputs: outputs.read_ends,
@@ -151,7 +153,7 @@ fn connect(stdio: &Stdio, descriptors: Vec<OwnedFd>) -> Result<Outputs, ErrorKin
 }
 
 /// A pipe of which only our end is non-blocking.
-fn output_pipe() -> Result<(OwnedFd, OwnedFd), ErrorKind> {
+pub(super) fn output_pipe() -> Result<(OwnedFd, OwnedFd), ErrorKind> {
     let (read, write) = pipe()?;
     rustix::fs::fcntl_setfl(&read, OFlags::NONBLOCK).step(|| "make a pipe".into())?;
     Ok((read, write))
@@ -239,7 +241,7 @@ fn prepare(
 }
 
 /// Makes pipes the application's own, so that it can open `/dev/stdout` as any user. Files and terminals stay as they are.
-fn give_pipes(stdio: &[OwnedFd; 3], uid: u32, gid: u32) {
+pub(crate) fn give_pipes(stdio: &[impl AsFd; 3], uid: u32, gid: u32) {
     for descriptor in stdio {
         let is_pipe = rustix::fs::fstat(descriptor).is_ok_and(|s| FileType::from_raw_mode(s.st_mode) == FileType::Fifo);
         if is_pipe {

@@ -1,6 +1,8 @@
 //! What the sandbox tests share: a launcher, a small root filesystem, and one way to run a command in it.
 #![allow(dead_code, clippy::unwrap_used, missing_docs)]
 
+pub mod exec;
+
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
