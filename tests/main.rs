@@ -4,6 +4,8 @@ mod arrows;
 mod images;
 mod licences;
 mod messages;
+mod ordinary_user;
+mod rootless;
 mod settings;
 mod starter;
 mod support;

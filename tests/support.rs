@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::ordinary_user::OrdinaryUser;
+
 /// How long anything that starts may take on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -61,11 +63,34 @@ pub fn repository() -> PathBuf {
 /// A data directory of its own, and the `cfc` command on it.
 pub struct Home {
     directory: tempfile::TempDir,
+    runner: Runner,
+}
+
+/// Who runs `cfc`.
+enum Runner {
+    Us,
+    User(OrdinaryUser),
+    /// This command, with `cfc` and its arguments behind its own.
+    Through(Vec<String>),
 }
 
 impl Home {
     pub fn new() -> Home {
-        Home { directory: tempfile::Builder::new().prefix("cfc-test-").tempdir().expect("a temporary directory") }
+        let directory = tempfile::Builder::new().prefix("cfc-test-").tempdir().expect("a temporary directory");
+        Home { directory, runner: Runner::Us }
+    }
+
+    /// One in which `cfc` is run by an ordinary user, whose it is.
+    pub fn of(user: OrdinaryUser) -> Home {
+        let home = Home::new();
+        user.move_in(home.directory.path());
+        Home { runner: Runner::User(user), ..home }
+    }
+
+    /// One in which `cfc` is run by `command`.
+    pub fn through(command: &[&str]) -> Home {
+        let command = command.iter().map(|word| word.to_string()).collect();
+        Home { runner: Runner::Through(command), ..Home::new() }
     }
 
     /// A path in the directory, beside the data directory.
@@ -79,13 +104,24 @@ impl Home {
 
     /// `cfc` with an environment that nothing of the machine leaks into.
     pub fn cfc(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_cfc"));
+        let mut command = match &self.runner {
+            Runner::Us => Command::new(env!("CARGO_BIN_EXE_cfc")),
+            Runner::User(user) => user.command(self.directory.path()),
+            Runner::Through(wrapper) => {
+                let mut command = Command::new(&wrapper[0]);
+                command.args(&wrapper[1..]).arg(env!("CARGO_BIN_EXE_cfc"));
+                command
+            }
+        };
         for variable in ["CFC_LOG", "CLOUDFLARE_ENV", "SOURCE_DATE_EPOCH", "XDG_DATA_HOME", "XDG_CONFIG_HOME"] {
             command.env_remove(variable);
         }
         command.env("CFC_DATA", self.data()).env("CFC_CONFIG", self.path("config.toml")).env("NO_COLOR", "1");
         if let Some(tools) = std::env::var_os("CFC_TOOLS_DIR").map(PathBuf::from).or_else(default_tools) {
             command.env("CFC_TOOLS_DIR", tools);
+        }
+        if let Runner::User(user) = &self.runner {
+            user.set_environment(&mut command, self.directory.path());
         }
         command.current_dir(self.directory.path()).stdin(Stdio::null());
         command

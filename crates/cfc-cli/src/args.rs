@@ -47,6 +47,8 @@ pub enum Command {
     Setup,
     /// Name what this machine lacks, and how to get it
     Doctor,
+    /// Run a command with cfc's own rights over an ordinary user's data: `cfc unshare rm -rf DIR`
+    Unshare(Unshare),
 }
 
 /// Which project, and which of its environments.
@@ -182,4 +184,11 @@ pub struct Run {
     /// The instance type, whose limits apply
     #[arg(long, value_name = "TYPE", default_value = "standard-1")]
     pub instance_type: String,
+}
+
+#[derive(Debug, Args)]
+pub struct Unshare {
+    /// The command
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub command: Vec<String>,
 }

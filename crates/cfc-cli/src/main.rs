@@ -10,6 +10,7 @@ mod images;
 mod logging;
 mod output;
 mod project;
+mod rights;
 mod server;
 mod settings;
 mod span;

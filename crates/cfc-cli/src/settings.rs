@@ -110,17 +110,26 @@ impl Settings {
     /// longer than 107 bytes (`unix(7)`) whatever the data directory is called.
     pub fn socket_directory(&self) -> Result<PathBuf, Failure> {
         let name = cfc_oci::Digest::of(self.data.as_os_str().as_encoded_bytes()).short().to_string();
-        let uid = rustix::process::getuid().as_raw();
-        let base = match std::env::var_os("XDG_RUNTIME_DIR") {
+        let uid = cfc_sandbox::user_id();
+        let base = match std::env::var_os("XDG_RUNTIME_DIR").filter(|value| !value.is_empty()) {
             _ if uid == 0 => PathBuf::from("/run/cfc"),
             Some(runtime) => PathBuf::from(runtime).join("cfc"),
             None => PathBuf::from(format!("/tmp/cfc-{uid}")),
         };
         let directory = base.join(name);
-        private_directory(&directory).map_err(|error| {
-            Failure::because(format!("cannot make the socket directory `{}`", directory.display()), &error)
-        })?;
+        // The base as well: whoever had made it could put another directory in the place of ours.
+        for path in [&base, &directory] {
+            private_directory(path).map_err(|error| {
+                Failure::because(format!("cannot make the socket directory `{}`", path.display()), &error)
+                    .hint("set XDG_RUNTIME_DIR to a directory of your own, with mode 0700")
+            })?;
+        }
         Ok(directory)
+    }
+
+    /// Where the launcher listens that outlives its server.
+    pub fn launcher_socket(&self) -> Result<PathBuf, Failure> {
+        Ok(self.socket_directory()?.join("launcher"))
     }
 
     /// The addresses of the running server.
@@ -152,7 +161,7 @@ impl Settings {
     }
 }
 
-/// Makes `directory` and its parent with mode 0700, and refuses one that somebody else made.
+/// Makes `directory` with mode 0700, and refuses one that somebody else made.
 fn private_directory(directory: &Path) -> std::io::Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
     let metadata = std::fs::symlink_metadata(directory)?;
@@ -164,7 +173,7 @@ fn private_directory(directory: &Path) -> std::io::Result<()> {
 }
 
 fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
+    cfc_sandbox::user_id() == 0
 }
 
 fn home() -> PathBuf {

@@ -151,6 +151,8 @@ fn set_etc(
     for (file, text) in [("hosts", hosts), ("resolv.conf", resolv_conf), ("hostname", format!("{hostname}\n"))] {
         let path = directory.etc(file);
         fs::write(&path, text).at("write", &path)?;
+        // As an ordinary user we are not the container's root.
+        std::os::unix::fs::chown(&path, Some(0), Some(0)).at("give the container", &path)?;
         mounts.push(bind(&path, &Path::new("/etc").join(file))?);
     }
     sandbox.set_mounts(Some(mounts));

@@ -7,6 +7,8 @@
 //! <hierarchy>/cfc-<launcher>/<sandbox id>/
 //! ```
 
+mod delegation;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
@@ -17,6 +19,7 @@ use oci_spec::runtime::LinuxResources;
 use rustix::fs::{Mode, OFlags};
 
 use crate::error::ErrorKind;
+use crate::rootless;
 use crate::status::Usage;
 use crate::step::Step;
 
@@ -30,6 +33,8 @@ pub(crate) struct Hierarchies {
     v1: BTreeMap<String, PathBuf>,
     /// The v2 mount point, and which controllers it offers.
     v2: Option<(PathBuf, BTreeSet<String>)>,
+    /// Whether limits are left out that no controller can hold: for an ordinary user some is better than nothing.
+    is_lenient: bool,
 }
 
 /// The cgroups of one sandbox, one directory a hierarchy.
@@ -50,9 +55,14 @@ struct Limits {
 impl Hierarchies {
     pub(crate) fn detect() -> Hierarchies {
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        Hierarchies::from_mountinfo(&mounts, |mount| {
+        let all = Hierarchies::from_mountinfo(&mounts, |mount| {
             fs::read_to_string(mount.join("cgroup.controllers")).unwrap_or_default()
-        })
+        });
+        if rootless::is_in_initial_namespace() {
+            return all;
+        }
+        let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        delegation::restrict(all, &own, &delegation::Kernel)
     }
 
     fn from_mountinfo(mounts: &str, v2_controllers: impl Fn(&Path) -> String) -> Hierarchies {
@@ -153,7 +163,7 @@ impl Hierarchies {
                 limits.v2.iter().try_for_each(|(file, value)| write(&directory.join(file), value))
             }
             // Nothing was asked of it: a sandbox without limits needs no controller.
-            _ if limits.v1.is_empty() => Ok(()),
+            _ if limits.v1.is_empty() || self.is_lenient => Ok(()),
             _ => Err(ErrorKind::Unavailable(format!(
                 "a {controller} limit was asked for, but no mounted cgroup hierarchy has the `{controller}` controller"
             ))),

@@ -25,6 +25,7 @@ fn a_v2_machine_enables_controllers_on_the_way_down_and_writes_v2_files() {
     let found = Hierarchies {
         v1: BTreeMap::new(),
         v2: Some((root.to_owned(), ["cpu", "memory", "pids"].map(str::to_owned).into())),
+        is_lenient: false,
     };
     // The kernel makes these files; here the test does, so that only existing ones are written.
     for level in ["", "cfc-test", "cfc-test/one"] {

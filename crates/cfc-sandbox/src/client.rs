@@ -19,6 +19,7 @@ use crate::launcher::{LAUNCHER_ARGV0, PRIVATE};
 use crate::network::NetworkHandle;
 use crate::protocol::{self, Receiver, Reply, Request, Response};
 use crate::redirect::OutboundSockets;
+use crate::rootless::spawn_with_capabilities;
 use crate::status::{Exit, Started, Status, Usage};
 
 /// A handle to a launcher process. Cheap to clone; its methods block and may be called from many threads.
@@ -80,11 +81,9 @@ impl Launcher {
     /// For builds and `cfc run`. It is `program` with the arguments `["cfc-launcher", "--private"]`.
     pub fn private(program: &Path) -> Result<Launcher> {
         let (control, theirs) = pair()?;
-        let process = command(program)
-            .arg(PRIVATE)
-            .stdin(theirs)
-            .stdout(ProcessStdio::null())
-            .spawn()
+        let mut command = command(program);
+        command.arg(PRIVATE).stdin(theirs).stdout(ProcessStdio::null());
+        let process = spawn_with_capabilities(&mut command)
             .map_err(|error| launcher_error(format!("start {}: {error}", program.display())))?;
         let private = PrivateLauncher { control: Some(control), process };
         let reach = Reach::Private(Mutex::new(private));
@@ -94,6 +93,13 @@ impl Launcher {
 
     fn new(reach: Reach, connection: OwnedFd) -> Launcher {
         Launcher { shared: Arc::new(Shared { reach, idle: Mutex::new(vec![connection]) }) }
+    }
+
+    /// The launcher's process id, when a connection to it is idle.
+    pub(crate) fn process_id(&self) -> Option<i32> {
+        let idle = lock(&self.shared.idle);
+        let credentials = rustix::net::sockopt::socket_peercred(idle.first()?).ok()?;
+        Some(credentials.pid.as_raw_nonzero().get())
     }
 
     /// Makes a sandbox and starts its command. Returns once the command executes.
@@ -363,12 +369,9 @@ fn spawn_listening(program: &Path, socket: &Path) -> Result<()> {
     let log_path = append_suffix(socket, ".log");
     let log = File::options().append(true).create(true).open(&log_path);
     let log = log.map_err(|error| launcher_error(format!("open {}: {error}", log_path.display())))?;
-    let mut process = command(program)
-        .arg(socket)
-        .stdin(ProcessStdio::null())
-        .stdout(ProcessStdio::piped())
-        .stderr(log)
-        .spawn()
+    let mut command = command(program);
+    command.arg(socket).stdin(ProcessStdio::null()).stdout(ProcessStdio::piped()).stderr(log);
+    let mut process = spawn_with_capabilities(&mut command)
         .map_err(|error| launcher_error(format!("start {}: {error}", program.display())))?;
     let mut said = Vec::new();
     if let Some(mut stdout) = process.stdout.take() {

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::rootless::Obstacle;
+
 /// This crate's results.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -38,6 +40,8 @@ pub enum ErrorKind {
     Invalid(String),
     /// The machine lacks something.
     Unavailable(String),
+    /// The machine gives an ordinary user no user namespace.
+    NoUserNamespace(Obstacle),
     /// A sandbox of this id exists already.
     AlreadyExists,
     /// There is no sandbox of this id.
@@ -84,6 +88,7 @@ impl Error {
             ErrorKind::NotExecutable { .. } => {
                 Some("give the file its executable bit: `chmod +x`, or COPY --chmod=755")
             }
+            ErrorKind::NoUserNamespace(obstacle) => Some(obstacle.remedy()),
             ErrorKind::Launcher(_) => Some("see the launcher's messages in the log; `cfc doctor` checks the machine"),
             ErrorKind::Step { errno, .. } if *errno == libc::EPERM => {
                 Some("`cfc doctor` checks what this machine allows")
@@ -111,6 +116,7 @@ impl fmt::Display for ErrorKind {
             }
             ErrorKind::Step { step, errno } => write!(f, "{step}: {}", reason(errno)),
             ErrorKind::Invalid(message) | ErrorKind::Unavailable(message) => f.write_str(message),
+            ErrorKind::NoUserNamespace(obstacle) => obstacle.fmt(f),
             ErrorKind::AlreadyExists => f.write_str("a sandbox of this id exists already"),
             ErrorKind::NotFound => f.write_str("there is no sandbox of this id"),
             ErrorKind::StillRunning => f.write_str("it is still running"),

@@ -12,7 +12,9 @@ use crate::cgroup::{Cgroup, Hierarchies};
 use crate::client::Launcher;
 use crate::disk;
 use crate::error::{Error, ErrorKind, Result};
+use crate::launcher::host_ids::HostIds;
 use crate::protocol;
+use crate::rootless::{self, SANDBOX_IDS, is_rootless};
 
 /// One thing the machine lacks or limits, for `cfc doctor`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -42,40 +44,95 @@ impl Finding {
     }
 }
 
-/// The oldest kernel with overlays over id-mapped mounts.
+/// The oldest kernels with overlays over id-mapped mounts, and with overlays for ordinary users.
 const KERNEL_MIN: (u32, u32) = (5, 19);
+const KERNEL_MIN_ROOTLESS: (u32, u32) = (5, 12);
 
 /// Sandboxes hold about four descriptors each, in the launcher.
 const DESCRIPTORS_WANTED: u64 = 4096;
 
-/// Looks for what this machine lacks. Changes nothing.
+/// The controllers that hold limits.
+const CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
+
+/// Looks for what this machine lacks, for this user. Changes nothing.
+///
+/// An ordinary user's process calls [`enter_rootless`](crate::enter_rootless) before.
 pub fn check_host() -> Vec<Finding> {
-    [check_privilege(), check_kernel(), check_user_namespaces(), check_overlay(), check_proc(), check_descriptors()]
-        .into_iter()
-        .flatten()
-        .chain(check_cgroups(&Hierarchies::detect()))
-        .chain(check_disks())
-        .collect()
+    let always = [
+        check_privilege(),
+        check_kernel(),
+        check_user_namespaces(),
+        check_overlay(),
+        check_proc(),
+        check_descriptors(),
+    ];
+    let mut findings: Vec<Finding> = always.into_iter().flatten().collect();
+    match is_rootless() {
+        false => findings.extend(check_cgroups(&Hierarchies::detect()).into_iter().chain(check_disks())),
+        true => findings.extend([check_ids(), missing_limits(), check_disk(), check_ports()].into_iter().flatten()),
+    }
+    findings
+}
+
+/// Which limits sandboxes of this user cannot have, and what to do about it; `None` when they can have all.
+///
+/// The machine's root gets an error instead when it asks for such a limit.
+pub fn missing_limits() -> Option<Finding> {
+    let hierarchies = is_rootless().then(Hierarchies::detect)?;
+    let lacking: Vec<_> = CONTROLLERS.into_iter().filter(|name| !hierarchies.offers(name)).collect();
+    let what = format!("containers have no limit of {}: this user was given no cgroup for it", lacking.join(", "));
+    let remedy = "with systemd: systemd-run --user --scope -p Delegate=yes cfc serve; else have root give you a cgroup, or \
+                  run cfc as root";
+    (!lacking.is_empty()).then(|| Finding::new(Severity::Warning, what, remedy))
 }
 
 fn check_privilege() -> Option<Finding> {
-    if !rustix::process::geteuid().is_root() {
-        return Some(Finding::new(Severity::Error, "cfc does not run as root", "run it as root"));
+    if let Some(failure) = rootless::failure() {
+        let hint = Error::new("", failure.clone()).hint().unwrap_or("run cfc as root");
+        return Some(Finding::new(Severity::Error, failure.to_string(), hint));
     }
     let held = rustix::thread::capabilities(None).map(|sets| sets.effective).unwrap_or(CapabilitySet::empty());
-    let needed = [
-        (CapabilitySet::SYS_ADMIN, "CAP_SYS_ADMIN"),
-        (CapabilitySet::SETUID, "CAP_SETUID"),
-        (CapabilitySet::SETGID, "CAP_SETGID"),
-    ];
-    let missing: Vec<_> = needed.iter().filter(|(bit, _)| !held.contains(*bit)).map(|(_, name)| *name).collect();
-    if !missing.is_empty() {
-        let what = format!("root lacks {}", missing.join(", "));
-        return Some(Finding::new(Severity::Error, what, "in a container, run it privileged"));
+    if !rootless::is_privileged() {
+        let what = "this process lacks the rights to make sandboxes";
+        return Some(Finding::new(Severity::Error, what, "run cfc as root, or let it make a user namespace"));
     }
     let lacks_resource = !held.contains(CapabilitySet::SYS_RESOURCE);
     let what = "root lacks CAP_SYS_RESOURCE: limits above this machine's hard limits are lowered to them";
-    lacks_resource.then(|| Finding::new(Severity::Note, what, "none needed"))
+    (lacks_resource && !is_rootless()).then(|| Finding::new(Severity::Note, what, "none needed"))
+}
+
+/// The users that images and containers can have.
+fn check_ids() -> Option<Finding> {
+    let count = HostIds::detect().count();
+    if count >= SANDBOX_IDS {
+        let what = format!("containers run as {count} of this user's subordinate ids");
+        return Some(Finding::new(Severity::Note, what, "none needed"));
+    }
+    let why = rootless::why_single().map(|why| format!(" ({why})")).unwrap_or_default();
+    let what = match count {
+        1 => format!(
+            "containers have a single user, who is you outside{why}: USER and chown to others fail in them, and files of \
+             images lose their owners"
+        ),
+        count => format!("containers have the users 0 to {} only{why}", count.saturating_sub(1)),
+    };
+    let remedy = "install newuidmap (Debian: apt-get install uidmap), and as root: usermod --add-subuids 100000-165535 \
+                  --add-subgids 100000-165535 USER (ranges that nobody else has), then end `cfc serve` and start it again";
+    Some(Finding::new(Severity::Warning, what, remedy))
+}
+
+fn check_disk() -> Option<Finding> {
+    let what = "containers have no limit of disk: they can fill the filesystem of the data directory";
+    let remedy = "give the data directory a filesystem of its own, or run cfc as root";
+    Some(Finding::new(Severity::Warning, what, remedy))
+}
+
+fn check_ports() -> Option<Finding> {
+    let start = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").ok()?;
+    let start: u16 = start.trim().parse().ok()?;
+    let what = format!("this user cannot listen on ports below {start}; inside containers every port is free");
+    let remedy = "choose higher ones, or as root: sysctl -w net.ipv4.ip_unprivileged_port_start=80";
+    (start > 0).then(|| Finding::new(Severity::Note, what, remedy))
 }
 
 fn check_kernel() -> Option<Finding> {
@@ -83,8 +140,12 @@ fn check_kernel() -> Option<Finding> {
     let release = uname.release().to_string_lossy().into_owned();
     let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    let what = format!("the kernel is {release}; overlays with mapped ids need {}.{}", KERNEL_MIN.0, KERNEL_MIN.1);
-    (version < KERNEL_MIN).then(|| Finding::new(Severity::Error, what, "use a newer kernel"))
+    let (minimum, what_for) = match is_rootless() {
+        true => (KERNEL_MIN_ROOTLESS, "overlays of ordinary users"),
+        false => (KERNEL_MIN, "overlays with mapped ids"),
+    };
+    let what = format!("the kernel is {release}; {what_for} need {}.{}", minimum.0, minimum.1);
+    (version < minimum).then(|| Finding::new(Severity::Error, what, "use a newer kernel"))
 }
 
 fn check_user_namespaces() -> Option<Finding> {
@@ -96,8 +157,10 @@ fn check_user_namespaces() -> Option<Finding> {
             "use a kernel built with CONFIG_USER_NS",
         ));
     };
-    let remedy = "sysctl user.max_user_namespaces=15000";
-    (limit == 0).then(|| Finding::new(Severity::Error, "user namespaces are switched off", remedy))
+    // An ordinary user's own attempt has said so already.
+    let is_news = limit == 0 && rootless::failure().is_none();
+    let remedy = "sysctl -w user.max_user_namespaces=15000";
+    is_news.then(|| Finding::new(Severity::Error, "user namespaces are switched off", remedy))
 }
 
 fn check_overlay() -> Option<Finding> {
@@ -126,7 +189,7 @@ fn check_descriptors() -> Option<Finding> {
 }
 
 fn check_cgroups(hierarchies: &Hierarchies) -> Vec<Finding> {
-    let lacking: Vec<_> = ["cpu", "memory", "pids"].into_iter().filter(|name| !hierarchies.offers(name)).collect();
+    let lacking: Vec<_> = CONTROLLERS.into_iter().filter(|name| !hierarchies.offers(name)).collect();
     if lacking.is_empty() {
         return vec![Finding::new(Severity::Note, format!("limits use {}", hierarchies.describe()), "none needed")];
     }

@@ -21,6 +21,7 @@ mod host;
 mod inside;
 mod network;
 mod redirect;
+mod rootless;
 mod terminal;
 mod user;
 
@@ -41,12 +42,13 @@ pub use default_spec::{build_spec, default_spec};
 pub use disk::{DiskKind, DiskUsage};
 pub use error::{Error, ErrorKind, Result};
 pub use exec::{Exec, ExecConfig};
-pub use host::{Finding, Severity, check_host, sweep};
+pub use host::{Finding, Severity, check_host, missing_limits, sweep};
 pub use launcher::{LAUNCHER_ARGV0, launcher_main};
 pub use network::NetworkHandle;
 /// The OCI runtime specification's types, as [`SandboxConfig::spec`] holds them.
 pub use oci_spec::runtime as oci;
 pub use redirect::{OutboundSockets, original_destination};
+pub use rootless::{Obstacle, current_program, enter_rootless, is_rootless, spawn_with_capabilities, user_id};
 pub use status::{Exit, ExitStatus, Started, State, Status, Usage};
 pub use terminal::{Terminal, WindowSize};
 pub use user::{ResolvedUser, resolve_user};

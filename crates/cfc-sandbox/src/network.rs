@@ -3,6 +3,9 @@
 //! A thread of our own enters the namespace, makes the socket, and comes back. A socket stays in the namespace it was made
 //! in, so whoever gets it reaches what listens on the sandbox's loopback: no port mapping, no address translation, no
 //! device.
+//!
+//! An ordinary user's thread could enter, but not come back: the machine's network is not its user namespace's. It leaves
+//! that first, once, for a network namespace of its own, which serves as the place to come back to.
 
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
@@ -97,9 +100,23 @@ fn run_on_thread(job: Job) {
 
 fn start_thread(sender: &mut Option<Sender<Job>>, job: Job) {
     let (new_sender, jobs) = mpsc::channel::<Job>();
-    let run = move || jobs.into_iter().for_each(|job| job());
+    let run = move || {
+        leave_unless_free_to_return();
+        jobs.into_iter().for_each(|job| job());
+    };
     if std::thread::Builder::new().name("cfc-netns".into()).spawn(run).is_ok() && new_sender.send(job).is_ok() {
         *sender = Some(new_sender);
+    }
+}
+
+/// Where this thread could not come back to its network namespace, takes it to an empty one. Should that fail, the jobs
+/// do, each with its reason.
+fn leave_unless_free_to_return() {
+    let own = rustix::fs::open("/proc/thread-self/ns/net", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+    let Ok(own) = own else { return };
+    let may_return = rustix::thread::move_into_link_name_space(own.as_fd(), Some(LinkNameSpaceType::Network));
+    if may_return == Err(rustix::io::Errno::PERM) {
+        let _ = crate::sys::unshare(rustix::thread::UnshareFlags::NEWNET);
     }
 }
 

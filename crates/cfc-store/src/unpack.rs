@@ -67,8 +67,9 @@ pub fn unpack_layer(
         archive: TarReader::new(reader),
         directories: BTreeMap::new(),
         entries_left: limits.entries,
-        privileged: rustix::process::geteuid().is_root(),
+        privileged: metadata::may_give_away(),
     };
+    tree::give_to_root(&unpacker.tree.root(), OsStr::new("."))?;
     let outcome = unpacker.run();
     let mut reader = unpacker.archive.into_inner();
     // What is behind the end of the archive belongs to the digest, too.
@@ -95,7 +96,7 @@ struct Unpacker<R: Read> {
     archive: TarReader<R>,
     directories: BTreeMap<PathBuf, DirectoryStamp>,
     entries_left: u64,
-    /// Whether we may give files away and make devices; else all files are ours, as rootless tools do it.
+    /// Whether we may give files away; else all files are ours, as rootless tools do it.
     privileged: bool,
 }
 
@@ -226,14 +227,22 @@ impl<R: Read> Unpacker<R> {
             return Err(invalid("a character device 0:0 is a whiteout of overlayfs, which a layer may not bring"));
         }
         if kind != FileType::Fifo && !self.privileged {
-            // Nobody but root can make devices, and a sandbox mounts its own /dev.
-            tracing::debug!(entry = %String::from_utf8_lossy(&entry.path), "left out a device node");
-            return Ok(());
+            return self.leave_out(entry);
         }
         let device = makedev(major, minor);
-        self.place(parent, name, || Ok(mknodat(parent, name, kind, Mode::RUSR | Mode::WUSR, device)?))?;
+        let made = self.place(parent, name, || Ok(mknodat(parent, name, kind, Mode::RUSR | Mode::WUSR, device)?));
+        if is_refused(&made) && kind != FileType::Fifo {
+            return self.leave_out(entry);
+        }
+        made?;
         self.finish_node(entry, parent, name)?;
         metadata::set_mode(entry.mode, parent, name)
+    }
+
+    /// Nobody but the machine's root can make devices, and a sandbox mounts its own /dev.
+    fn leave_out(&self, entry: &TarEntry) -> io::Result<()> {
+        tracing::debug!(entry = %String::from_utf8_lossy(&entry.path), "left out a device node");
+        Ok(())
     }
 
     fn finish_node(&self, entry: &TarEntry, parent: &OwnedFd, name: &OsStr) -> io::Result<()> {
@@ -277,6 +286,10 @@ impl<R: Read> Unpacker<R> {
         }
         Ok(())
     }
+}
+
+fn is_refused<T>(outcome: &io::Result<T>) -> bool {
+    outcome.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
 }
 
 fn is_gone(error: &io::Error) -> bool {

@@ -9,16 +9,19 @@ mod registry;
 mod run;
 mod serve;
 mod setup;
+mod unshare;
 
 use std::process::ExitCode;
 
 use crate::args::{Arguments, Command};
 use crate::failure::Failure;
+use crate::rights;
 use crate::settings::Settings;
 
 /// Does what the user asked for. The exit code is the program's, unless there is a failure.
 pub fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     let settings = Settings::load(&arguments.global)?;
+    rights::acquire(&settings, &arguments.command)?;
     match arguments.command {
         Command::Build(arguments) => build::run(&settings, &arguments),
         Command::Push(arguments) => push::run(&settings, &arguments),
@@ -29,6 +32,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Run(arguments) => run::run(&settings, &arguments),
         Command::Setup => setup::run(&settings),
         Command::Doctor => doctor::run(&settings),
+        Command::Unshare(arguments) => unshare::run(&arguments),
     }
 }
 

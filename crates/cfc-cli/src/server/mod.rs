@@ -43,7 +43,7 @@ pub struct Ports {
 
 /// The program that a launcher is started from: this one.
 pub fn launcher_program() -> Result<PathBuf, Failure> {
-    std::env::current_exe().map_err(|error| Failure::because("cannot find the program that is running", &error))
+    cfc_sandbox::current_program().map_err(|error| Failure::because("cannot find the program that is running", &error))
 }
 
 /// Serves until a signal asks to end. The data directory's lock is held by the caller.
@@ -67,7 +67,7 @@ async fn serve(settings: &Settings, ports: &Ports) -> Result<(), Failure> {
 
     let token = token::load_or_create(settings)?;
     let sockets = settings.socket_directory()?;
-    let launcher_socket = sockets.join("launcher");
+    let launcher_socket = settings.launcher_socket()?;
     // What a launcher left that did not end in order; one that still runs keeps its sandboxes.
     for swept in cfc_sandbox::sweep(&launcher_socket).map_err(sandbox_failure)? {
         tracing::warn!(sandbox = %swept, "removed what an earlier launcher left");

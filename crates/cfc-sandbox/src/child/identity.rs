@@ -51,7 +51,7 @@ impl Blueprint {
 
 /// Becomes the user namespace's root. Until then the process has an unmapped user, with all capabilities.
 pub(crate) fn become_root() -> Result<(), ErrorKind> {
-    rustix::thread::set_thread_groups(&[]).step(|| "drop the launcher's groups".into())?;
+    drop_groups().step(|| "drop the launcher's groups".into())?;
     rustix::thread::set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT)
         .step(|| "become the sandbox's root group".into())?;
     rustix::thread::set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT).step(|| "become the sandbox's root".into())?;
@@ -62,6 +62,19 @@ pub(crate) fn become_root() -> Result<(), ErrorKind> {
 /// again after each change of user, at which the kernel takes `fs.suid_dumpable` for its answer.
 pub(crate) fn close_memory() -> Result<(), ErrorKind> {
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).step(|| "close the launcher's memory".into())
+}
+
+/// Drops all supplementary groups. In a user namespace with a single id nobody may: groups that exclude their members
+/// from something would be a way in. There the launcher's stay, and count for nothing inside.
+fn drop_groups() -> rustix::io::Result<()> {
+    match rustix::thread::set_thread_groups(&[]) {
+        Err(rustix::io::Errno::PERM) if is_setgroups_denied() => Ok(()),
+        result => result,
+    }
+}
+
+fn is_setgroups_denied() -> bool {
+    std::fs::read_to_string("/proc/self/setgroups").is_ok_and(|text| text.trim() == "deny")
 }
 
 /// Sets resource limits, clamped to what this machine's hard limits allow.
@@ -89,7 +102,11 @@ pub(crate) fn take(identity: &Identity<'_>) -> Result<(), ErrorKind> {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(user.umask));
     let groups: Vec<Gid> = user.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
     let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
-    rustix::thread::set_thread_groups(&groups).step(|| format!("take the groups {:?}", user.groups))?;
+    match groups.is_empty() {
+        true => drop_groups(),
+        false => rustix::thread::set_thread_groups(&groups),
+    }
+    .step(|| format!("take the groups {:?}", user.groups))?;
     rustix::thread::set_thread_res_gid(gid, gid, gid).step(|| format!("take the group {}", user.gid))?;
     rustix::thread::set_keep_capabilities(true).step(|| "keep the capabilities".into())?;
     rustix::thread::set_thread_res_uid(uid, uid, uid).step(|| format!("take the user {}", user.uid))?;

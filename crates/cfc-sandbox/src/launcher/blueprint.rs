@@ -241,7 +241,7 @@ fn plan_mount(mount: &Mount, idmap: Option<BorrowedFd<'_>>, shares_network: bool
         _ if options.is_bind => plan_bind(&source()?, &target, &options, idmap)?,
         "bind" => plan_bind(&source()?, &target, &options, idmap)?,
         // A new sysfs shows a network namespace, which must be the user namespace's own.
-        "sysfs" if shares_network => plan_bind(Path::new("/sys"), &target, &options, None)?,
+        "sysfs" if shares_network => plan_sys(&target, options)?,
         "proc" | "sysfs" | "tmpfs" | "devpts" | "mqueue" | "cgroup2" => {
             MountKind::New { filesystem: kind.to_owned(), options }
         }
@@ -251,6 +251,17 @@ fn plan_mount(mount: &Mount, idmap: Option<BorrowedFd<'_>>, shares_network: bool
         }
     };
     Ok(MountPlan { target, kind })
+}
+
+/// The machine's `/sys`. To an ordinary user the kernel gives it only with all that is mounted below.
+fn plan_sys(target: &Path, options: MountOptions) -> Result<MountKind, ErrorKind> {
+    let sys = Path::new("/sys");
+    match plan_bind(sys, target, &options, None) {
+        Err(ErrorKind::Step { errno: libc::EINVAL, .. }) => {
+            plan_bind(sys, target, &MountOptions { is_recursive: true, ..options }, None)
+        }
+        result => result,
+    }
 }
 
 fn plan_bind(

@@ -47,6 +47,14 @@ impl IdMappings {
         Some((on_host(&self.uid_ranges, uid)?, on_host(&self.gid_ranges, gid)?))
     }
 
+    /// How many users there are.
+    pub(crate) fn describe(&self) -> String {
+        match self.uid_ranges.iter().map(LinuxIdMapping::size).sum::<u32>() {
+            1 => "a single user".to_owned(),
+            count => format!("{count} users"),
+        }
+    }
+
     /// Makes a user namespace that has this mapping and no process.
     pub(crate) fn make_namespace(&self) -> Result<OwnedFd, ErrorKind> {
         let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).step(|| "make a pipe".into());

@@ -10,6 +10,7 @@ mod disks;
 mod event_loop;
 mod exec;
 pub(crate) mod exec_template;
+pub(crate) mod host_ids;
 mod idmap;
 mod log_file;
 pub(crate) mod mount_options;

@@ -10,6 +10,7 @@ use rustix::process::{WaitId, WaitIdOptions};
 
 use super::blueprint::Blueprint;
 use super::exec_template::ExecTemplate;
+use super::host_ids::HostIds;
 use super::idmap::IdMappings;
 use super::log_file::{LogFile, Stream};
 use super::sandbox::{Phase, Rate, Sandbox};
@@ -32,6 +33,7 @@ pub(crate) struct Starter {
     pub(crate) hierarchies: Hierarchies,
     /// The name of the launcher's cgroup directories.
     pub(crate) parent: String,
+    ids: HostIds,
     profiles: Vec<(LinuxSeccomp, Program)>,
     mappings: Vec<(IdMappings, OwnedFd)>,
 }
@@ -45,7 +47,13 @@ struct Outputs {
 
 impl Starter {
     pub(crate) fn new(parent: String) -> Starter {
-        Starter { hierarchies: Hierarchies::detect(), parent, profiles: Vec::new(), mappings: Vec::new() }
+        Starter {
+            hierarchies: Hierarchies::detect(),
+            parent,
+            ids: HostIds::detect(),
+            profiles: Vec::new(),
+            mappings: Vec::new(),
+        }
     }
 
     /// Makes the process of `config` and lets it go on; `disk` is the mount of its disk. It reports through the returned [`Phase::Starting`].
@@ -56,10 +64,13 @@ impl Starter {
         client: u64,
         disk: Option<OwnedFd>,
     ) -> Result<Sandbox, ErrorKind> {
+        let fitted = self.ids.fit(config);
+        let config = fitted.as_ref();
+        self.ids.hand_over(&config.root)?;
         let empty = empty_linux();
         let linux = config.spec.linux().as_ref().unwrap_or(&empty);
         let mappings = IdMappings::of(linux)?;
-        if let Some(mappings) = &mappings {
+        if let Some(mappings) = mappings.as_ref().filter(|_| self.ids.can_map_mounts()) {
             self.prepare_mapping(mappings)?;
         }
         let idmap = mappings.as_ref().and_then(|m| self.mappings.iter().find(|(known, _)| known == m));
@@ -221,7 +232,12 @@ fn prepare(
     let user = &blueprint.user;
     let owner = mappings.map_or(Some((user.uid, user.gid)), |mappings| mappings.on_host(user.uid, user.gid));
     let Some((uid, gid)) = owner else {
-        return Err(ErrorKind::Invalid(format!("the user {}:{} is not in the id mappings", user.uid, user.gid)));
+        return Err(ErrorKind::Invalid(format!(
+            "its user {}:{} does not exist: sandboxes have {} here (`cfc doctor` says more)",
+            user.uid,
+            user.gid,
+            mappings.map_or_else(String::new, IdMappings::describe),
+        )));
     };
     give_pipes(&wiring.stdio, uid, gid);
     if let Some(adjustment) = blueprint.oom_score_adj {

@@ -11,6 +11,7 @@ use rustix::fs::{
     utimensat,
 };
 use rustix::io::Errno;
+use rustix::thread::CapabilitySet;
 
 use super::tar_reader::TarEntry;
 use super::{invalid, tree};
@@ -20,7 +21,7 @@ use super::{invalid, tree};
 pub(super) fn finish_file(entry: &TarEntry, file: &File, privileged: bool) -> io::Result<()> {
     if privileged {
         let (uid, gid) = owner(entry)?;
-        fchown(file, Some(uid), Some(gid))?;
+        fchown(file, Some(uid), Some(gid)).map_err(|error| no_such_owner(entry, error))?;
     }
     for (key, value) in kept_xattrs(entry) {
         let outcome = fsetxattr(file, key, value, XattrFlags::empty());
@@ -37,7 +38,26 @@ pub(super) fn set_owner(entry: &TarEntry, parent: &OwnedFd, name: &OsStr, privil
         return Ok(());
     }
     let (uid, gid) = owner(entry)?;
-    Ok(chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?)
+    chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW).map_err(|error| no_such_owner(entry, error))
+}
+
+/// Whether this process may give files to every user that images usually have: as the machine's root, or in a user
+/// namespace that has more than one id.
+pub(super) fn may_give_away() -> bool {
+    let held = rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::CHOWN));
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let count = |line: &str| line.split_whitespace().nth(2)?.parse::<u64>().ok();
+    held && map.lines().filter_map(count).sum::<u64>() > 2
+}
+
+/// In a user namespace there are only some of the ids that an image can name.
+fn no_such_owner(entry: &TarEntry, error: Errno) -> io::Error {
+    match error {
+        Errno::INVAL => {
+            invalid(&format!("its owner {}:{} is none of the ids that this user has here", entry.uid, entry.gid))
+        }
+        other => other.into(),
+    }
 }
 
 /// Sets the permissions of `name`, which is not a symbolic link.

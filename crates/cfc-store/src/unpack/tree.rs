@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, XattrFlags, makedev, mkdirat, mknodat, openat,
-    openat2, readlinkat, statat, unlinkat,
+    AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Uid, XattrFlags, chownat, makedev, mkdirat,
+    mknodat, openat, openat2, readlinkat, statat, unlinkat,
 };
 use rustix::io::Errno;
 
@@ -82,6 +82,7 @@ impl Tree {
             unlinkat(&parent_handle, name, AtFlags::empty())?;
         }
         mkdirat(&parent_handle, name, Mode::from_raw_mode(0o755))?;
+        give_to_root(&parent_handle, name)?;
         made(path)?;
         let handle = self.directory(path)?;
         if is_hidden {
@@ -117,6 +118,15 @@ impl Tree {
 /// The error of a path with too many components.
 pub(crate) fn too_deep() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, format!("it is deeper than {MAX_DEPTH} directories"))
+}
+
+/// Makes `name` in `parent`, which we made and no entry describes, the image's root's. Without the rights of root in some
+/// user namespace, it stays ours.
+pub(crate) fn give_to_root(parent: &OwnedFd, name: &OsStr) -> io::Result<()> {
+    match chownat(parent, name, Some(Uid::ROOT), Some(Gid::ROOT), AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(()) | Err(Errno::PERM | Errno::INVAL) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// What `name` in `parent` is, not following it; `None` when it is not there.

@@ -1,0 +1,220 @@
+//! cfc as an ordinary user: with subordinate ids, with a single one, in the rights of a container's root, and where the
+//! machine does not let it.
+
+use std::path::Path;
+
+use crate::ordinary_user::{OrdinaryUser, SUBORDINATE_IDS, give, processes_of, uid_of};
+use crate::support::{Home, Platform, busybox, can_sandbox, has_program, tools};
+
+const WORKER: &str = "container-starter";
+const APPLICATION: &str = "container-starter-mycontainer";
+
+/// Everything that has to do with owners: RUN as root and as somebody, chown, COPY --chown, files that go.
+const WITH_OWNERS: &str = r#"FROM scratch AS base
+COPY busybox /bin/busybox
+RUN ["/bin/busybox", "--install", "-s", "/bin"]
+RUN mkdir -p /etc /data /tmp && chmod 1777 /tmp && echo 'app:x:1000:1000::/data:/bin/sh' >/etc/passwd && \
+    echo 'app:x:1000:' >/etc/group && echo one >/data/one && echo two >/data/two && chown -R 1000:7 /data && chmod 4755 /data/one
+
+FROM base
+COPY --chown=app:65534 busybox /deep/down/tool
+COPY --from=base --chown=12:34 /data /copied
+RUN rm /data/two && chmod 600 /data/one
+USER app
+RUN id -u >/tmp/who
+CMD ["sh", "-c", "id -u; cat /tmp/who; ls -ln /data /deep/down /copied; exit 7"]
+"#;
+
+/// What can be built with a single id.
+const WITHOUT_OWNERS: &str = r#"FROM scratch
+COPY busybox /bin/busybox
+RUN ["/bin/busybox", "--install", "-s", "/bin"]
+COPY --chown=1000:1000 busybox /opt/tool
+RUN id -u >/who && rm /bin/vi
+CMD ["sh", "-c", "cat /who; stat -c %u /opt/tool; cat; exit 7"]
+"#;
+
+/// Builds `dockerfile` as `test/app:1` and returns the line that names it with its digest.
+fn build(home: &Home, dockerfile: &str) -> String {
+    let context = home.path("context");
+    std::fs::create_dir_all(&context).expect("writable");
+    std::fs::copy(busybox().expect("checked before"), context.join("busybox")).expect("copied");
+    home.write("context/Dockerfile", dockerfile);
+    home.must(&["build", &context.display().to_string(), "-t", "test/app:1"])
+}
+
+fn run(home: &Home, arguments: &[&str]) -> (Option<i32>, String) {
+    let output = home.run(&[&["run", "test/app:1"], arguments].concat());
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8_lossy(&said).into_owned())
+}
+
+#[test]
+fn an_ordinary_user_builds_the_same_image_as_root_and_runs_it() {
+    let Some(user) = OrdinaryUser::new() else { return };
+    let home = Home::of(user);
+    let digest = build(&home, WITH_OWNERS);
+    assert_eq!(digest, build(&Home::new(), WITH_OWNERS));
+    let (code, said) = run(&home, &[]);
+    assert_eq!(code, Some(7), "{said}");
+    assert!(said.starts_with("1000\n1000\n"), "{said}");
+    for owners in ["1000     7 ", "1000     65534 ", "12       34 "] {
+        assert!(said.contains(owners), "no file of {owners}in\n{said}");
+    }
+}
+
+#[test]
+fn a_containers_root_is_nobody_outside_and_does_not_reach_its_users_files() {
+    let Some(user) = OrdinaryUser::new() else { return };
+    let subordinate = user.subordinate.expect("has some");
+    let home = Home::of(user);
+    build(&home, &WITHOUT_OWNERS.replace("cat; ", "exec sleep 1000; "));
+    home.write("secret-of-the-user", "x");
+    let found = run(
+        &home,
+        &["sh", "-c", "find / -name 'secret-of*' 2>/dev/null; cat /proc/1/root/../secret-of* 2>/dev/null; id -u"],
+    );
+    assert_eq!(found, (Some(0), format!("0\n{}", limits_warning())), "it sees what is outside");
+    let mut running = crate::support::Ended(home.cfc().args(["run", "test/app:1"]).spawn().expect("cfc runs"));
+    let sleeping = crate::support::wait_for("the container's process", || {
+        let entries = std::fs::read_dir("/proc").ok()?.flatten().map(|entry| entry.path());
+        let is_it = |path: &std::path::PathBuf| {
+            let command = std::fs::read(path.join("cmdline")).unwrap_or_default();
+            command == b"sleep\x001000\0" && uid_of(path) == Some(subordinate)
+        };
+        entries.into_iter().find(is_it)
+    });
+    running.end();
+    crate::support::wait_for("the container to end with its cfc", || (!sleeping.exists()).then_some(()));
+}
+
+/// What is said on this user's machine, where nobody gave the user a cgroup.
+fn limits_warning() -> String {
+    let what = "containers have no limit of cpu, memory, pids: this user was given no cgroup for it";
+    let hint = "with systemd: systemd-run --user --scope -p Delegate=yes cfc serve; else have root give you a cgroup, or \
+                run cfc as root";
+    format!("warning: {what}\nhint: {hint}\n")
+}
+
+#[test]
+fn the_starter_serves_an_ordinary_user_through_a_crash_and_leaves_nothing() {
+    let Some(user) = OrdinaryUser::new() else { return };
+    if tools().is_none() {
+        return;
+    }
+    let (uid, first) = (user.uid, user.subordinate.expect("has some"));
+    let home = Home::of(user);
+    let project = home.project(WORKER);
+    give(uid, &project);
+    let platform = Platform::start(&home);
+    home.must(&["deploy", &project.display().to_string()]);
+    let ask = |platform: &Platform, session: &str| {
+        let (status, body) = platform.ask(WORKER, session);
+        assert_eq!(status, 200, "{body}\n{}", platform.log());
+        serde_json::from_str::<serde_json::Value>(&body).expect("JSON")
+    };
+    let before = ask(&platform, "alice");
+    let listed: serde_json::Value =
+        serde_json::from_str(&home.must(&["containers", "instances", APPLICATION, "--json"])).expect("JSON");
+    let pid = listed[0]["pid"].as_u64().expect("it runs");
+    let outside = uid_of(&Path::new("/proc").join(pid.to_string())).expect("it runs");
+    // The image says USER 1000.
+    assert_eq!(outside, first + 1000, "of {SUBORDINATE_IDS} from {first} on; the user is {uid}");
+
+    platform.kill();
+    let platform = Platform::start(&home);
+    let after = ask(&platform, "alice");
+    assert_eq!(before["instance"], after["instance"], "the container was not adopted");
+    assert_eq!(after["visits"], 2);
+    ask(&platform, "bob");
+    assert!(home.must(&["containers", "logs", APPLICATION]).contains("visit 2"));
+
+    platform.stop();
+    assert_eq!(home.instance_directories(), Vec::<std::path::PathBuf>::new());
+    crate::support::wait_for("the user's processes to end", || processes_of(uid).is_empty().then_some(()));
+    let sockets: Vec<_> = std::fs::read_dir(home.path("run/cfc")).expect("made").flatten().collect();
+    assert!(sockets.is_empty(), "{sockets:?}");
+    // Files of images belong to others; the user is rid of them all the same.
+    home.must(&["unshare", "rm", "-rf", &home.data().display().to_string()]);
+    assert!(!home.data().exists());
+}
+
+#[test]
+fn with_a_single_id_owners_are_lost_but_not_the_digest() {
+    let Some(user) = OrdinaryUser::with_a_single_id() else { return };
+    let home = Home::of(user);
+    assert_eq!(build(&home, WITHOUT_OWNERS), build(&Home::new(), WITHOUT_OWNERS));
+    let (code, said) = run(&home, &[]);
+    assert_eq!(code, Some(7), "{said}");
+    assert!(said.starts_with("0\n0\n"), "{said}");
+    build(&home, &format!("{WITHOUT_OWNERS}USER 1000\n"));
+    let (code, said) = run(&home, &[]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("its user 1000:0 does not exist: sandboxes have a single user here"), "{said}");
+}
+
+#[test]
+fn the_root_of_an_unprivileged_container_builds_and_runs() {
+    if !can_sandbox() || !has_program("setpriv") {
+        return;
+    }
+    let home = Home::through(&["setpriv", "--bounding-set", "-sys_admin,-mknod,-net_admin", "--"]);
+    assert_eq!(build(&home, WITH_OWNERS), build(&Home::new(), WITH_OWNERS));
+    let (code, said) = run(&home, &[]);
+    assert_eq!(code, Some(7), "{said}");
+    assert!(said.starts_with("1000\n1000\n"), "{said}");
+}
+
+#[test]
+fn a_machine_that_gives_no_user_namespaces_says_which_setting_it_is() {
+    if !can_sandbox() || !has_program("setpriv") || !has_program("unshare") {
+        return;
+    }
+    // The setting is each user namespace's own: in one of ours, ours.
+    let script = "echo 0 >/proc/sys/user/max_user_namespaces && exec setpriv --bounding-set -sys_admin -- \"$@\"";
+    let home = Home::through(&["unshare", "--user", "--map-root-user", "sh", "-c", script, "sh"]);
+    let said = home.must_fail(&["run", "test/app:1"]);
+    assert_eq!(
+        said,
+        "error: cannot get the rights to make sandboxes: this machine gives an ordinary user no user namespace: there \
+         are as many as `user.max_user_namespaces` allows, 0\nhint: as root: sysctl -w user.max_user_namespaces=15000\n"
+    );
+    let doctor = String::from_utf8(home.run(&["doctor"]).stdout).expect("UTF-8");
+    assert!(doctor.starts_with("error: this machine gives an ordinary user no user namespace"), "{doctor}");
+    // What makes no sandbox needs no namespace.
+    let said = home.must_fail(&["containers", "list"]);
+    assert!(said.contains("no cfc server runs on the data directory"), "{said}");
+}
+
+#[test]
+fn a_cgroup_that_the_user_was_given_holds_limits() {
+    let Some(user) = OrdinaryUser::new().and_then(|user| user.delegate("memory")) else { return };
+    let home = Home::of(user);
+    build(&home, WITHOUT_OWNERS);
+    let output =
+        home.run(&["run", "--instance-type", "lite", "test/app:1", "dd", "if=/dev/zero", "of=/dev/null", "bs=400M"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(137), "{said}");
+    assert!(said.contains("the container ran out of the memory of instance type lite"), "{said}");
+    assert!(said.contains("containers have no limit of cpu, pids: "), "{said}");
+}
+
+#[test]
+fn the_doctor_tells_an_ordinary_user_what_there_is_not() {
+    for (user, ids) in [
+        (OrdinaryUser::new(), "note: containers run as 65536 of this user's subordinate ids"),
+        (
+            OrdinaryUser::with_a_single_id(),
+            "warning: containers have a single user, who is you outside (/etc/subuid gives `cfc-user` no ids)",
+        ),
+    ] {
+        let Some(user) = user else { return };
+        let home = Home::of(user);
+        let doctor = String::from_utf8(home.run(&["doctor"]).stdout).expect("UTF-8");
+        for finding in
+            [ids, "warning: containers have no limit of cpu, memory, pids", "warning: containers have no limit of disk"]
+        {
+            assert!(doctor.contains(finding), "no `{finding}` in\n{doctor}");
+        }
+    }
+}
