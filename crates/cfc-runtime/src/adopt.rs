@@ -1,39 +1,43 @@
-//! What a runtime does when it opens: it takes over the instances that still run, and removes what is left of others.
+//! What a runtime does when it opens: it takes over the instances that still run and those that have ended, and removes
+//! what is left of others.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::SystemTime;
 
 use cfc_sandbox::{State, Status};
-use cfc_scheduler::Event;
+use cfc_scheduler::{Event, InstanceType};
 use tokio::sync::watch;
 
-use crate::error::RuntimeErrorKind;
+use crate::error::{RuntimeErrorKind, fail_at};
 use crate::events::InstanceEventKind;
-use crate::instance::Phase;
+use crate::instance::{ExitReport, Phase};
 use crate::journal::{Intent, Journal};
 use crate::launch::LAUNCH_ANNOTATION;
 use crate::runtime::{Record, Runtime};
 use crate::trial::is_trial;
 
 impl Runtime {
-    /// Compares the journals with what the launcher knows. An instance whose journal wants exactly the process that
-    /// runs is adopted; any other process is killed, any other directory removed (its log is kept).
+    /// Compares the journals with what the launcher knows. An instance is taken over when its journal wants exactly the
+    /// process that runs or has ended meanwhile, or tells how its process ended before. Any other process is killed, any
+    /// other directory removed (its log is kept).
     pub(crate) fn adopt(&self) -> Result<(), RuntimeErrorKind> {
         let shared = self.shared();
         shared.directories.empty_trash();
         let mut sandboxes: BTreeMap<String, Status> =
             shared.launcher.list()?.into_iter().map(|status| (status.id.clone(), status)).collect();
+        fail_at("runtime.adopt.listed")?;
         for name in shared.directories.names()? {
-            let journal = Journal::read(&shared.directories.of(&name));
-            let is_wanted = |status: &Status| {
-                !is_trial(&name) && journal.as_ref().is_some_and(|journal| is_intended(journal, status))
-            };
-            match (sandboxes.remove(&name), journal.clone()) {
-                (Some(status), Some(journal)) if is_wanted(&status) => self.take_over(&name, journal, &status),
-                (status, _) => {
-                    if let Some(status) = status {
-                        self.end(&status);
-                    }
-                    shared.directories.remove(&name)?;
+            fail_at("runtime.adopt.next")?;
+            let status = sandboxes.remove(&name);
+            let journal = Journal::read(&shared.directories.of(&name)).filter(|_| !is_trial(&name));
+            if !journal.is_some_and(|journal| self.take_over(&name, journal, status.as_ref())) {
+                if let Some(status) = status {
+                    self.end(&status);
+                }
+                // One that cannot be removed is in nobody's way: its name is not known, and the next start tries again.
+                if let Err(error) = shared.directories.remove(&name) {
+                    tracing::warn!(instance = name, %error, "cannot remove what is left of an instance");
                 }
             }
         }
@@ -41,19 +45,57 @@ impl Runtime {
         Ok(())
     }
 
-    fn take_over(&self, name: &str, journal: Journal, status: &Status) {
-        let Intent::Run { launch, instance_type, started } = journal.intent else { return };
-        tracing::info!(instance = name, pid = status.started.pid, "instance adopted");
-        let network = self.shared().launcher.network(name).ok().map(std::sync::Arc::new);
-        let (phase, _) = watch::channel(Phase::Running { pid: status.started.pid });
+    /// Makes the instance known again, as it is now. False when its journal and the launcher do not agree.
+    fn take_over(&self, name: &str, journal: Journal, status: Option<&Status>) -> bool {
+        let found = match (&journal.intent, status) {
+            (Intent::Run { launch, instance_type, started }, Some(status)) if is_launch(status, *launch) => {
+                let phase = match status.state {
+                    State::Running => Phase::Running { pid: status.started.pid },
+                    State::Exited(exit) => Phase::Stopped(ExitReport::from(exit)),
+                    State::Starting => return false,
+                };
+                Found { launch: *launch, instance_type: *instance_type, started: *started, phase }
+            }
+            (Intent::Ended { launch, instance_type, started, report }, _) => {
+                let phase = Phase::Stopped(report.clone());
+                Found { launch: *launch, instance_type: *instance_type, started: *started, phase }
+            }
+            _ => return false,
+        };
+        self.insert(name, journal, found, status);
+        true
+    }
+
+    fn insert(&self, name: &str, journal: Journal, found: Found, status: Option<&Status>) {
+        let Found { launch, instance_type, started, phase } = found;
+        let report = phase.exit().cloned();
+        tracing::info!(instance = name, ?phase, "instance adopted");
+        let network = match report {
+            None => self.shared().launcher.network(name).ok().map(Arc::new),
+            Some(_) => None,
+        };
         let (instance, application) = (name.to_string(), journal.spec.application.clone());
-        self.note(&journal.spec, InstanceEventKind::Adopted { pid: status.started.pid });
+        match (&report, status) {
+            (None, Some(status)) => self.note(&journal.spec, InstanceEventKind::Adopted { pid: status.started.pid }),
+            // It ended while nobody looked.
+            (Some(report), Some(_)) => self.note_exit(&journal.spec, report),
+            _ => {}
+        }
         let mut inner = self.lock();
+        let (phase, _) = watch::channel(phase);
         let record = Record { network, started: Some(started), ..Record::new(journal, phase) };
         inner.records.insert(instance.clone(), record);
-        self.step(&mut inner, Event::Adopt { instance, application, instance_type, launch });
+        self.step(&mut inner, Event::Adopt { instance: instance.clone(), application, instance_type, launch });
+        let Some(report) = report else {
+            drop(inner);
+            return self.watch(name, launch);
+        };
+        self.record_end(&mut inner, name, &report);
+        self.step(&mut inner, Event::Exited(instance, launch));
         drop(inner);
-        self.watch(name, launch);
+        if let Some(status) = status {
+            self.end(status);
+        }
     }
 
     /// Ends a process that nobody wants, and everything in its sandbox.
@@ -70,9 +112,14 @@ impl Runtime {
     }
 }
 
-/// Whether the sandbox runs, and is the launch that the journal speaks of.
-fn is_intended(journal: &Journal, status: &Status) -> bool {
-    let Intent::Run { launch, .. } = journal.intent else { return false };
-    let is_that_launch = status.annotations.get(LAUNCH_ANNOTATION).is_some_and(|text| *text == launch.to_string());
-    status.state == State::Running && is_that_launch
+/// An instance of an earlier run of the platform.
+struct Found {
+    launch: u64,
+    instance_type: InstanceType,
+    started: SystemTime,
+    phase: Phase,
+}
+
+fn is_launch(status: &Status, launch: u64) -> bool {
+    status.annotations.get(LAUNCH_ANNOTATION).is_some_and(|text| *text == launch.to_string())
 }

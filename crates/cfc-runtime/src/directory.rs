@@ -5,9 +5,10 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::SystemTime;
 
-use crate::error::{AtPath, RuntimeErrorKind};
+use crate::error::{AtPath, RuntimeErrorKind, fail_at};
 
 /// How many logs of removed instances are kept.
 const ENDED_LOGS_KEPT: usize = 200;
@@ -62,21 +63,27 @@ impl Directories {
     /// Removes `path` from where it is at once; deletes what is in it in its own time.
     pub fn discard(&self, path: &Path) -> Result<(), RuntimeErrorKind> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
-        let number = format!("{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
-        let trash = self.root.join(".trash").join(number);
+        // A later process may have the same pid, and then finds what this one did not come to delete.
+        static OPENED: LazyLock<u128> = LazyLock::new(|| {
+            SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_nanos())
+        });
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let trash = self.root.join(".trash").join(format!("{}-{}-{number}", std::process::id(), *OPENED));
         match fs::rename(path, &trash) {
-            Ok(()) => std::thread::spawn(move || delete(&trash)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Ok(()) => delete_in_background(vec![trash]),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error).at("remove", path),
-        };
+        }
         Ok(())
     }
 
-    /// Deletes what an earlier process left in the trash.
+    /// Deletes, in its own time, what an earlier process left in the trash.
     pub fn empty_trash(&self) {
-        let trash = self.root.join(".trash");
-        let Ok(entries) = fs::read_dir(&trash) else { return };
-        entries.flatten().for_each(|entry| delete(&entry.path()));
+        let Ok(entries) = fs::read_dir(self.root.join(".trash")) else { return };
+        let paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+        if !paths.is_empty() {
+            delete_in_background(paths);
+        }
     }
 
     /// Removes the instance's directory and keeps its log.
@@ -87,6 +94,7 @@ impl Directories {
             let ended = self.ended_log(name);
             fs::rename(directory.log(), &ended).at("keep the log", &ended)?;
             self.prune_ended_logs();
+            fail_at("runtime.remove.log")?;
         }
         self.discard(&directory.path)
     }
@@ -120,8 +128,24 @@ impl Directories {
     }
 }
 
+fn delete_in_background(paths: Vec<PathBuf>) {
+    let paths = Arc::new(paths);
+    let delete_all = {
+        let paths = paths.clone();
+        move || paths.iter().for_each(|path| delete(path))
+    };
+    // Where there is no thread to be had, whoever came must wait.
+    if std::thread::Builder::new().name("cfc-delete".to_string()).spawn(delete_all).is_err() {
+        paths.iter().for_each(|path| delete(path));
+    }
+}
+
 fn delete(path: &Path) {
-    if let Err(error) = fs::remove_dir_all(path) {
+    let deleted = match fs::remove_dir_all(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => fs::remove_file(path),
+        deleted => deleted,
+    };
+    if let Err(error) = deleted {
         tracing::warn!(path = %path.display(), %error, "cannot delete; the next start will try again");
     }
 }

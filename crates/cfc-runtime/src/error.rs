@@ -96,3 +96,8 @@ impl<T> AtPath<T> for io::Result<T> {
         self.map_err(|error| RuntimeErrorKind::Io { action, path: path.display().to_string(), error })
     }
 }
+
+/// A [`cfc_sandbox::fail_point`] as a step of the runtime.
+pub(crate) fn fail_at(point: &'static str) -> std::result::Result<(), RuntimeErrorKind> {
+    cfc_sandbox::fail_point(point).at("pass", Path::new(point))
+}

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use cfc_oci::Descriptor;
+use cfc_sandbox::Exit;
 use cfc_scheduler::InstanceType;
 use serde::{Deserialize, Serialize};
 
@@ -48,6 +49,12 @@ pub struct ExitReport {
     pub oom_killed: bool,
     /// What else there is to say: why it could not be started, or was lost.
     pub error: Option<String>,
+}
+
+impl From<Exit> for ExitReport {
+    fn from(exit: Exit) -> ExitReport {
+        ExitReport { code: exit.status.shell_code(), oom_killed: exit.oom_killed, error: None }
+    }
 }
 
 /// What an instance does now.

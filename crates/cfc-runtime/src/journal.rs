@@ -8,8 +8,8 @@ use cfc_scheduler::InstanceType;
 use serde::{Deserialize, Serialize};
 
 use crate::directory::InstanceDirectory;
-use crate::error::{AtPath, RuntimeErrorKind};
-use crate::instance::InstanceSpec;
+use crate::error::{AtPath, RuntimeErrorKind, fail_at};
+use crate::instance::{ExitReport, InstanceSpec};
 
 /// The record of one instance. A crash after any write leaves the old record or the new one, and what the record says
 /// is enough to adopt the process or to clean up after it.
@@ -24,10 +24,10 @@ pub(crate) struct Journal {
 }
 
 /// What is intended with an instance.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Intent {
-    /// It is not to run.
+    /// It is not to run, and never did.
     Rest,
     /// A process is to run, and may.
     Run {
@@ -38,6 +38,29 @@ pub(crate) enum Intent {
         /// When it was started.
         started: SystemTime,
     },
+    /// Its process has ended.
+    Ended {
+        /// The number of its launch.
+        launch: u64,
+        /// The limits it had.
+        instance_type: InstanceType,
+        /// When it was started.
+        started: SystemTime,
+        /// How it ended.
+        report: ExitReport,
+    },
+}
+
+impl Intent {
+    /// What is left of a run when it has ended so.
+    pub fn ended(&self, report: ExitReport) -> Intent {
+        match self {
+            Intent::Run { launch, instance_type, started } => {
+                Intent::Ended { launch: *launch, instance_type: *instance_type, started: *started, report }
+            }
+            Intent::Rest | Intent::Ended { .. } => self.clone(),
+        }
+    }
 }
 
 impl Journal {
@@ -58,6 +81,7 @@ impl Journal {
         let mut file = File::create(&temporary).at("create", &temporary)?;
         // No sync: after a power cut no process is there to be adopted, and every directory is swept.
         file.write_all(&bytes).at("write", &temporary)?;
+        fail_at("runtime.journal.written")?;
         fs::rename(&temporary, &path).at("replace", &path)
     }
 }

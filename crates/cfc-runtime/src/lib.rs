@@ -20,6 +20,7 @@ mod runtime;
 mod stop;
 mod trial;
 
+pub use cfc_sandbox::fail_point;
 pub use cfc_scheduler::{Capacity, InstanceType, Refusal};
 pub use connect::ConnectError;
 pub use error::{Result, RuntimeError, RuntimeErrorKind};

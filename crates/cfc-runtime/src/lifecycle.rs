@@ -3,12 +3,12 @@
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
-use cfc_sandbox::NetworkHandle;
+use cfc_sandbox::{ErrorKind, NetworkHandle};
 use cfc_scheduler::{Action, Event, InstanceType, Refusal};
 
-use crate::error::RuntimeErrorKind;
+use crate::error::{RuntimeErrorKind, fail_at};
 use crate::events::{InstanceEventKind, StartTimings};
-use crate::instance::{ExitReport, Phase};
+use crate::instance::{ExitReport, InstanceSpec, Phase};
 use crate::journal::Intent;
 use crate::launch::sandbox_config;
 use crate::runtime::{Inner, Runtime, Shared};
@@ -37,13 +37,15 @@ impl Runtime {
                     self.note(&record.journal.spec, InstanceEventKind::Running { pid, timings });
                 }
                 self.step(&mut inner, Event::Launched(name.to_string(), launch));
+                let _ = fail_at("runtime.start.told");
                 drop(inner);
                 self.watch(name, launch);
                 Ok(())
             }
             Err(kind) => {
                 let report = ExitReport { code: exit_code(&kind), error: Some(kind.to_string()), ..Default::default() };
-                self.note_end(&mut inner, name, Event::LaunchFailed(name.to_string(), launch), report);
+                self.record_end(&mut inner, name, &report);
+                self.tell_end(&mut inner, name, Event::LaunchFailed(name.to_string(), launch), report);
                 Err(kind)
             }
         }
@@ -63,11 +65,26 @@ impl Runtime {
             None => return Err(Refusal::NoInstance(name.to_string()).into()),
         };
         journal.intent = Intent::Run { launch, instance_type, started: SystemTime::now() };
+        fail_at("runtime.start.decided")?;
         journal.write(&directory)?;
+        if let Some(record) = self.lock().records.get_mut(name) {
+            record.journal = journal.clone();
+        }
+        fail_at("runtime.start.journal")?;
         directory.make_disk(directories)?;
+        fail_at("runtime.start.disk")?;
         let config = sandbox_config(store, &journal.spec, &instance_type, launch, &directory, self.network_of(name))?;
+        fail_at("runtime.start.config")?;
         let disk = asked.elapsed();
-        let started = launcher.start(&config)?;
+        let started = match launcher.start(&config) {
+            // One that has ended and could not be removed is in the way. One that runs stays, and this start fails.
+            Err(error) if *error.kind() == ErrorKind::AlreadyExists && launcher.remove(name).is_ok() => {
+                launcher.start(&config)?
+            }
+            started => started?,
+        };
+        // From here on it runs: these points are for being killed at.
+        let _ = fail_at("runtime.start.launched");
         let timings = StartTimings { disk, launch: asked.elapsed() - disk, ..StartTimings::default() };
         // An app may have ended by now, and its network with it.
         Ok(Launched { pid: started.pid, network: launcher.network(name).ok(), timings })
@@ -93,43 +110,58 @@ impl Runtime {
         let thread = std::thread::Builder::new().name("cfc-instance".to_string()).stack_size(STACK_BYTES);
         let watcher = move || {
             let report = match launcher.wait(&name) {
-                Ok(exit) => ExitReport { code: exit.status.shell_code(), oom_killed: exit.oom_killed, error: None },
+                Ok(exit) => ExitReport::from(exit),
                 Err(error) => ExitReport { code: 128 + SIGKILL, oom_killed: false, error: Some(error.to_string()) },
             };
+            // Without a runtime nobody is left to note it: the launcher keeps the exit status for the next one.
+            let Some(shared) = Weak::upgrade(&shared) else { return };
+            let runtime = Runtime { shared };
+            tracing::info!(instance = name, code = report.code, oom_killed = report.oom_killed, "instance ended");
+            runtime.record_end(&mut runtime.lock(), &name, &report);
             if let Err(error) = launcher.remove(&name) {
                 tracing::warn!(instance = name, %error, "cannot remove the ended sandbox");
             }
-            if let Some(shared) = Weak::upgrade(&shared) {
-                let runtime = Runtime { shared };
-                tracing::info!(instance = name, code = report.code, oom_killed = report.oom_killed, "instance ended");
-                let mut inner = runtime.lock();
-                runtime.note_end(&mut inner, &name, Event::Exited(name.clone(), launch), report);
-            }
+            runtime.tell_end(&mut runtime.lock(), &name, Event::Exited(name.clone(), launch), report);
         };
         if let Err(error) = thread.spawn(watcher) {
             tracing::error!(%error, "cannot watch an instance: no thread");
         }
     }
 
-    /// Takes note of the end of a process: its disk goes, then everybody is told.
-    fn note_end(&self, inner: &mut Inner, name: &str, event: Event, report: ExitReport) {
+    /// Takes note of the end of a process: its disk goes, and how it ended is written down, before the launcher may
+    /// forget it.
+    pub(crate) fn record_end(&self, inner: &mut Inner, name: &str, report: &ExitReport) {
         let directory = self.shared.directories.of(name);
+        let _ = fail_at("runtime.end.seen");
         if let Err(error) = directory.discard_disk(&self.shared.directories) {
             tracing::warn!(instance = name, %error, "cannot remove the disk of an ended instance");
         }
+        let _ = fail_at("runtime.end.disk");
+        let Some(record) = inner.records.get_mut(name) else { return };
+        record.network = None;
+        record.journal.intent = record.journal.intent.ended(report.clone());
+        if let Err(error) = record.journal.write(&directory) {
+            tracing::warn!(instance = name, %error, "cannot write the journal");
+        }
+        let _ = fail_at("runtime.end.journal");
+    }
+
+    /// Tells everybody of the end of a process, of which nothing is left.
+    fn tell_end(&self, inner: &mut Inner, name: &str, event: Event, report: ExitReport) {
+        let _ = fail_at("runtime.end.removed");
         if let Some(record) = inner.records.get_mut(name) {
-            record.journal.intent = Intent::Rest;
-            record.network = None;
-            if let Err(error) = record.journal.write(&directory) {
-                tracing::warn!(instance = name, %error, "cannot write the journal");
-            }
-            if report.oom_killed {
-                self.note(&record.journal.spec, InstanceEventKind::OomKilled);
-            }
-            self.note(&record.journal.spec, InstanceEventKind::Exited(report.clone()));
+            self.note_exit(&record.journal.spec, &report);
             record.set_phase(Phase::Stopped(report));
         }
         self.step(inner, event);
+    }
+
+    /// Notes how a process ended.
+    pub(crate) fn note_exit(&self, spec: &InstanceSpec, report: &ExitReport) {
+        if report.oom_killed {
+            self.note(spec, InstanceEventKind::OomKilled);
+        }
+        self.note(spec, InstanceEventKind::Exited(report.clone()));
     }
 
     /// Tells the scheduler of `event` and does what it decides, other than launching.
@@ -150,9 +182,11 @@ impl Runtime {
     }
 
     fn discard(&self, inner: &mut Inner, name: &str) {
+        let _ = fail_at("runtime.remove.decided");
         if let Err(error) = self.shared.directories.remove(name) {
             tracing::warn!(instance = name, %error, "cannot remove the directory; the next start will try again");
         }
+        let _ = fail_at("runtime.remove.directory");
         if let Some(mut record) = inner.records.remove(name) {
             self.note(&record.journal.spec, InstanceEventKind::Removed);
             let report = record.phase.borrow().exit().cloned().unwrap_or_default();

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use crate::connect::{self, ConnectError};
 use crate::directory::Directories;
-use crate::error::{Result, RuntimeErrorKind};
+use crate::error::{Result, RuntimeErrorKind, fail_at};
 use crate::events::{EventLog, EventReader, InstanceEvent, InstanceEventKind, StartTimings};
 use crate::instance::{Application, ExitReport, InstanceSpec, InstanceView, Phase};
 use crate::journal::{Intent, Journal};
@@ -186,7 +186,11 @@ impl Runtime {
             return Err(refusal.into());
         }
         let directory = self.shared.directories.of(&name);
-        let made = directory.create(&self.shared.directories, &name).and_then(|()| journal.write(&directory));
+        let made = directory
+            .create(&self.shared.directories, &name)
+            .and_then(|()| fail_at("runtime.create.directory"))
+            .and_then(|()| journal.write(&directory))
+            .and_then(|()| fail_at("runtime.create.journal"));
         let (phase, _) = watch::channel(Phase::Created);
         self.note(&journal.spec, InstanceEventKind::Created);
         inner.records.insert(name.clone(), Record::new(journal, phase));

@@ -37,10 +37,14 @@ impl Runtime {
     /// that does not heed it is killed when [`RuntimeConfig::stop_grace`](crate::RuntimeConfig::stop_grace) is over.
     pub async fn kill(&self, name: &str, signal: i32) -> Result<()> {
         let failed = |kind: RuntimeErrorKind| kind.of("signal", name);
+        let Some(mut phase) = self.phase(name) else {
+            return Err(failed(Refusal::NoInstance(name.to_string()).into()));
+        };
+        // A signal is for the application, not for what is about to become it.
+        let _ = phase.wait_for(|phase| !matches!(phase, Phase::Starting)).await;
         let image = match self.inspect(name) {
-            None => return Err(failed(Refusal::NoInstance(name.to_string()).into())),
-            Some(view) if !view.phase.is_live() => return Err(failed(RuntimeErrorKind::NotRunning)),
-            Some(view) => view.spec.image,
+            Some(view) if view.phase.is_live() => view.spec.image,
+            _ => return Err(failed(RuntimeErrorKind::NotRunning)),
         };
         let (runtime, instance) = (self.clone(), name.to_string());
         let sent = blocking(move || {
@@ -86,7 +90,8 @@ impl Runtime {
     /// Signals without waiting. A failure means that it has ended, of which the watcher will tell.
     pub(crate) fn signal(&self, name: &str, signal: impl FnOnce() -> i32 + Send + 'static) {
         let (launcher, name) = (self.shared().launcher.clone(), name.to_string());
-        std::thread::spawn(move || {
+        // On tokio's threads: they are there also when no further one is to be had.
+        self.shared().tasks.spawn_blocking(move || {
             let signal = signal();
             let sent = if signal == SIGKILL { launcher.kill_all(&name) } else { launcher.kill(&name, signal) };
             if let Err(error) = sent {

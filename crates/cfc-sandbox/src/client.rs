@@ -202,8 +202,7 @@ impl Launcher {
         let connection = self.shared.reach.connect()?;
         let mut receiver = Receiver::default();
         let answer = exchange_first(&connection, &bytes, descriptors, &mut receiver);
-        let (response, descriptors) =
-            answer.map_err(|error| launcher_error(format!("it ended before it answered: {error}")))?;
+        let (response, descriptors) = answer.map_err(Error::from)?;
         Exec::new(id, connection, receiver, &response?, descriptors)
     }
 
@@ -246,18 +245,20 @@ impl Launcher {
         let bytes = protocol::encode(request).map_err(|error| launcher_error(format!("ask it: {error}")))?;
         let idle = lock(&self.shared.idle).pop();
         if let Some(connection) = idle {
-            // An idle connection may belong to a launcher that has ended since. Then a new one may have taken its place.
-            if let Ok(answer) = exchange(&connection, &bytes, descriptors) {
-                return self.finish(connection, answer);
+            match exchange(&connection, &bytes, descriptors) {
+                Ok(answer) => return self.finish(connection, answer),
+                // It belongs to a launcher that had ended before. A new one may have taken its place.
+                Err(Broken::Unsent) => {}
+                // What it had begun is not begun again: half of it may be done.
+                Err(broken) => return Err(broken.into()),
             }
         }
         let connection = match (self.shared.reach.connect(), request) {
-            // Nothing ran that it could know of: a new launcher is as good.
-            (Err(_), Request::Start(_)) => self.shared.reach.revive()?,
+            // Nothing runs any more that it could know of: a new launcher is as good.
+            (Err(_), Request::Start(_) | Request::List) => self.shared.reach.revive()?,
             (connected, _) => connected?,
         };
-        let answer = exchange(&connection, &bytes, descriptors)
-            .map_err(|error| launcher_error(format!("it ended before it answered: {error}")))?;
+        let answer = exchange(&connection, &bytes, descriptors)?;
         self.finish(connection, answer)
     }
 
@@ -279,8 +280,8 @@ impl Reach {
                 let bytes = protocol::encode(&Request::Attach).map_err(|error| launcher_error(error.to_string()))?;
                 let private = lock(private);
                 let control = private.control.as_ref().ok_or_else(|| launcher_error("it has been dropped".into()))?;
-                let (response, _) = exchange(control, &bytes, &[theirs.as_fd()])
-                    .map_err(|error| launcher_error(format!("it has ended: {error}")))?;
+                let (response, _) =
+                    exchange(control, &bytes, &[theirs.as_fd()]).map_err(|_| launcher_error("it has ended".into()))?;
                 response.map(|_| ours)
             }
         }
@@ -304,11 +305,34 @@ impl Drop for PrivateLauncher {
     }
 }
 
+/// How far an exchange came that got no answer.
+enum Broken {
+    /// The launcher has seen nothing of it.
+    Unsent,
+    /// The launcher may have acted on it.
+    Unanswered(std::io::Error),
+}
+
+impl<E: Into<std::io::Error>> From<E> for Broken {
+    fn from(error: E) -> Broken {
+        Broken::Unanswered(error.into())
+    }
+}
+
+impl From<Broken> for Error {
+    fn from(broken: Broken) -> Error {
+        launcher_error(match broken {
+            Broken::Unsent => "it ended before it was asked".into(),
+            Broken::Unanswered(error) => format!("it ended before it answered: {error}"),
+        })
+    }
+}
+
 fn exchange(
     connection: &OwnedFd,
     bytes: &[u8],
     descriptors: &[BorrowedFd<'_>],
-) -> std::io::Result<(Response, Vec<OwnedFd>)> {
+) -> std::result::Result<(Response, Vec<OwnedFd>), Broken> {
     exchange_first(connection, bytes, descriptors, &mut Receiver::default())
 }
 
@@ -318,14 +342,14 @@ fn exchange_first(
     bytes: &[u8],
     descriptors: &[BorrowedFd<'_>],
     receiver: &mut Receiver,
-) -> std::io::Result<(Response, Vec<OwnedFd>)> {
-    let mut sent = protocol::send(connection, bytes, descriptors)?;
+) -> std::result::Result<(Response, Vec<OwnedFd>), Broken> {
+    let mut sent = protocol::send(connection, bytes, descriptors).map_err(|_| Broken::Unsent)?;
     while sent < bytes.len() {
         sent += protocol::send(connection, &bytes[sent..], &[])?;
     }
     loop {
         if !receiver.receive(connection)? {
-            return Err(std::io::ErrorKind::UnexpectedEof.into());
+            return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
         }
         if let Some(answer) = receiver.next()? {
             return Ok(answer);

@@ -13,6 +13,7 @@
 mod config;
 mod default_spec;
 mod error;
+mod fail;
 mod status;
 
 mod client;
@@ -42,6 +43,7 @@ pub use default_spec::{build_spec, default_spec};
 pub use disk::{DiskKind, DiskUsage};
 pub use error::{Error, ErrorKind, Result};
 pub use exec::{Exec, ExecConfig};
+pub use fail::fail_point;
 pub use host::{Finding, Severity, check_host, missing_limits, sweep};
 pub use launcher::{LAUNCHER_ARGV0, launcher_main};
 pub use network::NetworkHandle;

@@ -121,12 +121,14 @@ fn pid_namespace() -> u64 {
     std::fs::metadata("/proc/self/ns/pid").map_or(0, |metadata| std::os::unix::fs::MetadataExt::ino(&metadata))
 }
 
-/// When a process started, in clock ticks since boot; `None` when it is gone.
+/// When a process started, in clock ticks since boot; `None` when it is gone, or dead and only not waited for yet.
 pub(crate) fn start_time(pid: i32) -> Option<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The second field is the name in parentheses, which may hold anything. Start time is the 22nd.
+    // The second field is the name in parentheses, which may hold anything. State is the 3rd, start time the 22nd.
     let (_, after_name) = stat.rsplit_once(')')?;
-    after_name.split_whitespace().nth(19)?.parse().ok()
+    let mut fields = after_name.split_whitespace();
+    let is_dead = matches!(fields.next()?, "Z" | "X");
+    if is_dead { None } else { fields.nth(18)?.parse().ok() }
 }
 
 /// A message as bytes, length included.
@@ -212,6 +214,19 @@ mod tests {
         for foreign in ["cfc-", "cfc-x", "cfc-1-2", "cfc-0-1-1", "other"] {
             assert!(!is_orphan(foreign), "{foreign}");
         }
+    }
+
+    #[test]
+    fn a_process_that_nobody_waited_for_is_gone() {
+        let mut child = std::process::Command::new("true").spawn().expect("starts");
+        let pid = child.id() as i32;
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while start_time(pid).is_some() {
+            assert!(std::time::Instant::now() < deadline, "a zombie counts as running");
+            std::thread::yield_now();
+        }
+        assert!(std::path::Path::new(&format!("/proc/{pid}")).exists(), "it is still there");
+        child.wait().expect("ends");
     }
 
     #[test]

@@ -22,6 +22,7 @@ use rustix::thread::UnshareFlags;
 
 use crate::cgroup;
 use crate::error::ErrorKind;
+use crate::fail::fail_point;
 use crate::launcher::blueprint::Blueprint;
 use crate::redirect;
 use crate::step::Step;
@@ -62,6 +63,7 @@ pub(crate) fn run(blueprint: &Blueprint, wiring: &Wiring) -> ! {
 
 fn prepare_and_execute(blueprint: &Blueprint, wiring: &Wiring) -> Result<std::convert::Infallible, ErrorKind> {
     wait_for_go(wiring)?;
+    fail_point("child.start.go").step(|| "go on".into())?;
     wiring.entrances.iter().try_for_each(cgroup::enter)?;
     if blueprint.has_user_namespace {
         identity::become_root()?;
@@ -80,6 +82,7 @@ fn prepare_and_execute(blueprint: &Blueprint, wiring: &Wiring) -> Result<std::co
         rustix::system::sethostname(hostname.as_bytes()).step(|| format!("set the host name `{hostname}`"))?;
     }
     let stubs = rootfs::enter(blueprint)?;
+    fail_point("child.start.root").step(|| "be in its root".into())?;
     identity::set_rlimits(&blueprint.rlimits)?;
     let is_cwd_set = program::change_or_make_directory(&blueprint.cwd)?;
     sys::reset_signals();
@@ -98,6 +101,7 @@ fn prepare_and_execute(blueprint: &Blueprint, wiring: &Wiring) -> Result<std::co
     if blueprint.no_new_privileges {
         identity::install_seccomp(&blueprint.identity())?;
     }
+    fail_point("child.start.bound").step(|| "be bound to its launcher".into())?;
     report::send(&wiring.report, &Report::Ready(stubs));
     Err(program::execute(&blueprint.arguments, &blueprint.environment))
 }

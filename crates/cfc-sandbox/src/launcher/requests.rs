@@ -7,7 +7,9 @@ use super::sandbox::{Phase, Sandbox};
 use crate::config::SandboxConfig;
 use crate::error::{Error, ErrorKind};
 use crate::exec;
+use crate::fail::fail_point;
 use crate::protocol::{Reply, Request};
+use crate::step::Step;
 use crate::sys;
 
 impl EventLoop {
@@ -86,6 +88,7 @@ impl EventLoop {
         disk: Option<OwnedFd>,
     ) -> Result<(), ErrorKind> {
         self.check_start(config)?;
+        fail_point("launcher.start.asked").step(|| "begin".into())?;
         let sandbox = self.starter.start(config, descriptors, client, disk)?;
         let watched = self.watch_sandbox(&sandbox);
         self.sandboxes.insert(sandbox.id.clone(), sandbox);
@@ -154,6 +157,7 @@ impl EventLoop {
         if !sandbox.is_over() {
             return Err(ErrorKind::StillRunning);
         }
+        fail_point("launcher.remove.asked").step(|| "begin".into())?;
         sandbox.cgroup.remove();
         self.sandboxes.remove(id);
         Ok(Reply::Done)

@@ -12,6 +12,7 @@ use super::log_file::{LogFile, Stream};
 use crate::cgroup::Cgroup;
 use crate::child::{Stubs, remove_stubs};
 use crate::error::ErrorKind;
+use crate::fail::fail_point;
 use crate::status::{Exit, ExitStatus, Started, State, Status, Usage};
 use crate::sys;
 
@@ -153,6 +154,8 @@ impl Sandbox {
     /// Waits for the process, which has ended or is about to, and takes everything down but this record.
     pub(crate) fn finish(&mut self) -> Exit {
         let status = exit_status(&self.pidfd);
+        // Nothing can be reported from here: these points are for being killed at.
+        let _ = fail_point("launcher.end.reaped");
         // All processes are gone, so what the pipes hold is bounded and is all there will ever be.
         for stream in [Stream::Stdout, Stream::Stderr] {
             while self.copy_output(stream) == Output::More {}
@@ -170,6 +173,7 @@ impl Sandbox {
         let usage = self.cgroup.usage();
         let exit = Exit { status, oom_killed: usage.oom_kills > 0, usage };
         self.cgroup.remove();
+        let _ = fail_point("launcher.end.cleared");
         self.phase = Phase::Exited(exit);
         exit
     }

@@ -9,8 +9,10 @@ use super::log_file::Stream;
 use super::sandbox::{Output, Phase};
 use crate::child::{Report, parse_all};
 use crate::error::{Error, ErrorKind};
+use crate::fail::fail_point;
 use crate::protocol::Reply;
 use crate::redirect;
+use crate::step::Step;
 
 impl EventLoop {
     /// Whether there was something to read, the end included.
@@ -43,6 +45,7 @@ impl EventLoop {
             self.sources.remove(&token);
             let _ = epoll::delete(&self.epoll, report);
         }
+        let outcome = outcome.and_then(|()| fail_point("launcher.start.reported").step(|| "have its report".into()));
         match outcome {
             Ok(()) => {
                 let started = sandbox.started;

@@ -18,6 +18,7 @@ use crate::cgroup::{Cgroup, Hierarchies};
 use crate::child::{self, GO, Stubs, Wiring};
 use crate::config::{Root, SandboxConfig, Stdio};
 use crate::error::ErrorKind;
+use crate::fail::fail_point;
 use crate::protocol;
 use crate::redirect;
 use crate::seccomp::{self, Program};
@@ -80,7 +81,8 @@ impl Starter {
         let outputs = connect(&config.stdio, descriptors)?;
         let resources = linux.resources().clone().unwrap_or_else(no_limits);
         let mut cgroup = self.hierarchies.create(&self.parent, &config.id, &resources)?;
-        let launched = launch(&blueprint, outputs.stdio, mappings.as_ref(), &cgroup);
+        let launched = fail_point("launcher.start.cgroup").step(|| "have cgroups".into());
+        let launched = launched.and_then(|()| launch(&blueprint, outputs.stdio, mappings.as_ref(), &cgroup));
         let launched = match launched {
             Ok(launched) => launched,
             Err(failure) => {
@@ -204,7 +206,9 @@ fn launch(
         }
     };
     let prepared = prepare(blueprint, &wiring, mappings, pid).and_then(|prepared| {
+        fail_point("launcher.start.cloned").step(|| "have a process".into())?;
         rustix::io::write(&go, &[GO]).step(|| "let the sandbox go on".into())?;
+        fail_point("launcher.start.gone").step(|| "have let it go on".into())?;
         Ok(prepared)
     });
     match prepared {
