@@ -4,6 +4,7 @@ mod arrows;
 mod images;
 mod licences;
 mod messages;
+mod operations;
 mod ordinary_user;
 mod rootless;
 mod settings;

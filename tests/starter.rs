@@ -113,7 +113,7 @@ fn what_a_container_writes_can_be_read() {
         ask(&platform, session);
     }
     let log = wait_for("the containers' log", || {
-        let log = home.must(&["containers", "logs", APPLICATION]);
+        let log = home.must(&["containers", "logs", APPLICATION, "--timestamps"]);
         (log.matches("listens on port 4000").count() == 2 && log.matches("visit").count() == 3).then_some(log)
     });
     let times: Vec<&str> = log.lines().filter_map(|line| line.split(' ').next()).collect();

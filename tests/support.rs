@@ -47,7 +47,7 @@ pub fn has_program(name: &str) -> bool {
 pub fn tools() -> Option<PathBuf> {
     let default = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache/cfc/tools");
     let directory = std::env::var_os("CFC_TOOLS_DIR").map_or_else(default, PathBuf::from);
-    let found = directory.join("node_modules/workerd").exists();
+    let found = directory.join("node_modules/@cloudflare/containers").exists();
     if !found {
         skipped("workerd is not installed (run scripts/test, or cfc setup and set CFC_TOOLS_DIR)");
     }

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::span::Span;
+
 /// Runs Cloudflare Containers projects on machines you own.
 #[derive(Debug, Parser)]
 #[command(name = "cfc", version, max_term_width = 100, arg_required_else_help = true)]
@@ -150,7 +152,8 @@ pub enum Containers {
         #[arg(long)]
         json: bool,
     },
-    /// List the instances of an application: what runs, since when, from which digest
+    /// List the instances of an application: what each does, since when, from which digest; those that were removed
+    /// within the last hour too
     Instances {
         /// The application's name
         name: String,
@@ -159,16 +162,80 @@ pub enum Containers {
         json: bool,
     },
     /// Print what the containers of an application wrote
-    Logs {
-        /// The application's name
-        name: String,
-        /// Go on as they write more
-        #[arg(short, long)]
-        follow: bool,
-        /// Only of this instance
-        #[arg(long, value_name = "ID")]
-        instance: Option<String>,
+    Logs(Logs),
+    /// Ask instances to end, and wait until they have
+    Stop(StopInstances),
+    /// Stop instances and start them again on fresh disks
+    Restart(StopInstances),
+    /// Print everything that is known of an instance, as JSON
+    Inspect {
+        /// The instance: its name, its Durable Object's id, or the beginning of either
+        instance: String,
     },
+    /// Show what live instances use, again and again
+    Stats(Stats),
+    /// Print what happened to instances
+    Events(Events),
+}
+
+#[derive(Debug, Args)]
+pub struct Logs {
+    /// The application's name
+    pub name: String,
+    /// Go on as they write more
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Only of this instance
+    #[arg(long, value_name = "ID")]
+    pub instance: Option<String>,
+    /// Only what was written since then: a time in UTC (`2026-01-31T12:00:00Z`), or how long ago (`10m`)
+    #[arg(long, value_name = "TIME|DURATION")]
+    pub since: Option<String>,
+    /// Only so many of each instance's last lines
+    #[arg(long, value_name = "LINES")]
+    pub tail: Option<u64>,
+    /// Begin each line with the time at which it was written
+    #[arg(short, long)]
+    pub timestamps: bool,
+    /// Only one of the two outputs
+    #[arg(long, value_name = "STREAM", value_parser = ["stdout", "stderr"])]
+    pub stream: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct StopInstances {
+    /// The instances: name, Durable Object's id, or the beginning of either
+    #[arg(value_name = "INSTANCE", required = true)]
+    pub instances: Vec<String>,
+    /// How long they may take before they are killed (`90`, `15m`) [default: `stop_grace` of the server, 15m]
+    #[arg(short, long, value_name = "DURATION")]
+    pub time: Option<Span>,
+}
+
+#[derive(Debug, Args)]
+pub struct Stats {
+    /// Only of this application
+    #[arg(value_name = "APPLICATION")]
+    pub application: Option<String>,
+    /// Look once
+    #[arg(long)]
+    pub no_stream: bool,
+    /// Print JSON, with `cpu_usec` since the start in place of a share
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Events {
+    /// Go on with what happens later
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Only what happened since then: a time in UTC (`2026-01-31T12:00:00Z`), or how long ago (`10m`)
+    #[arg(long, value_name = "TIME|DURATION")]
+    pub since: Option<String>,
+    /// Print a JSON object a line
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -51,7 +51,7 @@ impl Control {
         Ok(Control { inner: Arc::new(Inner { catalog, platform, options, locks: Mutex::default() }) })
     }
 
-    /// The API: everything below `/client/v4`.
+    /// The API: everything below `/client/v4`; and beside it, for whoever watches the machine, `/metrics` and `/healthz`.
     pub fn router(&self) -> axum::Router {
         crate::routes::router(self.clone())
     }

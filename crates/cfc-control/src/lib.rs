@@ -16,6 +16,8 @@ mod rollout;
 mod timestamp;
 mod worker;
 
+mod metric;
+mod operations;
 mod platform;
 
 mod client;
@@ -31,6 +33,8 @@ pub use client::{
 pub use control::{Control, ControlOptions};
 pub use error::{Code, ControlError};
 pub use host::worker_url;
+pub use metric::{MetricFamily, MetricKind, Sample};
+pub use operations::{EventRequest, EventView, Inspection, InstanceError, InstanceStats, Operations, Stopped};
 pub use platform::{
     ActivateError, ActivateErrorKind, InstanceState, InstanceView, LogError, LogRequest, Platform, PrepareError,
     PrepareErrorKind, TrialError, TrialErrorKind,

@@ -13,11 +13,11 @@ use cfc_oci::{Descriptor, Digest, Reference};
 use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
-use crate::{ApplicationRecord, Deployment, InstanceSize, Timestamp};
+use crate::{ApplicationRecord, Deployment, InstanceSize, Operations, Timestamp};
 
 /// The machine's side of the control API. The command wires the real one.
 #[async_trait]
-pub trait Platform: Send + Sync + 'static {
+pub trait Platform: Operations {
     /// Brings the image into the local store, unpacked, and says which manifest `reference` names now.
     async fn prepare_image(&self, reference: &Reference) -> Result<Descriptor, PrepareError>;
 
@@ -66,6 +66,18 @@ pub struct InstanceView {
     /// The process id of its first process on this machine, while it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pid: Option<i32>,
+    /// When its process ended, once it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<Timestamp>,
+    /// The exit code, or 128 plus the number of the signal that ended it, once it has ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+    /// Whether the kernel killed something in it for want of memory.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub oom_killed: bool,
+    /// Whether it is only remembered: nothing of it but its log is left.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub removed: bool,
 }
 
 /// What an instance is doing.
@@ -101,6 +113,10 @@ pub struct LogRequest {
     pub tail_lines: Option<u64>,
     /// Only lines written within this time.
     pub since: Option<Duration>,
+    /// Only lines of `stdout` or of `stderr`.
+    pub stream: Option<String>,
+    /// Begin each line with the time at which it was written.
+    pub timestamps: bool,
     /// Keep the stream open for what is written later.
     pub follow: bool,
 }

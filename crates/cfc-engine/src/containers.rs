@@ -74,6 +74,13 @@ pub(crate) async fn create(State(engine): State<Engine>, Query(query): Query<Cre
         env: create.env.unwrap_or_default(),
         labels,
     };
+    if engine.is_ownerless(&name) {
+        if engine.take_over_as(&spec) {
+            return created(&name);
+        }
+        engine.take_over(&name);
+        engine.runtime().remove(&name).await;
+    }
     match engine.runtime().create(spec).await {
         Ok(()) => created(&name),
         Err(problem) => failure(&problem),
@@ -101,7 +108,12 @@ pub(crate) async fn start(State(engine): State<Engine>, Path(Container { name })
         return response;
     }
     engine.forget_stillborn(&name);
+    let was_expected = engine.was_start_expected(&name);
     match engine.runtime().start(&name).await {
+        // It was restarted, and whoever starts it now gets the process that runs.
+        Err(RuntimeError { kind: RuntimeErrorKind::Refused(Refusal::AlreadyRunning(_)), .. }) if was_expected => {
+            empty(StatusCode::NO_CONTENT)
+        }
         Ok(()) => {
             engine.with_sidecar(&sidecar_of(&name), |sidecar| {
                 if let Some(sidecar) = sidecar {
@@ -185,8 +197,14 @@ pub(crate) async fn wait(
         stillborn.ended().await;
         return error(StatusCode::SERVICE_UNAVAILABLE, stillborn.reason());
     }
+    let is_ownerless = engine.is_ownerless(&name);
     let report = match condition.as_str() {
-        "" | "not-running" => engine.runtime().wait(&name).await,
+        "" | "not-running" => {
+            engine.take_over(&name);
+            engine.runtime().wait(&name).await
+        }
+        // Whoever waits removed the process before.
+        "removed" if is_ownerless => None,
         "removed" => engine.runtime().wait_removed(&name).await,
         other => return not_implemented(&format!("the condition `{other}` to wait for")),
     };
@@ -221,6 +239,9 @@ pub(crate) async fn remove(
     Query(query): Query<RemoveQuery>,
 ) -> Response {
     if beside(&name).is_some() && engine.with_sidecar(&name, Option::take).is_some() {
+        return empty(StatusCode::NO_CONTENT);
+    }
+    if engine.is_ownerless(&name) {
         return empty(StatusCode::NO_CONTENT);
     }
     let is_forced = matches!(query.force.as_deref(), Some("1" | "true" | "True" | "TRUE"));

@@ -1,6 +1,6 @@
 //! [`Engine`]: the container engine of one Worker's workerd.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -29,6 +29,10 @@ struct Inner {
     names: Arc<WorkerNames>,
     sidecars: BTreeMap<String, Sidecar>,
     stillborn: BTreeMap<String, Stillborn>,
+    /// Containers that were restarted from outside and that no Durable Object has taken over yet.
+    ownerless: BTreeSet<String>,
+    /// Those of them that were created over and are to be started over.
+    taken_over: BTreeSet<String>,
 }
 
 impl Engine {
@@ -83,6 +87,30 @@ impl Engine {
         if let Some(stillborn) = self.lock().stillborn.remove(name) {
             stillborn.end();
         }
+    }
+
+    pub(crate) fn set_ownerless(&self, name: &str) {
+        self.lock().ownerless.insert(name.to_string());
+    }
+
+    /// Whether the container was restarted from outside, and no Durable Object has asked for it since.
+    pub(crate) fn is_ownerless(&self, name: &str) -> bool {
+        self.lock().ownerless.contains(name)
+    }
+
+    /// From now on the container has an owner. Whether it had none.
+    pub(crate) fn take_over(&self, name: &str) -> bool {
+        self.lock().ownerless.remove(name)
+    }
+
+    /// The container runs, and whoever created it thinks that it does not yet.
+    pub(crate) fn expect_start(&self, name: &str) {
+        self.lock().taken_over.insert(name.to_string());
+    }
+
+    /// Whether that is so; from now on it is not.
+    pub(crate) fn was_start_expected(&self, name: &str) -> bool {
+        self.lock().taken_over.remove(name)
     }
 
     /// Changes the sidecar `name`, or makes or removes it.

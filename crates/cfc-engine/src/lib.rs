@@ -12,6 +12,7 @@ mod containers;
 mod docker;
 mod egress;
 mod engine;
+mod restart;
 mod sidecar;
 mod stillborn;
 mod worker;

@@ -10,8 +10,9 @@ use std::time::SystemTime;
 
 use crate::error::{AtPath, RuntimeErrorKind, fail_at};
 
-/// How many logs of removed instances are kept.
+/// How many logs of removed instances are kept, and how many bytes of them.
 const ENDED_LOGS_KEPT: usize = 200;
+const ENDED_BYTES_KEPT: u64 = 256 << 20;
 
 /// The directory of all instances.
 ///
@@ -23,7 +24,8 @@ const ENDED_LOGS_KEPT: usize = 200;
 ///     upper/ work/     its disk, fresh at each start; gone when it does not run
 ///     etc/             hosts, resolv.conf and hostname, mounted into it
 ///     log, log.1       its output
-///   .ended/<name>.log  the last log of an instance that was removed; the newest 200 are kept
+///   .ended/<name>.log  the last log of an instance that was removed (and log.1); the newest are kept, of all 256 MiB
+///   .ended/<name>.ended  how its last process ended
 ///   .trash/<number>/   what is being deleted
 /// ```
 #[derive(Clone, Debug)]
@@ -93,10 +95,17 @@ impl Directories {
         if has_output {
             let ended = self.ended_log(name);
             fs::rename(directory.log(), &ended).at("keep the log", &ended)?;
+            // There is one where the log was long.
+            let _ = fs::rename(rotated(&directory.log()), rotated(&ended));
             self.prune_ended_logs();
             fail_at("runtime.remove.log")?;
         }
         self.discard(&directory.path)
+    }
+
+    /// Where what is left of removed instances is kept.
+    pub fn ended_directory(&self) -> PathBuf {
+        self.root.join(".ended")
     }
 
     /// Where the log of a removed instance is kept.
@@ -117,12 +126,17 @@ impl Directories {
     }
 
     fn prune_ended_logs(&self) {
-        let logs = self.ended();
-        let surplus = logs.len().saturating_sub(ENDED_LOGS_KEPT);
-        for (_, name) in &logs[..surplus] {
+        let length = |path: &Path| fs::metadata(path).map_or(0, |metadata| metadata.len());
+        let (mut count, mut bytes) = (0, 0);
+        for (_, name) in self.ended().iter().rev() {
             let path = self.ended_log(name);
-            if let Err(error) = fs::remove_file(&path) {
-                tracing::debug!(path = %path.display(), %error, "cannot remove an old log");
+            count += 1;
+            bytes += length(&path) + length(&rotated(&path));
+            if count > ENDED_LOGS_KEPT || bytes > ENDED_BYTES_KEPT {
+                let _ = fs::remove_file(rotated(&path));
+                if let Err(error) = fs::remove_file(&path) {
+                    tracing::debug!(path = %path.display(), %error, "cannot remove an old log");
+                }
             }
         }
     }
@@ -138,6 +152,11 @@ fn delete_in_background(paths: Vec<PathBuf>) {
     if std::thread::Builder::new().name("cfc-delete".to_string()).spawn(delete_all).is_err() {
         paths.iter().for_each(|path| delete(path));
     }
+}
+
+/// Where the launcher moves a log that is full.
+pub(crate) fn rotated(log: &Path) -> PathBuf {
+    PathBuf::from(format!("{}.1", log.display()))
 }
 
 fn delete(path: &Path) {
@@ -191,6 +210,7 @@ impl InstanceDirectory {
         let etc = self.path.join("etc");
         fs::create_dir_all(&etc).at("make the directory", &etc)?;
         let ended = all.ended_log(name);
+        let _ = fs::rename(rotated(&ended), rotated(&self.log()));
         match fs::rename(&ended, self.log()) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).at("take over the log", &ended),
             _ => Ok(()),

@@ -3,9 +3,10 @@
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
-use cfc_sandbox::{ErrorKind, NetworkHandle};
+use cfc_sandbox::{ErrorKind, NetworkHandle, Usage};
 use cfc_scheduler::{Action, Event, InstanceType, Refusal};
 
+use crate::ended::EndedInstance;
 use crate::error::{RuntimeErrorKind, fail_at};
 use crate::events::{InstanceEventKind, StartTimings};
 use crate::instance::{ExitReport, InstanceSpec, Phase};
@@ -13,6 +14,7 @@ use crate::journal::Intent;
 use crate::launch::sandbox_config;
 use crate::runtime::{Inner, Runtime, Shared};
 use crate::stop::SIGKILL;
+use crate::trial::is_trial;
 
 impl Runtime {
     /// Carries out the launch that was decided, and tells the scheduler how it went.
@@ -28,13 +30,15 @@ impl Runtime {
         match launched {
             Ok(Launched { pid, network, timings }) => {
                 let timings = StartTimings { admit, ..timings };
+                let is_again = launch > 1 || inner.ended.has(name);
                 if let Some(record) = inner.records.get_mut(name) {
                     record.network = network.map(Arc::new);
                     record.started = Some(SystemTime::now());
                     record.executing = Some(Instant::now());
                     record.timings = Some(timings);
                     record.set_phase(Phase::Running { pid });
-                    self.note(&record.journal.spec, InstanceEventKind::Running { pid, timings });
+                    let running = InstanceEventKind::Running { pid, timings };
+                    self.note_again(&record.journal.spec, running, is_again);
                 }
                 self.step(&mut inner, Event::Launched(name.to_string(), launch));
                 let _ = fail_at("runtime.start.told");
@@ -109,19 +113,28 @@ impl Runtime {
         let launcher = self.shared.launcher.clone();
         let thread = std::thread::Builder::new().name("cfc-instance".to_string()).stack_size(STACK_BYTES);
         let watcher = move || {
+            let mut usage = Usage::default();
             let report = match launcher.wait(&name) {
-                Ok(exit) => ExitReport::from(exit),
+                Ok(exit) => {
+                    usage = exit.usage;
+                    ExitReport::from(exit)
+                }
                 Err(error) => ExitReport { code: 128 + SIGKILL, oom_killed: false, error: Some(error.to_string()) },
             };
             // Without a runtime nobody is left to note it: the launcher keeps the exit status for the next one.
             let Some(shared) = Weak::upgrade(&shared) else { return };
             let runtime = Runtime { shared };
             tracing::info!(instance = name, code = report.code, oom_killed = report.oom_killed, "instance ended");
+            let network_bytes = runtime.network_bytes(&name);
             runtime.record_end(&mut runtime.lock(), &name, &report);
             if let Err(error) = launcher.remove(&name) {
                 tracing::warn!(instance = name, %error, "cannot remove the ended sandbox");
             }
-            runtime.tell_end(&mut runtime.lock(), &name, Event::Exited(name.clone(), launch), report);
+            let mut inner = runtime.lock();
+            if let Some(record) = inner.records.get(&name).filter(|record| !is_trial(&record.journal.spec.name)) {
+                runtime.shared.metrics.add_ended(&record.journal.spec.application, &usage, network_bytes);
+            }
+            runtime.tell_end(&mut inner, &name, Event::Exited(name.clone(), launch), report);
         };
         if let Err(error) = thread.spawn(watcher) {
             tracing::error!(%error, "cannot watch an instance: no thread");
@@ -188,6 +201,9 @@ impl Runtime {
         }
         let _ = fail_at("runtime.remove.directory");
         if let Some(mut record) = inner.records.remove(name) {
+            if let Some(ended) = EndedInstance::of(&record) {
+                inner.ended.push(&self.shared.directories.ended_directory(), ended);
+            }
             self.note(&record.journal.spec, InstanceEventKind::Removed);
             let report = record.phase.borrow().exit().cloned().unwrap_or_default();
             record.set_phase(Phase::Removed(report));

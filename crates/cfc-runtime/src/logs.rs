@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use crate::directory::rotated;
 use crate::instance::Phase;
 
 /// How often the end of a log is looked at for more.
@@ -24,6 +25,9 @@ pub struct LogLine {
     pub stream: LogStream,
     /// The line without its end.
     pub line: String,
+    /// Whether it goes on: a long line is cut into pieces, of which only the last has its end.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub partial: bool,
 }
 
 /// Where a line was written to.
@@ -52,8 +56,7 @@ pub struct LogReader {
 impl LogReader {
     /// Reads what there is: the rotated file, then the current one.
     pub(crate) fn new(path: PathBuf) -> LogReader {
-        let rotated = PathBuf::from(format!("{}.1", path.display()));
-        let pending = VecDeque::from([rotated, path.clone()]);
+        let pending = VecDeque::from([rotated(&path), path.clone()]);
         LogReader { path, pending, file: None, partial: String::new(), follow: None }
     }
 
@@ -145,6 +148,7 @@ fn parse(text: &str) -> LogLine {
         time: String::new(),
         stream: LogStream::System,
         line: text.to_string(),
+        partial: false,
     })
 }
 

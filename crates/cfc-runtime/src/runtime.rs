@@ -14,11 +14,13 @@ use tokio::sync::watch;
 
 use crate::connect::{self, ConnectError};
 use crate::directory::Directories;
+use crate::ended::{EndedInstance, EndedInstances};
 use crate::error::{Result, RuntimeErrorKind, fail_at};
 use crate::events::{EventLog, EventReader, InstanceEvent, InstanceEventKind, StartTimings};
 use crate::instance::{Application, ExitReport, InstanceSpec, InstanceView, Phase};
 use crate::journal::{Intent, Journal};
 use crate::logs::LogReader;
+use crate::metrics::Metrics;
 use crate::trial::is_trial;
 
 /// What a runtime stands on.
@@ -51,6 +53,7 @@ pub(crate) struct Shared {
     /// When the scheduler wants to be woken.
     pub deadline: watch::Sender<Option<Duration>>,
     pub events: EventLog,
+    pub metrics: Metrics,
     opened: Instant,
     inner: Mutex<Inner>,
 }
@@ -60,6 +63,7 @@ pub(crate) struct Shared {
 pub(crate) struct Inner {
     pub scheduler: Scheduler,
     pub records: BTreeMap<String, Record>,
+    pub ended: EndedInstances,
     applications: BTreeMap<String, Application>,
 }
 
@@ -108,7 +112,8 @@ impl Runtime {
             kind,
         };
         let directories = Directories::open(&instances_dir).map_err(failed)?;
-        let inner = Inner { scheduler: Scheduler::new(capacity), ..Inner::default() };
+        let ended = EndedInstances::read(&directories.ended_directory());
+        let inner = Inner { ended, scheduler: Scheduler::new(capacity), ..Inner::default() };
         let opened = Instant::now();
         let shared = Shared {
             directories,
@@ -117,6 +122,7 @@ impl Runtime {
             stop_grace,
             deadline: watch::channel(None).0,
             events: EventLog::new(),
+            metrics: Metrics::default(),
             opened,
             tasks: Handle::current(),
             inner: Mutex::new(inner),
@@ -162,6 +168,7 @@ impl Runtime {
             phases
         };
         all_removed(phases).await;
+        self.shared.metrics.forget(name);
     }
 
     /// Makes an instance that can be started. Nothing runs yet.
@@ -343,9 +350,20 @@ impl Runtime {
 
     /// Remembers what happened to an instance. What happens to trials is nobody's business.
     pub(crate) fn note(&self, spec: &InstanceSpec, kind: InstanceEventKind) {
+        self.note_again(spec, kind, false);
+    }
+
+    /// As [`Runtime::note`]; `is_again` says that the instance had run before.
+    pub(crate) fn note_again(&self, spec: &InstanceSpec, kind: InstanceEventKind, is_again: bool) {
         if !is_trial(&spec.name) {
+            self.shared.metrics.count(&spec.application, &kind, is_again);
             self.shared.events.push(&spec.name, &spec.application, kind);
         }
+    }
+
+    /// The instances that were removed lately and had run, in the order of their ends.
+    pub fn ended_instances(&self) -> Vec<EndedInstance> {
+        self.lock().ended.all()
     }
 
     fn note_refusal(&self, spec: &InstanceSpec, refusal: &Refusal) {

@@ -53,6 +53,13 @@ impl NetworkHandle {
         })
     }
 
+    /// Bytes that the sandbox's loopback device has carried: all that came in or went out, and what it sent to itself.
+    pub fn loopback_bytes(&self) -> Result<u64> {
+        self.inside("read its loopback's count", || {
+            Ok(loopback_bytes(&fs::read_to_string("/proc/thread-self/net/dev")?))
+        })
+    }
+
     /// Runs `action` on the thread that may change its namespace, inside ours.
     fn inside<T: Send + 'static>(
         &self,
@@ -130,6 +137,12 @@ fn listening(table: &str) -> Vec<u16> {
         if state == LISTEN { u16::from_str_radix(port, 16).ok() } else { None }
     };
     table.lines().skip(1).filter_map(port).collect()
+}
+
+/// The first number behind `lo:` counts received bytes, which on a loopback are those that were sent.
+fn loopback_bytes(devices: &str) -> u64 {
+    let counts = devices.lines().find_map(|line| line.trim_start().strip_prefix("lo:"));
+    counts.and_then(|counts| counts.split_whitespace().next()?.parse().ok()).unwrap_or(0)
 }
 
 #[cfg(test)]

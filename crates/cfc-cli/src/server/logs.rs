@@ -21,7 +21,7 @@ const WAITING_LINES: usize = 256;
 /// How much of a Durable Object's id a line shows.
 const SHORT_ID: usize = 12;
 
-/// The lines of one instance or of all, in order of time, each as `time instance stream: line`; when following, what is
+/// The lines of one instance or of all, in order of time, each as `instance stream: line`, with the time in front where it is wanted; when following, what is
 /// written later comes after, also by instances that are started later, until the client goes away.
 pub async fn logs(
     runtime: &Runtime,
@@ -34,7 +34,9 @@ pub async fn logs(
     if let (Some(instance), true) = (&request.instance, names.is_empty()) {
         return Err(LogError::NoSuchInstance { application: application.name.clone(), instance: instance.clone() });
     }
-    let since = request.since.map(|within| timestamp(SystemTime::now() - within).to_string());
+    let since = request.since.and_then(|within| SystemTime::now().checked_sub(within));
+    // Without the `Z`, it is the beginning of all times within its millisecond, which have more digits.
+    let since = since.map(|since| timestamp(since).to_string().trim_end_matches('Z').to_string());
     let mut sources = Vec::new();
     for name in names {
         let Some(reader) = runtime.logs(&name) else { continue };
@@ -52,9 +54,14 @@ pub async fn logs(
     } else {
         written.boxed()
     };
-    let wanted = lines
-        .try_filter(move |(_, line)| futures::future::ready(since.as_ref().is_none_or(|since| line.time >= *since)));
-    Ok(wanted.map_ok(|(name, line)| render(&name, &line)).boxed())
+    let stream = request.stream.clone();
+    let wanted = lines.try_filter(move |(_, line)| {
+        let is_new = since.as_ref().is_none_or(|since| line.time >= *since);
+        let is_of_stream = stream.as_ref().is_none_or(|stream| name_of(line.stream) == stream);
+        futures::future::ready(is_new && is_of_stream)
+    });
+    let mut renderer = Renderer { timestamps: request.timestamps, unfinished: None };
+    Ok(wanted.map_ok(move |(name, line)| renderer.render(&name, &line)).boxed())
 }
 
 /// The instances whose lines are wanted.
@@ -227,12 +234,71 @@ async fn forward(runtime: &Runtime, name: &str, delivered: &Delivered, sender: &
     }
 }
 
-fn render(name: &str, line: &LogLine) -> Bytes {
-    let stream = match line.stream {
+fn name_of(stream: LogStream) -> &'static str {
+    match stream {
         LogStream::Stdout => "stdout",
         LogStream::Stderr => "stderr",
         LogStream::System => "system",
-    };
-    let instance: String = object_id(name).chars().take(SHORT_ID).collect();
-    Bytes::from(format!("{} {instance} {stream}: {}\n", line.time, line.line))
+    }
+}
+
+/// Makes text of lines, and puts the pieces of a long one together again where nothing came between.
+struct Renderer {
+    timestamps: bool,
+    /// Whose line goes on.
+    unfinished: Option<(String, LogStream)>,
+}
+
+impl Renderer {
+    fn render(&mut self, name: &str, line: &LogLine) -> Bytes {
+        let whose = (name.to_string(), line.stream);
+        let mut text = String::new();
+        if self.unfinished.as_ref() != Some(&whose) {
+            if self.unfinished.is_some() {
+                text.push('\n');
+            }
+            if self.timestamps {
+                text.push_str(&format!("{} ", line.time));
+            }
+            let instance: String = object_id(name).chars().take(SHORT_ID).collect();
+            text.push_str(&format!("{instance} {}: ", name_of(line.stream)));
+        }
+        text.push_str(&line.line);
+        if !line.partial {
+            text.push('\n');
+        }
+        self.unfinished = line.partial.then_some(whose);
+        Bytes::from(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_of_a_long_line_are_put_together_unless_another_comes_between() {
+        let mut renderer = Renderer { timestamps: false, unfinished: None };
+        let mut render = |name: &str, text: &str, partial: bool| {
+            let (time, line) = ("t".to_string(), text.to_string());
+            let line = LogLine { time, stream: LogStream::Stdout, line, partial };
+            String::from_utf8(renderer.render(name, &line).to_vec()).expect("text")
+        };
+        assert_eq!(render("a", "one ", true), "a stdout: one ");
+        assert_eq!(render("a", "line", false), "line\n");
+        assert_eq!(render("a", "cut ", true), "a stdout: cut ");
+        assert_eq!(render("b", "other", false), "\nb stdout: other\n");
+        assert_eq!(render("a", "short", false), "a stdout: short\n");
+    }
+
+    #[test]
+    fn times_stand_in_front_where_they_are_wanted() {
+        let mut renderer = Renderer { timestamps: true, unfinished: None };
+        let (time, line) = ("2026-01-01T00:00:00Z".to_string(), "x".to_string());
+        let line = LogLine { time, stream: LogStream::Stderr, line, partial: false };
+        assert_eq!(
+            renderer.render("workerd-app-C-0123456789abcdef", &line),
+            "2026-01-01T00:00:00Z 0123456789ab stderr: x\n"
+        );
+    }
 }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -11,7 +12,7 @@ use cfc_control::{
     ActivateError, ActivateErrorKind, ApplicationRecord, Control, Deployment, InstanceSize, InstanceView, LogError,
     LogRequest, Platform, PrepareError, TrialError,
 };
-use cfc_engine::EgressPolicy;
+use cfc_engine::{EgressPolicy, Engine};
 use cfc_gateway::Gateway;
 use cfc_oci::{Descriptor, Digest, Reference};
 use cfc_registry::Registry;
@@ -24,7 +25,7 @@ use tokio::sync::Mutex;
 
 use crate::failure::Failure;
 use crate::server::worker::{self, Place, RunningVersion, WorkerEngine};
-use crate::server::{logs, prepare, trial, views};
+use crate::server::{logs, metrics, prepare, stop_grace, trial, views};
 use crate::settings::Settings;
 
 /// This machine.
@@ -39,6 +40,8 @@ pub struct Machine {
     workers: Mutex<HashMap<String, WorkerInService>>,
     /// Counts the sockets, so that two versions of a Worker never share one.
     next_socket: AtomicU64,
+    /// What `/metrics` told last.
+    reported: metrics::Reported,
 }
 
 struct WorkerInService {
@@ -67,6 +70,7 @@ impl Machine {
             gateway,
             workers: Mutex::default(),
             next_socket: AtomicU64::new(0),
+            reported: metrics::Reported::default(),
         }
     }
 
@@ -98,6 +102,28 @@ impl Machine {
             drop(worker.engine);
         });
         futures::future::join_all(stopping).await;
+    }
+
+    pub fn runtime(&self) -> &Runtime {
+        &self.runtime
+    }
+
+    /// What `/metrics` told last.
+    pub fn reported(&self) -> &metrics::Reported {
+        &self.reported
+    }
+
+    /// How long instances may take to end.
+    pub fn stop_grace(&self) -> Duration {
+        stop_grace(&self.settings)
+    }
+
+    /// The engine of the Worker in service that has this application.
+    pub async fn engine_of(&self, application: &str) -> Option<Engine> {
+        let workers = self.workers.lock().await;
+        let has_it =
+            |worker: &&WorkerInService| worker.deployment.applications.iter().any(|other| other.name == application);
+        workers.values().find(has_it).map(|worker| worker.engine.engine().clone())
     }
 
     /// A socket path of its own for `worker`.

@@ -8,7 +8,10 @@ pub mod signals;
 
 mod logs;
 mod machine;
+mod metrics;
+mod operations;
 mod prepare;
+mod resolve;
 mod token;
 mod trial;
 mod views;
@@ -137,12 +140,17 @@ fn runtime_failure(error: cfc_runtime::RuntimeError) -> Failure {
     Failure::from(error).maybe_hint(hint)
 }
 
+/// How long instances may take to end.
+fn stop_grace(settings: &Settings) -> Duration {
+    settings.file.stop_grace.map_or(cfc_runtime::STOP_GRACE, Span::duration)
+}
+
 fn runtime_config(settings: &Settings, store: &Store, launcher: &Launcher) -> RuntimeConfig {
     RuntimeConfig {
         instances_dir: settings.data.join("instances"),
         store: store.clone(),
         launcher: launcher.clone(),
         capacity: Runtime::machine_capacity(),
-        stop_grace: settings.file.stop_grace.map_or(cfc_runtime::STOP_GRACE, Span::duration),
+        stop_grace: stop_grace(settings),
     }
 }

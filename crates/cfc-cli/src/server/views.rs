@@ -1,30 +1,70 @@
 //! The runtime's instances in the control API's words.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use cfc_control::{ApplicationRecord, InstanceState, InstanceView, Timestamp};
-use cfc_runtime::{Phase, Runtime};
+use cfc_control::{ApplicationRecord, InstanceSize, InstanceState, InstanceView, Timestamp};
+use cfc_runtime::{EndedInstance, InstanceType, Phase, Runtime};
 
-/// The instances of an application.
+/// How long an instance that was removed stays among those of its application.
+const ENDED_SHOWN: Duration = Duration::from_secs(3600);
+
+/// The instances of an application: those that exist, then those that were removed lately.
 pub fn instances(runtime: &Runtime, application: &ApplicationRecord) -> Vec<InstanceView> {
     let all = runtime.list().into_iter().filter(|instance| instance.spec.application == application.name);
-    all.map(|instance| view(application, &instance)).collect()
+    let views: Vec<InstanceView> = all.map(|instance| view(Some(application), &instance)).collect();
+    let is_shown = |instance: &EndedInstance| {
+        let age = instance.ended.elapsed().unwrap_or_default();
+        let exists = views.iter().any(|view| view.id == instance.name);
+        instance.application == application.name && age < ENDED_SHOWN && !exists
+    };
+    let removed: Vec<InstanceView> = runtime.ended_instances().iter().filter(|one| is_shown(one)).map(ended).collect();
+    views.into_iter().chain(removed).collect()
 }
 
-fn view(application: &ApplicationRecord, instance: &cfc_runtime::InstanceView) -> InstanceView {
-    let started = timestamp(instance.started.unwrap_or(instance.created));
-    let is_current = instance.spec.image.digest == application.image.manifest.digest;
+/// One instance. With its application its version is known, when it has the application's image.
+pub fn view(application: Option<&ApplicationRecord>, instance: &cfc_runtime::InstanceView) -> InstanceView {
+    let exit = instance.phase.exit();
+    let current = application.filter(|application| instance.spec.image.digest == application.image.manifest.digest);
     InstanceView {
         id: instance.spec.name.clone(),
         name: object_id(&instance.spec.name).to_string(),
-        application: application.name.clone(),
+        application: instance.spec.application.clone(),
         state: state(&instance.phase),
         since: timestamp(instance.since),
-        started,
+        started: timestamp(instance.started.unwrap_or(instance.created)),
         image: instance.spec.image.digest.clone(),
-        version: is_current.then_some(application.version),
+        version: current.map(|application| application.version),
         pid: instance.phase.pid(),
+        ended: exit.map(|_| timestamp(instance.since)),
+        exit_code: exit.map(|exit| exit.code),
+        oom_killed: exit.is_some_and(|exit| exit.oom_killed),
+        removed: false,
     }
+}
+
+/// One instance that was removed.
+pub fn ended(instance: &EndedInstance) -> InstanceView {
+    InstanceView {
+        id: instance.name.clone(),
+        name: object_id(&instance.name).to_string(),
+        application: instance.application.clone(),
+        state: state(&Phase::Stopped(instance.exit.clone())),
+        since: timestamp(instance.ended),
+        started: timestamp(instance.started),
+        image: instance.image.digest.clone(),
+        version: None,
+        pid: None,
+        ended: Some(timestamp(instance.ended)),
+        exit_code: Some(instance.exit.code),
+        oom_killed: instance.exit.oom_killed,
+        removed: true,
+    }
+}
+
+/// An instance type in the control API's words.
+pub fn size(instance_type: &InstanceType) -> InstanceSize {
+    let InstanceType { micro_cpus, memory_mib, disk_mb, .. } = *instance_type;
+    InstanceSize { vcpu: micro_cpus as f64 / 1_000_000.0, memory_mib, disk_mb }
 }
 
 fn state(phase: &Phase) -> InstanceState {

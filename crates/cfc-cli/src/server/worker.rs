@@ -50,6 +50,10 @@ impl WorkerEngine {
         Ok(WorkerEngine { engine, socket, serving })
     }
 
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
     /// What the names that the deployment's workerd uses mean, from now on.
     fn set_names(&self, deployment: &Deployment, unique_keys: &BTreeMap<String, String>) {
         let mut names = WorkerNames {

@@ -1,6 +1,7 @@
 //! [`Client`]: the control API from the other side, for the `cfc` commands.
 
 mod error;
+mod instances;
 mod request;
 
 use bytes::Bytes;
@@ -99,7 +100,9 @@ impl Client {
         let mut query = vec![("follow", request.follow.to_string())];
         query.extend(request.instance.iter().map(|instance| ("instance", instance.clone())));
         query.extend(request.tail_lines.iter().map(|lines| ("tail", lines.to_string())));
-        query.extend(request.since.iter().map(|since| ("since", since.as_secs().to_string())));
+        query.extend(request.since.iter().map(|since| ("since_ms", since.as_millis().to_string())));
+        query.extend(request.stream.iter().map(|stream| ("stream", stream.clone())));
+        query.push(("timestamps", request.timestamps.to_string()));
         let query: Vec<_> = query.iter().map(|(key, value)| format!("{key}={}", segment(value))).collect();
         let path = format!("/containers/applications/{}/logs?{}", segment(application), query.join("&"));
         let response = self.send(&operation, self.request(Method::GET, &path)).await?;

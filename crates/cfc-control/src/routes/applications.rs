@@ -1,7 +1,6 @@
 //! `containers/applications…` and `containers/dash…`.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
@@ -11,6 +10,7 @@ use http::header::CONTENT_TYPE;
 use serde_json::{Map, Value, json};
 
 use super::Answer;
+use super::instances::milliseconds;
 use super::scripts::detached;
 use crate::error::Code;
 use crate::wire::envelope::{list as list_of, success};
@@ -122,7 +122,7 @@ pub(crate) async fn rollout(
     }
 }
 
-/// `GET containers/applications/:id/logs?instance=&tail=&since=&follow=true`: cfc's own. The answer is text and, with
+/// `GET containers/applications/:id/logs?instance=&tail=&since_ms=&stream=&timestamps=&follow=true`: cfc's own. The answer is text and, with
 /// `follow`, does not end by itself.
 pub(crate) async fn logs(
     State(control): State<Control>,
@@ -132,7 +132,9 @@ pub(crate) async fn logs(
     let request = LogRequest {
         instance: filters.get("instance").cloned(),
         tail_lines: number(&filters, "tail")?,
-        since: number(&filters, "since")?.map(Duration::from_secs),
+        since: milliseconds(&filters, "since_ms")?,
+        stream: filters.get("stream").cloned(),
+        timestamps: filters.get("timestamps").is_some_and(|value| value == "true"),
         follow: filters.get("follow").is_some_and(|value| value == "true"),
     };
     let application = control.inner.catalog.application(&id).await?;

@@ -3,6 +3,8 @@
 mod account;
 mod applications;
 mod auth;
+mod instances;
+mod open;
 mod scripts;
 
 use axum::Router;
@@ -43,6 +45,11 @@ pub(crate) fn router(control: Control) -> Router {
         .route("/applications/{id}/rollouts", get(applications::rollouts).post(applications::roll_out))
         .route("/applications/{id}/rollouts/{rollout}", get(applications::rollout))
         .route("/applications/{id}/logs", get(applications::logs))
+        .route("/instances/{instance}", get(instances::inspect))
+        .route("/instances/{instance}/stop", post(instances::stop))
+        .route("/instances/{instance}/restart", post(instances::restart))
+        .route("/stats", get(instances::stats))
+        .route("/events", get(instances::events))
         .route("/dash/applications", get(applications::dash))
         .route("/dash/applications/{id}/instances", get(applications::instances));
     let workers = Router::new()
@@ -66,8 +73,9 @@ pub(crate) fn router(control: Control) -> Router {
         .method_not_allowed_fallback(no_route)
         .layer(DefaultBodyLimit::max(MAX_UPLOAD_BYTES))
         .layer(middleware::from_fn_with_state(control.clone(), auth::require_token))
-        .with_state(control);
-    Router::new().nest("/client/v4", api)
+        .with_state(control.clone());
+    let open = Router::new().route("/metrics", get(open::scrape)).route("/healthz", get(open::health));
+    Router::new().nest("/client/v4", api).merge(open.with_state(control))
 }
 
 async fn no_route(request: Request) -> ControlError {

@@ -6,7 +6,9 @@ use crate::{ApplicationRecord, InstanceState, InstanceView};
 
 /// Cloudflare's counts of instances by what they do.
 pub(crate) fn health(instances: &[InstanceView]) -> Value {
-    let count = |is_one: fn(&InstanceState) -> bool| instances.iter().filter(|view| is_one(&view.state)).count();
+    let count = |is_one: fn(&InstanceState) -> bool| {
+        instances.iter().filter(|view| !view.removed && is_one(&view.state)).count()
+    };
     let running = count(InstanceState::is_running);
     json!({
         "active": running,

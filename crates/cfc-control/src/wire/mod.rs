@@ -3,5 +3,6 @@
 pub(crate) mod application;
 pub(crate) mod dash;
 pub(crate) mod envelope;
+pub(crate) mod metrics;
 pub(crate) mod script;
 pub(crate) mod script_views;

@@ -2,6 +2,7 @@
 
 mod deploy;
 mod failures;
+mod operations;
 mod platform;
 mod server;
 mod wrangler;

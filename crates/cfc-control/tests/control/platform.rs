@@ -97,6 +97,10 @@ impl Platform for MemoryPlatform {
             image: application.image.manifest.digest.clone(),
             version: Some(application.version),
             pid: Some(42),
+            ended: None,
+            exit_code: None,
+            oom_killed: false,
+            removed: false,
         }]
     }
 
@@ -114,5 +118,51 @@ impl Platform for MemoryPlatform {
             true => Ok(lines.chain(stream::pending()).boxed()),
             false => Ok(lines.boxed()),
         }
+    }
+}
+
+#[async_trait]
+impl Operations for MemoryPlatform {
+    async fn inspect(&self, instance: &str) -> Result<Inspection, InstanceError> {
+        match instance {
+            "i" => Err(InstanceError::Ambiguous { given: "i".to_string(), fitting: vec!["i1".into(), "i2".into()] }),
+            _ => Err(InstanceError::NoSuchInstance { given: instance.to_string() }),
+        }
+    }
+
+    async fn stop(&self, instance: &str, grace: Option<Duration>) -> Result<Stopped, InstanceError> {
+        // The grace comes back as the code, for the test to see.
+        let exit_code = grace.map_or(-1, |grace| i32::try_from(grace.as_millis()).expect("a small number"));
+        Ok(Stopped { id: instance.to_string(), exit_code })
+    }
+
+    async fn restart(&self, instance: &str, _: Option<Duration>) -> Result<InstanceView, InstanceError> {
+        Err(InstanceError::NotRunning(instance.to_string()))
+    }
+
+    async fn stats(&self, _: Option<&str>) -> Vec<InstanceStats> {
+        Vec::new()
+    }
+
+    async fn events(&self, request: &EventRequest) -> BoxStream<'static, EventView> {
+        let event = EventView {
+            number: 1,
+            time: Timestamp::from_milliseconds(1000),
+            event: "created".to_string(),
+            id: "i1".to_string(),
+            name: "do1".to_string(),
+            application: "app".to_string(),
+            details: Default::default(),
+        };
+        match request.follow {
+            true => stream::iter([event]).chain(stream::pending()).boxed(),
+            false => stream::iter([event]).boxed(),
+        }
+    }
+
+    async fn metrics(&self) -> Vec<MetricFamily> {
+        let mut family = MetricFamily::new("cfc_test_total", MetricKind::Counter, "A test.");
+        family.add(&[("application", "app")], 1.0);
+        vec![family]
     }
 }

@@ -15,6 +15,7 @@ pub const TESTS: &[Test] = &[
     ("a_stop_ends_orphans_and_reaps_zombies", || on_platform(orphans)),
     ("a_stop_before_the_process_is_there_is_kept", || on_platform(early)),
     ("events_tell_the_whole_life", || on_platform(events)),
+    ("a_restarted_container_is_taken_over_as_it_runs", || on_platform(restart)),
 ];
 
 /// Long enough for any process that heeds its signal.
@@ -150,5 +151,44 @@ async fn events(platform: Platform) {
     assert_eq!(kinds, expected);
     assert!(events.iter().all(|event| event.instance == name && event.application == "app"));
     assert!(events.iter().map(|event| event.number).eq(1..=8));
+    platform.close().await;
+}
+
+async fn restart(platform: Platform) {
+    platform.run_script("touch /tmp/trace; ls /tmp; trap 'exit 6' TERM; while true; do sleep 0.05; done");
+    let name = container("a1");
+    let proxy = platform.sidecar(&name).await;
+    platform.run(&name).await;
+    platform.until_said(&name, "trace").await;
+    let pid = |platform: &Platform| platform.runtime.inspect(&name).and_then(|view| view.phase.pid());
+    let before = pid(&platform);
+    // workerd's wait hears of the end, though the next process is there at once.
+    let (code, restarted) = tokio::join!(platform.wait(&name), platform.engine.restart(&name, PATIENT));
+    restarted.expect("restarts");
+    assert_eq!(code, 6);
+    let after = pid(&platform);
+    assert!(after.is_some() && after != before);
+    // What a Durable Object does that goes means the process before.
+    assert_eq!(platform.remove(&name).await, 204);
+    assert_eq!(platform.request("POST", &format!("/containers/{name}/wait?condition=removed"), None).await.0, 404);
+    assert_eq!(pid(&platform), after);
+    // What one does that starts gets the process that runs, once.
+    assert_eq!(platform.create(&name).await.0, 201);
+    assert_eq!(platform.start(&name).await, 204);
+    assert_eq!(platform.start(&name).await, 304);
+    assert_eq!(pid(&platform), after);
+    assert_eq!(platform.sidecar_port(&name).await, proxy);
+    // From then on it is as any other.
+    assert_eq!(platform.create(&name).await.0, 409);
+    assert_eq!(platform.remove(&name).await, 204);
+    assert_eq!(pid(&platform), None);
+
+    // One that is created otherwise than it was is made anew.
+    platform.run(&name).await;
+    platform.engine.restart(&name, PATIENT).await.expect("restarts");
+    let before = pid(&platform);
+    platform.run_script("sleep 1000");
+    platform.run(&name).await;
+    assert!(pid(&platform).is_some() && pid(&platform) != before);
     platform.close().await;
 }

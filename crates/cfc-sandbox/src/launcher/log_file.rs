@@ -66,7 +66,7 @@ impl LogFile {
         }
         // What is left has no newline yet. At its limit it is written as it is.
         while unfinished.len() >= LINE_LENGTH_MAX {
-            let rest = unfinished.split_off(LINE_LENGTH_MAX);
+            let rest = unfinished.split_off(cut(unfinished));
             encode_part(&mut entries, &time, stream, unfinished, true);
             *unfinished = rest;
         }
@@ -115,13 +115,19 @@ fn open(path: &Path) -> std::io::Result<File> {
 
 /// One line, in as many entries as it needs.
 fn encode(entries: &mut Vec<u8>, time: &str, stream: Stream, line: &[u8]) {
-    let mut parts = line.chunks(LINE_LENGTH_MAX).peekable();
-    if parts.peek().is_none() {
-        encode_part(entries, time, stream, b"", false);
+    let mut rest = line;
+    while rest.len() > LINE_LENGTH_MAX {
+        let (part, after) = rest.split_at(cut(rest));
+        encode_part(entries, time, stream, part, true);
+        rest = after;
     }
-    while let Some(part) = parts.next() {
-        encode_part(entries, time, stream, part, parts.peek().is_some());
-    }
+    encode_part(entries, time, stream, rest, false);
+}
+
+/// Where to cut a line that is too long: not within a character of UTF-8, which has four bytes at most.
+fn cut(line: &[u8]) -> usize {
+    let is_boundary = |index: &usize| line.get(*index).is_none_or(|byte| byte & 0xc0 != 0x80);
+    (LINE_LENGTH_MAX - 3..=LINE_LENGTH_MAX).rev().find(is_boundary).unwrap_or(LINE_LENGTH_MAX)
 }
 
 fn encode_part(entries: &mut Vec<u8>, time: &str, stream: Stream, line: &[u8], partial: bool) {
@@ -194,5 +200,24 @@ mod tests {
         assert_eq!(lengths(&path), [(LINE_LENGTH_MAX, true), (LINE_LENGTH_MAX, true)]);
         log.take(Stream::Stdout, b"\n");
         assert_eq!((lengths(&older).len(), lengths(&path)), (2, vec![(1, false)]));
+    }
+
+    #[test]
+    fn characters_are_whole_and_binary_does_no_harm() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("log");
+        let mut log = LogFile::open(&path, 1 << 20).expect("opens");
+        let long = "a".to_string() + &"é".repeat(LINE_LENGTH_MAX);
+        log.take(Stream::Stdout, long.as_bytes());
+        log.take(Stream::Stdout, b"\n\xff\x00\x80binary\n");
+        log.take(Stream::Stdout, &[0x80; 2 * LINE_LENGTH_MAX + 1]);
+        log.finish();
+        let text = std::fs::read_to_string(&path).expect("is text");
+        let lines: Vec<serde_json::Value> =
+            text.lines().map(|line| serde_json::from_str(line).expect("each entry is JSON")).collect();
+        let together: String = lines[..3].iter().filter_map(|line| line["line"].as_str()).collect();
+        assert_eq!(together, long);
+        assert_eq!(lines[3]["line"], "\u{fffd}\0\u{fffd}binary");
+        assert!(lines[4..].len() >= 2 && lines.last().is_some_and(|line| line["partial"].is_null()));
     }
 }

@@ -24,10 +24,11 @@ pub async fn run(client: &Client, name: &str, json: bool) -> Result<ExitCode, Fa
                 instance.since.to_string(),
                 instance.image.to_string(),
                 instance.pid.map_or("-".to_string(), |pid| pid.to_string()),
+                instance.exit_code.map_or("-".to_string(), |code| code.to_string()),
             ]
         })
         .collect();
-    output::table(&["INSTANCE", "STATE", "SINCE", "IMAGE", "PID"], &rows);
+    output::table(&["INSTANCE", "STATE", "SINCE", "IMAGE", "PID", "EXIT"], &rows);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -37,8 +38,7 @@ fn describe(state: &InstanceState) -> String {
         InstanceState::Running => "running".to_string(),
         InstanceState::Ready => "ready".to_string(),
         InstanceState::Stopping => "stopping".to_string(),
-        InstanceState::Stopped { exit_code: Some(code) } => format!("stopped ({code})"),
-        InstanceState::Stopped { exit_code: None } => "stopped".to_string(),
+        InstanceState::Stopped { .. } => "stopped".to_string(),
         InstanceState::Failed { reason } => format!("failed ({reason})"),
     }
 }

@@ -1,0 +1,72 @@
+//! Restarts from outside, by whoever runs the platform.
+//!
+//! workerd has no word for them. It hears of the end as of any other (its `wait` is answered, the class's `onStop` runs),
+//! and its Durable Object takes the container for stopped. The new process then runs on the same name without an
+//! owner, until the Durable Object takes it over: with the `create` and `start` of its next request (a container that is
+//! created as it was is the one that runs already), or by its `wait` when it was just loaded and found it running. The
+//! `DELETE` of a Durable Object that is evicted meanwhile means the process before. A container that nobody takes over is
+//! stopped after a while, as the `Container` class would stop it for idling.
+
+use std::time::Duration;
+
+use cfc_runtime::{InstanceSpec, Refusal, RuntimeError, RuntimeErrorKind};
+
+use crate::Engine;
+use crate::worker::sidecar_of;
+
+/// How long a restarted container runs without an owner: the class's own `sleepAfter`.
+const OWNERLESS_MAX: Duration = Duration::from_secs(600);
+
+impl Engine {
+    /// Ends the container's process as [`Runtime::stop`](cfc_runtime::Runtime::stop) does, and starts it again with the same
+    /// spec on a fresh disk. One that has ended already is only started.
+    pub async fn restart(&self, name: &str, grace: Duration) -> cfc_runtime::Result<()> {
+        match self.runtime().stop(name, grace).await {
+            Err(RuntimeError { kind: RuntimeErrorKind::NotRunning, .. }) | Ok(_) => {}
+            Err(error) => return Err(error),
+        }
+        self.set_ownerless(name);
+        match self.runtime().start(name).await {
+            Ok(()) => self.carry(name),
+            // Its Durable Object was faster: it runs anew, as it should.
+            Err(RuntimeError { kind: RuntimeErrorKind::Refused(Refusal::AlreadyRunning(_)), .. }) => {}
+            Err(error) => {
+                self.take_over(name);
+                return Err(error);
+            }
+        }
+        self.end_ownerless_later(name);
+        Ok(())
+    }
+
+    /// Whether `spec` is that of a restarted container, which from now on belongs to whoever created it so.
+    pub(crate) fn take_over_as(&self, spec: &InstanceSpec) -> bool {
+        let is_same = self.runtime().inspect(&spec.name).is_some_and(|view| view.phase.is_live() && view.spec == *spec);
+        if is_same && self.take_over(&spec.name) {
+            self.expect_start(&spec.name);
+            self.carry(&spec.name);
+            return true;
+        }
+        false
+    }
+
+    /// Lets the sidecar carry what the container sends out.
+    fn carry(&self, name: &str) {
+        self.with_sidecar(&sidecar_of(name), |sidecar| {
+            if let Some(sidecar) = sidecar {
+                sidecar.carry(self, name);
+            }
+        });
+    }
+
+    fn end_ownerless_later(&self, name: &str) {
+        let (engine, name) = (self.clone(), name.to_string());
+        tokio::spawn(async move {
+            tokio::time::sleep(OWNERLESS_MAX).await;
+            if engine.take_over(&name) {
+                tracing::info!(instance = name, "stopped: it was restarted, and its Durable Object never asked for it");
+                let _ = engine.runtime().stop(&name, cfc_runtime::STOP_GRACE).await;
+            }
+        });
+    }
+}
