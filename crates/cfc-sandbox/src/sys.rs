@@ -20,7 +20,8 @@ pub(crate) enum Cloned {
     Parent { pid: i32, pidfd: OwnedFd },
 }
 
-/// Forks with namespace `flags` (`CLONE_NEW*`) and a pidfd, into the v2 cgroup `cgroup` if one is given.
+/// Forks with `flags` (`CLONE_NEW*`, or `CLONE_PARENT` for a sibling) and a pidfd, into the v2 cgroup `cgroup` if one is
+/// given.
 ///
 /// To be called only while this process has a single thread: the child then is an exact copy in which everything,
 /// allocation included, goes on working. The launcher never starts a thread.
@@ -33,7 +34,9 @@ pub(crate) fn clone_process(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> io::R
         let mut args: libc::clone_args = std::mem::zeroed();
         args.flags = flags | libc::CLONE_PIDFD as u64;
         args.pidfd = &raw mut pidfd as u64;
-        args.exit_signal = libc::SIGCHLD as u64;
+        // A sibling of ours ends as we do; the kernel takes no other wish.
+        let is_sibling = flags & libc::CLONE_PARENT as u64 != 0;
+        args.exit_signal = if is_sibling { 0 } else { libc::SIGCHLD as u64 };
         if let Some(cgroup) = cgroup {
             args.flags |= CLONE_INTO_CGROUP;
             args.cgroup = cgroup.as_raw_fd() as u64;

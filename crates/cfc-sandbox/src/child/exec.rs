@@ -26,6 +26,7 @@ use crate::exec::ExecConfig;
 use crate::launcher::blueprint::{UserPlan, c_strings};
 use crate::launcher::exec_template::ExecTemplate;
 use crate::launcher::give_pipes;
+use crate::rootless;
 use crate::step::Step;
 use crate::sys;
 use crate::user::{ResolvedUser, resolve_user};
@@ -141,6 +142,8 @@ fn join(template: &ExecTemplate, first: &OwnedFd) -> Result<(), ErrorKind> {
     let flags = ThreadNameSpaceType::from_bits_retain(template.namespaces as u32);
     match rustix::thread::move_into_thread_name_spaces(first.as_fd(), flags) {
         Err(Errno::SRCH) => return Err(ErrorKind::NotRunning),
+        // To whoever is not the machine's root the kernel says EPERM of a process that is ending.
+        Err(Errno::PERM) if rootless::is_rootless() => return Err(ErrorKind::NotRunning),
         result => result.step(|| "join the sandbox's namespaces".into())?,
     }
     if template.has_user_namespace {

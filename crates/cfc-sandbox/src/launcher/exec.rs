@@ -9,7 +9,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::event::epoll;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::process::{WaitId, WaitIdOptions, waitid};
+use rustix::pipe::PipeFlags;
+use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, waitid};
 use rustix::thread::ThreadNameSpaceType;
 
 use super::event_loop::{EventLoop, Source};
@@ -21,6 +22,7 @@ use crate::error::{Error, ErrorKind};
 use crate::exec::{ExecConfig, operation};
 use crate::protocol::{Receiver, Reply};
 use crate::redirect;
+use crate::rootless;
 use crate::status::ExitStatus;
 use crate::step::Step;
 use crate::sys::{self, Cloned};
@@ -252,6 +254,9 @@ fn launch(sandbox: &Sandbox, config: &ExecConfig, descriptors: Vec<OwnedFd>) -> 
 /// Forks a child into the sandbox's pid namespace. The launcher itself never leaves its own: only where its children are
 /// born changes, for this moment.
 fn clone_inside(sandbox: &Sandbox, birthplace: Option<&OwnedFd>) -> Result<Cloned, ErrorKind> {
+    if rootless::is_rootless() {
+        return clone_by_proxy(sandbox, birthplace);
+    }
     let own = rustix::fs::open("/proc/self/ns/pid", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .step(|| "open the launcher's pid namespace".into())?;
     let pid = ThreadNameSpaceType::PROCESS_ID;
@@ -269,6 +274,50 @@ fn clone_inside(sandbox: &Sandbox, birthplace: Option<&OwnedFd>) -> Result<Clone
         // Its process 1 is dying: the namespace takes no further process.
         Err(error) if error.raw_os_error() == Some(libc::ENOMEM) => Err(ErrorKind::NotRunning),
         cloned => cloned.step(|| "make the process".into()),
+    }
+}
+
+/// As [`clone_inside`], where the launcher could not come back: the machine's pid namespace is not an ordinary user's. A
+/// process in between goes there, and makes the child the launcher's own.
+fn clone_by_proxy(sandbox: &Sandbox, birthplace: Option<&OwnedFd>) -> Result<Cloned, ErrorKind> {
+    let step = || "make the process".to_owned();
+    let (answer, answer_write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).step(step)?;
+    match sys::clone_process(0, None).step(step)? {
+        Cloned::Child => {
+            let pid = ThreadNameSpaceType::PROCESS_ID;
+            let entered = rustix::thread::move_into_thread_name_spaces(sandbox.pidfd.as_fd(), pid);
+            let birthplace = birthplace.map(|fd| fd.as_fd());
+            let cloned = entered
+                .map_err(std::io::Error::from)
+                .and_then(|()| sys::clone_process(libc::CLONE_PARENT as u64, birthplace));
+            let number = match cloned {
+                Ok(Cloned::Child) => return Ok(Cloned::Child),
+                Ok(Cloned::Parent { pid, .. }) => pid,
+                Err(error) => -error.raw_os_error().unwrap_or(libc::EIO),
+            };
+            let _ = rustix::io::write(&answer_write, &number.to_le_bytes());
+            sys::exit_now(0)
+        }
+        Cloned::Parent { pidfd: proxy, .. } => {
+            let mut number = [0; 4];
+            drop(answer_write);
+            let read = rustix::io::retry_on_intr(|| rustix::io::read(&answer, &mut number));
+            let _ = rustix::io::retry_on_intr(|| waitid(WaitId::PidFd(proxy.as_fd()), WaitIdOptions::EXITED));
+            match (read, i32::from_le_bytes(number)) {
+                (Ok(4), pid) if pid > 0 => {
+                    // Only we can take note of its end, so the number is its own.
+                    let pidfd = Pid::from_raw(pid).ok_or(Errno::SRCH);
+                    let pidfd = pidfd.and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()));
+                    Ok(Cloned::Parent { pid, pidfd: pidfd.step(step)? })
+                }
+                // To whoever is not the machine's root the kernel says EPERM of a process that is ending.
+                (Ok(4), errno) if [-libc::ESRCH, -libc::ENOMEM, -libc::EPERM].contains(&errno) => {
+                    Err(ErrorKind::NotRunning)
+                }
+                (Ok(4), errno) => Err(std::io::Error::from_raw_os_error(-errno)).step(step),
+                _ => Err(Errno::CHILD).step(step),
+            }
+        }
     }
 }
 

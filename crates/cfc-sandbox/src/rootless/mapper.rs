@@ -6,7 +6,7 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
 use rustix::process::{WaitId, WaitIdOptions};
 use rustix::thread::CapabilitySet;
@@ -116,7 +116,11 @@ impl Plan {
         match self {
             Plan::Keep => ["uid_map", "gid_map"].iter().try_for_each(|map| keep(pid, map)),
             Plan::Subordinate { uids, gids } => {
-                run(PROGRAMS[0].0, pid, uids).and_then(|()| run(PROGRAMS[1].0, pid, gids))
+                // Both at once: every start of cfc waits for them.
+                let [uids, gids] = [(PROGRAMS[0].0, uids), (PROGRAMS[1].0, gids)].map(|(program, triples)| {
+                    spawn(program, pid, triples).map_err(|error| format!("{program}: {error}"))
+                });
+                finish(PROGRAMS[0].0, uids?).and(finish(PROGRAMS[1].0, gids?))
             }
             Plan::Single { .. } => Ok(()),
         }
@@ -149,10 +153,13 @@ fn keep(pid: u32, map: &str) -> Result<(), String> {
     fs::write(format!("/proc/{pid}/{map}"), text).map_err(|error| format!("write its {map}: {error}"))
 }
 
-fn run(program: &str, pid: u32, triples: &[[u32; 3]]) -> Result<(), String> {
+fn spawn(program: &str, pid: u32, triples: &[[u32; 3]]) -> io::Result<Child> {
     let arguments = triples.iter().flatten().map(u32::to_string);
-    let output = Command::new(program).arg(pid.to_string()).args(arguments).output();
-    let output = output.map_err(|error| format!("{program}: {error}"))?;
+    Command::new(program).arg(pid.to_string()).args(arguments).stderr(Stdio::piped()).spawn()
+}
+
+fn finish(program: &str, process: Child) -> Result<(), String> {
+    let output = process.wait_with_output().map_err(|error| format!("{program}: {error}"))?;
     let said = String::from_utf8_lossy(&output.stderr);
     if output.status.success() { Ok(()) } else { Err(format!("{program} failed: {}", said.trim())) }
 }
