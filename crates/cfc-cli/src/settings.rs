@@ -33,7 +33,7 @@ pub struct Settings {
 }
 
 /// `cfc/config.toml` in `$XDG_CONFIG_HOME`, for root in `/etc`.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ConfigFile {
     /// The data directory.
@@ -49,6 +49,19 @@ pub struct ConfigFile {
     pub stop_grace: Option<Span>,
     /// Port of the registry.
     pub registry_port: Option<u16>,
+    /// Whether a container may use the whole processor until it listens, rather than its instance type's share.
+    #[serde(default = "yes")]
+    pub startup_cpu_boost: bool,
+}
+
+impl Default for ConfigFile {
+    fn default() -> ConfigFile {
+        toml::from_str("").expect("every setting may be absent")
+    }
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// Addresses of a running server, as `serve.json` tells them to the other commands of the same user.

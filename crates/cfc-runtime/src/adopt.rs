@@ -88,7 +88,8 @@ impl Runtime {
         self.step(&mut inner, Event::Adopt { instance: instance.clone(), application, instance_type, launch });
         let Some(report) = report else {
             drop(inner);
-            return self.watch(name, launch);
+            // It may have been boosted when nobody was left to end that.
+            return self.limit_cpu(name, &instance_type);
         };
         self.record_end(&mut inner, name, &report);
         self.step(&mut inner, Event::Exited(instance, launch));

@@ -11,10 +11,10 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::watch;
 
 use crate::instance::{ExitReport, Phase};
+use crate::ready::{Readiness, Sought};
 
-/// The first wait before a port that does not listen yet is tried again; it doubles up to [`LONGEST_WAIT`].
-const FIRST_WAIT: Duration = Duration::from_micros(500);
-const LONGEST_WAIT: Duration = Duration::from_millis(20);
+/// How long at most until a port is tried again, whatever is known of it: a kernel may not tell what listens.
+const LONGEST_WAIT: Duration = Duration::from_millis(250);
 
 /// Why no connection came about.
 #[derive(Debug, thiserror::Error)]
@@ -45,12 +45,12 @@ pub enum ConnectError {
 /// instance ends. IPv4 is tried before IPv6.
 pub(crate) async fn connect(
     network: Arc<NetworkHandle>,
+    readiness: &Readiness,
     mut phase: watch::Receiver<Phase>,
     port: u16,
     hold: Duration,
 ) -> Result<TcpStream, ConnectError> {
     let deadline = Instant::now() + hold;
-    let mut wait = FIRST_WAIT;
     loop {
         match attempt(&network, port).await {
             Ok(stream) => return Ok(stream),
@@ -61,14 +61,15 @@ pub(crate) async fn connect(
             }
         }
         still_runs(&phase)?;
-        if Instant::now() + wait > deadline {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
             return Err(ConnectError::NotListening { port });
         }
         tokio::select! {
-            () = tokio::time::sleep(wait) => {}
+            () = readiness.listening(network.clone(), Sought::Port(port)) => {}
+            () = tokio::time::sleep(LONGEST_WAIT.min(left)) => {}
             _ = phase.wait_for(|phase| !phase.is_live()) => {}
         }
-        wait = (wait * 2).min(LONGEST_WAIT);
     }
 }
 

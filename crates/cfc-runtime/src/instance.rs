@@ -21,6 +21,8 @@ pub struct Application {
     pub max_instances: u32,
     /// How large each instance is.
     pub instance_type: InstanceType,
+    /// Whether an instance may use the whole processor until it listens, rather than its share.
+    pub startup_cpu_boost: bool,
 }
 
 /// One instance, as whoever wants it describes it.

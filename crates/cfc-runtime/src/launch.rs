@@ -8,10 +8,11 @@ use cfc_sandbox::{INIT_ANNOTATION, Network, ResolvedUser, Root, SandboxConfig, S
 use cfc_scheduler::InstanceType;
 use cfc_store::Store;
 use oci_spec::runtime::{
-    LinuxCpuBuilder, LinuxMemoryBuilder, LinuxPidsBuilder, LinuxResources, LinuxResourcesBuilder, Mount, MountBuilder,
-    ProcessBuilder, Spec, UserBuilder,
+    LinuxMemoryBuilder, LinuxPidsBuilder, LinuxResources, LinuxResourcesBuilder, Mount, MountBuilder, ProcessBuilder,
+    Spec, UserBuilder,
 };
 
+use crate::boost::cpu_share;
 use crate::directory::InstanceDirectory;
 use crate::error::{AtPath, RuntimeErrorKind};
 use crate::instance::InstanceSpec;
@@ -20,10 +21,6 @@ use crate::instance::InstanceSpec;
 pub(crate) const LAUNCH_ANNOTATION: &str = "cfc.launch";
 
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// The length of the scheduler's turn within which a CPU quota holds, in microseconds; the kernel's own default.
-const CPU_PERIOD_US: u64 = 100_000;
-/// The kernel refuses a smaller quota.
-const MIN_CPU_QUOTA_US: u64 = 1_000;
 /// Ends fork bombs; far above what fits into the memory of any instance type.
 const MAX_PROCESSES: i64 = 8_192;
 const MAX_LOG_BYTES: u64 = 8 << 20;
@@ -119,7 +116,6 @@ fn key_of(variable: &str) -> &str {
 fn set_limits(sandbox: &mut Spec, instance_type: &InstanceType) -> Result<(), RuntimeErrorKind> {
     let memory_bytes = i64::try_from(instance_type.memory_mib << 20)
         .map_err(|_| RuntimeErrorKind::Invalid(format!("{} MiB of memory", instance_type.memory_mib)))?;
-    let quota_us = (instance_type.micro_cpus * CPU_PERIOD_US / 1_000_000).max(MIN_CPU_QUOTA_US);
     let mut linux = sandbox.linux().clone().unwrap_or_default();
     let defaults: LinuxResources = match linux.resources().clone() {
         Some(resources) => resources,
@@ -128,7 +124,7 @@ fn set_limits(sandbox: &mut Spec, instance_type: &InstanceType) -> Result<(), Ru
     let mut resources = defaults;
     resources
         .set_memory(Some(LinuxMemoryBuilder::default().limit(memory_bytes).swap(memory_bytes).build()?))
-        .set_cpu(Some(LinuxCpuBuilder::default().quota(quota_us as i64).period(CPU_PERIOD_US).build()?))
+        .set_cpu(Some(cpu_share(instance_type)?))
         .set_pids(Some(LinuxPidsBuilder::default().limit(MAX_PROCESSES).build()?));
     linux.set_resources(Some(resources));
     sandbox.set_linux(Some(linux));

@@ -5,9 +5,11 @@
 //! decided by [`cfc_scheduler`]; the crate speaks no protocol of anybody else's, the engine does that.
 
 mod adopt;
+mod boost;
 mod connect;
 mod directory;
 mod ended;
+mod ends;
 mod error;
 mod events;
 mod foreground;
@@ -18,6 +20,7 @@ mod lifecycle;
 mod logs;
 mod metrics;
 mod outbound;
+mod ready;
 mod runtime;
 mod stop;
 mod trial;

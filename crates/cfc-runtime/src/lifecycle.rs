@@ -1,11 +1,12 @@
 //! How instances come to run and to end: the effects of what the scheduler decides.
 
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use cfc_sandbox::{ErrorKind, NetworkHandle, Usage};
+use cfc_sandbox::{ErrorKind, NetworkHandle};
 use cfc_scheduler::{Action, Event, InstanceType, Refusal};
 
+use crate::boost::boost;
 use crate::ended::EndedInstance;
 use crate::error::{RuntimeErrorKind, fail_at};
 use crate::events::{InstanceEventKind, StartTimings};
@@ -14,7 +15,6 @@ use crate::journal::Intent;
 use crate::launch::sandbox_config;
 use crate::runtime::{Inner, Runtime, Shared};
 use crate::stop::SIGKILL;
-use crate::trial::is_trial;
 
 impl Runtime {
     /// Carries out the launch that was decided, and tells the scheduler how it went.
@@ -42,8 +42,12 @@ impl Runtime {
                 }
                 self.step(&mut inner, Event::Launched(name.to_string(), launch));
                 let _ = fail_at("runtime.start.told");
+                let over = inner.records.get_mut(name).and_then(|record| record.over.take());
                 drop(inner);
-                self.watch(name, launch);
+                match over {
+                    Some((report, usage)) => self.end_instance(name, report, &usage),
+                    None => self.watch_boost(name),
+                }
                 Ok(())
             }
             Err(kind) => {
@@ -64,8 +68,11 @@ impl Runtime {
         let asked = Instant::now();
         let Shared { directories, store, launcher, .. } = &*self.shared;
         let directory = directories.of(name);
-        let mut journal = match self.lock().records.get(name) {
-            Some(record) => record.journal.clone(),
+        let mut journal = match self.lock().records.get_mut(name) {
+            Some(record) => {
+                record.over = None;
+                record.journal.clone()
+            }
             None => return Err(Refusal::NoInstance(name.to_string()).into()),
         };
         journal.intent = Intent::Run { launch, instance_type, started: SystemTime::now() };
@@ -77,7 +84,14 @@ impl Runtime {
         fail_at("runtime.start.journal")?;
         directory.make_disk(directories)?;
         fail_at("runtime.start.disk")?;
-        let config = sandbox_config(store, &journal.spec, &instance_type, launch, &directory, self.network_of(name))?;
+        let mut config =
+            sandbox_config(store, &journal.spec, &instance_type, launch, &directory, self.network_of(name))?;
+        if self.is_boosted_at_start(&journal.spec.application) {
+            boost(&mut config.spec)?;
+            if let Some(record) = self.lock().records.get_mut(name) {
+                record.boosted = Some(instance_type);
+            }
+        }
         fail_at("runtime.start.config")?;
         let disk = asked.elapsed();
         let started = match launcher.start(&config) {
@@ -106,41 +120,6 @@ impl Runtime {
         self.note(&record.journal.spec, InstanceEventKind::Ready { after });
     }
 
-    /// Reports the end of a launch when it comes. One small thread an instance waits for it.
-    pub(crate) fn watch(&self, name: &str, launch: u64) {
-        const STACK_BYTES: usize = 256 << 10;
-        let (shared, name) = (Arc::downgrade(&self.shared), name.to_string());
-        let launcher = self.shared.launcher.clone();
-        let thread = std::thread::Builder::new().name("cfc-instance".to_string()).stack_size(STACK_BYTES);
-        let watcher = move || {
-            let mut usage = Usage::default();
-            let report = match launcher.wait(&name) {
-                Ok(exit) => {
-                    usage = exit.usage;
-                    ExitReport::from(exit)
-                }
-                Err(error) => ExitReport { code: 128 + SIGKILL, oom_killed: false, error: Some(error.to_string()) },
-            };
-            // Without a runtime nobody is left to note it: the launcher keeps the exit status for the next one.
-            let Some(shared) = Weak::upgrade(&shared) else { return };
-            let runtime = Runtime { shared };
-            tracing::info!(instance = name, code = report.code, oom_killed = report.oom_killed, "instance ended");
-            let network_bytes = runtime.network_bytes(&name);
-            runtime.record_end(&mut runtime.lock(), &name, &report);
-            if let Err(error) = launcher.remove(&name) {
-                tracing::warn!(instance = name, %error, "cannot remove the ended sandbox");
-            }
-            let mut inner = runtime.lock();
-            if let Some(record) = inner.records.get(&name).filter(|record| !is_trial(&record.journal.spec.name)) {
-                runtime.shared.metrics.add_ended(&record.journal.spec.application, &usage, network_bytes);
-            }
-            runtime.tell_end(&mut inner, &name, Event::Exited(name.clone(), launch), report);
-        };
-        if let Err(error) = thread.spawn(watcher) {
-            tracing::error!(%error, "cannot watch an instance: no thread");
-        }
-    }
-
     /// Takes note of the end of a process: its disk goes, and how it ended is written down, before the launcher may
     /// forget it.
     pub(crate) fn record_end(&self, inner: &mut Inner, name: &str, report: &ExitReport) {
@@ -160,9 +139,10 @@ impl Runtime {
     }
 
     /// Tells everybody of the end of a process, of which nothing is left.
-    fn tell_end(&self, inner: &mut Inner, name: &str, event: Event, report: ExitReport) {
+    pub(crate) fn tell_end(&self, inner: &mut Inner, name: &str, event: Event, report: ExitReport) {
         let _ = fail_at("runtime.end.removed");
         if let Some(record) = inner.records.get_mut(name) {
+            record.boosted = None;
             self.note_exit(&record.journal.spec, &report);
             record.set_phase(Phase::Stopped(report));
         }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use cfc_sandbox::{Launcher, NetworkHandle};
+use cfc_sandbox::{Launcher, NetworkHandle, Usage};
 use cfc_scheduler::{Action, Capacity, Event, InstanceType, Refusal, Scheduler};
 use cfc_store::Store;
 use tokio::net::TcpStream;
@@ -21,6 +21,7 @@ use crate::instance::{Application, ExitReport, InstanceSpec, InstanceView, Phase
 use crate::journal::{Intent, Journal};
 use crate::logs::LogReader;
 use crate::metrics::Metrics;
+use crate::ready::Readiness;
 use crate::trial::is_trial;
 
 /// What a runtime stands on.
@@ -48,6 +49,7 @@ pub(crate) struct Shared {
     pub directories: Directories,
     pub store: Store,
     pub launcher: Launcher,
+    pub readiness: Readiness,
     pub tasks: Handle,
     pub stop_grace: Duration,
     /// When the scheduler wants to be woken.
@@ -78,6 +80,10 @@ pub(crate) struct Record {
     pub executing: Option<Instant>,
     pub timings: Option<StartTimings>,
     pub ready_after: Option<Duration>,
+    /// How its process ended, when that was heard of before its start was.
+    pub over: Option<(ExitReport, Usage)>,
+    /// The limits that will hold once it listens, while it is boosted.
+    pub boosted: Option<InstanceType>,
 }
 
 impl Record {
@@ -92,6 +98,8 @@ impl Record {
             executing: None,
             timings: None,
             ready_after: None,
+            over: None,
+            boosted: None,
         }
     }
 
@@ -123,6 +131,7 @@ impl Runtime {
             deadline: watch::channel(None).0,
             events: EventLog::new(),
             metrics: Metrics::default(),
+            readiness: Readiness::default(),
             opened,
             tasks: Handle::current(),
             inner: Mutex::new(inner),
@@ -130,7 +139,7 @@ impl Runtime {
         let runtime = Runtime { shared: Arc::new(shared) };
         runtime.watch_deadlines(opened);
         let adopting = runtime.clone();
-        blocking(move || adopting.adopt()).await.map_err(failed)?;
+        blocking(move || adopting.adopt().and_then(|()| adopting.watch_ends())).await.map_err(failed)?;
         Ok(runtime)
     }
 
@@ -333,8 +342,9 @@ impl Runtime {
         let exit = now.ok().and_then(|phase| phase.exit().cloned());
         let network = self.lock().records.get(name).and_then(|record| record.network.clone());
         let network = network.ok_or(ConnectError::NotRunning(exit))?;
-        let stream = connect::connect(network, phase, port, hold).await?;
+        let stream = connect::connect(network, &self.shared.readiness, phase, port, hold).await?;
         self.note_ready(name);
+        self.end_boost(name);
         Ok(stream)
     }
 

@@ -42,7 +42,13 @@ impl Runtime {
     ) -> Result<Trial> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let name = format!("{PREFIX}{}", NUMBER.fetch_add(1, Ordering::Relaxed));
-        self.set_application(Application { name: name.clone(), image: image.clone(), max_instances: 1, instance_type });
+        self.set_application(Application {
+            name: name.clone(),
+            image: image.clone(),
+            max_instances: 1,
+            instance_type,
+            startup_cpu_boost: true,
+        });
         let outcome = self.try_instance(&name, image, patience).await;
         self.remove_application(&name).await;
         // Whoever asked has the lines that matter.

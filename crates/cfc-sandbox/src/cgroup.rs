@@ -41,9 +41,17 @@ pub(crate) struct Hierarchies {
 #[derive(Debug, Default)]
 pub(crate) struct Cgroup {
     directories: Vec<PathBuf>,
-    memory: Option<PathBuf>,
-    /// The one of them that is in the v2 tree.
-    v2: Option<PathBuf>,
+    /// Which of them a controller's files are in.
+    controllers: BTreeMap<&'static str, (PathBuf, Version)>,
+    /// As of the [`Hierarchies`].
+    is_lenient: bool,
+}
+
+/// Which interface a cgroup's files have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Version {
+    V1,
+    V2,
 }
 
 /// One limit: the files to write, in order.
@@ -107,23 +115,16 @@ impl Hierarchies {
         self.v1.values().chain(self.v2.iter().map(|(point, _)| point)).map(PathBuf::as_path).collect()
     }
 
-    /// Makes the cgroups of sandbox `id` below `parent` with the limits of `resources`.
-    ///
-    /// The `pids` controller is used even without a limit: it is how [`sweep`](crate::sweep) finds what was left.
-    pub(crate) fn create(&self, parent: &str, id: &str, resources: &LinuxResources) -> Result<Cgroup, Failure> {
-        let mut wanted = limits(resources);
-        let has_any = wanted.keys().any(|controller| self.offers(controller));
-        if !wanted.contains_key("pids") && (self.offers("pids") || !has_any) {
-            wanted.insert("pids", Limits { v1: Vec::new(), v2: Vec::new() });
-        }
-        // v1 counts the time on processors by a controller of its own, v2 always.
-        if self.v1.contains_key("cpuacct") {
-            wanted.insert("cpuacct", Limits { v1: Vec::new(), v2: Vec::new() });
-        }
-        let mut cgroup = Cgroup::default();
-        for (controller, limits) in wanted {
-            let result = self.create_one(&mut cgroup, parent, id, controller, &limits);
-            if let Err(failure) = result {
+    /// Makes the cgroups `name` below `parent` for `controllers`, without limits.
+    pub(crate) fn make(
+        &self,
+        parent: &str,
+        name: &str,
+        controllers: &BTreeSet<&'static str>,
+    ) -> Result<Cgroup, Failure> {
+        let mut cgroup = Cgroup { is_lenient: self.is_lenient, ..Cgroup::default() };
+        for controller in controllers {
+            if let Err(failure) = self.make_one(&mut cgroup, parent, name, controller) {
                 cgroup.remove();
                 return Err(failure);
             }
@@ -131,43 +132,22 @@ impl Hierarchies {
         Ok(cgroup)
     }
 
-    fn create_one(
-        &self,
-        cgroup: &mut Cgroup,
-        parent: &str,
-        id: &str,
-        controller: &'static str,
-        limits: &Limits,
-    ) -> Result<(), Failure> {
+    fn make_one(&self, cgroup: &mut Cgroup, parent: &str, name: &str, controller: &'static str) -> Result<(), Failure> {
         if let Some(point) = self.v1.get(controller) {
-            let directory = make_directory(point, parent, id)?;
-            cgroup.keep(&directory, controller);
-            for (file, value, required) in &limits.v1 {
-                match write(&directory.join(file), value) {
-                    Err(_) if !required => {}
-                    result => result?,
-                }
-            }
+            cgroup.keep(make_directory(point, parent, name)?, controller, Version::V1);
             return Ok(());
         }
-        match &self.v2 {
-            Some((point, offered)) if offered.contains(controller) => {
-                // The parent must exist before its own children can be given the controller.
-                enable(point, controller)?;
-                let parent_directory = point.join(parent);
-                make(&parent_directory)?;
-                enable(&parent_directory, controller)?;
-                let directory = make_directory(point, parent, id)?;
-                cgroup.keep(&directory, controller);
-                cgroup.v2 = Some(directory.clone());
-                limits.v2.iter().try_for_each(|(file, value)| write(&directory.join(file), value))
-            }
-            // Nothing was asked of it: a sandbox without limits needs no controller.
-            _ if limits.v1.is_empty() || self.is_lenient => Ok(()),
-            _ => Err(ErrorKind::Unavailable(format!(
-                "a {controller} limit was asked for, but no mounted cgroup hierarchy has the `{controller}` controller"
-            ))),
+        if let Some((point, offered)) = &self.v2
+            && offered.contains(controller)
+        {
+            // The parent must exist before its own children can be given the controller.
+            enable(point, controller)?;
+            let parent_directory = point.join(parent);
+            make(&parent_directory)?;
+            enable(&parent_directory, controller)?;
+            cgroup.keep(make_directory(point, parent, name)?, controller, Version::V2);
         }
+        Ok(())
     }
 
     /// The ids below `parent`, in any hierarchy.
@@ -211,25 +191,68 @@ const KNOWN_CONTROLLERS: [&str; 6] = ["cpu", "cpuacct", "cpuset", "memory", "pid
 const CPU_PERIOD_DEFAULT: u64 = 100_000;
 
 impl Cgroup {
-    fn keep(&mut self, directory: &Path, controller: &str) {
-        if !self.directories.iter().any(|d| d == directory) {
-            self.directories.push(directory.to_owned());
+    fn keep(&mut self, directory: PathBuf, controller: &'static str, version: Version) {
+        if !self.directories.contains(&directory) {
+            self.directories.push(directory.clone());
         }
-        if controller == "memory" {
-            self.memory = Some(directory.to_owned());
+        self.controllers.insert(controller, (directory, version));
+    }
+
+    /// Sets the limits of `resources`. What they do not name stays as it is.
+    pub(crate) fn limit(&self, resources: &LinuxResources) -> Result<(), Failure> {
+        for (controller, limits) in limits(resources) {
+            match self.controllers.get(controller) {
+                Some((directory, Version::V1)) => {
+                    for (file, value, required) in &limits.v1 {
+                        match write(&directory.join(file), value) {
+                            Err(_) if !required => {}
+                            result => result?,
+                        }
+                    }
+                }
+                Some((directory, Version::V2)) => {
+                    limits.v2.iter().try_for_each(|(file, value)| write(&directory.join(file), value))?;
+                }
+                None if self.is_lenient => {}
+                None => {
+                    return Err(ErrorKind::Unavailable(format!(
+                        "a {controller} limit was asked for, but no mounted cgroup hierarchy has the `{controller}` controller"
+                    )));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The one directory that is in the v2 tree.
+    fn v2(&self) -> Option<&PathBuf> {
+        self.controllers.values().find_map(|(directory, version)| (*version == Version::V2).then_some(directory))
+    }
+
+    /// Calls them `name`, where the kernel can rename a cgroup, which it can in v1.
+    pub(crate) fn rename(&mut self, name: &str) {
+        let v2 = self.v2().cloned();
+        for directory in self.directories.iter_mut().filter(|directory| Some(&**directory) != v2.as_ref()) {
+            let renamed = directory.with_file_name(name);
+            if fs::rename(&*directory, &renamed).is_ok() {
+                for (known, _) in self.controllers.values_mut().filter(|(known, _)| known == directory) {
+                    known.clone_from(&renamed);
+                }
+                *directory = renamed;
+            }
         }
     }
 
     /// The v2 directory, in which a process can be made right away.
     pub(crate) fn birthplace(&self) -> Result<Option<OwnedFd>, Failure> {
-        let Some(directory) = &self.v2 else { return Ok(None) };
+        let Some(directory) = self.v2() else { return Ok(None) };
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         rustix::fs::open(directory, flags, Mode::empty()).step(|| format!("open {}", directory.display())).map(Some)
     }
 
     /// The v1 directories' files through which a process moves itself in, with [`enter`].
     pub(crate) fn entrances(&self) -> Result<Vec<OwnedFd>, Failure> {
-        let v1 = self.directories.iter().filter(|directory| Some(*directory) != self.v2.as_ref());
+        let v1 = self.directories.iter().filter(|directory| Some(*directory) != self.v2());
         let open = |directory: &PathBuf| {
             let file = directory.join("tasks");
             let opened = rustix::fs::open(&file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
@@ -240,7 +263,7 @@ impl Cgroup {
 
     /// How many processes the kernel has killed in it for want of memory.
     pub(crate) fn oom_kills(&self) -> u64 {
-        let Some(memory) = &self.memory else { return 0 };
+        let Some((memory, _)) = self.controllers.get("memory") else { return 0 };
         ["memory.events", "memory.oom_control"]
             .iter()
             .filter_map(|file| fs::read_to_string(memory.join(file)).ok())
@@ -250,7 +273,7 @@ impl Cgroup {
 
     /// What its processes use. Reads a handful of files, which takes about a tenth of a millisecond.
     pub(crate) fn usage(&self) -> Usage {
-        let is_v2 = |directory: &PathBuf| self.v2.as_ref() == Some(directory);
+        let is_v2 = |directory: &PathBuf| self.v2() == Some(directory);
         let mut usage = Usage { oom_kills: self.oom_kills(), ..Usage::default() };
         for directory in &self.directories {
             if is_v2(directory) {
@@ -260,7 +283,7 @@ impl Cgroup {
             }
             usage.pids = number(directory, "pids.current").unwrap_or(usage.pids);
         }
-        let Some(memory) = &self.memory else { return usage };
+        let Some((memory, _)) = self.controllers.get("memory") else { return usage };
         let (current, peak, anonymous) = match is_v2(memory) {
             true => ("memory.current", "memory.peak", "anon"),
             false => ("memory.usage_in_bytes", "memory.max_usage_in_bytes", "rss"),
@@ -348,6 +371,22 @@ fn failure(verb: &str, path: &Path, error: &io::Error) -> Failure {
     ErrorKind::Step { step: format!("{verb} {}", path.display()), errno: error.raw_os_error().unwrap_or(libc::EIO) }
 }
 
+/// The controllers that a sandbox with the limits of `resources` is under.
+///
+/// `pids` is used even without a limit: it is how [`sweep`](crate::sweep) finds what was left.
+pub(crate) fn controllers(hierarchies: &Hierarchies, resources: Option<&LinuxResources>) -> BTreeSet<&'static str> {
+    let mut wanted: BTreeSet<_> = resources.map(limits).unwrap_or_default().into_keys().collect();
+    let has_any = wanted.iter().any(|controller| hierarchies.offers(controller));
+    if hierarchies.offers("pids") || !has_any {
+        wanted.insert("pids");
+    }
+    // v1 counts the time on processors by a controller of its own, v2 always.
+    if hierarchies.v1.contains_key("cpuacct") {
+        wanted.insert("cpuacct");
+    }
+    wanted
+}
+
 fn limits(resources: &LinuxResources) -> BTreeMap<&'static str, Limits> {
     let mut wanted = BTreeMap::new();
     if let Some(limit) = resources.pids().as_ref().map(|pids| pids.limit()).filter(|limit| *limit != 0) {
@@ -369,11 +408,13 @@ fn limits(resources: &LinuxResources) -> BTreeMap<&'static str, Limits> {
     }
     if let Some(cpu) = resources.cpu().as_ref() {
         let mut limits = Limits { v1: Vec::new(), v2: Vec::new() };
-        if let Some(quota) = cpu.quota().filter(|quota| *quota > 0) {
+        if let Some(quota) = cpu.quota().filter(|quota| *quota != 0) {
             let period = cpu.period().unwrap_or(CPU_PERIOD_DEFAULT);
+            // A negative quota is none.
+            let quota = (quota > 0).then(|| quota.to_string());
             limits.v1.push(("cpu.cfs_period_us", period.to_string(), true));
-            limits.v1.push(("cpu.cfs_quota_us", quota.to_string(), true));
-            limits.v2.push(("cpu.max", format!("{quota} {period}")));
+            limits.v1.push(("cpu.cfs_quota_us", quota.clone().unwrap_or("-1".into()), true));
+            limits.v2.push(("cpu.max", format!("{} {period}", quota.unwrap_or("max".into()))));
         }
         if let Some(shares) = cpu.shares().filter(|shares| *shares > 0) {
             limits.v1.push(("cpu.shares", shares.to_string(), true));

@@ -39,7 +39,8 @@ fn a_v2_machine_enables_controllers_on_the_way_down_and_writes_v2_files() {
         "cpu": {"quota": 25_000, "shares": 1024}, "memory": {"limit": 1 << 20}, "pids": {"limit": 64}
     }))
     .expect("resources");
-    let cgroup = found.create("cfc-test", "one", &resources).expect("creates");
+    let cgroup = found.make("cfc-test", "one", &controllers(&found, Some(&resources))).expect("creates");
+    cgroup.limit(&resources).expect("sets the limits");
     assert_eq!(cgroup.directories, [root.join("cfc-test/one")]);
     let read = |file: &str| fs::read_to_string(root.join(file)).expect("reads");
     assert_eq!(read("cfc-test/one/memory.max"), "1048576");
@@ -73,6 +74,8 @@ fn a_v2_machine_enables_controllers_on_the_way_down_and_writes_v2_files() {
 fn a_limit_that_no_controller_can_hold_is_refused_by_name() {
     let resources: LinuxResources =
         serde_json::from_value(serde_json::json!({"memory": {"limit": 1 << 20}})).expect("resources");
-    let refusal = Hierarchies::default().create("cfc-test", "one", &resources).expect_err("refuses");
+    let controllers = controllers(&Hierarchies::default(), Some(&resources));
+    let cgroup = Hierarchies::default().make("cfc-test", "one", &controllers).expect("makes none");
+    let refusal = cgroup.limit(&resources).expect_err("refuses");
     assert!(refusal.to_string().contains("`memory` controller"), "{refusal}");
 }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio as ProcessStdio};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use oci_spec::runtime::LinuxResources;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::config::{SandboxConfig, Stdio};
@@ -133,6 +134,13 @@ impl Launcher {
         started(self.call(&Request::Start(Box::new(config.clone())), &descriptors)?.0)
     }
 
+    /// Sets the limits that `resources` names on a running sandbox; others stay. A quota of -1 is none. Only controllers of
+    /// which it had a limit when it was started can be changed.
+    pub fn update(&self, id: &str, resources: &LinuxResources) -> Result<()> {
+        let request = Request::Update { id: id.to_owned(), resources: Box::new(resources.clone()) };
+        done(self.call(&request, &[])?.0)
+    }
+
     /// Sends `signal` to the sandbox's process 1.
     pub fn kill(&self, id: &str, signal: i32) -> Result<()> {
         done(self.call(&Request::Kill { id: id.to_owned(), signal }, &[])?.0)
@@ -151,7 +159,22 @@ impl Launcher {
         }
     }
 
-    /// Forgets an ended sandbox and removes its cgroups. Its upper and work directories are the caller's.
+    /// The ends of all sandboxes, as they come.
+    pub fn ends(&self) -> Result<Ends> {
+        let connection = self.shared.reach.connect()?;
+        let bytes = protocol::encode(&Request::Ends).map_err(|error| launcher_error(format!("ask it: {error}")))?;
+        let asked = protocol::send(&connection, &bytes, &[]);
+        asked.map_err(|error| launcher_error(format!("it ended before it was asked: {error}")))?;
+        let mut ends = Ends { connection, receiver: Receiver::default() };
+        match ends.receive() {
+            Some(Reply::Done) => Ok(ends),
+            Some(other) => Err(unexpected(&other)),
+            None => Err(launcher_error("it ended before it answered".into())),
+        }
+    }
+
+    /// Forgets an ended sandbox and removes its cgroups. Its disk must be gone or unused from now on: its host ids may become
+    /// another's. Its upper and work directories are the caller's.
     pub fn remove(&self, id: &str) -> Result<()> {
         done(self.call(&Request::Remove { id: id.to_owned() }, &[])?.0)
     }
@@ -266,6 +289,39 @@ impl Launcher {
         lock(&self.shared.idle).push(connection);
         let (response, descriptors) = answer;
         Ok((response?, descriptors))
+    }
+}
+
+/// The ends of a launcher's sandboxes: first of those that have ended already and were not removed, then of each that ends.
+/// The iterator ends when the launcher does, and its sandboxes with it; or when the launcher was replaced by another
+/// process, which then knows them.
+#[derive(Debug)]
+pub struct Ends {
+    connection: OwnedFd,
+    receiver: Receiver,
+}
+
+impl Ends {
+    fn receive(&mut self) -> Option<Reply> {
+        loop {
+            if let Some((response, _)) = self.receiver.next::<Response>().ok()? {
+                return response.ok();
+            }
+            if !self.receiver.receive(&self.connection).ok()? {
+                return None;
+            }
+        }
+    }
+}
+
+impl Iterator for Ends {
+    type Item = (String, Exit);
+
+    fn next(&mut self) -> Option<(String, Exit)> {
+        match self.receive()? {
+            Reply::Ended { id, exit } => Some((id, exit)),
+            _ => None,
+        }
     }
 }
 

@@ -7,11 +7,6 @@ use serde_json::{Value, json};
 
 use crate::seccomp::default_profile;
 
-/// Where the ids of sandboxes begin on the host.
-const HOST_ID_FIRST: u32 = 100_000;
-/// How many ids a sandbox has.
-const HOST_ID_COUNT: u32 = 65_536;
-
 /// What an instance may do: Docker's fourteen without NET_RAW, MKNOD, AUDIT_WRITE and SETFCAP.
 const INSTANCE_CAPABILITIES: [&str; 10] = [
     "CAP_CHOWN",
@@ -37,7 +32,7 @@ const OOM_SCORE_ADJUSTMENT: i32 = 500;
 
 /// A spec with cfc's hardened defaults.
 ///
-/// All namespaces, a user namespace mapped to 100000..165536, few capabilities, seccomp, no new privileges, masked and
+/// All namespaces, with 65,536 host ids of its own (no id mappings: the launcher chooses), few capabilities, seccomp, no new privileges, masked and
 /// read-only paths, private `/proc`, `/sys` (read-only), `/dev`, `/dev/pts`, `/dev/shm`, `/dev/mqueue`. The caller sets
 /// `process.args`, `env`, `cwd` and `user`, limits, and mounts of its own.
 pub fn default_spec() -> Spec {
@@ -66,7 +61,6 @@ pub fn build_spec() -> Spec {
 }
 
 fn spec(capabilities: &[&str], no_new_privileges: bool) -> Spec {
-    let mapping = json!([{"containerID": 0, "hostID": HOST_ID_FIRST, "size": HOST_ID_COUNT}]);
     let namespaces = ["user", "mount", "pid", "network", "ipc", "uts", "cgroup"];
     let spec = json!({
         "ociVersion": "1.2.0",
@@ -82,8 +76,6 @@ fn spec(capabilities: &[&str], no_new_privileges: bool) -> Spec {
         "root": {"path": "rootfs", "readonly": false},
         "mounts": mounts(),
         "linux": {
-            "uidMappings": mapping,
-            "gidMappings": mapping,
             // As Docker: every user of the sandbox may listen on low ports and ping.
             "sysctl": {"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": "0 65535"},
             "namespaces": namespaces.map(|name| json!({"type": name})),

@@ -17,6 +17,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::thread::LinkNameSpaceType;
 
 use crate::error::{Error, Result};
+use crate::listeners::Listeners;
 
 /// A sandbox's network, held open. It stays usable, and silent, when the sandbox has ended.
 #[derive(Debug, Clone)]
@@ -41,16 +42,9 @@ impl NetworkHandle {
         })
     }
 
-    /// The TCP ports that something in the sandbox listens on, in ascending order.
-    pub fn listening_ports(&self) -> Result<Vec<u16>> {
-        self.inside("read its listening ports", || {
-            let mut ports = listening(&fs::read_to_string("/proc/thread-self/net/tcp")?);
-            // Absent when the kernel has no IPv6.
-            ports.extend(listening(&fs::read_to_string("/proc/thread-self/net/tcp6").unwrap_or_default()));
-            ports.sort_unstable();
-            ports.dedup();
-            Ok(ports)
-        })
+    /// A way to ask what listens in the sandbox.
+    pub fn listeners(&self) -> Result<Listeners> {
+        self.inside("make a socket", Listeners::here)
     }
 
     /// Bytes that the sandbox's loopback device has carried: all that came in or went out, and what it sent to itself.
@@ -127,35 +121,8 @@ fn leave_unless_free_to_return() {
     }
 }
 
-/// The local ports in state LISTEN of a `/proc/net/tcp`.
-fn listening(table: &str) -> Vec<u16> {
-    const LISTEN: &str = "0A";
-    let port = |line: &str| {
-        let mut fields = line.split_whitespace().skip(1);
-        let (local, state) = (fields.next()?, fields.nth(1)?);
-        let (_, port) = local.rsplit_once(':')?;
-        if state == LISTEN { u16::from_str_radix(port, 16).ok() } else { None }
-    };
-    table.lines().skip(1).filter_map(port).collect()
-}
-
 /// The first number behind `lo:` counts received bytes, which on a loopback are those that were sent.
 fn loopback_bytes(devices: &str) -> u64 {
     let counts = devices.lines().find_map(|line| line.trim_start().strip_prefix("lo:"));
     counts.and_then(|counts| counts.split_whitespace().next()?.parse().ok()).unwrap_or(0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::listening;
-
-    #[test]
-    fn only_listeners_count() {
-        let table = "\
-  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
-   0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1 1 0 100 0 0 10 0
-   1: 0100007F:1F91 0100007F:1F90 01 00000000:00000000 00:00000000 00000000     0        0 2 1 0 100 0 0 10 0
-";
-        assert_eq!(listening(table), [8080]);
-    }
 }

@@ -8,6 +8,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use oci_spec::runtime::LinuxResources;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
 };
@@ -22,7 +23,8 @@ use crate::status::{Exit, ExitStatus, Started, Status, Usage};
 
 /// The longest message either side accepts. A spec is about 10 KiB; an environment may reach megabytes.
 const MESSAGE_LENGTH_MAX: usize = 16 << 20;
-const DESCRIPTORS_MAX: usize = 3;
+/// The most descriptors that go with one message (unix(7)).
+pub(crate) const DESCRIPTORS_MAX: usize = 253;
 const READ_LENGTH: usize = 64 << 10;
 
 /// What a client may ask.
@@ -32,6 +34,11 @@ pub(crate) enum Request {
     Attach,
     /// With [`Stdio::Files`](crate::Stdio::Files), three descriptors come along.
     Start(Box<SandboxConfig>),
+    /// Sets the limits that are named.
+    Update {
+        id: String,
+        resources: Box<LinuxResources>,
+    },
     Kill {
         id: String,
         signal: i32,
@@ -42,6 +49,8 @@ pub(crate) enum Request {
     Wait {
         id: String,
     },
+    /// After [`Reply::Done`] the connection brings a [`Reply::Ended`] for every sandbox that has ended or will.
+    Ends,
     Remove {
         id: String,
     },
@@ -91,6 +100,10 @@ pub(crate) enum Reply {
         pid: u32,
     },
     ExecEnded(ExitStatus),
+    Ended {
+        id: String,
+        exit: Exit,
+    },
     List(Vec<Status>),
     Disks(BTreeMap<String, DiskUsage>),
     Usage(Usage),

@@ -27,19 +27,17 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::io::Errno;
 use rustix::net::netlink::NETFILTER;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use crate::error::ErrorKind;
-use crate::launcher::blueprint::RedirectPlan;
+use crate::launcher::shell::RedirectPlan;
 use crate::netlink::{ACK, APPEND, Attributes, CREATE, Messages};
-use crate::protocol::{self, Receiver};
 use crate::step::Step;
 
-/// The port of all three sockets: outside the range from which the kernel takes the ports of clients, so that none of
+/// The port of all three sockets, inside the sandbox: outside the range from which the kernel takes the ports of clients, so that none of
 /// the application's can have it already.
-const PORT: u16 = 61_853;
+pub const OUTBOUND_PORT: u16 = 61_853;
 const BACKLOG: i32 = 1024;
 
 /// Where everything ends up that a sandbox sends out. All of them are non-blocking.
@@ -67,39 +65,8 @@ pub fn original_destination(connection: impl AsFd) -> io::Result<SocketAddr> {
     }
 }
 
-/// The two ends of the connection through which the sockets go to the launcher, the launcher's first.
-pub(crate) fn handover() -> Result<(OwnedFd, OwnedFd), ErrorKind> {
-    let (read, write) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
-        .step(|| "make a socket".into())?;
-    rustix::io::ioctl_fionbio(&read, true).step(|| "make a socket".into())?;
-    Ok((read, write))
-}
-
-/// Redirects what goes out of this process's network namespace, and sends the sockets, or why there are none.
-pub(crate) fn set_up_and_send(plan: RedirectPlan, handover: &OwnedFd) -> Result<(), ErrorKind> {
-    let (outcome, sockets) = match set_up(plan) {
-        Ok(sockets) => (Ok(()), sockets),
-        Err(kind) => (Err(kind), Vec::new()),
-    };
-    let step = || "hand over the sockets of its network".to_owned();
-    let bytes = protocol::encode(&outcome).step(step)?;
-    let descriptors: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
-    let sent = protocol::send(handover, &bytes, &descriptors).step(step)?;
-    if sent == bytes.len() { Ok(()) } else { Err(io::Error::from(Errno::MSGSIZE)).step(step) }
-}
-
-/// What [`set_up_and_send`] has sent.
-pub(crate) fn receive(handover: &OwnedFd) -> Result<Vec<OwnedFd>, ErrorKind> {
-    let mut receiver = Receiver::default();
-    let step = || "take over the sockets of its network".to_owned();
-    receiver.receive(handover).step(step)?;
-    match receiver.next::<Result<(), ErrorKind>>().step(step)? {
-        Some((outcome, sockets)) => outcome.map(|()| sockets),
-        None => Err(io::Error::from(Errno::MSGSIZE)).step(step),
-    }
-}
-
-fn set_up(plan: RedirectPlan) -> Result<Vec<OwnedFd>, ErrorKind> {
+/// Redirects what goes out of this process's network namespace. The sockets are as in [`OutboundSockets::new`].
+pub(crate) fn set_up(plan: RedirectPlan) -> Result<Vec<OwnedFd>, ErrorKind> {
     let has_ipv6 = plan.ipv6 && route_to_loopback(AddressFamily::INET6).is_ok();
     let sockets = sockets(has_ipv6).step(|| "listen for what it sends out".into())?;
     let has_ipv6 = sockets.len() == 3;
@@ -113,13 +80,13 @@ fn set_up(plan: RedirectPlan) -> Result<Vec<OwnedFd>, ErrorKind> {
 /// TCP, UDP for IPv4, and UDP for IPv6 where that is possible.
 fn sockets(has_ipv6: bool) -> io::Result<Vec<OwnedFd>> {
     // A redirected datagram's answer must come from the address that it was redirected to, so these have one.
-    let udp = socket(SocketType::DGRAM, SocketAddrV4::new(Ipv4Addr::LOCALHOST, PORT).into())?;
+    let udp = socket(SocketType::DGRAM, SocketAddrV4::new(Ipv4Addr::LOCALHOST, OUTBOUND_PORT).into())?;
     let udp6 = has_ipv6
-        .then(|| socket(SocketType::DGRAM, SocketAddrV6::new(Ipv6Addr::LOCALHOST, PORT, 0, 0).into()).ok())
+        .then(|| socket(SocketType::DGRAM, SocketAddrV6::new(Ipv6Addr::LOCALHOST, OUTBOUND_PORT, 0, 0).into()).ok())
         .flatten();
     let any: SocketAddr = match udp6 {
-        Some(_) => SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, PORT, 0, 0).into(),
-        None => SocketAddrV4::new(Ipv4Addr::LOCALHOST, PORT).into(),
+        Some(_) => SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, OUTBOUND_PORT, 0, 0).into(),
+        None => SocketAddrV4::new(Ipv4Addr::LOCALHOST, OUTBOUND_PORT).into(),
     };
     let tcp = socket(SocketType::STREAM, any)?;
     rustix::net::listen(&tcp, BACKLOG)?;
@@ -205,18 +172,18 @@ fn redirect(has_ipv6: bool) -> io::Result<()> {
         leave(rule);
     });
     for family in [NFPROTO_IPV4, NFPROTO_IPV6].into_iter().filter(|family| has_ipv6 || *family == NFPROTO_IPV4) {
-        // meta l4proto tcp redirect to :PORT
+        // meta l4proto tcp redirect to :OUTBOUND_PORT
         rule(&mut messages, |rule| {
             family_is(rule, family);
             transport_is(rule, libc::IPPROTO_TCP as u8);
-            redirect_to(rule, PORT);
+            redirect_to(rule, OUTBOUND_PORT);
         });
-        // udp dport 53 redirect to :PORT
+        // udp dport 53 redirect to :OUTBOUND_PORT
         rule(&mut messages, |rule| {
             family_is(rule, family);
             transport_is(rule, libc::IPPROTO_UDP as u8);
             payload_is(rule, Header::Transport, 2, &53_u16.to_be_bytes());
-            redirect_to(rule, PORT);
+            redirect_to(rule, OUTBOUND_PORT);
         });
     }
     messages.add(BATCH_END, 0, &BATCH_HEADER, |_| {});

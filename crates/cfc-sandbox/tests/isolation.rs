@@ -4,7 +4,7 @@
 mod support;
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use cfc_sandbox::{ExitStatus, Network};
@@ -25,7 +25,7 @@ fn a_process_is_mapped_bounded_and_filtered() {
     assert_eq!(field(&text, "CapEff"), expected);
     assert_eq!(field(&text, "CapInh"), "0000000000000000");
     assert_eq!(field(&text, "CapAmb"), "0000000000000000");
-    assert!(text.contains("0     100000      65536"), "{text}");
+    assert!(id_map(&text) >= 100_000, "{text}");
 }
 
 #[test]
@@ -255,5 +255,60 @@ fn the_init_tells_the_application_nothing_about_the_launcher() {
         let (_, text) = bench.run_config(&config);
         assert!(text.contains("cfc-init") && !text.contains("PATH") && !text.contains("cfc-launcher"), "{text}");
         assert!(text.matches("ermission denied").count() >= 7, "{text}");
+    }
+}
+
+/// The first host id of the one range in a `/proc/self/uid_map`.
+fn id_map(text: &str) -> u32 {
+    let ranges = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let mut ranges = ranges.filter(|fields| fields.len() == 3 && fields[0] == "0" && fields[2] == "65536");
+    ranges.next().unwrap_or_else(|| panic!("no map of 65536 ids in {text}"))[1].parse().unwrap()
+}
+
+#[test]
+fn two_sandboxes_have_no_host_id_in_common_so_neither_could_signal_trace_or_read_the_other() {
+    let Some(bench) = bench() else { return };
+    let start = || {
+        let config = bench.config(&["sh", "-c", "cat /proc/self/uid_map; echo done; exec sleep 60"]);
+        let pid = bench.launcher.start(&config).unwrap().pid;
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while !support::log_text(&config).contains("done") {
+            assert!(std::time::Instant::now() < deadline, "{}", support::log_text(&config));
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        let first = id_map(&support::log_text(&config));
+        (config, pid, first)
+    };
+    let (one, two) = (start(), start());
+    assert!(one.2.abs_diff(two.2) >= 65_536, "{} and {} overlap", one.2, two.2);
+    // Inside, neither sees the other's processes at all. So ask as the second's root from where both can be seen.
+    let files = bench.directory.path().join("files");
+    fs::create_dir(&files).unwrap();
+    fs::set_permissions(bench.directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    for (_, pid, first) in [&one, &two] {
+        let file = files.join(pid.to_string());
+        fs::write(&file, "secret").unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        std::os::unix::fs::chown(&file, Some(*first), Some(*first)).unwrap();
+    }
+    let can = |pid: i32| {
+        let file = files.join(pid.to_string());
+        let ask = |script: &str| {
+            let target = two.1.to_string();
+            let mut command = std::process::Command::new("nsenter");
+            command.args(["-U", "-t", &target, "sh", "-c", script]).stderr(std::process::Stdio::null());
+            command.status().unwrap().success()
+        };
+        let signal = ask(&format!("kill -0 {pid}"));
+        let trace = ask(&format!("head -c 0 /proc/{pid}/mem"));
+        let read = ask(&format!("head -c 0 {}", file.display()));
+        [signal, trace, read]
+    };
+    assert_eq!(can(two.1), [true, true, true], "its own it may");
+    assert_eq!(can(one.1), [false, false, false]);
+    for (config, ..) in [one, two] {
+        bench.launcher.kill_all(&config.id).unwrap();
+        bench.launcher.wait(&config.id).unwrap();
+        bench.launcher.remove(&config.id).unwrap();
     }
 }

@@ -167,7 +167,7 @@ fn sockets_reach_what_listens_on_the_sandboxs_localhost_only() {
     let config = bench.config(&["sh", "-c", "echo hi > /tmp/index.html; exec httpd -f -p 127.0.0.1:8080 -h /tmp"]);
     bench.launcher.start(&config).unwrap();
     let network = bench.launcher.network(&config.id).unwrap();
-    wait_for(|| network.listening_ports().unwrap() == [8080]);
+    wait_for(|| network.listeners().unwrap().ports().unwrap() == [8080]);
     let socket = network.tcp_socket(false).unwrap();
     rustix::io::ioctl_fionbio(&socket, false).unwrap();
     let address: std::net::SocketAddrV4 = "127.0.0.1:8080".parse().unwrap();
@@ -179,7 +179,7 @@ fn sockets_reach_what_listens_on_the_sandboxs_localhost_only() {
     assert!(answer.ends_with("hi\n"), "{answer}");
     bench.launcher.kill_all(&config.id).unwrap();
     bench.launcher.wait(&config.id).unwrap();
-    assert_eq!(network.listening_ports().unwrap(), [] as [u16; 0]);
+    assert_eq!(network.listeners().unwrap().ports().unwrap(), [] as [u16; 0]);
 }
 
 #[test]
@@ -330,9 +330,9 @@ fn cycles_and_concurrent_starts_leak_nothing() {
             scope.spawn(|| (0..5).for_each(|_| cycle(&config())));
         }
     });
-    // Idle connections stay: at most one a thread.
+    // Idle connections stay: at most one a thread. So do four shells, with four descriptors each.
     let connections = threads + 2;
-    wait_for(|| count() <= 12 + connections);
+    wait_for(|| count() <= 12 + connections + 4 * 4);
     assert_eq!(launcher.list().unwrap(), []);
     let config = config();
     let id = config.id.clone();
@@ -346,6 +346,54 @@ fn cycles_and_concurrent_starts_leak_nothing() {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
     assert!(!mounts.contains(directory.path().to_str().unwrap()), "{mounts}");
     assert!(!sweep(&socket).unwrap().contains(&id));
+}
+
+#[test]
+fn shells_wait_unseen_become_sandboxes_and_die_with_their_launcher() {
+    let Some(directory) = ready() else { return };
+    let socket = directory.path().join("launcher.sock");
+    let launcher = Launcher::connect_or_start(Path::new(LAUNCHER), &socket).unwrap();
+    let pid = launcher_pid(&socket);
+    let run = || {
+        let config = support::config(directory.path(), &["sh", "-c", "hostname; exit 3"]);
+        launcher.start(&config).unwrap();
+        assert_eq!(launcher.wait(&config.id).unwrap().status, ExitStatus::Code(3));
+        assert_eq!(support::log_text(&config), config.id, "it is what was asked for, whoever began it");
+        launcher.remove(&config.id).unwrap();
+    };
+    assert_eq!(shells_of(pid).len(), 0, "nothing is made before it is known what is wanted");
+    run();
+    wait_for(|| shells_of(pid).len() == 4);
+    let before = shells_of(pid);
+    assert_eq!(launcher.list().unwrap(), [], "a shell is no sandbox");
+    run();
+    wait_for(|| shells_of(pid).len() == 4);
+    let after = shells_of(pid);
+    assert_eq!(before.iter().filter(|shell| !after.contains(shell)).count(), 1, "{before:?} {after:?}");
+    // One that dies is in nobody's way.
+    rustix::process::kill_process(rustix::process::Pid::from_raw(after[0]).unwrap(), rustix::process::Signal::KILL)
+        .unwrap();
+    (0..5).for_each(|_| run());
+    wait_for(|| shells_of(pid).len() == 4);
+    let last = shells_of(pid);
+    rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), rustix::process::Signal::KILL).unwrap();
+    wait_for(|| last.iter().all(|shell| !Path::new(&format!("/proc/{shell}/ns")).exists()));
+    // Another test's sweep may have been faster.
+    sweep(&socket).unwrap();
+    let left = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let hierarchies = left.lines().filter(|line| line.contains(" - cgroup")).filter_map(|line| line.split(' ').nth(4));
+    let launchers = hierarchies.flat_map(|point| fs::read_dir(point).into_iter().flatten().flatten());
+    let is_of_it = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().contains(&format!("-{pid}-"));
+    assert_eq!(launchers.filter(is_of_it).map(|entry| entry.path()).collect::<Vec<_>>(), [] as [std::path::PathBuf; 0]);
+}
+
+/// The processes that wait, children of the launcher `pid`.
+fn shells_of(pid: i32) -> Vec<i32> {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    let children = children.split_whitespace().filter_map(|child| child.parse().ok());
+    let is_shell =
+        |child: &i32| fs::read_to_string(format!("/proc/{child}/comm")).is_ok_and(|name| name == "cfc-shell\n");
+    children.filter(is_shell).collect()
 }
 
 fn launcher_pid(socket: &Path) -> i32 {

@@ -139,6 +139,7 @@ impl Machine {
                 image: application.image.manifest.clone(),
                 max_instances: application.max_instances,
                 instance_type: trial::instance_type(&application.size),
+                startup_cpu_boost: self.settings.file.startup_cpu_boost,
             });
         }
     }

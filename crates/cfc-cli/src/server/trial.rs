@@ -27,8 +27,13 @@ pub fn instance_type(size: &InstanceSize) -> InstanceType {
 pub async fn run(runtime: &Runtime, store: &Store, image: &Descriptor, size: &InstanceSize) -> Result<(), TrialError> {
     let ports = exposed_ports(store, image).await?;
     let name = format!("cfc-trial-{}", uuid::Uuid::new_v4());
-    let application =
-        Application { name: name.clone(), image: image.clone(), max_instances: 1, instance_type: instance_type(size) };
+    let application = Application {
+        name: name.clone(),
+        image: image.clone(),
+        max_instances: 1,
+        instance_type: instance_type(size),
+        startup_cpu_boost: true,
+    };
     runtime.set_application(application);
     let spec = InstanceSpec {
         name: name.clone(),

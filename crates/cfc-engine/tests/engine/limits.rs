@@ -10,6 +10,8 @@ pub const TESTS: &[Test] = &[
     ("an_instance_without_a_place_says_so_and_starts_later", || on_platform(no_place)),
     ("a_start_that_fails_says_why", || on_platform(failed_start)),
     ("memory_is_limited_and_its_end_reported", || on_platform(out_of_memory)),
+    ("a_small_instance_is_throttled_only_once_it_listens", || on_platform(boosted)),
+    ("without_the_boost_a_small_instance_is_throttled_at_once", || on_platform(not_boosted)),
 ];
 
 const NO_INSTANCE: &str = "there is no container instance that can be provided to this durable object";
@@ -63,4 +65,57 @@ async fn out_of_memory(platform: Platform) {
     let (_, body) = platform.request("GET", &format!("/containers/{name}/json"), None).await;
     assert_eq!((code, &body["State"]["OOMKilled"]), (137, &json!(true)), "{body}");
     platform.close().await;
+}
+
+/// Says `spun` after a while of computing, waits for a signal, then listens and computes on.
+const SPIN: &str = "trap 'go=1' USR1; i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done; echo spun; \
+    while [ -z \"$go\" ]; do sleep 0.05; done; httpd -p 4000 -h /www; while :; do :; done";
+
+async fn boosted(platform: Platform) {
+    let name = spin(&platform, true).await;
+    assert_eq!(throttled(&platform, &name), 0, "it does not listen yet");
+    assert_eq!(platform.kill(&name, "USR1").await, 204);
+    until_throttled(&platform, &name).await;
+    platform.close().await;
+}
+
+async fn not_boosted(platform: Platform) {
+    let name = spin(&platform, false).await;
+    assert!(throttled(&platform, &name) > 0, "it has a sixteenth of a processor from the start");
+    platform.close().await;
+}
+
+/// Starts a lite instance and returns its name when it has spun.
+async fn spin(platform: &Platform, startup_cpu_boost: bool) -> String {
+    platform.run_script(SPIN);
+    let application = platform.runtime.application("app").expect("was set");
+    let instance_type = cfc_runtime::InstanceType::LITE;
+    platform.runtime.set_application(cfc_runtime::Application { startup_cpu_boost, instance_type, ..application });
+    let name = container("a1");
+    platform.sidecar(&name).await;
+    platform.run(&name).await;
+    platform.until_said(&name, "spun").await;
+    name
+}
+
+async fn until_throttled(platform: &Platform, name: &str) {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while throttled(platform, name) == 0 {
+        assert!(std::time::Instant::now() < deadline, "it listens and is not throttled");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+}
+
+/// How often the kernel has made the instance wait for its next share of the processor.
+fn throttled(platform: &Platform, name: &str) -> u64 {
+    let Some(cfc_runtime::Phase::Running { pid }) = platform.runtime.inspect(name).map(|view| view.phase) else {
+        panic!("it does not run");
+    };
+    let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("it has cgroups");
+    let paths = groups.lines().filter_map(|line| line.splitn(3, ':').nth(2)).flat_map(|path| {
+        ["cpu", "cpu,cpuacct", "."].map(|hierarchy| format!("/sys/fs/cgroup/{hierarchy}{path}/cpu.stat"))
+    });
+    // The root's own statistics have no such line.
+    let count = |text: String| text.lines().find_map(|line| line.strip_prefix("nr_throttled ")?.parse().ok());
+    paths.filter_map(|path| std::fs::read_to_string(path).ok().and_then(count)).max().unwrap_or(0)
 }

@@ -87,7 +87,13 @@ impl Platform {
 
     fn run_image(&self, image: Descriptor) {
         let instance_type = InstanceType::custom(1.0, 64, 100);
-        self.runtime.set_application(Application { name: "app".to_string(), image, max_instances: 2, instance_type });
+        self.runtime.set_application(Application {
+            name: "app".to_string(),
+            image,
+            max_instances: 2,
+            instance_type,
+            startup_cpu_boost: true,
+        });
     }
 
     /// The image name as a Worker's configuration would have it.

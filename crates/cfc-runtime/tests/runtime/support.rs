@@ -76,6 +76,7 @@ impl Machine {
             image: self.image.clone(),
             max_instances,
             instance_type: InstanceType::custom(1.0, 64, 100),
+            startup_cpu_boost: true,
         });
     }
 

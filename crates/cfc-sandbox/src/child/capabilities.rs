@@ -2,6 +2,7 @@
 
 use oci_spec::runtime::{Capabilities, LinuxCapabilities};
 use rustix::thread::{CapabilitySet, CapabilitySets};
+use serde::{Deserialize, Serialize};
 
 use crate::error::ErrorKind;
 use crate::step::Step;
@@ -52,7 +53,7 @@ const NAMES: [&str; 41] = [
 ];
 
 /// The five sets of a process.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct CapabilityMasks {
     bounding: u64,
     effective: u64,

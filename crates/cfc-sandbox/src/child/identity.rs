@@ -5,7 +5,7 @@ use rustix::process::{DumpableBehavior, Gid, Resource, Rlimit, Uid};
 use crate::child::capabilities::CapabilityMasks;
 use crate::error::ErrorKind;
 use crate::launcher::blueprint::{Blueprint, UserPlan};
-use crate::seccomp::Program;
+use crate::seccomp::Instruction;
 use crate::step::Step;
 use crate::sys;
 
@@ -34,7 +34,7 @@ pub(crate) struct Identity<'a> {
     pub(crate) user: &'a UserPlan,
     pub(crate) capabilities: &'a CapabilityMasks,
     pub(crate) no_new_privileges: bool,
-    pub(crate) seccomp: &'a Program,
+    pub(crate) seccomp: &'a [Instruction],
 }
 
 impl Blueprint {

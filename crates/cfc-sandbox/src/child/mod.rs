@@ -1,7 +1,8 @@
 //! The new process, from its first instruction in its namespaces to `execve`.
 //!
-//! It is a fork of the launcher, and it runs as the sandbox's root until it takes the application's identity. Whatever
-//! fails is reported through a pipe that `execve` closes.
+//! It is a fork of the launcher. First it makes a [shell](crate::launcher::shell) of itself and waits, maybe long; then it
+//! gets its blueprint. It runs as the sandbox's root until it takes the application's identity. Whatever fails is reported
+//! through a socket that `execve` closes.
 
 pub(crate) mod capabilities;
 pub(crate) mod exec;
@@ -14,7 +15,8 @@ mod stubs;
 mod targets;
 mod terminal;
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::ffi::CString;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::panic::AssertUnwindSafe;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
@@ -24,60 +26,82 @@ use crate::cgroup;
 use crate::error::ErrorKind;
 use crate::fail::fail_point;
 use crate::launcher::blueprint::Blueprint;
+use crate::launcher::shell::ShellKind;
 use crate::redirect;
 use crate::step::Step;
 use crate::sys;
-pub(crate) use report::{Report, parse_all};
+use report::Channel;
+pub(crate) use report::{Order, Report, parse_all};
 pub(crate) use stubs::{Stubs, remove_stubs};
 
 /// The exit code of a process that failed before `execve`; the report says why.
 const FAILED: i32 = 125;
 
-/// The launcher has done its part: set up the sandbox.
-pub(crate) const GO: u8 = b'g';
-
-/// The pipes and files that the new process is given.
+/// What the new process is given.
 pub(crate) struct Wiring {
-    /// Brings [`GO`] when the launcher has written the id maps.
-    pub(crate) go: OwnedFd,
-    /// Takes [`Report`]s.
-    pub(crate) report: OwnedFd,
-    /// Takes the sockets to which outbound traffic is redirected.
-    pub(crate) handover: Option<OwnedFd>,
-    pub(crate) stdio: [OwnedFd; 3],
+    /// Brings [`Order`]s and takes [`Report`]s.
+    pub(crate) control: OwnedFd,
     /// Through these it joins its v1 cgroups.
     pub(crate) entrances: Vec<OwnedFd>,
 }
 
 /// The new process's whole life. Never returns, so that nothing of the launcher's runs twice.
-pub(crate) fn run(blueprint: &Blueprint, wiring: &Wiring) -> ! {
-    let result = std::panic::catch_unwind(AssertUnwindSafe(|| prepare_and_execute(blueprint, wiring)));
+pub(crate) fn run(kind: &ShellKind, wiring: Wiring) -> ! {
+    let Wiring { control, entrances } = wiring;
+    // What it inherits of other sandboxes' would stay open for as long as it waits.
+    sys::close_all_but(&entrances.iter().chain([&control]).map(AsRawFd::as_raw_fd).collect::<Vec<_>>());
+    let mut channel = Channel::new(control);
+    let result = std::panic::catch_unwind(AssertUnwindSafe(|| live(kind, &mut channel, entrances)));
     let failure = match result {
         Ok(Err(failure)) => failure,
-        Ok(Ok(never)) => match never {},
+        // The launcher has given up or died.
+        Ok(Ok(())) => sys::exit_now(FAILED),
         Err(_) => ErrorKind::Step { step: "set up the sandbox (a bug: it panicked)".into(), errno: libc::EIO },
     };
-    report::send(&wiring.report, &Report::Failed(failure));
+    channel.report(&Report::Failed(failure), &[]);
     sys::exit_now(FAILED)
 }
 
-fn prepare_and_execute(blueprint: &Blueprint, wiring: &Wiring) -> Result<std::convert::Infallible, ErrorKind> {
-    wait_for_go(wiring)?;
-    fail_point("child.start.go").step(|| "go on".into())?;
-    wiring.entrances.iter().try_for_each(cgroup::enter)?;
-    if blueprint.has_user_namespace {
+/// Returns only when there is nothing to become, or on failure.
+fn live(kind: &ShellKind, channel: &mut Channel, entrances: Vec<OwnedFd>) -> Result<(), ErrorKind> {
+    if !channel.wait_for_go()? {
+        return Ok(());
+    }
+    become_shell(kind, channel, entrances)?;
+    match channel.wait_for_blueprint()? {
+        Some(blueprint) => Err(become_application(&blueprint, channel)?),
+        None => Ok(()),
+    }
+}
+
+/// Does all that needs no blueprint.
+fn become_shell(kind: &ShellKind, channel: &Channel, entrances: Vec<OwnedFd>) -> Result<(), ErrorKind> {
+    entrances.iter().try_for_each(cgroup::enter)?;
+    if kind.clone_flags & libc::CLONE_NEWUSER as u64 != 0 {
         identity::become_root()?;
     }
+    let _ = rustix::thread::set_name(c"cfc-shell");
+    die_with_launcher()?;
     rustix::process::setsid().step(|| "start a session".into())?;
-    if blueprint.has_cgroup_namespace {
+    if kind.has_cgroup_namespace {
         sys::unshare(UnshareFlags::NEWCGROUP).step(|| "make the cgroup namespace".into())?;
     }
-    if blueprint.has_network_namespace {
+    if kind.has_network_namespace {
         bring_loopback_up()?;
     }
-    if let (Some(plan), Some(handover)) = (blueprint.redirect, &wiring.handover) {
-        redirect::set_up_and_send(plan, handover)?;
+    if let Some(plan) = kind.redirect {
+        let (outcome, sockets) = match redirect::set_up(plan) {
+            Ok(sockets) => (Ok(()), sockets),
+            Err(kind) => (Err(kind), Vec::new()),
+        };
+        channel.report(&Report::Outbound(outcome), &sockets);
     }
+    Ok(())
+}
+
+/// Returns only when it failed.
+fn become_application(blueprint: &Blueprint, channel: &Channel) -> Result<ErrorKind, ErrorKind> {
+    fail_point("child.start.go").step(|| "go on".into())?;
     if let Some(hostname) = &blueprint.hostname {
         rustix::system::sethostname(hostname.as_bytes()).step(|| format!("set the host name `{hostname}`"))?;
     }
@@ -86,15 +110,14 @@ fn prepare_and_execute(blueprint: &Blueprint, wiring: &Wiring) -> Result<std::co
     identity::set_rlimits(&blueprint.rlimits)?;
     let is_cwd_set = program::change_or_make_directory(&blueprint.cwd)?;
     sys::reset_signals();
-    connect_stdio(&wiring.stdio)?;
+    connect_stdio(&blueprint.stdio.map(|handle| blueprint.descriptors.get(handle)))?;
     sys::close_on_exec_from(3).step(|| "close inherited files".into())?;
     identity::take(&blueprint.identity())?;
     if !is_cwd_set {
         program::change_directory_as_user(&blueprint.cwd)?;
     }
-    // The credentials have changed for the last time: from here on the launcher's death is ours.
-    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
-        .step(|| "bind the sandbox to its launcher".into())?;
+    // The credentials have changed for the last time, and every change forgets it.
+    die_with_launcher()?;
     if blueprint.has_init {
         init::stay_as_reaper()?;
     }
@@ -102,16 +125,16 @@ fn prepare_and_execute(blueprint: &Blueprint, wiring: &Wiring) -> Result<std::co
         identity::install_seccomp(&blueprint.identity())?;
     }
     fail_point("child.start.bound").step(|| "be bound to its launcher".into())?;
-    report::send(&wiring.report, &Report::Ready(stubs));
-    Err(program::execute(&blueprint.arguments, &blueprint.environment))
+    channel.report(&Report::Ready(stubs), &[]);
+    // The launcher has looked for zero bytes.
+    let convert = |strings: &[String]| strings.iter().filter_map(|s| CString::new(s.as_str()).ok()).collect::<Vec<_>>();
+    Ok(program::execute(&convert(&blueprint.arguments), &convert(&blueprint.environment)))
 }
 
-fn wait_for_go(wiring: &Wiring) -> Result<(), ErrorKind> {
-    let mut byte = [0; 1];
-    let count = rustix::io::retry_on_intr(|| rustix::io::read(&wiring.go, &mut byte))
-        .step(|| "wait for the launcher".into())?;
-    // Its end without a byte: the launcher gave up or died. Nobody reads a report.
-    if count == 1 && byte == [GO] { Ok(()) } else { sys::exit_now(FAILED) }
+/// From here on the launcher's death is ours.
+fn die_with_launcher() -> Result<(), ErrorKind> {
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+        .step(|| "bind the sandbox to its launcher".into())
 }
 
 fn bring_loopback_up() -> Result<(), ErrorKind> {
@@ -120,7 +143,7 @@ fn bring_loopback_up() -> Result<(), ErrorKind> {
     sys::loopback_up(socket.as_fd()).step(|| "bring the loopback device up".into())
 }
 
-fn connect_stdio([stdin, stdout, stderr]: &[OwnedFd; 3]) -> Result<(), ErrorKind> {
+fn connect_stdio([stdin, stdout, stderr]: &[impl AsFd; 3]) -> Result<(), ErrorKind> {
     rustix::stdio::dup2_stdin(stdin).step(|| "connect stdin".into())?;
     rustix::stdio::dup2_stdout(stdout).step(|| "connect stdout".into())?;
     rustix::stdio::dup2_stderr(stderr).step(|| "connect stderr".into())

@@ -23,7 +23,7 @@ use rustix::mount::{
 use super::stubs::Stubs;
 use super::targets::Targets;
 use crate::error::ErrorKind;
-use crate::launcher::blueprint::{Blueprint, MountKind, MountPlan, RootPlan};
+use crate::launcher::blueprint::{Blueprint, Descriptors, Handle, MountKind, MountPlan, RootPlan};
 use crate::launcher::mount_options::MountOptions;
 use crate::step::Step;
 use crate::sys;
@@ -37,12 +37,12 @@ pub(crate) fn enter(blueprint: &Blueprint) -> Result<Stubs, ErrorKind> {
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     rustix::mount::mount_change("/", private).step(|| "make the mounts private".into())?;
     let scratch = make_scratch()?;
-    let upper = mount_root(&blueprint.root)?;
+    let upper = mount_root(blueprint)?;
     let root = rustix::fs::open("root", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, rustix::fs::Mode::empty())
         .step(|| "open the new root".into())?;
     let mut targets = Targets::new(root, scratch.join("root"), upper)?;
     for mount in &blueprint.mounts {
-        add_mount(&mut targets, mount)?;
+        add_mount(&mut targets, mount, &blueprint.descriptors)?;
         if mount.target == Path::new("/dev") {
             fill_dev(&mut targets, blueprint)?;
         }
@@ -76,10 +76,11 @@ fn make_scratch() -> Result<PathBuf, ErrorKind> {
 }
 
 /// Mounts the root at `root`. Returns the upper directory's path, when there is one.
-fn mount_root(plan: &RootPlan) -> Result<Option<PathBuf>, ErrorKind> {
-    let (lowers, changes, upper, work) = match plan {
+fn mount_root(blueprint: &Blueprint) -> Result<Option<PathBuf>, ErrorKind> {
+    let get = |handle: &Handle| blueprint.descriptors.get(*handle);
+    let (lowers, changes, upper, work) = match &blueprint.root {
         RootPlan::Directory(tree) => {
-            attach(tree, CWD, Path::new("root")).step(|| "mount the root directory".into())?;
+            attach(get(tree), CWD, Path::new("root")).step(|| "mount the root directory".into())?;
             return Ok(None);
         }
         RootPlan::Overlay { lowers, changes, upper, work } => (lowers, changes, upper, work),
@@ -87,9 +88,9 @@ fn mount_root(plan: &RootPlan) -> Result<Option<PathBuf>, ErrorKind> {
     for (i, lower) in lowers.iter().enumerate() {
         let point = format!("l/{i}");
         fs::create_dir(&point).step(|| "fill the scratch filesystem".into())?;
-        attach(lower, CWD, Path::new(&point)).step(|| format!("mount layer {i}"))?;
+        attach(get(lower), CWD, Path::new(&point)).step(|| format!("mount layer {i}"))?;
     }
-    attach(changes, CWD, Path::new("c")).step(|| "mount the upper directory".into())?;
+    attach(get(changes), CWD, Path::new("c")).step(|| "mount the upper directory".into())?;
     let lower_list: Vec<String> = (0..lowers.len()).map(|i| format!("l/{i}")).collect();
     let lower_list = lower_list.join(":");
     // `volatile`: no write is forced to disk. What the sandbox wrote need not survive a power cut.
@@ -102,12 +103,12 @@ fn mount_root(plan: &RootPlan) -> Result<Option<PathBuf>, ErrorKind> {
     Ok(Some(upper))
 }
 
-fn add_mount(targets: &mut Targets, mount: &MountPlan) -> Result<(), ErrorKind> {
+fn add_mount(targets: &mut Targets, mount: &MountPlan, descriptors: &Descriptors) -> Result<(), ErrorKind> {
     let step = || format!("mount {}", mount.target.display());
     match &mount.kind {
         MountKind::Bind { tree, is_directory } => {
             let target = targets.find_or_make(&mount.target, *is_directory)?;
-            attach_to(tree, &target).step(step)
+            attach_to(descriptors.get(*tree), &target).step(step)
         }
         MountKind::New { filesystem, options } => {
             let target = targets.find_or_make(&mount.target, true)?;
@@ -121,7 +122,7 @@ fn add_mount(targets: &mut Targets, mount: &MountPlan) -> Result<(), ErrorKind> 
 fn fill_dev(targets: &mut Targets, blueprint: &Blueprint) -> Result<(), ErrorKind> {
     for (path, tree) in &blueprint.devices {
         let target = targets.find_or_make(path, false)?;
-        attach_to(tree, &target).step(|| format!("show the device {}", path.display()))?;
+        attach_to(blueprint.descriptors.get(*tree), &target).step(|| format!("show the device {}", path.display()))?;
     }
     let dev = targets.find(Path::new("/dev")).step(|| "open /dev".into())?;
     let links = [
@@ -188,7 +189,7 @@ fn make_masks(blueprint: &Blueprint) -> Result<(OwnedFd, OwnedFd), ErrorKind> {
     let options = MountOptions { attributes: libc::MOUNT_ATTR_RDONLY, ..MountOptions::default() };
     attach(&new_filesystem("tmpfs", &options).step(step)?, CWD, Path::new("mask")).step(step)?;
     fs::write("null", "").step(step)?;
-    attach(&blueprint.null, CWD, Path::new("null")).step(step)?;
+    attach(blueprint.descriptors.get(blueprint.null), CWD, Path::new("null")).step(step)?;
     let open =
         |path: &str| rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, rustix::fs::Mode::empty()).step(step);
     Ok((open("mask")?, open("null")?))

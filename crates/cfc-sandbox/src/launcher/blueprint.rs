@@ -1,7 +1,8 @@
 //! [`Blueprint`]: a sandbox's configuration with everything resolved that can be, before its process exists.
 //!
-//! The launcher is privileged on the host and the new process is not, so here the launcher opens what the sandbox will
-//! need from the host: detached, id-mapped copies of mounts. The new process inherits the descriptors.
+//! The launcher is privileged on the host and the sandbox's process is not, so here the launcher opens what the sandbox
+//! will need from the host: detached, id-mapped copies of mounts. The process, which exists already and waits as a
+//! [`Shell`](super::shell::Shell), gets the descriptors and everything else over its control socket.
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
@@ -14,31 +15,29 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::{Linux, LinuxNamespaceType, Mount, Process};
 use rustix::fs::CWD;
 use rustix::mount::OpenTreeFlags;
+use serde::{Deserialize, Serialize};
 
 use crate::child::capabilities::CapabilityMasks;
 use crate::config::{INIT_ANNOTATION, Network, Root, SandboxConfig};
 use crate::disk::Disk;
 use crate::error::ErrorKind;
 use crate::launcher::mount_options::MountOptions;
-use crate::seccomp::Program;
+use crate::seccomp::Instruction;
 use crate::step::Step;
 use crate::sys;
 
 /// What the new process does, in the terms of system calls.
+#[derive(Serialize, Deserialize)]
 pub(crate) struct Blueprint {
-    pub(crate) clone_flags: u64,
     pub(crate) has_user_namespace: bool,
-    pub(crate) has_cgroup_namespace: bool,
-    pub(crate) has_network_namespace: bool,
-    /// How outbound traffic is redirected, when it is.
-    pub(crate) redirect: Option<RedirectPlan>,
+    pub(crate) stdio: [Handle; 3],
     pub(crate) root: RootPlan,
     pub(crate) is_root_readonly: bool,
     pub(crate) mounts: Vec<MountPlan>,
     /// Host device nodes to show below `/dev`, when the spec mounts a `/dev`.
-    pub(crate) devices: Vec<(PathBuf, OwnedFd)>,
+    pub(crate) devices: Vec<(PathBuf, Handle)>,
     /// A copy of the host's `/dev/null`, to lay over masked files.
-    pub(crate) null: OwnedFd,
+    pub(crate) null: Handle,
     pub(crate) masked_paths: Vec<String>,
     pub(crate) readonly_paths: Vec<String>,
     pub(crate) sysctl: Vec<(String, String)>,
@@ -46,23 +45,41 @@ pub(crate) struct Blueprint {
     pub(crate) rlimits: Vec<(u32, u64, u64)>,
     pub(crate) capabilities: CapabilityMasks,
     pub(crate) no_new_privileges: bool,
-    pub(crate) seccomp: Program,
+    pub(crate) seccomp: Vec<Instruction>,
     pub(crate) user: UserPlan,
-    pub(crate) arguments: Vec<CString>,
-    pub(crate) environment: Vec<CString>,
+    /// Neither these nor the environment hold a zero byte.
+    pub(crate) arguments: Vec<String>,
+    pub(crate) environment: Vec<String>,
     pub(crate) cwd: PathBuf,
     pub(crate) has_init: bool,
     pub(crate) oom_score_adj: Option<i32>,
+    /// They travel beside the rest, in this order.
+    #[serde(skip)]
+    pub(crate) descriptors: Descriptors,
 }
 
-/// How the outbound traffic is redirected.
-#[derive(Clone, Copy)]
-pub(crate) struct RedirectPlan {
-    pub(crate) ipv6: bool,
+/// The descriptors of a blueprint.
+#[derive(Default)]
+pub(crate) struct Descriptors(pub(crate) Vec<OwnedFd>);
+
+/// One of a blueprint's [`Descriptors`].
+#[derive(Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct Handle(usize);
+
+impl Descriptors {
+    pub(crate) fn keep(&mut self, descriptor: OwnedFd) -> Handle {
+        self.0.push(descriptor);
+        Handle(self.0.len() - 1)
+    }
+
+    /// The descriptor of a handle that [`keep`](Descriptors::keep) gave.
+    pub(crate) fn get(&self, handle: Handle) -> &OwnedFd {
+        &self.0[handle.0]
+    }
 }
 
 /// The process's identity inside the sandbox.
-#[derive(Clone)]
+#[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct UserPlan {
     pub(crate) uid: u32,
     pub(crate) gid: u32,
@@ -71,27 +88,30 @@ pub(crate) struct UserPlan {
 }
 
 /// The root filesystem as detached mounts.
+#[derive(Serialize, Deserialize)]
 pub(crate) enum RootPlan {
     Overlay {
-        lowers: Vec<OwnedFd>,
+        lowers: Vec<Handle>,
         /// The directory that holds both upper and work: an overlay insists on one mount for both.
-        changes: OwnedFd,
+        changes: Handle,
         upper: String,
         work: String,
     },
-    Directory(OwnedFd),
+    Directory(Handle),
 }
 
 /// One mount inside the root.
+#[derive(Serialize, Deserialize)]
 pub(crate) struct MountPlan {
     pub(crate) target: PathBuf,
     pub(crate) kind: MountKind,
 }
 
 /// What is mounted.
+#[derive(Serialize, Deserialize)]
 pub(crate) enum MountKind {
     /// A detached copy of something on the host.
-    Bind { tree: OwnedFd, is_directory: bool },
+    Bind { tree: Handle, is_directory: bool },
     /// A new filesystem.
     New { filesystem: String, options: MountOptions },
 }
@@ -102,13 +122,14 @@ const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 const UMASK_DEFAULT: u32 = 0o022;
 
 impl Blueprint {
-    /// Resolves `config`. `idmap` is a user namespace with the mapping of the sandbox's own, when it has one, and `disk` the
-    /// mount of its disk.
+    /// Resolves `config`. `idmap` is the sandbox's user namespace, when it has one, `disk` the mount of its disk, and `stdio`
+    /// becomes the process's own.
     pub(crate) fn new(
         config: &SandboxConfig,
-        seccomp: Program,
+        seccomp: &[Instruction],
         idmap: Option<BorrowedFd<'_>>,
         disk: Option<OwnedFd>,
+        stdio: [OwnedFd; 3],
     ) -> Result<Blueprint, ErrorKind> {
         let spec = &config.spec;
         let process = spec.process().as_ref().ok_or_else(|| ErrorKind::Invalid("the spec has no `process`".into()))?;
@@ -117,25 +138,21 @@ impl Blueprint {
         let flags = namespace_flags(linux, config.network)?;
         let has = |flag: LinuxNamespaceType| flags & flag as u64 != 0;
         let has_user_namespace = has(LinuxNamespaceType::User);
-        let shares_network = !has(LinuxNamespaceType::Network) && has_user_namespace;
+        let mut planner = Planner {
+            idmap,
+            shares_network: !has(LinuxNamespaceType::Network) && has_user_namespace,
+            descriptors: Descriptors::default(),
+        };
         let mounts = spec.mounts().iter().flatten();
-        let mounts = mounts.map(|mount| plan_mount(mount, idmap, shares_network)).collect::<Result<Vec<_>, _>>()?;
         let rlimits = process.rlimits().iter().flatten();
         Ok(Blueprint {
-            // The cgroup namespace is entered later, by the process itself, from within its cgroups.
-            clone_flags: flags & !(LinuxNamespaceType::Cgroup as u64),
             has_user_namespace,
-            has_cgroup_namespace: has(LinuxNamespaceType::Cgroup),
-            has_network_namespace: has(LinuxNamespaceType::Network),
-            redirect: match config.network {
-                Network::Redirected { ipv6 } => Some(RedirectPlan { ipv6 }),
-                Network::Isolated | Network::Host => None,
-            },
-            root: plan_root(&config.root, idmap, disk)?,
+            stdio: stdio.map(|descriptor| planner.descriptors.keep(descriptor)),
+            root: planner.root(&config.root, disk)?,
             is_root_readonly: spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false),
-            mounts,
-            devices: plan_devices(linux)?,
-            null: detached(Path::new("/dev/null"), false)?,
+            mounts: mounts.map(|mount| planner.mount(mount)).collect::<Result<_, _>>()?,
+            devices: planner.devices(linux)?,
+            null: planner.descriptors.keep(detached(Path::new("/dev/null"), false)?),
             masked_paths: linux.masked_paths().clone().unwrap_or_default(),
             readonly_paths: linux.readonly_paths().clone().unwrap_or_default(),
             sysctl: plan_sysctl(linux, has(LinuxNamespaceType::Network))?,
@@ -143,19 +160,20 @@ impl Blueprint {
             rlimits: rlimits.map(|limit| (limit.typ() as u32, limit.soft(), limit.hard())).collect(),
             capabilities: CapabilityMasks::new(process.capabilities().as_ref()),
             no_new_privileges: process.no_new_privileges().unwrap_or(false),
-            seccomp,
+            seccomp: seccomp.to_vec(),
             user: plan_user(process),
-            arguments: c_strings(process.args().as_deref().unwrap_or_default(), "process.args")?,
-            environment: c_strings(process.env().as_deref().unwrap_or_default(), "process.env")?,
+            arguments: without_zeros(process.args().as_deref().unwrap_or_default(), "process.args")?,
+            environment: without_zeros(process.env().as_deref().unwrap_or_default(), "process.env")?,
             cwd: process.cwd().clone(),
             has_init: spec.annotations().as_ref().and_then(|a| a.get(INIT_ANNOTATION)).is_some_and(|v| v == "true"),
             oom_score_adj: process.oom_score_adj(),
+            descriptors: planner.descriptors,
         })
     }
 }
 
 /// The namespaces to make. A mount and a pid namespace always are; the network follows `network`.
-fn namespace_flags(linux: &Linux, network: Network) -> Result<u64, ErrorKind> {
+pub(crate) fn namespace_flags(linux: &Linux, network: Network) -> Result<u64, ErrorKind> {
     let mut flags = LinuxNamespaceType::Mount as u64 | LinuxNamespaceType::Pid as u64;
     for namespace in linux.namespaces().iter().flatten() {
         if let Some(path) = namespace.path() {
@@ -173,32 +191,110 @@ fn namespace_flags(linux: &Linux, network: Network) -> Result<u64, ErrorKind> {
     }
 }
 
-fn plan_root(root: &Root, idmap: Option<BorrowedFd<'_>>, disk: Option<OwnedFd>) -> Result<RootPlan, ErrorKind> {
-    match root {
-        Root::Disk { lowers, .. } => {
-            let changes = disk.ok_or_else(|| ErrorKind::Unavailable("it was given no disk".into()))?;
-            if let Some(idmap) = idmap {
-                sys::set_mount_attributes(changes.as_fd(), false, 0, Some(idmap))
-                    .step(|| "map the ids of its disk".into())?;
+/// Opens what a blueprint needs of the host.
+struct Planner<'a> {
+    idmap: Option<BorrowedFd<'a>>,
+    shares_network: bool,
+    descriptors: Descriptors,
+}
+
+impl Planner<'_> {
+    fn root(&mut self, root: &Root, disk: Option<OwnedFd>) -> Result<RootPlan, ErrorKind> {
+        match root {
+            Root::Disk { lowers, .. } => {
+                let changes = disk.ok_or_else(|| ErrorKind::Unavailable("it was given no disk".into()))?;
+                if let Some(idmap) = self.idmap {
+                    sys::set_mount_attributes(changes.as_fd(), false, 0, Some(idmap))
+                        .step(|| "map the ids of its disk".into())?;
+                }
+                Ok(RootPlan::Overlay {
+                    lowers: lowers.iter().map(|lower| self.mapped(lower)).collect::<Result<_, _>>()?,
+                    changes: self.descriptors.keep(changes),
+                    upper: Disk::UPPER.into(),
+                    work: Disk::WORK.into(),
+                })
             }
-            Ok(RootPlan::Overlay {
-                lowers: lowers.iter().map(|lower| mapped(lower, false, idmap)).collect::<Result<_, _>>()?,
-                changes,
-                upper: Disk::UPPER.into(),
-                work: Disk::WORK.into(),
-            })
+            Root::Directory { path } => Ok(RootPlan::Directory(self.mapped(path)?)),
+            Root::Overlay { lowers, upper, work } => {
+                clear_volatile_mark(work);
+                let (parent, upper, work) = common_parent(upper, work)?;
+                Ok(RootPlan::Overlay {
+                    lowers: lowers.iter().map(|lower| self.mapped(lower)).collect::<Result<_, _>>()?,
+                    changes: self.mapped(&parent)?,
+                    upper,
+                    work,
+                })
+            }
         }
-        Root::Directory { path } => Ok(RootPlan::Directory(mapped(path, false, idmap)?)),
-        Root::Overlay { lowers, upper, work } => {
-            clear_volatile_mark(work);
-            let (parent, upper, work) = common_parent(upper, work)?;
-            Ok(RootPlan::Overlay {
-                lowers: lowers.iter().map(|lower| mapped(lower, false, idmap)).collect::<Result<_, _>>()?,
-                changes: mapped(&parent, false, idmap)?,
-                upper,
-                work,
-            })
+    }
+
+    fn mapped(&mut self, path: &Path) -> Result<Handle, ErrorKind> {
+        Ok(self.descriptors.keep(mapped(path, false, self.idmap)?))
+    }
+
+    fn mount(&mut self, mount: &Mount) -> Result<MountPlan, ErrorKind> {
+        let target = mount.destination().clone();
+        let options = MountOptions::parse(mount.options().as_deref().unwrap_or_default());
+        let kind = mount.typ().as_deref().unwrap_or_default();
+        let source = || {
+            mount
+                .source()
+                .clone()
+                .ok_or_else(|| ErrorKind::Invalid(format!("the mount at {} has no source", target.display())))
+        };
+        let kind = match kind {
+            _ if options.is_bind => self.bind(&source()?, &target, &options, self.idmap)?,
+            "bind" => self.bind(&source()?, &target, &options, self.idmap)?,
+            // A new sysfs shows a network namespace, which must be the user namespace's own.
+            "sysfs" if self.shares_network => self.sys(&target, options)?,
+            "proc" | "sysfs" | "tmpfs" | "devpts" | "mqueue" | "cgroup2" => {
+                MountKind::New { filesystem: kind.to_owned(), options }
+            }
+            other => {
+                let target = target.display();
+                return Err(ErrorKind::Invalid(format!("a mount of type `{other}` (at {target}) is not supported")));
+            }
+        };
+        Ok(MountPlan { target, kind })
+    }
+
+    /// The machine's `/sys`. To an ordinary user the kernel gives it only with all that is mounted below.
+    fn sys(&mut self, target: &Path, options: MountOptions) -> Result<MountKind, ErrorKind> {
+        let sys = Path::new("/sys");
+        match self.bind(sys, target, &options, None) {
+            Err(ErrorKind::Step { errno: libc::EINVAL, .. }) => {
+                self.bind(sys, target, &MountOptions { is_recursive: true, ..options }, None)
+            }
+            result => result,
         }
+    }
+
+    fn bind(
+        &mut self,
+        source: &Path,
+        target: &Path,
+        options: &MountOptions,
+        idmap: Option<BorrowedFd<'_>>,
+    ) -> Result<MountKind, ErrorKind> {
+        let metadata = fs::metadata(source).step(|| format!("find the mount source {}", source.display()))?;
+        let tree = mapped_if_possible(source, options.is_recursive, idmap)?;
+        sys::set_mount_attributes(tree.as_fd(), options.is_recursive, options.attributes, None)
+            .step(|| format!("set the options of the mount at {}", target.display()))?;
+        Ok(MountKind::Bind { tree: self.descriptors.keep(tree), is_directory: metadata.is_dir() })
+    }
+
+    fn devices(&mut self, linux: &Linux) -> Result<Vec<(PathBuf, Handle)>, ErrorKind> {
+        let usual = DEVICES.iter().map(|name| Path::new("/dev").join(name));
+        let more = linux.devices().iter().flatten().map(|device| device.path().clone());
+        let mut devices = Vec::new();
+        for path in usual.chain(more) {
+            let metadata = fs::metadata(&path).step(|| format!("find the device {}", path.display()))?;
+            if metadata.file_type().is_char_device() && metadata.rdev() != 0 {
+                let tree = detached(&path, false)?;
+                devices.push((path, self.descriptors.keep(tree)));
+            }
+        }
+        Ok(devices)
     }
 }
 
@@ -225,70 +321,6 @@ fn common_parent(upper: &Path, work: &Path) -> Result<(PathBuf, String, String),
     };
     let (upper, work) = (relative(&upper)?, relative(&work)?);
     Ok((parent, upper, work))
-}
-
-fn plan_mount(mount: &Mount, idmap: Option<BorrowedFd<'_>>, shares_network: bool) -> Result<MountPlan, ErrorKind> {
-    let target = mount.destination().clone();
-    let options = MountOptions::parse(mount.options().as_deref().unwrap_or_default());
-    let kind = mount.typ().as_deref().unwrap_or_default();
-    let source = || {
-        mount
-            .source()
-            .clone()
-            .ok_or_else(|| ErrorKind::Invalid(format!("the mount at {} has no source", target.display())))
-    };
-    let kind = match kind {
-        _ if options.is_bind => plan_bind(&source()?, &target, &options, idmap)?,
-        "bind" => plan_bind(&source()?, &target, &options, idmap)?,
-        // A new sysfs shows a network namespace, which must be the user namespace's own.
-        "sysfs" if shares_network => plan_sys(&target, options)?,
-        "proc" | "sysfs" | "tmpfs" | "devpts" | "mqueue" | "cgroup2" => {
-            MountKind::New { filesystem: kind.to_owned(), options }
-        }
-        other => {
-            let target = target.display();
-            return Err(ErrorKind::Invalid(format!("a mount of type `{other}` (at {target}) is not supported")));
-        }
-    };
-    Ok(MountPlan { target, kind })
-}
-
-/// The machine's `/sys`. To an ordinary user the kernel gives it only with all that is mounted below.
-fn plan_sys(target: &Path, options: MountOptions) -> Result<MountKind, ErrorKind> {
-    let sys = Path::new("/sys");
-    match plan_bind(sys, target, &options, None) {
-        Err(ErrorKind::Step { errno: libc::EINVAL, .. }) => {
-            plan_bind(sys, target, &MountOptions { is_recursive: true, ..options }, None)
-        }
-        result => result,
-    }
-}
-
-fn plan_bind(
-    source: &Path,
-    target: &Path,
-    options: &MountOptions,
-    idmap: Option<BorrowedFd<'_>>,
-) -> Result<MountKind, ErrorKind> {
-    let metadata = fs::metadata(source).step(|| format!("find the mount source {}", source.display()))?;
-    let tree = mapped_if_possible(source, options.is_recursive, idmap)?;
-    sys::set_mount_attributes(tree.as_fd(), options.is_recursive, options.attributes, None)
-        .step(|| format!("set the options of the mount at {}", target.display()))?;
-    Ok(MountKind::Bind { tree, is_directory: metadata.is_dir() })
-}
-
-fn plan_devices(linux: &Linux) -> Result<Vec<(PathBuf, OwnedFd)>, ErrorKind> {
-    let usual = DEVICES.iter().map(|name| Path::new("/dev").join(name));
-    let more = linux.devices().iter().flatten().map(|device| device.path().clone());
-    let mut devices = Vec::new();
-    for path in usual.chain(more) {
-        let metadata = fs::metadata(&path).step(|| format!("find the device {}", path.display()))?;
-        if metadata.file_type().is_char_device() && metadata.rdev() != 0 {
-            let tree = detached(&path, false)?;
-            devices.push((path, tree));
-        }
-    }
-    Ok(devices)
 }
 
 fn plan_sysctl(linux: &Linux, owns_network: bool) -> Result<Vec<(String, String)>, ErrorKind> {
@@ -328,6 +360,10 @@ pub(crate) fn c_strings(strings: &[String], what: &str) -> Result<Vec<CString>, 
         CString::new(s.as_str()).map_err(|_| ErrorKind::Invalid(format!("`{what}` holds a zero byte: {s:?}")))
     };
     strings.iter().map(convert).collect()
+}
+
+fn without_zeros(strings: &[String], what: &str) -> Result<Vec<String>, ErrorKind> {
+    c_strings(strings, what).map(|_| strings.to_vec())
 }
 
 /// A detached copy of the mount at `path`, with ids mapped when the sandbox has a user namespace.

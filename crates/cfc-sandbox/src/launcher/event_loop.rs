@@ -13,6 +13,7 @@ use super::connection::Connection;
 use super::disks::Disks;
 use super::exec::ExecProcess;
 use super::log_file::Stream;
+use super::pool::Pool;
 use super::sandbox::Sandbox;
 use super::start::Starter;
 use crate::error::{Error, ErrorKind};
@@ -34,6 +35,8 @@ pub(crate) struct EventLoop {
     pub(super) socket: Option<PathBuf>,
     pub(super) listener: Option<OwnedFd>,
     pub(super) ending: Option<Ending>,
+    /// The clients that are told of every end.
+    pub(super) watchers: Vec<u64>,
     /// Outputs that came too fast, and when to look at them again.
     pub(super) paused: Vec<(Instant, String, Stream)>,
 }
@@ -67,7 +70,7 @@ const TRACED_INTERVAL: Duration = Duration::from_millis(100);
 
 impl EventLoop {
     /// `parent` names the launcher's cgroups.
-    pub(crate) fn new(parent: String, socket: Option<PathBuf>) -> std::io::Result<EventLoop> {
+    pub(crate) fn new(parent: String, pool: Pool, socket: Option<PathBuf>) -> std::io::Result<EventLoop> {
         Ok(EventLoop {
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
             sources: HashMap::new(),
@@ -76,11 +79,12 @@ impl EventLoop {
             sandboxes: BTreeMap::new(),
             execs: BTreeMap::new(),
             traced_execs: Vec::new(),
-            starter: Starter::new(parent),
+            starter: Starter::new(parent, pool),
             disks: Disks::default(),
             socket,
             listener: None,
             ending: None,
+            watchers: Vec::new(),
             paused: Vec::new(),
         })
     }
@@ -102,7 +106,8 @@ impl EventLoop {
         let mut events = Vec::with_capacity(EVENTS_MAX);
         while !self.is_done() {
             events.clear();
-            let timeout = self.paused.iter().map(|(due, ..)| due.saturating_duration_since(Instant::now())).min();
+            let due = self.paused.iter().map(|(due, ..)| *due).chain(self.starter.pool.due()).min();
+            let timeout = due.map(|due| due.saturating_duration_since(Instant::now()));
             let again = (!self.traced_execs.is_empty()).then_some(TRACED_INTERVAL);
             let timeout = timeout.into_iter().chain(again).min();
             let timeout = timeout.and_then(|duration| Timespec::try_from(duration).ok());
@@ -120,6 +125,9 @@ impl EventLoop {
             self.reap_execs();
             if !self.paused.is_empty() {
                 self.resume_outputs();
+            }
+            if events.is_empty() && self.ending.is_none() {
+                self.starter.fill_pool();
             }
         }
         self.leave();
@@ -155,6 +163,7 @@ impl EventLoop {
         for sandbox in self.sandboxes.values_mut() {
             sandbox.cgroup.remove();
         }
+        self.starter.clear_pool();
         self.starter.hierarchies.remove_parent(&self.starter.parent);
         self.end_disks();
         if let Some(client) = self.ending.as_ref().and_then(|ending| ending.client) {
@@ -234,6 +243,7 @@ impl EventLoop {
 
     fn drop_client(&mut self, token: u64) {
         let Some(client) = self.clients.remove(&token) else { return };
+        self.watchers.retain(|watcher| *watcher != token);
         let is_control = matches!(self.sources.get(&token), Some(Source::Control));
         self.unwatch(token, &client.socket);
         self.abandon_exec(token);

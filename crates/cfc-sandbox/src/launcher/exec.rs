@@ -15,13 +15,13 @@ use rustix::thread::ThreadNameSpaceType;
 
 use super::event_loop::{EventLoop, Source};
 use super::sandbox::{Phase, Sandbox, ended};
+use super::shell::socket_pair;
 use super::start::output_pipe;
 use crate::child::exec::{self as child, ExecReport, ExecWiring};
 use crate::child::parse_all;
 use crate::error::{Error, ErrorKind};
 use crate::exec::{ExecConfig, operation};
 use crate::protocol::{Receiver, Reply};
-use crate::redirect;
 use crate::rootless;
 use crate::status::ExitStatus;
 use crate::step::Step;
@@ -234,7 +234,7 @@ fn launch(sandbox: &Sandbox, config: &ExecConfig, descriptors: Vec<OwnedFd>) -> 
         }
     };
     let (report, report_write) = output_pipe()?;
-    let (handover, handover_write) = config.terminal.map(|_| redirect::handover()).transpose()?.unzip();
+    let (handover, handover_write) = config.terminal.map(|_| socket_pair()).transpose()?.unzip();
     let first = sandbox.pidfd.try_clone().step(|| "copy a descriptor".into())?;
     let entrances = sandbox.cgroup.entrances()?;
     let wiring = ExecWiring { report: report_write, handover: handover_write, stdio, entrances, first };

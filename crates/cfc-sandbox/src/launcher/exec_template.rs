@@ -5,9 +5,11 @@ use std::path::PathBuf;
 
 use oci_spec::runtime::LinuxNamespaceType;
 
-use super::blueprint::{Blueprint, UserPlan};
+use super::blueprint::{Blueprint, UserPlan, c_strings};
 use super::idmap::IdMappings;
+use super::shell::ShellKind;
 use crate::child::capabilities::CapabilityMasks;
+use crate::error::ErrorKind;
 use crate::seccomp::Program;
 
 /// What a sandbox's own process was given, as far as further ones get it too. They never get more.
@@ -27,21 +29,26 @@ pub(crate) struct ExecTemplate {
 }
 
 impl ExecTemplate {
-    pub(crate) fn new(blueprint: &Blueprint, mappings: Option<&IdMappings>) -> ExecTemplate {
-        let cgroup = if blueprint.has_cgroup_namespace { LinuxNamespaceType::Cgroup as u64 } else { 0 };
-        ExecTemplate {
-            namespaces: (blueprint.clone_flags | cgroup) & !(LinuxNamespaceType::Pid as u64),
+    pub(crate) fn new(
+        blueprint: &Blueprint,
+        kind: &ShellKind,
+        mappings: Option<&IdMappings>,
+        seccomp: Program,
+    ) -> Result<ExecTemplate, ErrorKind> {
+        let cgroup = if kind.has_cgroup_namespace { LinuxNamespaceType::Cgroup as u64 } else { 0 };
+        Ok(ExecTemplate {
+            namespaces: (kind.clone_flags | cgroup) & !(LinuxNamespaceType::Pid as u64),
             has_user_namespace: blueprint.has_user_namespace,
             rlimits: blueprint.rlimits.clone(),
             capabilities: blueprint.capabilities,
             no_new_privileges: blueprint.no_new_privileges,
-            seccomp: blueprint.seccomp.clone(),
+            seccomp,
             user: blueprint.user.clone(),
-            environment: blueprint.environment.clone(),
+            environment: c_strings(&blueprint.environment, "process.env")?,
             cwd: blueprint.cwd.clone(),
             oom_score_adj: blueprint.oom_score_adj,
             mappings: mappings.cloned(),
-        }
+        })
     }
 
     /// The host's ids of a user and group of the sandbox; `None` when it has no such ids.

@@ -1,6 +1,6 @@
 //! [`HostIds`]: which of the machine's ids sandboxes get.
 //!
-//! The machine's root gives a sandbox the ids of its spec, and maps those of the mounts to them. In the user namespace of
+//! The machine's root gives a sandbox the ids of its spec, or a [range](super::ranges) of its own, and maps those of the mounts to them. In the user namespace of
 //! an ordinary user there are only the ids it was given, and mounts cannot be mapped: sandboxes use them as they are.
 
 use std::borrow::Cow;
@@ -8,7 +8,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::Path;
 
-use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxIdMappingBuilder, Mount, Spec};
+use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxIdMappingBuilder, LinuxNamespaceType, Mount, Spec};
 
 use crate::config::{Root, SandboxConfig};
 use crate::error::ErrorKind;
@@ -55,7 +55,7 @@ impl HostIds {
         let HostIds::Own { uids, gids, has_groups } = self else { return Cow::Borrowed(config) };
         let mut config = config.clone();
         if let Some(linux) = config.spec.linux_mut()
-            && linux.uid_mappings().is_some()
+            && has_user_namespace(linux)
         {
             linux.set_uid_mappings(Some(uids.clone())).set_gid_mappings(Some(gids.clone()));
             drop_ping_group_range(linux, gids);
@@ -80,6 +80,10 @@ impl HostIds {
         }
         Ok(())
     }
+}
+
+fn has_user_namespace(linux: &Linux) -> bool {
+    linux.namespaces().iter().flatten().any(|namespace| namespace.typ() == LinuxNamespaceType::User)
 }
 
 /// The ids of a `/proc/self/uid_map` that a sandbox may have, each as itself.

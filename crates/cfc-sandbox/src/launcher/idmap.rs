@@ -1,14 +1,12 @@
-//! User namespaces that only carry an id mapping.
+//! [`IdMappings`]: which ids of the host the ids of a user namespace are.
 
 use std::fs;
-use std::os::fd::{AsFd, OwnedFd};
 
-use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType};
-use rustix::process::{WaitId, WaitIdOptions};
+use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxIdMappingBuilder};
 
+use super::ranges::{self, Range};
 use crate::error::ErrorKind;
 use crate::step::Step;
-use crate::sys::{self, Cloned};
 
 /// A sandbox's id mappings, in the form of `/proc/<pid>/uid_map`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,20 +18,27 @@ pub(crate) struct IdMappings {
 }
 
 impl IdMappings {
-    /// The spec's mappings; `None` when it asks for no user namespace.
-    pub(crate) fn of(linux: &Linux) -> Result<Option<IdMappings>, ErrorKind> {
-        let has_user_namespace =
-            linux.namespaces().iter().flatten().any(|namespace| namespace.typ() == LinuxNamespaceType::User);
-        if !has_user_namespace {
-            return Ok(None);
-        }
+    /// The spec's mappings.
+    pub(crate) fn of(linux: &Linux) -> Result<IdMappings, ErrorKind> {
         let ranges = |mappings: &Option<Vec<LinuxIdMapping>>, name: &str| match mappings {
             Some(ranges) if !ranges.is_empty() => Ok(ranges.clone()),
-            _ => Err(ErrorKind::Invalid(format!("a user namespace is asked for, but `linux.{name}` is empty"))),
+            _ => Err(ErrorKind::Invalid(format!("`linux.{name}` is empty, while the other id mappings are not"))),
         };
         let uid_ranges = ranges(linux.uid_mappings(), "uidMappings")?;
         let gid_ranges = ranges(linux.gid_mappings(), "gidMappings")?;
-        Ok(Some(IdMappings { uids: text(&uid_ranges), gids: text(&gid_ranges), uid_ranges, gid_ranges }))
+        Ok(IdMappings::new(uid_ranges, gid_ranges))
+    }
+
+    /// The ids from 0 on are those of `range`.
+    pub(crate) fn of_range(range: Range) -> IdMappings {
+        let mapping =
+            LinuxIdMappingBuilder::default().container_id(0_u32).host_id(range.first).size(ranges::SIZE).build();
+        let mapping = vec![mapping.expect("all of its fields are set")];
+        IdMappings::new(mapping.clone(), mapping)
+    }
+
+    fn new(uid_ranges: Vec<LinuxIdMapping>, gid_ranges: Vec<LinuxIdMapping>) -> IdMappings {
+        IdMappings { uids: text(&uid_ranges), gids: text(&gid_ranges), uid_ranges, gid_ranges }
     }
 
     /// Gives the user namespace of process `pid` this mapping.
@@ -53,26 +58,6 @@ impl IdMappings {
             1 => "a single user".to_owned(),
             count => format!("{count} users"),
         }
-    }
-
-    /// Makes a user namespace that has this mapping and no process.
-    pub(crate) fn make_namespace(&self) -> Result<OwnedFd, ErrorKind> {
-        let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).step(|| "make a pipe".into());
-        let (end, keep) = pipe()?;
-        let cloned = sys::clone_process(libc::CLONE_NEWUSER as u64, None).step(|| "make a user namespace".into())?;
-        let Cloned::Parent { pid, pidfd } = cloned else {
-            drop(keep);
-            let _ = rustix::io::read(&end, &mut [0; 1]);
-            sys::exit_now(0)
-        };
-        let namespace = self.write(pid).and_then(|()| {
-            let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
-            rustix::fs::open(format!("/proc/{pid}/ns/user"), flags, rustix::fs::Mode::empty())
-                .step(|| "open the user namespace".into())
-        });
-        drop(keep);
-        let _ = rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
-        namespace
     }
 }
 

@@ -14,9 +14,12 @@ pub(crate) mod host_ids;
 mod idmap;
 mod log_file;
 pub(crate) mod mount_options;
+mod pool;
+mod ranges;
 mod requests;
 mod sandbox;
 mod sandbox_events;
+pub(crate) mod shell;
 mod start;
 
 use std::ffi::{OsStr, OsString};
@@ -31,6 +34,7 @@ use rustix::process::{Resource, Rlimit};
 use crate::protocol;
 use crate::sys;
 use event_loop::EventLoop;
+use pool::Pool;
 pub(crate) use start::give_pipes;
 
 /// The `argv[0]` that makes a program a launcher.
@@ -74,7 +78,7 @@ fn run_private() -> std::io::Result<()> {
     let null = rustix::fs::open("/dev/null", rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC, Mode::empty())?;
     rustix::stdio::dup2_stdin(null)?;
     prepare_process()?;
-    EventLoop::new(protocol::cgroup_parent(std::process::id()), None)?.run_private(control)
+    EventLoop::new(protocol::cgroup_parent(std::process::id()), Pool::empty(), None)?.run_private(control)
 }
 
 fn run_disks() -> std::io::Result<()> {
@@ -89,7 +93,7 @@ fn run_listening(socket: &Path) -> std::io::Result<()> {
     let socket = std::path::absolute(socket)?;
     prepare_process()?;
     let listener = listen(&socket)?;
-    let event_loop = EventLoop::new(protocol::cgroup_parent(std::process::id()), Some(socket))?;
+    let event_loop = EventLoop::new(protocol::cgroup_parent(std::process::id()), Pool::new(), Some(socket))?;
     tell_ready()?;
     event_loop.run_listening(listener)
 }

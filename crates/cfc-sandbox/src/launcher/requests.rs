@@ -2,6 +2,8 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
+use oci_spec::runtime::LinuxResources;
+
 use super::event_loop::{Ending, EventLoop, Source};
 use super::sandbox::{Phase, Sandbox};
 use crate::config::SandboxConfig;
@@ -25,6 +27,7 @@ impl EventLoop {
                     None => Err(Error::new(format!("wait for sandbox `{id}`"), ErrorKind::NotFound)),
                 }
             }
+            Request::Ends => return self.tell_ends(client),
             Request::Network { id } => match self.network(&id) {
                 Ok(namespace) => return self.respond(client, Ok(Reply::Done), vec![namespace]),
                 Err(kind) => Err(Error::new(format!("reach the network of sandbox `{id}`"), kind)),
@@ -44,6 +47,10 @@ impl EventLoop {
                 Some(Ok(())) => Ok(Reply::Done),
                 _ => Err(Error::new("attach to the launcher", ErrorKind::Launcher("it got no usable socket".into()))),
             },
+            Request::Update { id, resources } => {
+                let result = self.update(&id, &resources);
+                result.map_err(|kind| Error::new(format!("change the limits of sandbox `{id}`"), kind))
+            }
             Request::Kill { id, signal } => {
                 let result = self.kill(&id, signal);
                 result.map_err(|kind| Error::new(format!("send signal {signal} to sandbox `{id}`"), kind))
@@ -97,6 +104,7 @@ impl EventLoop {
             if let Some(mut sandbox) = self.sandboxes.remove(&config.id) {
                 sandbox.kill_all();
                 sandbox.finish();
+                self.starter.ranges.give_back(sandbox.range.take());
                 self.sources.retain(|_, source| !source.belongs_to(&config.id));
             }
             return Err(ErrorKind::Unavailable("the launcher cannot watch another process".into()));
@@ -106,13 +114,25 @@ impl EventLoop {
 
     fn watch_sandbox(&mut self, sandbox: &Sandbox) -> rustix::io::Result<()> {
         self.watch(&sandbox.pidfd, Source::Exit(sandbox.id.clone()))?;
-        if let Phase::Starting { report, .. } = &sandbox.phase {
-            self.watch(report, Source::Report(sandbox.id.clone()))?;
+        if let Phase::Starting { control, .. } = &sandbox.phase {
+            self.watch(control, Source::Report(sandbox.id.clone()))?;
         }
         for (stream, pipe) in &sandbox.outputs {
             self.watch(pipe, Source::Output(sandbox.id.clone(), *stream))?;
         }
         Ok(())
+    }
+
+    fn tell_ends(&mut self, client: u64) {
+        self.respond(client, Ok(Reply::Done), Vec::new());
+        let ended = self.sandboxes.values().filter_map(|sandbox| match sandbox.phase {
+            Phase::Exited(exit) => Some(Reply::Ended { id: sandbox.id.clone(), exit }),
+            _ => None,
+        });
+        for reply in ended.collect::<Vec<_>>() {
+            self.respond(client, Ok(reply), Vec::new());
+        }
+        self.watchers.push(client);
     }
 
     fn network(&self, id: &str) -> Result<OwnedFd, ErrorKind> {
@@ -137,6 +157,14 @@ impl EventLoop {
         copies.map_err(|error| ErrorKind::Launcher(error.to_string()))
     }
 
+    fn update(&self, id: &str, resources: &LinuxResources) -> Result<Reply, ErrorKind> {
+        let sandbox = self.sandboxes.get(id).ok_or(ErrorKind::NotFound)?;
+        if sandbox.is_over() {
+            return Err(ErrorKind::NotRunning);
+        }
+        sandbox.cgroup.limit(resources).map(|()| Reply::Done)
+    }
+
     fn kill(&self, id: &str, signal: i32) -> Result<Reply, ErrorKind> {
         let sandbox = self.sandboxes.get(id).ok_or(ErrorKind::NotFound)?;
         if sandbox.is_over() {
@@ -159,6 +187,8 @@ impl EventLoop {
         }
         fail_point("launcher.remove.asked").step(|| "begin".into())?;
         sandbox.cgroup.remove();
+        let range = sandbox.range.take();
+        self.starter.ranges.give_back(range);
         self.sandboxes.remove(id);
         Ok(Reply::Done)
     }

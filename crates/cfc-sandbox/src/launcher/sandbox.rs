@@ -9,10 +9,12 @@ use rustix::process::{WaitId, WaitIdOptions, WaitIdStatus};
 
 use super::exec_template::ExecTemplate;
 use super::log_file::{LogFile, Stream};
+use super::ranges::Range;
 use crate::cgroup::Cgroup;
 use crate::child::{Stubs, remove_stubs};
 use crate::error::ErrorKind;
 use crate::fail::fail_point;
+use crate::protocol::Receiver;
 use crate::status::{Exit, ExitStatus, Started, State, Status, Usage};
 use crate::sys;
 
@@ -31,6 +33,8 @@ pub(crate) struct Sandbox {
     pub(crate) cgroup: Cgroup,
     /// What further processes of it are given.
     pub(crate) exec: ExecTemplate,
+    /// Its host ids, when the launcher chose them.
+    pub(crate) range: Option<Range>,
     pub(crate) annotations: BTreeMap<String, String>,
     pub(crate) log: Option<LogFile>,
     /// The read ends of stdout and stderr, until they end.
@@ -47,13 +51,13 @@ pub(crate) struct Sandbox {
 
 /// Where in its life a sandbox is.
 pub(crate) enum Phase {
-    /// Its process reports through `report`; `client` waits for the outcome.
+    /// Its process reports through `control`; `client` waits for the outcome.
     Starting {
         client: u64,
-        report: OwnedFd,
-        /// Brings the sockets before the report says that it is ready.
-        handover: Option<OwnedFd>,
-        received: Vec<u8>,
+        control: OwnedFd,
+        receiver: Receiver,
+        /// What the last report said. It holds when the process closes `control`, which `execve` does.
+        outcome: Option<Result<(), ErrorKind>>,
     },
     Running,
     Exited(Exit),

@@ -7,48 +7,41 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 use super::event_loop::{EventLoop, Source};
 use super::log_file::Stream;
 use super::sandbox::{Output, Phase};
-use crate::child::{Report, parse_all};
+use crate::child::Report;
 use crate::error::{Error, ErrorKind};
 use crate::fail::fail_point;
 use crate::protocol::Reply;
-use crate::redirect;
 use crate::step::Step;
 
 impl EventLoop {
     /// Whether there was something to read, the end included.
     pub(super) fn on_report(&mut self, token: u64, id: &str) -> bool {
         let Some(sandbox) = self.sandboxes.get_mut(id) else { return false };
-        let Phase::Starting { client, report, handover, received } = &mut sandbox.phase else { return false };
+        let Phase::Starting { client, control, receiver, outcome } = &mut sandbox.phase else { return false };
         let client = *client;
-        let mut buffer = [0; 4096];
-        match rustix::io::retry_on_intr(|| rustix::io::read(&*report, &mut buffer)) {
-            Ok(0) => {}
-            Ok(count) => {
-                received.extend_from_slice(&buffer[..count]);
+        match receiver.receive(&*control) {
+            Ok(true) => {
+                while let Ok(Some((report, descriptors))) = receiver.next::<Report>() {
+                    match report {
+                        Report::Outbound(redirected) => sandbox.outbound = Some(redirected.map(|()| descriptors)),
+                        Report::Ready(stubs) => (sandbox.stubs, *outcome) = (stubs, Some(Ok(()))),
+                        Report::Failed(failure) => *outcome = Some(Err(failure)),
+                    }
+                }
                 return true;
             }
-            Err(rustix::io::Errno::AGAIN) => return false,
-            Err(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return false,
+            Ok(false) | Err(_) => {}
         }
-        let mut outcome = Err(ErrorKind::Unavailable("the process died while it was set up (out of memory?)".into()));
-        for report in parse_all(received) {
-            match report {
-                Report::Ready(stubs) => {
-                    sandbox.stubs = stubs;
-                    sandbox.outbound = handover.as_ref().map(redirect::receive);
-                    outcome = Ok(());
-                }
-                Report::Failed(failure) => outcome = Err(failure),
-            }
-        }
-        if let Phase::Starting { report, .. } = std::mem::replace(&mut sandbox.phase, Phase::Running) {
-            self.sources.remove(&token);
-            let _ = epoll::delete(&self.epoll, report);
+        let died = || ErrorKind::Unavailable("the process died while it was set up (out of memory?)".into());
+        let outcome = outcome.take().unwrap_or_else(|| Err(died()));
+        if let Phase::Starting { control, .. } = std::mem::replace(&mut sandbox.phase, Phase::Running) {
+            self.unwatch(token, control);
         }
         let outcome = outcome.and_then(|()| fail_point("launcher.start.reported").step(|| "have its report".into()));
         match outcome {
             Ok(()) => {
-                let started = sandbox.started;
+                let Some(started) = self.sandboxes.get(id).map(|sandbox| sandbox.started) else { return true };
                 self.respond(client, Ok(Reply::Started(started)), Vec::new());
             }
             Err(kind) => {
@@ -65,6 +58,7 @@ impl EventLoop {
             sandbox.kill_all();
             let exit = sandbox.finish();
             self.discard_disk(sandbox.disk.take());
+            self.starter.ranges.give_back(sandbox.range.take());
             self.sources.retain(|_, source| !source.belongs_to(id));
             for client in std::mem::take(&mut sandbox.waiting) {
                 self.respond(client, Ok(Reply::Exited(exit)), Vec::new());
@@ -130,6 +124,9 @@ impl EventLoop {
         self.discard_disk(disk);
         for client in waiting {
             self.respond(client, Ok(Reply::Exited(exit)), Vec::new());
+        }
+        for watcher in self.watchers.clone() {
+            self.respond(watcher, Ok(Reply::Ended { id: id.to_owned(), exit }), Vec::new());
         }
     }
 

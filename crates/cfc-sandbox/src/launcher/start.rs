@@ -3,30 +3,28 @@
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 
-use oci_spec::runtime::{Linux, LinuxResources, LinuxSeccomp};
+use oci_spec::runtime::{Linux, LinuxSeccomp};
 use rustix::fs::{FileType, Gid, Mode, OFlags, Uid};
 use rustix::pipe::PipeFlags;
-use rustix::process::{WaitId, WaitIdOptions};
 
 use super::blueprint::Blueprint;
 use super::exec_template::ExecTemplate;
 use super::host_ids::HostIds;
-use super::idmap::IdMappings;
 use super::log_file::{LogFile, Stream};
+use super::pool::Pool;
+use super::ranges::Ranges;
 use super::sandbox::{Phase, Rate, Sandbox};
-use crate::cgroup::{Cgroup, Hierarchies};
-use crate::child::{self, GO, Stubs, Wiring};
+use super::shell::{Shell, ShellKind};
+use crate::cgroup::Hierarchies;
+use crate::child::Stubs;
 use crate::config::{Root, SandboxConfig, Stdio};
 use crate::error::ErrorKind;
 use crate::fail::fail_point;
-use crate::protocol;
-use crate::redirect;
+use crate::protocol::Receiver;
 use crate::seccomp::{self, Program};
-use crate::status::Started;
 use crate::step::Step;
-use crate::sys::{self, Cloned};
 
-/// Profiles and mappings kept ready. Callers use very few different ones.
+/// Profiles kept ready. Callers use very few different ones.
 const CACHE_LENGTH: usize = 8;
 
 /// What starting needs and keeps between starts.
@@ -34,9 +32,10 @@ pub(crate) struct Starter {
     pub(crate) hierarchies: Hierarchies,
     /// The name of the launcher's cgroup directories.
     pub(crate) parent: String,
+    pub(crate) pool: Pool,
+    pub(crate) ranges: Ranges,
     ids: HostIds,
     profiles: Vec<(LinuxSeccomp, Program)>,
-    mappings: Vec<(IdMappings, OwnedFd)>,
 }
 
 /// Where a new process's output goes: its ends, and ours.
@@ -47,13 +46,14 @@ struct Outputs {
 }
 
 impl Starter {
-    pub(crate) fn new(parent: String) -> Starter {
+    pub(crate) fn new(parent: String, pool: Pool) -> Starter {
         Starter {
             hierarchies: Hierarchies::detect(),
             parent,
+            pool,
+            ranges: Ranges::new(),
             ids: HostIds::detect(),
             profiles: Vec::new(),
-            mappings: Vec::new(),
         }
     }
 
@@ -68,46 +68,34 @@ impl Starter {
         let fitted = self.ids.fit(config);
         let config = fitted.as_ref();
         self.ids.hand_over(&config.root)?;
-        let empty = empty_linux();
-        let linux = config.spec.linux().as_ref().unwrap_or(&empty);
-        let mappings = IdMappings::of(linux)?;
-        if let Some(mappings) = mappings.as_ref().filter(|_| self.ids.can_map_mounts()) {
-            self.prepare_mapping(mappings)?;
-        }
-        let idmap = mappings.as_ref().and_then(|m| self.mappings.iter().find(|(known, _)| known == m));
-        let idmap = idmap.map(|(_, namespace)| namespace.as_fd());
-        let seccomp = programs(&mut self.profiles, linux.seccomp().as_ref())?;
-        let blueprint = Blueprint::new(config, seccomp, idmap, disk)?;
+        let kind = ShellKind::of(config, &self.hierarchies)?;
         let outputs = connect(&config.stdio, descriptors)?;
-        let resources = linux.resources().clone().unwrap_or_else(no_limits);
-        let mut cgroup = self.hierarchies.create(&self.parent, &config.id, &resources)?;
-        let launched = fail_point("launcher.start.cgroup").step(|| "have cgroups".into());
-        let launched = launched.and_then(|()| launch(&blueprint, outputs.stdio, mappings.as_ref(), &cgroup));
-        let launched = match launched {
-            Ok(launched) => launched,
+        let shell = self.pool.take(&kind, &self.hierarchies, &mut self.ranges, &self.parent)?;
+        let fitted = fail_point("launcher.start.cgroup").step(|| "have cgroups".into());
+        let fitted = fitted.and_then(|()| self.fit(config, outputs.stdio, disk, &kind, &shell));
+        let exec = match fitted {
+            Ok(exec) => exec,
             Err(failure) => {
-                cgroup.remove();
+                shell.discard(&mut self.ranges);
                 return Err(failure);
             }
         };
+        let Shell { started, pidfd, control, mut cgroup, network, range, .. } = shell;
+        cgroup.rename(&config.id);
         let upper = match &config.root {
             Root::Overlay { upper, .. } => Some(upper.clone()),
             Root::Disk { .. } | Root::Directory { .. } => None,
         };
         Ok(Sandbox {
             id: config.id.clone(),
-            started: launched.started,
-            phase: Phase::Starting {
-                client,
-                report: launched.report,
-                handover: launched.handover,
-                received: Vec::new(),
-            },
-            pidfd: launched.pidfd,
-            network: launched.network,
+            started,
+            phase: Phase::Starting { client, control, receiver: Receiver::default(), outcome: None },
+            pidfd,
+            network,
             outbound: None,
             cgroup,
-            exec: ExecTemplate::new(&blueprint, mappings.as_ref()),
+            exec,
+            range,
             annotations: config.spec.annotations().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect(),
             log: outputs.log,
             outputs: outputs.read_ends,
@@ -119,16 +107,49 @@ impl Starter {
         })
     }
 
-    fn prepare_mapping(&mut self, mappings: &IdMappings) -> Result<(), ErrorKind> {
-        if self.mappings.iter().any(|(known, _)| known == mappings) {
-            return Ok(());
+    /// Makes the next shell of the pool, if it is time.
+    pub(crate) fn fill_pool(&mut self) {
+        self.pool.fill(&self.hierarchies, &mut self.ranges, &self.parent);
+    }
+
+    pub(crate) fn clear_pool(&mut self) {
+        self.pool.clear(&mut self.ranges);
+    }
+
+    /// Makes the sandbox of `config` out of `shell`: what only the launcher may do for it, then its blueprint.
+    fn fit(
+        &mut self,
+        config: &SandboxConfig,
+        stdio: [OwnedFd; 3],
+        disk: Option<OwnedFd>,
+        kind: &ShellKind,
+        shell: &Shell,
+    ) -> Result<ExecTemplate, ErrorKind> {
+        let linux = config.spec.linux().as_ref();
+        if let Some(resources) = linux.and_then(|linux| linux.resources().as_ref()) {
+            shell.cgroup.limit(resources)?;
         }
-        let namespace = mappings.make_namespace()?;
-        if self.mappings.len() == CACHE_LENGTH {
-            self.mappings.remove(0);
+        let seccomp = programs(&mut self.profiles, linux.and_then(|linux| linux.seccomp().as_ref()))?;
+        let idmap = shell.user_namespace().filter(|_| self.ids.can_map_mounts());
+        let blueprint = Blueprint::new(config, &seccomp, idmap, disk, stdio)?;
+        let user = &blueprint.user;
+        let Some((uid, gid)) = shell.on_host(user.uid, user.gid) else {
+            return Err(ErrorKind::Invalid(format!(
+                "its user {}:{} does not exist: sandboxes have {} here (`cfc doctor` says more)",
+                user.uid,
+                user.gid,
+                shell.user.as_ref().map_or_else(String::new, |(_, mappings)| mappings.describe()),
+            )));
+        };
+        give_pipes(&blueprint.stdio.map(|handle| blueprint.descriptors.get(handle)), uid, gid);
+        if let Some(adjustment) = blueprint.oom_score_adj {
+            fs::write(format!("/proc/{}/oom_score_adj", shell.started.pid), adjustment.to_string())
+                .step(|| format!("set oom_score_adj to {adjustment}"))?;
         }
-        self.mappings.push((mappings.clone(), namespace));
-        Ok(())
+        fail_point("launcher.start.cloned").step(|| "have a process".into())?;
+        shell.become_sandbox(&blueprint)?;
+        fail_point("launcher.start.gone").step(|| "have let it go on".into())?;
+        ExecTemplate::new(&blueprint, kind, shell.user.as_ref().map(|(_, mappings)| mappings), seccomp)
     }
 }
 
@@ -176,90 +197,6 @@ fn pipe() -> Result<(OwnedFd, OwnedFd), ErrorKind> {
     rustix::pipe::pipe_with(PipeFlags::CLOEXEC).step(|| "make a pipe".into())
 }
 
-struct Launched {
-    started: Started,
-    pidfd: OwnedFd,
-    network: Option<OwnedFd>,
-    report: OwnedFd,
-    handover: Option<OwnedFd>,
-}
-
-fn launch(
-    blueprint: &Blueprint,
-    stdio: [OwnedFd; 3],
-    mappings: Option<&IdMappings>,
-    cgroup: &Cgroup,
-) -> Result<Launched, ErrorKind> {
-    let (go_read, go) = pipe()?;
-    let (report, report_write) = output_pipe()?;
-    let (handover, handover_write) = blueprint.redirect.map(|_| redirect::handover()).transpose()?.unzip();
-    let wiring =
-        Wiring { go: go_read, report: report_write, handover: handover_write, stdio, entrances: cgroup.entrances()? };
-    let birthplace = cgroup.birthplace()?;
-    let cloned = sys::clone_process(blueprint.clone_flags, birthplace.as_ref().map(|fd| fd.as_fd()));
-    let (pid, pidfd) = match cloned.step(|| "make the namespaces".into())? {
-        Cloned::Parent { pid, pidfd } => (pid, pidfd),
-        Cloned::Child => {
-            // Only the launcher may hold this end, so that its death is noticed.
-            drop(go);
-            child::run(blueprint, &wiring)
-        }
-    };
-    let prepared = prepare(blueprint, &wiring, mappings, pid).and_then(|prepared| {
-        fail_point("launcher.start.cloned").step(|| "have a process".into())?;
-        rustix::io::write(&go, &[GO]).step(|| "let the sandbox go on".into())?;
-        fail_point("launcher.start.gone").step(|| "have let it go on".into())?;
-        Ok(prepared)
-    });
-    match prepared {
-        Ok((network, start_time)) => {
-            Ok(Launched { started: Started { pid, start_time }, pidfd, network, report, handover })
-        }
-        Err(failure) => {
-            let _ = sys::send_signal(pidfd.as_fd(), libc::SIGKILL);
-            let _ = rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
-            Err(failure)
-        }
-    }
-}
-
-/// What only the launcher may do to the new process, which waits meanwhile.
-fn prepare(
-    blueprint: &Blueprint,
-    wiring: &Wiring,
-    mappings: Option<&IdMappings>,
-    pid: i32,
-) -> Result<(Option<OwnedFd>, u64), ErrorKind> {
-    if let Some(mappings) = mappings {
-        mappings.write(pid)?;
-    }
-    let user = &blueprint.user;
-    let owner = mappings.map_or(Some((user.uid, user.gid)), |mappings| mappings.on_host(user.uid, user.gid));
-    let Some((uid, gid)) = owner else {
-        return Err(ErrorKind::Invalid(format!(
-            "its user {}:{} does not exist: sandboxes have {} here (`cfc doctor` says more)",
-            user.uid,
-            user.gid,
-            mappings.map_or_else(String::new, IdMappings::describe),
-        )));
-    };
-    give_pipes(&wiring.stdio, uid, gid);
-    if let Some(adjustment) = blueprint.oom_score_adj {
-        fs::write(format!("/proc/{pid}/oom_score_adj"), adjustment.to_string())
-            .step(|| format!("set oom_score_adj to {adjustment}"))?;
-    }
-    let network = match blueprint.has_network_namespace {
-        false => None,
-        true => {
-            let path = format!("/proc/{pid}/ns/net");
-            let namespace = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
-            Some(namespace.step(|| "open the network namespace".into())?)
-        }
-    };
-    let start_time = protocol::start_time(pid).ok_or(ErrorKind::NotRunning)?;
-    Ok((network, start_time))
-}
-
 /// Makes pipes the application's own, so that it can open `/dev/stdout` as any user. Files and terminals stay as they are.
 pub(crate) fn give_pipes(stdio: &[impl AsFd; 3], uid: u32, gid: u32) {
     for descriptor in stdio {
@@ -273,8 +210,4 @@ pub(crate) fn give_pipes(stdio: &[impl AsFd; 3], uid: u32, gid: u32) {
 /// The library's `default()` is not empty: it has namespaces, masked paths and devices of its own choosing.
 pub(crate) fn empty_linux() -> Linux {
     serde_json::from_str("{}").expect("every field of `linux` is optional")
-}
-
-fn no_limits() -> LinuxResources {
-    serde_json::from_str("{}").expect("every field of `resources` is optional")
 }

@@ -8,15 +8,35 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use oci_spec::runtime::LinuxSeccompOperator as Operator;
+use serde::{Deserialize, Serialize};
 
 /// One instruction, in the kernel's layout.
 #[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "u64", from = "u64")]
 pub(crate) struct Instruction {
     code: u16,
     if_true: u8,
     if_false: u8,
     k: u32,
+}
+
+impl From<Instruction> for u64 {
+    fn from(instruction: Instruction) -> u64 {
+        let Instruction { code, if_true, if_false, k } = instruction;
+        u64::from(code) << 48 | u64::from(if_true) << 40 | u64::from(if_false) << 32 | u64::from(k)
+    }
+}
+
+impl From<u64> for Instruction {
+    fn from(word: u64) -> Instruction {
+        Instruction {
+            code: (word >> 48) as u16,
+            if_true: (word >> 40) as u8,
+            if_false: (word >> 32) as u8,
+            k: word as u32,
+        }
+    }
 }
 
 /// A program in the kernel's form. Shared: many sandboxes have the same.

@@ -1,0 +1,308 @@
+//! Measures what an instance costs: time from `start` to the first byte of its answer, and memory.
+//!
+//! `scripts/bench start` runs it; it needs root and an image of an HTTP server on port 8080 in the store.
+//!
+//! ```text
+//! start_bench STORE REFERENCE DIRECTORY starts COUNT     starts one after another, each removed before the next
+//! start_bench STORE REFERENCE DIRECTORY density COUNT    COUNT instances alive at once
+//! start_bench STORE REFERENCE DIRECTORY sleeping COUNT   COUNT instances that are known and do not run
+//! start_bench STORE REFERENCE DIRECTORY waiting COUNT    COUNT instances that are connected to and do not listen yet
+//! ```
+//!
+//! Prints `key value` lines: times in microseconds, memory in bytes.
+#![allow(clippy::print_stdout, clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use cfc_oci::Reference;
+use cfc_runtime::{Application, Capacity, InstanceSpec, InstanceType, Runtime, RuntimeConfig};
+use cfc_sandbox::{LAUNCHER_ARGV0, Launcher, launcher_main};
+use cfc_store::Store;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+type Outcome<T> = Result<T, Box<dyn Error>>;
+
+const PORT: u16 = 8080;
+const HOLD: Duration = Duration::from_secs(30);
+/// How many starts the first and the last of a crowd are.
+const SAMPLE: usize = 100;
+/// What a waiting crowd's processor time is taken over.
+const WATCHED: Duration = Duration::from_secs(5);
+
+fn main() -> Outcome<()> {
+    let arguments: Vec<_> = std::env::args_os().collect();
+    if arguments[0] == LAUNCHER_ARGV0 {
+        launcher_main(arguments);
+    }
+    let arguments: Vec<String> = std::env::args().collect();
+    let [_, store, reference, directory, mode, count] = arguments.as_slice() else {
+        return Err("usage: start_bench STORE REFERENCE DIRECTORY starts|density|sleeping|waiting COUNT".into());
+    };
+    let directory = Path::new(directory);
+    let socket = directory.join("launcher.sock");
+    let launcher = Launcher::connect_or_start(&std::env::current_exe()?, &socket)?;
+    let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let outcome = tokio.block_on(async {
+        let bench = Bench::open(Path::new(store), reference, directory, launcher.clone()).await?;
+        let count = count.parse()?;
+        match mode.as_str() {
+            "starts" => bench.starts(count).await,
+            "density" => bench.density(count).await,
+            "sleeping" => bench.sleeping(count).await,
+            "waiting" => bench.waiting(count).await,
+            other => Err(format!("unknown mode `{other}`").into()),
+        }
+    });
+    launcher.shutdown()?;
+    outcome
+}
+
+struct Bench {
+    runtime: Runtime,
+    image: cfc_oci::Descriptor,
+}
+
+/// The steps of one start, each from the beginning, in microseconds.
+struct Sample {
+    created: u64,
+    started: u64,
+    connected: u64,
+    answered: u64,
+}
+
+impl Bench {
+    async fn open(store: &Path, reference: &str, directory: &Path, launcher: Launcher) -> Outcome<Bench> {
+        let store = Store::open(store)?;
+        let image = store.images().resolve(&Reference::parse(reference)?)?.ok_or("no such image")?;
+        let instances_dir = directory.join("instances");
+        let capacity = Capacity::default();
+        let runtime = Runtime::open(RuntimeConfig {
+            instances_dir,
+            store,
+            launcher,
+            capacity,
+            stop_grace: Duration::from_secs(10),
+        })
+        .await?;
+        let bench = Bench { runtime, image };
+        bench.runtime.set_application(Application {
+            name: "bench".to_string(),
+            image: bench.image.clone(),
+            max_instances: u32::MAX,
+            instance_type: InstanceType::LITE,
+            startup_cpu_boost: true,
+        });
+        Ok(bench)
+    }
+
+    async fn create(&self, name: &str, command: Option<Vec<String>>) -> Outcome<()> {
+        let (name, application, image) = (name.to_string(), "bench".to_string(), self.image.clone());
+        let spec = InstanceSpec { name, application, image, command, env: Vec::new(), labels: BTreeMap::new() };
+        Ok(self.runtime.create(spec).await?)
+    }
+
+    async fn start(&self, name: &str) -> Outcome<Sample> {
+        let begin = Instant::now();
+        let elapsed = || begin.elapsed().as_micros() as u64;
+        self.create(name, None).await?;
+        let created = elapsed();
+        self.runtime.start(name).await?;
+        let started = elapsed();
+        let mut stream = self.runtime.connect(name, PORT, HOLD).await?;
+        let connected = elapsed();
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n").await?;
+        let mut byte = [0; 1];
+        stream.read_exact(&mut byte).await?;
+        Ok(Sample { created, started, connected, answered: elapsed() })
+    }
+
+    async fn starts(&self, count: usize) -> Outcome<()> {
+        let mut samples = Vec::with_capacity(count);
+        for i in 0..count {
+            let name = format!("bench-{i}");
+            samples.push(self.start(&name).await?);
+            self.runtime.remove(&name).await;
+        }
+        report("", &samples);
+        println!("slow {}", samples.iter().filter(|sample| sample.answered > 1_000_000).count());
+        Ok(())
+    }
+
+    async fn density(&self, count: usize) -> Outcome<()> {
+        // Once around first, so that nothing of the first start's own counts as an instance's.
+        self.start("warm-up").await?;
+        self.runtime.remove("warm-up").await;
+        let launcher = launcher_pid();
+        let before = memory(launcher);
+        let mut samples = Vec::with_capacity(count);
+        for i in 0..count {
+            samples.push(self.start(&format!("bench-{i}")).await?);
+        }
+        let after = memory(launcher);
+        let sample = SAMPLE.min(count / 2).max(1);
+        report("first_", &samples[..sample]);
+        report("last_", &samples[count - sample..]);
+        let each = |before: u64, after: u64| after.saturating_sub(before) / count as u64;
+        println!("runtime_each {}", each(before.own, after.own));
+        println!("launcher_each {}", each(before.launcher, after.launcher));
+        println!("init_each {}", after.inits / count as u64);
+        println!("app_each {}", after.apps / count as u64);
+        println!("kernel_each {}", each(before.kernel, after.kernel));
+        let ours = each(before.own, after.own)
+            + each(before.launcher, after.launcher)
+            + each(before.inits, after.inits)
+            + each(before.kernel, after.kernel);
+        println!("ours_each {ours}");
+        println!("launcher_descriptors {}", fs::read_dir(format!("/proc/{launcher}/fd"))?.count());
+        println!("runtime_threads {}", fs::read_dir("/proc/self/task")?.count());
+        self.runtime.stop_all(Duration::ZERO).await;
+        Ok(())
+    }
+
+    async fn sleeping(&self, count: usize) -> Outcome<()> {
+        // Ones that ran first and some time are known, and one that ran and sleeps is no larger than one that never did.
+        for i in 0..SAMPLE {
+            self.start(&format!("warm-{i}")).await?;
+            self.runtime.kill(&format!("warm-{i}"), 9).await?;
+            self.runtime.wait(&format!("warm-{i}")).await;
+        }
+        let launcher = launcher_pid();
+        let before = memory(launcher);
+        for i in 0..count {
+            self.create(&format!("bench-{i}"), None).await?;
+        }
+        let after = memory(launcher);
+        let total = after.own.saturating_sub(before.own) + after.launcher.saturating_sub(before.launcher);
+        println!("sleeping_each {}", total / count as u64);
+        self.runtime.stop_all(Duration::ZERO).await;
+        Ok(())
+    }
+
+    /// What waiting for apps that do not listen costs.
+    async fn waiting(&self, count: usize) -> Outcome<()> {
+        for i in 0..count {
+            let name = format!("bench-{i}");
+            self.create(&name, Some(vec!["never".to_string()])).await?;
+            self.runtime.start(&name).await?;
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let at_rest = cpu_over_watched().await?;
+        let waiting: Vec<_> = (0..count)
+            .map(|i| {
+                let runtime = self.runtime.clone();
+                tokio::spawn(async move { runtime.connect(&format!("bench-{i}"), PORT, WATCHED * 2).await.is_ok() })
+            })
+            .collect();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let while_waiting = cpu_over_watched().await?;
+        waiting.into_iter().for_each(|task| task.abort());
+        println!(
+            "waiting_cpu_permille {}",
+            (while_waiting.saturating_sub(at_rest)).as_millis() / WATCHED.as_secs() as u128
+        );
+        self.runtime.stop_all(Duration::ZERO).await;
+        Ok(())
+    }
+}
+
+async fn cpu_over_watched() -> Outcome<Duration> {
+    let before = cpu()?;
+    tokio::time::sleep(WATCHED).await;
+    Ok(cpu()?.saturating_sub(before))
+}
+
+/// The processor time of this process.
+fn cpu() -> Outcome<Duration> {
+    let stat = fs::read_to_string("/proc/self/schedstat")?;
+    let own: u64 = stat.split_whitespace().next().ok_or("empty schedstat")?.parse()?;
+    let threads = fs::read_dir("/proc/self/task")?.flatten();
+    let of = |path: std::path::PathBuf| -> Option<u64> {
+        fs::read_to_string(path.join("schedstat")).ok()?.split_whitespace().next()?.parse().ok()
+    };
+    let _ = own;
+    Ok(Duration::from_nanos(threads.filter_map(|thread| of(thread.path())).sum()))
+}
+
+fn report(prefix: &str, samples: &[Sample]) {
+    let sorted = |pick: fn(&Sample) -> u64| -> Vec<u64> {
+        let mut values: Vec<u64> = samples.iter().map(pick).collect();
+        values.sort_unstable();
+        values
+    };
+    let at = |values: &[u64], share: f64| values[((values.len() - 1) as f64 * share).round() as usize];
+    type Pick = fn(&Sample) -> u64;
+    let steps: [(&str, Pick); 3] =
+        [("created", |s| s.created), ("started", |s| s.started), ("connected", |s| s.connected)];
+    for (name, pick) in steps {
+        println!("{prefix}{name}_p50 {}", at(&sorted(pick), 0.5));
+    }
+    let answered = sorted(|s| s.answered);
+    for (name, share) in [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("max", 1.0)] {
+        println!("{prefix}{name} {}", at(&answered, share));
+    }
+}
+
+/// Bytes, summed over all instances.
+#[derive(Debug)]
+struct Memory {
+    /// This process: the runtime.
+    own: u64,
+    launcher: u64,
+    inits: u64,
+    /// The applications' own, which are nobody's fault.
+    apps: u64,
+    /// What the kernel keeps for the sandboxes, this process and the launcher.
+    kernel: u64,
+}
+
+fn memory(launcher: i32) -> Memory {
+    let mut memory =
+        Memory { own: pss("self"), launcher: pss(&launcher.to_string()), inits: 0, apps: 0, kernel: kernel() };
+    for pid in descendants(launcher) {
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        match name.trim() {
+            "cfc-init" | "cfc-launcher" | "cfc-shell" => memory.inits += pss(&pid.to_string()),
+            _ => memory.apps += pss(&pid.to_string()),
+        }
+    }
+    memory
+}
+
+fn pss(process: &str) -> u64 {
+    let rollup = fs::read_to_string(format!("/proc/{process}/smaps_rollup")).unwrap_or_default();
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"));
+    line.and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse::<u64>().ok()).unwrap_or(0) << 10
+}
+
+/// Slabs that cannot be reclaimed, per-cpu memory, page tables and stacks of the whole machine.
+fn kernel() -> u64 {
+    let info = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let field = |name: &str| -> u64 {
+        let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse::<u64>().ok()).unwrap_or(0) << 10
+    };
+    field("SUnreclaim") + field("Percpu") + field("PageTables") + field("KernelStack")
+}
+
+fn launcher_pid() -> i32 {
+    let own = std::process::id() as i32;
+    *children(own).first().expect("the launcher is this process's only child")
+}
+
+fn children(pid: i32) -> Vec<i32> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let of = |task: fs::DirEntry| fs::read_to_string(task.path().join("children")).unwrap_or_default();
+    tasks
+        .map(of)
+        .flat_map(|text| text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>())
+        .collect()
+}
+
+fn descendants(pid: i32) -> Vec<i32> {
+    let direct = children(pid);
+    direct.iter().copied().chain(direct.iter().flat_map(|child| descendants(*child))).collect()
+}

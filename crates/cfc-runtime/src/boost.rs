@@ -1,0 +1,88 @@
+//! The boost: an instance may use the whole processor until it listens, however small its share is.
+//!
+//! It ends with the first connection into the instance, or when something in it listens on a TCP port, or after
+//! [`BOOST_MAX`], whichever comes first; then the limit of its instance type holds.
+
+use std::sync::Weak;
+use std::time::Duration;
+
+use cfc_sandbox::oci::{LinuxCpu, LinuxCpuBuilder, LinuxResources, LinuxResourcesBuilder, Spec};
+use cfc_scheduler::InstanceType;
+
+use crate::error::RuntimeErrorKind;
+use crate::ready::Sought;
+use crate::runtime::{Runtime, blocking};
+
+/// How long an instance that never listens is boosted.
+const BOOST_MAX: Duration = Duration::from_secs(30);
+
+/// The length of the scheduler's turn within which a quota holds, in microseconds; the kernel's own default.
+const CPU_PERIOD_US: u64 = 100_000;
+/// The kernel refuses a smaller quota.
+const MIN_CPU_QUOTA_US: u64 = 1_000;
+
+/// The share of the processor that an instance of this type has.
+pub(crate) fn cpu_share(instance_type: &InstanceType) -> Result<LinuxCpu, RuntimeErrorKind> {
+    let quota_us = (instance_type.micro_cpus * CPU_PERIOD_US / 1_000_000).max(MIN_CPU_QUOTA_US);
+    Ok(LinuxCpuBuilder::default().quota(quota_us as i64).period(CPU_PERIOD_US).build()?)
+}
+
+/// Gives a sandbox all of the processor, to be limited later.
+pub(crate) fn boost(sandbox: &mut Spec) -> Result<(), RuntimeErrorKind> {
+    let whole = LinuxCpuBuilder::default().quota(-1_i64).period(CPU_PERIOD_US).build()?;
+    if let Some(resources) = sandbox.linux_mut().as_mut().and_then(|linux| linux.resources_mut().as_mut()) {
+        resources.set_cpu(Some(whole));
+    }
+    Ok(())
+}
+
+impl Runtime {
+    pub(crate) fn is_boosted_at_start(&self, application: &str) -> bool {
+        self.application(application).is_some_and(|application| application.startup_cpu_boost)
+    }
+
+    /// Watches a boosted instance that has just been started.
+    pub(crate) fn watch_boost(&self, name: &str) {
+        let (network, phase) = match self.lock().records.get(name) {
+            Some(record) if record.boosted.is_some() => (record.network.clone(), record.phase.subscribe()),
+            _ => return,
+        };
+        let (shared, name, mut phase) = (std::sync::Arc::downgrade(&self.shared), name.to_string(), phase);
+        let readiness = self.shared().readiness.clone();
+        self.shared().tasks.spawn(async move {
+            let listens = async {
+                match network {
+                    Some(network) => readiness.listening(network, Sought::AnyPort).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = listens => {}
+                () = tokio::time::sleep(BOOST_MAX) => {}
+                _ = phase.wait_for(|phase| !phase.is_live()) => {}
+            }
+            if let Some(shared) = Weak::upgrade(&shared) {
+                Runtime { shared }.end_boost(&name);
+            }
+        });
+    }
+
+    /// Limits the instance to its share, if it is boosted still.
+    pub(crate) fn end_boost(&self, name: &str) {
+        let boosted = self.lock().records.get_mut(name).and_then(|record| record.boosted.take());
+        let Some(instance_type) = boosted else { return };
+        let (runtime, name) = (self.clone(), name.to_string());
+        self.shared().tasks.spawn(blocking(move || runtime.limit_cpu(&name, &instance_type)));
+    }
+
+    /// Limits the instance to its share now.
+    pub(crate) fn limit_cpu(&self, name: &str, instance_type: &InstanceType) {
+        let resources =
+            cpu_share(instance_type).and_then(|cpu| Ok(LinuxResourcesBuilder::default().cpu(cpu).build()?));
+        let limited =
+            resources.and_then(|resources: LinuxResources| Ok(self.shared().launcher.update(name, &resources)?));
+        if let Err(error) = limited {
+            tracing::debug!(instance = name, %error, "not limited to its share of the processor");
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! How the runtime learns that processes have ended: one thread listens to the launcher, for all instances.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use cfc_sandbox::{Exit, Launcher, Usage};
+use cfc_scheduler::Event;
+
+use crate::error::RuntimeErrorKind;
+use crate::instance::{ExitReport, Phase};
+use crate::journal::Intent;
+use crate::runtime::{Record, Runtime, Shared};
+use crate::trial::is_trial;
+
+const SIGKILL: i32 = 9;
+
+/// How long to leave off when there is no launcher. The next start of an instance makes a new one.
+const PAUSE: Duration = Duration::from_millis(50);
+
+impl Runtime {
+    /// Takes note of every end from now on, for as long as there is this runtime.
+    pub(crate) fn watch_ends(&self) -> Result<(), RuntimeErrorKind> {
+        let shared = Arc::downgrade(&self.shared);
+        let thread = std::thread::Builder::new().name("cfc-ends".to_string());
+        let spawned = thread.spawn(move || while watch_once(&shared).is_some() {});
+        spawned.map(drop).map_err(|error| RuntimeErrorKind::Invalid(format!("cannot start a thread: {error}")))
+    }
+
+    /// The launches that run, as far as is known.
+    fn running(&self) -> BTreeMap<String, u64> {
+        let inner = self.lock();
+        inner.records.iter().filter_map(|(name, record)| Some((name.clone(), running_launch(record)?))).collect()
+    }
+
+    fn running_launch(&self, name: &str) -> Option<u64> {
+        self.lock().records.get(name).and_then(running_launch)
+    }
+
+    /// Ends those of `running` that no launcher knows.
+    fn end_lost(&self, running: BTreeMap<String, u64>, launcher: Option<&Launcher>) {
+        let known = launcher.and_then(|launcher| launcher.list().ok()).unwrap_or_default();
+        for (name, launch) in running {
+            let is_known = known.iter().any(|status| status.id == name);
+            let is_that_launch = self.running_launch(&name) == Some(launch);
+            if !is_known && is_that_launch {
+                let error = Some("its launcher has died, and the container with it".to_string());
+                let report = ExitReport { code: 128 + SIGKILL, oom_killed: false, error };
+                self.end_instance(&name, report, &Usage::default());
+            }
+        }
+    }
+
+    fn on_end(&self, name: &str, exit: Exit) {
+        let (report, usage) = (ExitReport::from(exit), exit.usage);
+        {
+            let mut inner = self.lock();
+            let Some(record) = inner.records.get_mut(name) else { return };
+            // Its start is still being taken note of, and then this will be.
+            if matches!(*record.phase.borrow(), Phase::Starting) {
+                record.over = Some((report, usage));
+                return;
+            }
+        }
+        self.end_instance(name, report, &usage);
+    }
+
+    /// Takes down what is left of an instance's process, then tells everybody.
+    pub(crate) fn end_instance(&self, name: &str, report: ExitReport, usage: &Usage) {
+        let Some(launch) = self.running_launch(name) else { return };
+        tracing::info!(instance = name, code = report.code, oom_killed = report.oom_killed, "instance ended");
+        let network_bytes = self.network_bytes(name);
+        // The disk goes first: after the sandbox is removed, its host ids may be another's.
+        self.record_end(&mut self.lock(), name, &report);
+        if let Err(error) = self.shared().launcher.remove(name) {
+            tracing::debug!(instance = name, %error, "cannot remove the ended sandbox");
+        }
+        let mut inner = self.lock();
+        if let Some(record) = inner.records.get(name).filter(|_| !is_trial(name)) {
+            self.shared().metrics.add_ended(&record.journal.spec.application, usage, network_bytes);
+        }
+        self.tell_end(&mut inner, name, Event::Exited(name.to_string(), launch), report);
+    }
+}
+
+/// Listens until the launcher ends. `None` when the runtime has ended.
+fn watch_once(shared: &Weak<Shared>) -> Option<()> {
+    let runtime = Runtime { shared: shared.upgrade()? };
+    let running = runtime.running();
+    let Ok(ends) = runtime.shared().launcher.ends() else {
+        runtime.end_lost(running, None);
+        drop(runtime);
+        std::thread::sleep(PAUSE);
+        return Some(());
+    };
+    runtime.end_lost(running, Some(&runtime.shared().launcher));
+    drop(runtime);
+    for (name, exit) in ends {
+        Runtime { shared: shared.upgrade()? }.on_end(&name, exit);
+    }
+    Some(())
+}
+
+fn running_launch(record: &Record) -> Option<u64> {
+    match record.journal.intent {
+        Intent::Run { launch, .. } if record.phase.borrow().pid().is_some() => Some(launch),
+        _ => None,
+    }
+}

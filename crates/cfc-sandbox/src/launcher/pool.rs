@@ -1,0 +1,101 @@
+//! [`Pool`]: shells that are kept ready, so that a start need not make one.
+//!
+//! It fills itself, one shell at a time, when the launcher has had nothing to do for a moment: never in the way of a
+//! start. It holds shells of the kind that was started last, so a change of kind empties it.
+
+use std::time::{Duration, Instant};
+
+use super::ranges::Ranges;
+use super::shell::{Shell, ShellKind};
+use crate::cgroup::Hierarchies;
+use crate::error::ErrorKind;
+
+/// How many shells wait. Each is a process with a network namespace: about 0.3 MiB.
+const SIZE: usize = 4;
+
+/// How long nothing must have been started before another shell is made.
+const REST: Duration = Duration::from_millis(3);
+
+/// How long the pool leaves off after a shell could not be made.
+const PENALTY: Duration = Duration::from_secs(1);
+
+/// Shells of one kind that wait, and which kind is to wait.
+pub(crate) struct Pool {
+    size: usize,
+    wanted: Option<ShellKind>,
+    ready: Vec<Shell>,
+    /// Not before this moment is another one made.
+    due: Instant,
+    made: u64,
+}
+
+impl Pool {
+    /// A pool that keeps shells ready.
+    pub(crate) fn new() -> Pool {
+        Pool { size: SIZE, ..Pool::empty() }
+    }
+
+    /// A pool that never holds any, for a launcher that lives for a moment.
+    pub(crate) fn empty() -> Pool {
+        Pool { size: 0, wanted: None, ready: Vec::new(), due: Instant::now(), made: 0 }
+    }
+
+    /// A shell of this kind: one that waits, or a new one.
+    pub(crate) fn take(
+        &mut self,
+        kind: &ShellKind,
+        hierarchies: &Hierarchies,
+        ranges: &mut Ranges,
+        parent: &str,
+    ) -> Result<Shell, ErrorKind> {
+        self.due = Instant::now() + REST;
+        self.want(kind, ranges);
+        while let Some(shell) = self.ready.pop() {
+            if !shell.is_dead() {
+                return Ok(shell);
+            }
+            shell.discard(ranges);
+        }
+        self.make(kind, hierarchies, ranges, parent)
+    }
+
+    /// When the next shell is to be made, if one is.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        (self.wanted.is_some() && self.ready.len() < self.size).then_some(self.due)
+    }
+
+    /// Makes the next shell, if it is time.
+    pub(crate) fn fill(&mut self, hierarchies: &Hierarchies, ranges: &mut Ranges, parent: &str) {
+        let is_due = self.due().is_some_and(|due| due <= Instant::now());
+        let Some(kind) = self.wanted.clone().filter(|_| is_due) else { return };
+        match self.make(&kind, hierarchies, ranges, parent) {
+            Ok(shell) => self.ready.push(shell),
+            // The next start will meet the same, and say it.
+            Err(_) => self.due = Instant::now() + PENALTY,
+        }
+    }
+
+    /// Ends all shells.
+    pub(crate) fn clear(&mut self, ranges: &mut Ranges) {
+        self.wanted = None;
+        self.ready.drain(..).for_each(|shell| shell.discard(ranges));
+    }
+
+    fn want(&mut self, kind: &ShellKind, ranges: &mut Ranges) {
+        if self.size > 0 && self.wanted.as_ref() != Some(kind) {
+            self.clear(ranges);
+            self.wanted = Some(kind.clone());
+        }
+    }
+
+    fn make(
+        &mut self,
+        kind: &ShellKind,
+        hierarchies: &Hierarchies,
+        ranges: &mut Ranges,
+        parent: &str,
+    ) -> Result<Shell, ErrorKind> {
+        self.made += 1;
+        Shell::make(kind, hierarchies, ranges, parent, &format!("shell-{}", self.made))
+    }
+}

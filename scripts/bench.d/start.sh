@@ -1,0 +1,78 @@
+# From start to the first byte of a static HTTP server's answer; memory by instance; and the peers, started with the same
+# server: crun and runc on the host's network (they make none), docker on the host's network (no bridge, no proxy).
+# CFC_BENCH_STARTS and CFC_BENCH_DENSITY: how many starts, and how many instances at once (1000 each unless said).
+
+starts=${CFC_BENCH_STARTS:-1000} density=${CFC_BENCH_DENSITY:-1000}
+mkdir -p "$work/start/run" "$work/start/image"
+cc -static -O2 -o "$work/start/image/httpd" "$root/scripts/bench.d/start/httpd.c"
+cc -O2 -o "$work/start/probe" "$root/scripts/bench.d/start/probe.c"
+printf 'FROM scratch\nCOPY httpd /httpd\nENTRYPOINT ["/httpd"]\n' >"$work/start/image/Dockerfile"
+"$cfc" build "$work/start/image" -t bench/httpd:1 >/dev/null 2>&1
+(cd "$root" && cargo build --release --locked --quiet -p cfc-runtime --example start_bench)
+start_bench() { # mode count
+  rm -rf "$work/start/run"; mkdir -p "$work/start/run"
+  timeout 240 "$CARGO_TARGET_DIR/release/examples/start_bench" "$CFC_DATA/store" bench/httpd:1 "$work/start/run" "$1" "$2" >"$work/start/$1" 2>"$work/stderr" || die "start_bench $1: $(tail -n 3 "$work/stderr")"
+}
+value() { awk -v key="$2" '$1 == key { print $2 }' "$work/start/$1"; }
+show() { awk -v name="$1" -v value="$2" -v scale="$3" -v unit="$4" -v goal="$5" 'BEGIN { printf "%-44s %10.2f %-4s %s\n", name, value / scale, unit, goal }'; }
+
+start_bench starts "$starts"
+peer_rounds=$rounds
+peer() { # name port command...: one start, into a series
+  local name=$1 port=$2
+  shift 2
+  "$work/start/probe" "$port" "$@" 2>"$work/stderr" >>"$work/start-$name" || die "$name: $(tail -n 3 "$work/stderr")"
+}
+oci() { # runtime port
+  mkdir -p "$work/start/$1/rootfs"
+  cp "$work/start/image/httpd" "$work/start/$1/rootfs/httpd"
+  jq --arg port "$2" '.process.args = ["/httpd", $port] | .linux.namespaces |= map(select(.type != "network"))' "$work/$1/config.json" >"$work/start/$1/config.json"
+}
+[ $have_crun = no ] || oci crun 28081
+[ $have_runc = no ] || oci runc 28082
+[ $have_docker = no ] || $docker_cli -H "$docker_host" build -q -t bench/httpd:1 "$work/start/image" >/dev/null 2>&1
+for round in $(seq "$peer_rounds"); do
+  if [ $have_crun = yes ]; then
+    peer crun 28081 unshare -m bash "$work/crun/loop" crun run -d -b "$work/start/crun" "start-$round"
+    unshare -m bash "$work/crun/loop" crun delete -f "start-$round"
+  fi
+  if [ $have_runc = yes ]; then
+    peer runc 28082 runc run -d -b "$work/start/runc" "start-$round"
+    runc delete -f "start-$round"
+  fi
+  if [ $have_docker = yes ]; then
+    peer docker 28083 "$docker_cli" -H "$docker_host" run -d --network host --name "start-$round" bench/httpd:1 28083
+    "$docker_cli" -H "$docker_host" rm -f "start-$round" >/dev/null
+  fi
+done
+ours=$(value starts p50)
+show "start to first byte, p50 of $starts" "$ours" 1000 ms "goal 10"
+for part in created started connected; do show "  after it was $part" "$(value starts ${part}_p50)" 1000 ms ""; done
+for part in p90 p99 max; do show "start to first byte, $part" "$(value starts $part)" 1000 ms ""; done
+show "  p99 by p50" "$(awk -v a="$(value starts p99)" -v b="$ours" 'BEGIN { print a / b }')" 1 x "goal 5"
+show "  starts above 1 s" "$(value starts slow)" 1 "" "goal 0"
+for name in crun runc docker; do
+  [ -e "$work/start-$name" ] || continue
+  theirs=$(median start-$name 1)
+  goal=""; [ $name != crun ] || goal="goal 0.30"; [ $name != docker ] || goal="goal 0.05"
+  show "  $name, median of $peer_rounds" "$theirs" 1000 ms "cfc is $(awk -v a="$ours" -v b="$theirs" 'BEGIN { printf "%.2f", a / b }') of it, $goal"
+done
+
+start_bench density "$density"
+first=$(value density first_p50) last=$(value density last_p50)
+show "$density at once: first 100 starts, p50" "$first" 1000 ms ""
+show "$density at once: last 100 starts, p50" "$last" 1000 ms "$(awk -v a="$last" -v b="$first" 'BEGIN { printf "%.2f of the first", a / b }'), goal 1.5"
+show "$density at once: our memory, each" "$(value density ours_each)" 1048576 MiB "goal 1"
+for part in runtime launcher init kernel; do show "  $part" "$(value density ${part}_each)" 1024 KiB ""; done
+show "  (the application itself)" "$(value density app_each)" 1024 KiB ""
+start_bench sleeping "$((density * 10))"
+show "$((density * 10)) asleep: our memory, each" "$(value sleeping sleeping_each)" 1024 KiB "goal 4"
+start_bench waiting 100
+show "100 that do not listen yet: processor" "$(value waiting waiting_cpu_permille)" 10 "%" "of one"
+
+"$cfc" serve --port 0 --data "$work/start/idle" >"$work/serve.log" 2>&1 &
+idle=$!
+for _ in $(seq 100); do [ -e "$work/start/idle/serve.json" ] && break; sleep 0.1; done
+sleep 2
+show "cfc serve, idle, resident" "$(awk '/^VmRSS/ { print $2 }' /proc/$idle/status)" 1024 MiB "goal 30"
+kill $idle; wait $idle || true

@@ -1,0 +1,24 @@
+// The smallest HTTP server: one answer to every connection. Listens on the port that is its argument, else on 8080; with
+// `never` it waits for ever.
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+int main(int argc, char **argv) {
+  while (argc > 1 && !strcmp(argv[1], "never")) pause();
+  static const char answer[] = "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nConnection: close\r\n\r\nok\n";
+  int one = 1, listener = socket(AF_INET, SOCK_STREAM, 0), port = argc > 1 ? atoi(argv[1]) : 8080;
+  struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+  setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+  if (bind(listener, (struct sockaddr *)&address, sizeof address) || listen(listener, 128)) return 1;
+  for (;;) {
+    char request[4096];
+    int connection = accept(listener, 0, 0);
+    if (connection < 0) continue;
+    if (read(connection, request, sizeof request) > 0) (void)!write(connection, answer, strlen(answer));
+    close(connection);
+  }
+}
