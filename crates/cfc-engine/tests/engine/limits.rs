@@ -68,7 +68,7 @@ async fn out_of_memory(platform: Platform) {
 }
 
 /// Says `spun` after a while of computing, waits for a signal, then listens and computes on.
-const SPIN: &str = "trap 'go=1' USR1; i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done; echo spun; \
+const SPIN: &str = "trap 'go=1' USR1; i=0; while [ $i -lt 30000 ]; do i=$((i+1)); done; echo spun; \
     while [ -z \"$go\" ]; do sleep 0.05; done; httpd -p 4000 -h /www; while :; do :; done";
 
 async fn boosted(platform: Platform) {
