@@ -69,7 +69,7 @@ fn further_processes_join_and_return_their_codes() {
     assert_eq!(fs::metadata(upper.join("of-a-command")).unwrap().uid(), FIRST);
     assert_eq!(run(&bench, &config.id, &script("exit 42")).0, ExitStatus::Code(42));
     assert_eq!(run(&bench, &config.id, &script("kill -9 $$")).0, ExitStatus::Signal(9));
-    assert!(bench.launcher.network(&config.id).unwrap().listening_ports().unwrap().is_empty());
+    assert!(bench.launcher.network(&config.id).unwrap().listeners().unwrap().ports().unwrap().is_empty());
     bench.launcher.kill_all(&config.id).unwrap();
     bench.launcher.wait(&config.id).unwrap();
     assert_eq!(refused(&bench, &config.id, &script("true")).kind(), &ErrorKind::NotRunning);
