@@ -1,7 +1,7 @@
 //! [`Readiness`]: tells when something in an instance begins to listen, a millisecond or two after it does.
 //!
 //! No system call tells when another process listens, short of watching all of its calls. So one thread asks the kernel,
-//! for each instance that somebody waits for, a thousand times a second, which costs two microseconds a time
+//! for each instance that somebody waits for, a thousand times a second, which costs some microseconds a time
 //! ([`cfc_sandbox::Listeners`]). With very many at once it asks less often rather than use more than a fifth of a processor.
 
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};

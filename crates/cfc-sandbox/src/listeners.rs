@@ -1,7 +1,7 @@
 //! [`Listeners`]: whether something in a sandbox listens, asked of the kernel.
 //!
 //! The question is one of `sock_diag`(7), over a socket that was made inside the sandbox's network namespace. Asking for one
-//! port is a look-up in a table: two microseconds, of which the application sees nothing. (`/proc/net/tcp` also lists every
+//! port is a look-up in a table, of which the application sees nothing. (`/proc/net/tcp` also lists every
 //! connection of the machine, which takes milliseconds; a connection that is tried takes ten times as long and a socket
 //! each.)
 
