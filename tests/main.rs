@@ -10,3 +10,4 @@ mod rootless;
 mod settings;
 mod starter;
 mod support;
+mod upgrade;

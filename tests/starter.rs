@@ -5,20 +5,20 @@ use std::time::Duration;
 
 use crate::support::{Home, Platform, can_sandbox, tools, wait_for};
 
-const WORKER: &str = "container-starter";
-const APPLICATION: &str = "container-starter-mycontainer";
+pub const WORKER: &str = "container-starter";
+pub const APPLICATION: &str = "container-starter-mycontainer";
 
-fn ready() -> bool {
+pub fn ready() -> bool {
     can_sandbox() && tools().is_some()
 }
 
 /// The part of the starter's answer that names its container.
-fn container_of(answer: &str) -> String {
+pub fn container_of(answer: &str) -> String {
     let value: serde_json::Value = serde_json::from_str(answer).unwrap_or_else(|error| panic!("{error}: {answer}"));
     value["instance"].as_str().unwrap_or_else(|| panic!("no instance in {answer}")).to_string()
 }
 
-fn visits_of(answer: &str) -> u64 {
+pub fn visits_of(answer: &str) -> u64 {
     let value: serde_json::Value = serde_json::from_str(answer).unwrap_or_else(|error| panic!("{error}: {answer}"));
     value["visits"].as_u64().unwrap_or_else(|| panic!("no visits in {answer}"))
 }
@@ -237,7 +237,7 @@ fn kill_9_at_any_moment_of_a_start_leaves_nothing() {
 }
 
 /// No process, mount, cgroup or file of an instance is left behind by a platform that ended.
-fn assert_nothing_left(home: &Home) {
+pub fn assert_nothing_left(home: &Home) {
     let left = home.instance_directories();
     assert!(left.is_empty(), "directories of instances are left: {left:?}");
     let mounts = std::fs::read_to_string("/proc/self/mounts").expect("readable");

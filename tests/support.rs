@@ -69,6 +69,8 @@ pub struct Home {
 /// Who runs `cfc`.
 enum Runner {
     Us,
+    /// From a copy, which may be replaced while it runs.
+    Installed(PathBuf),
     User(OrdinaryUser),
     /// This command, with `cfc` and its arguments behind its own.
     Through(Vec<String>),
@@ -85,6 +87,21 @@ impl Home {
         let home = Home::new();
         user.move_in(home.directory.path());
         Home { runner: Runner::User(user), ..home }
+    }
+
+    /// One in which `cfc` is a copy, `bin/cfc`.
+    pub fn installed() -> Home {
+        let home = Home::new();
+        let program = home.install();
+        Home { runner: Runner::Installed(program), ..home }
+    }
+
+    /// Puts another copy of `cfc` into the place of `bin/cfc`, as a package manager would.
+    pub fn install(&self) -> PathBuf {
+        let (program, new) = (self.path("bin/cfc"), self.write("bin/cfc.new", ""));
+        std::fs::copy(env!("CARGO_BIN_EXE_cfc"), &new).expect("copied");
+        std::fs::rename(&new, &program).expect("renamed");
+        program
     }
 
     /// One in which `cfc` is run by `command`.
@@ -106,6 +123,7 @@ impl Home {
     pub fn cfc(&self) -> Command {
         let mut command = match &self.runner {
             Runner::Us => Command::new(env!("CARGO_BIN_EXE_cfc")),
+            Runner::Installed(program) => Command::new(program),
             Runner::User(user) => user.command(self.directory.path()),
             Runner::Through(wrapper) => {
                 let mut command = Command::new(&wrapper[0]);
@@ -238,6 +256,14 @@ impl<'a> Platform<'a> {
 
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// How often `cfc upgrade` has replaced its program.
+    pub fn generation(&self) -> u64 {
+        let text = std::fs::read(self.home.data().join("serve.json")).expect("it runs");
+        let addresses: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
+        assert_eq!(addresses["pid"], self.pid());
+        addresses["generation"].as_u64().expect("a number")
     }
 
     /// `host:port` of `gateway`, `control` or `registry`.

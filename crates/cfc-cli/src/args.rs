@@ -37,6 +37,8 @@ pub enum Command {
     Deploy(Deploy),
     /// Run the platform: registry, control API, gateway and runtime
     Serve(Serve),
+    /// Let the running platform continue with the program that is installed now; no instance ends
+    Upgrade,
     /// Run and look after a registry
     #[command(subcommand)]
     Registry(Registry),

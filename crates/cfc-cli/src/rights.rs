@@ -22,7 +22,7 @@ pub fn acquire(settings: &Settings, command: &Command) -> Result<(), Failure> {
             let _ = enter(None);
             Ok(())
         }
-        Command::Push(_) | Command::Registry(_) | Command::Containers(_) | Command::Setup => Ok(()),
+        Command::Push(_) | Command::Registry(_) | Command::Containers(_) | Command::Upgrade | Command::Setup => Ok(()),
     }
 }
 

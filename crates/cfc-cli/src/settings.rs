@@ -75,6 +75,17 @@ pub struct Addresses {
     pub control: String,
     /// `host:port` of the registry.
     pub registry: String,
+    /// The server's version.
+    #[serde(default)]
+    pub version: String,
+    /// How often the server's program was replaced by `cfc upgrade`.
+    #[serde(default)]
+    pub generation: u32,
+    /// How often the server refused to be replaced, and why the last time.
+    #[serde(default)]
+    pub refusals: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<String>,
 }
 
 impl Settings {

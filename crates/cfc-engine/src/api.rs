@@ -1,8 +1,9 @@
 //! The routes of Docker's API that there are, with and without a version in front.
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::{Method, StatusCode, Uri};
+use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{delete, get, post};
 use cfc_runtime::InstanceView;
@@ -19,6 +20,7 @@ pub(crate) fn router(engine: Engine) -> Router {
         .nest("/{version}", routes())
         .fallback(unknown)
         .method_not_allowed_fallback(unknown)
+        .layer(middleware::from_fn_with_state(engine.clone(), refuse_when_leaving))
         .with_state(engine)
 }
 
@@ -35,6 +37,14 @@ fn routes() -> Router<Engine> {
         .route("/containers/{name}/wait", post(containers::wait))
         .route("/containers/{name}/kill", post(containers::kill))
         .route("/containers/{name}", delete(containers::remove))
+}
+
+async fn refuse_when_leaving(State(engine): State<Engine>, request: Request, next: Next) -> Response {
+    let changes = !matches!(*request.method(), Method::GET | Method::HEAD) && !request.uri().path().ends_with("/wait");
+    if changes && engine.is_leaving() {
+        return docker::error(StatusCode::SERVICE_UNAVAILABLE, "the platform is being upgraded: try again".to_string());
+    }
+    next.run(request).await
 }
 
 async fn ping() -> &'static str {

@@ -26,6 +26,7 @@ struct Shared {
 
 #[derive(Default)]
 struct Inner {
+    is_leaving: bool,
     names: Arc<WorkerNames>,
     sidecars: BTreeMap<String, Sidecar>,
     stillborn: BTreeMap<String, Stillborn>,
@@ -59,6 +60,16 @@ impl Engine {
     /// takes connections.
     pub fn workerd_ended(&self) {
         self.lock().sidecars.values().for_each(Sidecar::lose_workerd);
+    }
+
+    /// From now on containers are neither started, ended nor removed: a workerd that is told to end leaves them to the
+    /// next one.
+    pub fn leave_containers(&self) {
+        self.lock().is_leaving = true;
+    }
+
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.lock().is_leaving
     }
 
     pub(crate) fn names(&self) -> Arc<WorkerNames> {

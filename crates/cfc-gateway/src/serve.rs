@@ -10,6 +10,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::forward::forward;
@@ -21,6 +22,9 @@ const MAX_HEADERS: usize = 256;
 
 /// How long a connection may wait for a request's headers, its first or its next.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(75);
+
+/// How long a connection that is just there may take to say something while the gateway drains.
+const FIRST_WORD: Duration = Duration::from_millis(200);
 
 /// A short rest after a failed accept: out of file descriptors, it would fail again at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -52,6 +56,9 @@ async fn connection(inner: Arc<Inner>, stream: TcpStream, client: SocketAddr) {
         return;
     }
     let mut phase = inner.phase.subscribe();
+    if !speaks(&stream, &mut phase).await {
+        return;
+    }
     // The gateway may have begun to drain between accept and here.
     phase.mark_changed();
     let service = service_fn(move |request| {
@@ -68,6 +75,8 @@ async fn connection(inner: Arc<Inner>, stream: TcpStream, client: SocketAddr) {
     let mut connection = pin!(connection);
     let ended = loop {
         tokio::select! {
+            // What has been sent already is read before it is told to end.
+            biased;
             ended = connection.as_mut() => break ended,
             changed = phase.changed() => match (changed, *phase.borrow()) {
                 (Ok(()), Phase::Serving) => {}
@@ -78,5 +87,20 @@ async fn connection(inner: Arc<Inner>, stream: TcpStream, client: SocketAddr) {
     };
     if let Err(error) = ended {
         tracing::debug!(%error, %client, "a client's connection ended");
+    }
+}
+
+/// Waits until the client has sent something. When the gateway drains meanwhile, a client that has just connected gets a
+/// moment to do so: it was accepted, so it is answered. False when there is nobody to be answered.
+async fn speaks(stream: &TcpStream, phase: &mut watch::Receiver<Phase>) -> bool {
+    let draining = async {
+        reached(phase, |phase| phase != Phase::Serving).await;
+        tokio::time::sleep(FIRST_WORD).await;
+    };
+    tokio::select! {
+        biased;
+        readable = stream.readable() => readable.is_ok(),
+        () = draining => false,
+        () = tokio::time::sleep(HEADER_TIMEOUT) => false,
     }
 }

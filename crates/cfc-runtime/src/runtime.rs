@@ -397,6 +397,18 @@ impl Runtime {
         }
     }
 
+    /// Waits, for `patience` at most, until no process is being made. Whoever opens the instances next finds them as they
+    /// are.
+    pub async fn settle(&self, patience: Duration) {
+        let phases = self.lock().phases(|_| true);
+        let settled = async {
+            for mut phase in phases {
+                let _ = phase.wait_for(|phase| !matches!(phase, Phase::Starting)).await;
+            }
+        };
+        let _ = tokio::time::timeout(patience, settled).await;
+    }
+
     pub(crate) fn shared(&self) -> &Shared {
         &self.shared
     }

@@ -60,6 +60,9 @@ impl Launcher {
     /// A launcher is started by executing `program` with the arguments `["cfc-launcher", socket]`; what it has to say goes
     /// to `<socket>.log`. The directory of `socket` must exist.
     /// Should it die (its sandboxes then die with it), the next [`start`](Launcher::start) starts another.
+    ///
+    /// One that listens may be of another version of this program. Fails, and says what to do, when the two do not
+    /// understand each other.
     pub fn connect_or_start(program: &Path, socket: &Path) -> Result<Launcher> {
         let socket =
             std::path::absolute(socket).map_err(|error| launcher_error(format!("find its socket: {error}")))?;
@@ -67,6 +70,7 @@ impl Launcher {
             Ok(connection) => connection,
             Err(_) => start_listening(program, &socket)?,
         };
+        let connection = greet(connection, &socket)?;
         Ok(Launcher::new(Reach::Socket { socket, program: Some(program.to_owned()) }, connection))
     }
 
@@ -413,6 +417,19 @@ fn exchange_first(
     }
 }
 
+/// Asks the launcher which protocol it speaks. A connection on which all others can be asked.
+fn greet(connection: OwnedFd, socket: &Path) -> Result<OwnedFd> {
+    let bytes = protocol::encode(&Request::Hello).map_err(|error| launcher_error(error.to_string()))?;
+    match exchange(&connection, &bytes, &[])?.0 {
+        Ok(Reply::Hello(hello)) => hello.check().map_err(launcher_error).map(|()| connection),
+        // The first version knows no greeting, says so, and hangs up.
+        _ if protocol::PROTOCOL_MIN == 1 => {
+            connect(socket).map_err(|error| launcher_error(format!("connect to {} again: {error}", socket.display())))
+        }
+        _ => Err(launcher_error("it is of a cfc from before 0.1.0, which this one does not understand; end it".into())),
+    }
+}
+
 fn connect(socket: &Path) -> std::io::Result<OwnedFd> {
     let connection = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     rustix::net::connect(&connection, &SocketAddrUnix::new(socket)?)?;
@@ -497,4 +514,54 @@ fn launcher_error(message: String) -> Error {
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     // What is guarded is a list or a socket: no panic leaves it half-changed.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    /// Answers each connection's first request with `answers`, one after another, and hangs up.
+    fn launcher_that_says(socket: &Path, answers: Vec<Response>) -> std::thread::JoinHandle<Vec<String>> {
+        let listener = UnixListener::bind(socket).expect("binds");
+        std::thread::spawn(move || {
+            let answer = |response: Response| {
+                let (stream, _) = listener.accept().expect("somebody connects");
+                let mut receiver = Receiver::default();
+                let (request, _) = loop {
+                    if let Some(request) = receiver.next::<serde_json::Value>().expect("JSON") {
+                        break request;
+                    }
+                    assert!(receiver.receive(&stream).expect("readable"), "nothing was asked");
+                };
+                let bytes = protocol::encode(&response).expect("encodes");
+                protocol::send(&stream, &bytes, &[]).expect("sends");
+                request.to_string()
+            };
+            answers.into_iter().map(answer).collect()
+        })
+    }
+
+    #[test]
+    fn a_launcher_from_before_the_greeting_is_spoken_to_all_the_same() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let socket = directory.path().join("socket");
+        let unknown = Err(launcher_error("it does not understand the request: unknown variant `Hello`".into()));
+        let theirs = launcher_that_says(&socket, vec![unknown, Ok(Reply::List(Vec::new()))]);
+        let launcher = Launcher::connect_or_start(Path::new("/no/such/program"), &socket).expect("it is old enough");
+        assert_eq!(launcher.list().expect("it answers"), []);
+        assert_eq!(theirs.join().expect("it was asked"), ["\"Hello\"", "\"List\""]);
+    }
+
+    #[test]
+    fn a_launcher_of_another_age_is_refused_with_what_to_do() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let socket = directory.path().join("socket");
+        let hello = protocol::Hello { protocol: 99, oldest: 98, version: "7.0.0".to_owned(), pid: 42 };
+        let theirs = launcher_that_says(&socket, vec![Ok(Reply::Hello(hello))]);
+        let refused = Launcher::connect_or_start(Path::new("/no/such/program"), &socket).expect_err("it is too new");
+        assert!(refused.to_string().contains("7.0.0") && refused.to_string().contains("kill 42"), "{refused}");
+        theirs.join().expect("it was asked");
+    }
 }

@@ -27,9 +27,19 @@ const MESSAGE_LENGTH_MAX: usize = 16 << 20;
 pub(crate) const DESCRIPTORS_MAX: usize = 253;
 const READ_LENGTH: usize = 64 << 10;
 
+/// Which version of this protocol this program speaks. A launcher outlives the cfc that started it, so the two may be of
+/// different programs. Unknown fields are ignored and missing ones have defaults; where that would be wrong (a new field
+/// that limits or isolates), this number and [`PROTOCOL_MIN`] rise. Version 1 had no [`Request::Hello`].
+pub(crate) const PROTOCOL: u32 = 2;
+
+/// The oldest version that the other side may speak.
+pub(crate) const PROTOCOL_MIN: u32 = 1;
+
 /// What a client may ask.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Request {
+    /// Which version the launcher speaks.
+    Hello,
     /// Only on a private launcher's first connection: the descriptor is a further connection.
     Attach,
     /// With [`Stdio::Files`](crate::Stdio::Files), three descriptors come along.
@@ -89,10 +99,46 @@ pub(crate) enum Request {
 /// What the launcher answers.
 pub(crate) type Response = Result<Reply, Error>;
 
+/// What a launcher says of itself.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Hello {
+    /// The newest version that it speaks.
+    pub(crate) protocol: u32,
+    /// The oldest version that a client may speak with it.
+    pub(crate) oldest: u32,
+    /// The version of the program.
+    pub(crate) version: String,
+    /// Its process.
+    pub(crate) pid: u32,
+}
+
+impl Hello {
+    /// This program's, as a launcher.
+    pub(crate) fn own() -> Hello {
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        Hello { protocol: PROTOCOL, oldest: PROTOCOL_MIN, version, pid: std::process::id() }
+    }
+
+    /// Whether this program and that launcher understand each other, or what to do when not.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        if self.protocol >= PROTOCOL_MIN && self.oldest <= PROTOCOL {
+            return Ok(());
+        }
+        let Hello { protocol, version, pid, .. } = self;
+        Err(format!(
+            "it is of cfc {version} and speaks version {protocol} of their protocol, this cfc {} speaks {PROTOCOL_MIN} to \
+             {PROTOCOL}; start cfc {version} again and stop it with SIGTERM, or end the launcher with `kill {pid}`: both end \
+             its instances",
+            env!("CARGO_PKG_VERSION")
+        ))
+    }
+}
+
 /// A request's success.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Reply {
     Done,
+    Hello(Hello),
     Started(Started),
     Exited(Exit),
     /// The process's id inside.
@@ -226,6 +272,28 @@ mod tests {
         assert!(is_orphan(&format!("{own}0")), "another process had this pid");
         for foreign in ["cfc-", "cfc-x", "cfc-1-2", "cfc-0-1-1", "other"] {
             assert!(!is_orphan(foreign), "{foreign}");
+        }
+    }
+
+    #[test]
+    fn what_a_later_version_adds_is_no_harm() {
+        let reply: Response = serde_json::from_str(r#"{"Ok":{"Started":{"pid":7,"start_time":8,"later":[1]}}}"#)
+            .expect("an unknown field is ignored");
+        assert!(matches!(reply, Ok(Reply::Started(Started { pid: 7, start_time: 8 }))));
+        let unknown =
+            serde_json::from_str::<Request>(r#"{"OfALaterVersion":{"id":"x"}}"#).expect_err("nobody knows it");
+        assert!(unknown.to_string().contains("OfALaterVersion"), "{unknown}");
+    }
+
+    #[test]
+    fn a_launcher_too_old_or_too_new_is_named_with_what_to_do() {
+        let launcher = |oldest, protocol| Hello { protocol, oldest, version: "9.9.9".to_owned(), pid: 4711 };
+        for (oldest, protocol) in [(1, 1), (1, PROTOCOL), (PROTOCOL, PROTOCOL + 5)] {
+            launcher(oldest, protocol).check().expect("they understand each other");
+        }
+        for (oldest, protocol) in [(PROTOCOL + 1, PROTOCOL + 1), (0, PROTOCOL_MIN - 1)] {
+            let said = launcher(oldest, protocol).check().expect_err("they do not");
+            assert!(said.contains("9.9.9") && said.contains("kill 4711"), "{said}");
         }
     }
 

@@ -10,6 +10,7 @@ mod run;
 mod serve;
 mod setup;
 mod unshare;
+mod upgrade;
 
 use std::process::ExitCode;
 
@@ -30,6 +31,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Registry(command) => registry::run(&settings, &command),
         Command::Containers(command) => containers::run(&settings, &command),
         Command::Run(arguments) => run::run(&settings, &arguments),
+        Command::Upgrade => upgrade::run(&settings),
         Command::Setup => setup::run(&settings),
         Command::Doctor => doctor::run(&settings),
         Command::Unshare(arguments) => unshare::run(&arguments),

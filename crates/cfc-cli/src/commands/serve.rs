@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use crate::args::Serve;
 use crate::failure::Failure;
+use crate::server::handover::{Handover, own_program};
 use crate::server::lock::DataLock;
 use crate::server::{self, Ports};
 use crate::settings::Settings;
@@ -16,8 +17,13 @@ pub const CONTROL_PORT: u16 = 8790;
 pub const REGISTRY_PORT: u16 = 5000;
 
 pub fn run(settings: &Settings, arguments: &Serve) -> Result<ExitCode, Failure> {
+    let program = own_program()?;
     settings.create_data_directory()?;
-    let lock = DataLock::acquire(settings)?;
+    let handover = Handover::receive()?;
+    let lock = match &handover {
+        Some(handover) => handover.lock.try_clone().map(DataLock::inherited).map_err(Failure::from)?,
+        None => DataLock::acquire(settings)?,
+    };
     let gateway = arguments.port.or(settings.file.port).unwrap_or(GATEWAY_PORT);
     // A free port for the gateway means that fixed ones are not wanted: it is how two servers run side by side.
     let otherwise = |flag: Option<u16>, file: Option<u16>, default: u16| {
@@ -28,7 +34,12 @@ pub fn run(settings: &Settings, arguments: &Serve) -> Result<ExitCode, Failure> 
         control: otherwise(arguments.control_port, settings.file.control_port, CONTROL_PORT),
         registry: otherwise(arguments.registry_port, settings.file.registry_port, REGISTRY_PORT),
     };
-    server::run(settings, &ports)?;
-    drop(lock);
-    Ok(ExitCode::SUCCESS)
+    match server::run(settings, &ports, handover, &program, &lock)? {
+        None => Ok(ExitCode::SUCCESS),
+        Some(handover) => {
+            let error = handover.execute(&program);
+            Err(Failure::because(format!("cannot execute `{}`", program.display()), &error)
+                .hint("instances live on: start `cfc serve` again to adopt them"))
+        }
+    }
 }

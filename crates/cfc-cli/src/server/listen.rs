@@ -21,6 +21,21 @@ pub async fn bind(what: &str, port: u16, flag: &str) -> Result<TcpListener, Fail
     })
 }
 
+/// A socket that this process's earlier program listened on.
+pub fn inherited(listener: &std::net::TcpListener) -> Result<TcpListener, Failure> {
+    let shared = listener.try_clone().and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        TcpListener::from_std(listener)
+    });
+    shared.map_err(|error| Failure::because("cannot take over a listening socket", &error))
+}
+
+/// A second handle on the socket, for the program that takes this one's place.
+pub fn share(listener: TcpListener) -> Result<(TcpListener, std::net::TcpListener), Failure> {
+    let kept = listener.into_std().map_err(|error| Failure::because("cannot share a listening socket", &error))?;
+    Ok((inherited(&kept)?, kept))
+}
+
 /// Where `listener` listens.
 pub fn address(listener: &TcpListener) -> Result<SocketAddr, Failure> {
     listener.local_addr().map_err(|error| Failure::because("cannot read the address of a listening socket", &error))

@@ -11,10 +11,20 @@ use crate::settings::Settings;
 /// Held while a server uses a data directory. The kernel lets go of it when the process ends, however it ends.
 #[derive(Debug)]
 pub struct DataLock {
-    _file: File,
+    file: File,
 }
 
 impl DataLock {
+    /// The lock that this process's earlier program has taken.
+    pub fn inherited(file: File) -> DataLock {
+        DataLock { file: file }
+    }
+
+    /// For the program that takes this one's place.
+    pub fn share(&self) -> std::io::Result<File> {
+        self.file.try_clone()
+    }
+
     /// Takes the lock, or says which process has it.
     pub fn acquire(settings: &Settings) -> Result<DataLock, Failure> {
         let path = settings.data.join("lock");
@@ -42,6 +52,6 @@ impl DataLock {
             writeln!(file, "{}", std::process::id())
         };
         write(&mut file).map_err(|e| cannot(&e))?;
-        Ok(DataLock { _file: file })
+        Ok(DataLock { file: file })
     }
 }

@@ -126,6 +126,13 @@ impl Machine {
         workers.values().find(has_it).map(|worker| worker.engine.engine().clone())
     }
 
+    /// Ends every workerd and leaves the containers to the next program.
+    pub async fn leave(&self) {
+        let workers = std::mem::take(&mut *self.workers.lock().await);
+        workers.values().for_each(|worker| worker.engine.engine().leave_containers());
+        futures::future::join_all(workers.into_values().map(|worker| worker.version.stop())).await;
+    }
+
     /// A socket path of its own for `worker`.
     fn socket(&self, worker: &str, kind: &str) -> PathBuf {
         let number = self.next_socket.fetch_add(1, Ordering::Relaxed);

@@ -1,6 +1,7 @@
 //! The platform in one process: opens the parts, wires them, and ends them in order.
 
 pub mod client;
+pub mod handover;
 pub mod listen;
 pub mod lock;
 pub mod registry;
@@ -17,7 +18,7 @@ mod trial;
 mod views;
 mod worker;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,7 +31,10 @@ use cfc_store::Store;
 use crate::failure::Failure;
 use crate::images::build::sandbox_failure;
 use crate::output;
+use crate::server::handover::{Handover, check_program};
+use crate::server::lock::DataLock;
 use crate::server::machine::Machine;
+use crate::server::signals::{Asked, Signals};
 use crate::settings::{Addresses, Settings};
 use crate::span::Span;
 
@@ -49,23 +53,58 @@ pub fn launcher_program() -> Result<PathBuf, Failure> {
     cfc_sandbox::current_program().map_err(|error| Failure::because("cannot find the program that is running", &error))
 }
 
-/// Serves until a signal asks to end. The data directory's lock is held by the caller.
-pub fn run(settings: &Settings, ports: &Ports) -> Result<(), Failure> {
+/// Serves until a signal asks to end, or until `program` shall take this one's place: then what it gets is returned.
+/// `inherited` is what this program got in its turn.
+pub fn run(
+    settings: &Settings,
+    ports: &Ports,
+    inherited: Option<Handover>,
+    program: &Path,
+    lock: &DataLock,
+) -> Result<Option<Handover>, Failure> {
     let asynchronous = tokio::runtime::Runtime::new()
         .map_err(|error| Failure::because("cannot start the asynchronous runtime", &error))?;
-    asynchronous.block_on(serve(settings, ports))
+    let served = asynchronous.block_on(serve(settings, ports, inherited, program, lock));
+    // Threads that wait for instances wait on; the next program has its own.
+    asynchronous.shutdown_background();
+    served
 }
 
-async fn serve(settings: &Settings, ports: &Ports) -> Result<(), Failure> {
+async fn serve(
+    settings: &Settings,
+    ports: &Ports,
+    inherited: Option<Handover>,
+    program: &Path,
+    lock: &DataLock,
+) -> Result<Option<Handover>, Failure> {
+    let mut signals = Signals::catch();
+    let generation = inherited.as_ref().map_or(0, |handover| handover.generation);
     // Ports first: a refusal must leave nothing half made.
-    let gateway_listener = listen::bind("gateway", ports.gateway, "--port").await?;
-    let control_listener = listen::bind("control API", ports.control, "--control-port").await?;
-    let registry_listener = listen::bind("registry", ports.registry, "--registry-port").await?;
-    let addresses = Addresses {
+    let (gateway_listener, control_listener, registry_listener) = match &inherited {
+        Some(handover) => (
+            listen::inherited(&handover.gateway)?,
+            listen::inherited(&handover.control)?,
+            listen::inherited(&handover.registry)?,
+        ),
+        None => (
+            listen::bind("gateway", ports.gateway, "--port").await?,
+            listen::bind("control API", ports.control, "--control-port").await?,
+            listen::bind("registry", ports.registry, "--registry-port").await?,
+        ),
+    };
+    drop(inherited);
+    let (gateway_listener, gateway_kept) = listen::share(gateway_listener)?;
+    let (control_listener, control_kept) = listen::share(control_listener)?;
+    let (registry_listener, registry_kept) = listen::share(registry_listener)?;
+    let mut addresses = Addresses {
         pid: std::process::id(),
         gateway: listen::address(&gateway_listener)?.to_string(),
         control: listen::address(&control_listener)?.to_string(),
         registry: listen::address(&registry_listener)?.to_string(),
+        version: env!("CARGO_PKG_VERSION").to_string(),
+        generation,
+        refusals: 0,
+        refusal: None,
     };
 
     let token = token::load_or_create(settings)?;
@@ -111,7 +150,25 @@ async fn serve(settings: &Settings, ports: &Ports) -> Result<(), Failure> {
     output::data(format!("control   http://{}", addresses.control));
     output::data(format!("registry  http://{}", addresses.registry));
 
-    signals::asked_to_end().await;
+    while signals.next().await == Asked::ToUpgrade {
+        if let Err(reason) = check_program(program) {
+            tracing::error!(%reason, "not upgraded");
+            addresses.refusals += 1;
+            addresses.refusal = Some(reason);
+            write_addresses(settings, &addresses)?;
+            continue;
+        }
+        // New connections wait in the listening sockets, which go to the new program.
+        tracing::info!(program = %program.display(), "a new program takes over");
+        gateway.shutdown(GRACE).await;
+        machine.leave().await;
+        runtime.settle(GRACE).await;
+        let lock = lock.share()?;
+        let (gateway, control, registry) = (gateway_kept, control_kept, registry_kept);
+        return Ok(Some(Handover { generation, gateway, control, registry, lock }));
+    }
+    // Connections that come now are refused, not left waiting.
+    drop((gateway_kept, control_kept, registry_kept));
     let _ = std::fs::remove_file(settings.addresses_file());
     serving_control.abort();
     gateway.shutdown(GRACE).await;
@@ -122,7 +179,7 @@ async fn serve(settings: &Settings, ports: &Ports) -> Result<(), Failure> {
     launcher.shutdown().map_err(sandbox_failure)?;
     // Sockets, and the launcher's lock and log: nobody uses them any more.
     let _ = std::fs::remove_dir_all(&sockets);
-    Ok(())
+    Ok(None)
 }
 
 /// Tells the other commands where the server listens: the whole file or none.

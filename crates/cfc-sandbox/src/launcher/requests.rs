@@ -10,7 +10,7 @@ use crate::config::SandboxConfig;
 use crate::error::{Error, ErrorKind};
 use crate::exec;
 use crate::fail::fail_point;
-use crate::protocol::{Reply, Request};
+use crate::protocol::{Hello, Reply, Request};
 use crate::step::Step;
 use crate::sys;
 
@@ -43,6 +43,7 @@ impl EventLoop {
             Request::ExecSignal { signal, group } => return self.signal_exec(client, signal, group),
             Request::ExecRelease => return self.release_exec(client),
             Request::Shutdown => return self.begin_ending(Some(client)),
+            Request::Hello => Ok(Reply::Hello(Hello::own())),
             Request::Attach => match descriptors.pop().map(|socket| self.add_client(socket, Source::Client)) {
                 Some(Ok(())) => Ok(Reply::Done),
                 _ => Err(Error::new("attach to the launcher", ErrorKind::Launcher("it got no usable socket".into()))),
