@@ -124,7 +124,7 @@ async fn early(platform: Platform) {
 }
 
 async fn events(platform: Platform) {
-    platform.run_script("httpd -p 127.0.0.1:4000 -h /www; trap 'exit 5' TERM; while true; do sleep 0.05; done");
+    platform.run_script("trap 'exit 5' TERM; httpd -p 127.0.0.1:4000 -h /www; while true; do sleep 0.05; done");
     let mut reader = platform.runtime.event_reader();
     let name = container("a1");
     platform.run(&name).await;
