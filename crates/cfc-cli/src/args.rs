@@ -178,6 +178,8 @@ pub enum Containers {
     Stats(Stats),
     /// Print what happened to instances
     Events(Events),
+    /// Run a command in a running instance; its exit code is this command's
+    Exec(ContainersExec),
 }
 
 #[derive(Debug, Args)]
@@ -238,6 +240,30 @@ pub struct Events {
     /// Print a JSON object a line
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ContainersExec {
+    /// Pass this input on to the command
+    #[arg(short, long)]
+    pub interactive: bool,
+    /// Give the command a terminal; with -i this one, key by key
+    #[arg(short, long)]
+    pub tty: bool,
+    /// Run as this user, in place of the image's
+    #[arg(short, long, value_name = "USER[:GROUP]")]
+    pub user: Option<String>,
+    /// Start in this directory, in place of the image's
+    #[arg(short, long, value_name = "DIR")]
+    pub workdir: Option<String>,
+    /// Set an environment variable; without =VALUE to the value it has here
+    #[arg(short, long = "env", value_name = "NAME[=VALUE]")]
+    pub environment: Vec<String>,
+    /// The instance: its id, its Durable Object's, or the beginning of either
+    pub instance: String,
+    /// The command and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
 }
 
 #[derive(Debug, Args)]

@@ -16,6 +16,8 @@ mod rollout;
 mod timestamp;
 mod worker;
 
+mod exec;
+mod frames;
 mod metric;
 mod operations;
 mod platform;
@@ -29,9 +31,11 @@ mod wire;
 pub use application::{ApplicationRecord, Attachment, InstanceSize, PinnedImage, application_id};
 pub use client::{
     ApplicationRequest, ApplicationStatus, Client, ClientError, ClientErrorKind, DeployRequest, Deployed,
+    ExecConnection, ExecReceiver, ExecSender,
 };
 pub use control::{Control, ControlOptions};
 pub use error::{Code, ControlError};
+pub use exec::{ExecError, ExecInput, ExecOutput, ExecRequest, ExecSession};
 pub use host::worker_url;
 pub use metric::{MetricFamily, MetricKind, Sample};
 pub use operations::{EventRequest, EventView, Inspection, InstanceError, InstanceStats, Operations, Stopped};

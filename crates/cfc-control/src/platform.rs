@@ -14,6 +14,7 @@ use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
 use crate::{ApplicationRecord, Deployment, InstanceSize, Operations, Timestamp};
+use crate::{ExecError, ExecRequest, ExecSession};
 
 /// The machine's side of the control API. The command wires the real one.
 #[async_trait]
@@ -41,6 +42,10 @@ pub trait Platform: Operations {
         application: &ApplicationRecord,
         request: &LogRequest,
     ) -> Result<BoxStream<'static, io::Result<Bytes>>, LogError>;
+
+    /// Runs a command in the running instance that `instance` means: its id, its Durable Object's, or the beginning of
+    /// either where that is only one's.
+    async fn exec(&self, instance: &str, request: ExecRequest) -> Result<ExecSession, ExecError>;
 }
 
 /// One instance, as lists show it.

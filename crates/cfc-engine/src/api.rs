@@ -12,6 +12,7 @@ use serde_json::json;
 use crate::Engine;
 use crate::containers;
 use crate::docker;
+use crate::exec;
 
 /// Every route, as `/containers/…` (workerd) and as `/v1.43/containers/…` (Docker's clients).
 pub(crate) fn router(engine: Engine) -> Router {
@@ -36,6 +37,10 @@ fn routes() -> Router<Engine> {
         .route("/containers/{name}/start", post(containers::start))
         .route("/containers/{name}/wait", post(containers::wait))
         .route("/containers/{name}/kill", post(containers::kill))
+        .route("/containers/{name}/exec", post(exec::create))
+        .route("/exec/{id}/start", post(exec::start))
+        .route("/exec/{id}/json", get(exec::inspect))
+        .route("/exec/{id}/resize", post(exec::resize))
         .route("/containers/{name}", delete(containers::remove))
 }
 
@@ -74,7 +79,6 @@ async fn unknown(method: Method, uri: Uri) -> Response {
     let path = uri.path();
     let is_about = |word: &str| path.split('/').any(|segment| segment == word);
     let feature = [
-        ("exec", "running a command in a container (exec)"),
         ("archive", "files put into or got out of a container (archive; HTTPS interception and snapshots need it)"),
         ("commit", "container snapshots (commit)"),
         ("volumes", "volumes (directory snapshots need them)"),

@@ -19,7 +19,7 @@ const SIGKILL: i32 = 9;
 /// The container that a path names.
 #[derive(Deserialize)]
 pub(crate) struct Container {
-    name: String,
+    pub name: String,
 }
 
 #[derive(Deserialize)]
@@ -257,7 +257,7 @@ pub(crate) async fn remove(
 }
 
 /// The answer to what the runtime could not do.
-fn failure(problem: &RuntimeError) -> Response {
+pub(crate) fn failure(problem: &RuntimeError) -> Response {
     let status = match &problem.kind {
         RuntimeErrorKind::Refused(Refusal::NoInstance(_) | Refusal::NoApplication(_)) => StatusCode::NOT_FOUND,
         RuntimeErrorKind::Refused(_) | RuntimeErrorKind::NotRunning => StatusCode::CONFLICT,

@@ -9,6 +9,7 @@ use tokio::net::UnixListener;
 
 use crate::WorkerNames;
 use crate::egress::EgressPolicy;
+use crate::execs::Execs;
 use crate::sidecar::Sidecar;
 use crate::stillborn::Stillborn;
 
@@ -21,6 +22,7 @@ pub struct Engine {
 struct Shared {
     runtime: Runtime,
     egress: Arc<EgressPolicy>,
+    execs: Execs,
     inner: Mutex<Inner>,
 }
 
@@ -40,7 +42,14 @@ impl Engine {
     /// An engine that answers with instances of `runtime`, which may reach what `egress` says.
     pub fn new(runtime: Runtime, names: WorkerNames, egress: EgressPolicy) -> Engine {
         let inner = Inner { names: Arc::new(names), ..Inner::default() };
-        Engine { shared: Arc::new(Shared { runtime, egress: Arc::new(egress), inner: Mutex::new(inner) }) }
+        Engine {
+            shared: Arc::new(Shared {
+                runtime,
+                egress: Arc::new(egress),
+                execs: Execs::default(),
+                inner: Mutex::new(inner),
+            }),
+        }
     }
 
     /// Answers on `listener` until `shutdown` is there. Connections that are open then end with their clients.
@@ -78,6 +87,11 @@ impl Engine {
 
     pub(crate) fn runtime(&self) -> &Runtime {
         &self.shared.runtime
+    }
+
+    /// The commands that were asked for in its containers.
+    pub(crate) fn execs(&self) -> &Execs {
+        &self.shared.execs
     }
 
     pub(crate) fn egress(&self) -> &Arc<EgressPolicy> {

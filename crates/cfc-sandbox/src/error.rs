@@ -78,6 +78,21 @@ impl Error {
         }
     }
 
+    /// Whether what was asked for is at fault.
+    pub fn is_invalid(&self) -> bool {
+        let is_about_a_path = |errno: i32| matches!(errno, libc::ENOENT | libc::ENOTDIR | libc::EACCES | libc::ELOOP);
+        match self.kind {
+            ErrorKind::Invalid(_) => true,
+            ErrorKind::Step { errno, .. } => is_about_a_path(errno),
+            _ => self.exit_code().is_some(),
+        }
+    }
+
+    /// Whether the sandbox has ended, or was never there.
+    pub fn is_gone(&self) -> bool {
+        matches!(self.kind, ErrorKind::NotRunning | ErrorKind::NotFound)
+    }
+
     /// What to do about it, when there is something to say.
     pub fn hint(&self) -> Option<&'static str> {
         match &self.kind {

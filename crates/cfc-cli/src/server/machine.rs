@@ -9,8 +9,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use cfc_control::{
-    ActivateError, ActivateErrorKind, ApplicationRecord, Control, Deployment, InstanceSize, InstanceView, LogError,
-    LogRequest, Platform, PrepareError, TrialError,
+    ActivateError, ActivateErrorKind, ApplicationRecord, Control, Deployment, ExecError, ExecRequest, ExecSession,
+    InstanceSize, InstanceView, LogError, LogRequest, Platform, PrepareError, TrialError,
 };
 use cfc_engine::{EgressPolicy, Engine};
 use cfc_gateway::Gateway;
@@ -25,7 +25,7 @@ use tokio::sync::Mutex;
 
 use crate::failure::Failure;
 use crate::server::worker::{self, Place, RunningVersion, WorkerEngine};
-use crate::server::{logs, metrics, prepare, stop_grace, trial, views};
+use crate::server::{exec, logs, metrics, prepare, stop_grace, trial, views};
 use crate::settings::Settings;
 
 /// This machine.
@@ -285,6 +285,10 @@ impl Platform for Machine {
 
     async fn instances(&self, application: &ApplicationRecord) -> Vec<InstanceView> {
         views::instances(&self.runtime, application)
+    }
+
+    async fn exec(&self, instance: &str, request: ExecRequest) -> Result<ExecSession, ExecError> {
+        exec::exec(&self.runtime, instance, request).await
     }
 
     async fn logs(

@@ -7,6 +7,7 @@ pub mod lock;
 pub mod registry;
 pub mod signals;
 
+mod exec;
 mod logs;
 mod machine;
 mod metrics;

@@ -48,6 +48,9 @@ pub enum ClientErrorKind {
     /// The connection broke.
     #[error("the connection to the server broke")]
     Broken(#[source] reqwest::Error),
+    /// The connection of a command ended before the command did.
+    #[error("the connection to the server was lost: {0}")]
+    Lost(String),
 }
 
 impl ClientError {
@@ -57,7 +60,7 @@ impl ClientError {
             ClientErrorKind::Refused { hint, .. } => hint.as_deref(),
             ClientErrorKind::Unreachable { .. } => Some("start one with `cfc serve`"),
             ClientErrorKind::Malformed(_) => Some("the server must be a `cfc serve` of the same version"),
-            ClientErrorKind::Broken(_) => None,
+            ClientErrorKind::Broken(_) | ClientErrorKind::Lost(_) => None,
         }
     }
 

@@ -1,6 +1,7 @@
 //! [`Client`]: the control API from the other side, for the `cfc` commands.
 
 mod error;
+mod exec;
 mod instances;
 mod request;
 
@@ -12,6 +13,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 pub use error::{ClientError, ClientErrorKind};
+pub use exec::{ExecConnection, ExecReceiver, ExecSender};
 pub use request::{ApplicationRequest, DeployRequest, Deployed};
 
 use crate::{ApplicationRecord, InstanceView, LogRequest};

@@ -3,6 +3,7 @@
 mod account;
 mod applications;
 mod auth;
+mod exec;
 mod instances;
 mod open;
 mod scripts;
@@ -45,6 +46,7 @@ pub(crate) fn router(control: Control) -> Router {
         .route("/applications/{id}/rollouts", get(applications::rollouts).post(applications::roll_out))
         .route("/applications/{id}/rollouts/{rollout}", get(applications::rollout))
         .route("/applications/{id}/logs", get(applications::logs))
+        .route("/instances/{instance}/exec", post(exec::exec))
         .route("/instances/{instance}", get(instances::inspect))
         .route("/instances/{instance}/stop", post(instances::stop))
         .route("/instances/{instance}/restart", post(instances::restart))

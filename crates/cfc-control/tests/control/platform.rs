@@ -104,6 +104,28 @@ impl Platform for MemoryPlatform {
         }]
     }
 
+    /// Echoes its input, tells of a signal, and exits with the number of words; `none` is no instance.
+    async fn exec(&self, instance: &str, request: ExecRequest) -> Result<ExecSession, ExecError> {
+        if instance == "none" {
+            return Err(ExecError::NoSuchInstance { instance: instance.to_string() });
+        }
+        let (input, mut told) = tokio::sync::mpsc::channel(1);
+        let (tell, output) = tokio::sync::mpsc::channel(1);
+        tokio::spawn(async move {
+            let _ = tell.send(ExecOutput::Stderr(format!("{:?}", request.terminal).into())).await;
+            while let Some(event) = told.recv().await {
+                let answer = match event {
+                    ExecInput::Data(bytes) => ExecOutput::Stdout(bytes),
+                    ExecInput::End => break,
+                    other => ExecOutput::Stderr(format!("{other:?}").into()),
+                };
+                let _ = tell.send(answer).await;
+            }
+            let _ = tell.send(ExecOutput::Exit(request.command.len() as i32)).await;
+        });
+        Ok(ExecSession { input, output })
+    }
+
     async fn logs(
         &self,
         application: &ApplicationRecord,

@@ -114,7 +114,6 @@ async fn not_there(platform: Platform) {
     let name = container("a1");
     assert_eq!(platform.create(&name).await.0, 201);
     let requests = [
-        ("POST", format!("/containers/{name}/exec"), "exec"),
         ("PUT", format!("/containers/{name}/archive?path=%2Fetc"), "archive"),
         ("POST", format!("/commit?container={name}"), "commit"),
         ("POST", "/volumes/create".to_string(), "volumes"),

@@ -6,6 +6,7 @@
 mod adoption;
 mod client;
 mod egress;
+mod exec;
 mod image;
 mod lifecycle;
 mod limits;
@@ -20,8 +21,16 @@ use std::process::ExitCode;
 /// A name and what to do.
 type Test = (&'static str, fn());
 
-const TESTS: &[&[Test]] =
-    &[lifecycle::TESTS, ports::TESTS, limits::TESTS, adoption::TESTS, workerd::TESTS, egress::TESTS, stop::TESTS];
+const TESTS: &[&[Test]] = &[
+    lifecycle::TESTS,
+    ports::TESTS,
+    limits::TESTS,
+    adoption::TESTS,
+    workerd::TESTS,
+    egress::TESTS,
+    exec::TESTS,
+    stop::TESTS,
+];
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os();

@@ -1,6 +1,7 @@
 //! `cfc containers`: what runs on a platform. One file a command.
 
 mod events;
+mod exec;
 mod inspect;
 mod instances;
 mod list;
@@ -33,6 +34,7 @@ pub fn run(settings: &Settings, command: &Containers) -> Result<ExitCode, Failur
             Containers::Inspect { instance } => inspect::run(&client, instance).await,
             Containers::Stats(arguments) => stats::run(&client, arguments).await,
             Containers::Events(arguments) => events::run(&client, arguments).await,
+            Containers::Exec(arguments) => exec::run(&client, arguments).await,
         }
     })
 }
