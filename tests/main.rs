@@ -7,6 +7,7 @@ mod messages;
 mod operations;
 mod ordinary_user;
 mod rootless;
+mod runtimes;
 mod settings;
 mod starter;
 mod support;

@@ -60,6 +60,7 @@ impl Runner<'_> {
             root,
             network: Network::Host,
             stdio: Stdio::Files,
+            runtime: None,
         })
     }
 

@@ -131,6 +131,10 @@ pub struct Serve {
     /// Port of the registry [default: 5000]
     #[arg(long, value_name = "PORT")]
     pub registry_port: Option<u16>,
+    /// Run instances with an OCI runtime instead of cfc's own sandbox: crun, runc, runsc, one of `[runtimes]` in the
+    /// configuration file, or a path
+    #[arg(long, value_name = "NAME")]
+    pub runtime: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -279,6 +283,13 @@ pub struct Run {
     /// The instance type, whose limits apply
     #[arg(long, value_name = "TYPE", default_value = "standard-1")]
     pub instance_type: String,
+    /// Run it with an OCI runtime instead of cfc's own sandbox: crun, runc, runsc, one of `[runtimes]` in the
+    /// configuration file, or a path
+    #[arg(long, value_name = "NAME")]
+    pub runtime: Option<String>,
+    /// Allow it more than containers may: `fuse`, or `nested` for containers inside it
+    #[arg(long = "grant", value_name = "GRANT")]
+    pub grants: Vec<String>,
 }
 
 #[derive(Debug, Args)]

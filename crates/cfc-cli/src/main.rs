@@ -7,6 +7,7 @@ mod args;
 mod commands;
 mod failure;
 mod images;
+mod isolation;
 mod logging;
 mod output;
 mod project;

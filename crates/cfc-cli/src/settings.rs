@@ -1,5 +1,6 @@
 //! Where state lives and who serves: flag over environment over configuration file over default.
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -52,6 +53,14 @@ pub struct ConfigFile {
     /// Whether a container may use the whole processor until it listens, rather than its instance type's share.
     #[serde(default = "yes")]
     pub startup_cpu_boost: bool,
+    /// What runs instances in place of cfc's own sandbox: a name of `runtimes`, a program's name, or a path.
+    pub runtime: Option<String>,
+    /// Programs with names.
+    #[serde(default)]
+    pub runtimes: BTreeMap<String, RuntimeEntry>,
+    /// What holds for single applications.
+    #[serde(default)]
+    pub applications: BTreeMap<String, ApplicationEntry>,
 }
 
 impl Default for ConfigFile {
@@ -62,6 +71,28 @@ impl Default for ConfigFile {
 
 fn yes() -> bool {
     true
+}
+
+/// An OCI runtime, as `[runtimes.NAME]` has it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RuntimeEntry {
+    /// The program: a path, or a name to look for.
+    pub path: PathBuf,
+    /// Its arguments, before the command: `["--platform=kvm"]`.
+    #[serde(default)]
+    pub args: Vec<String>,
+}
+
+/// An application, as `[applications.NAME]` has it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApplicationEntry {
+    /// As [`ConfigFile::runtime`], for this application; `"cfc"` is cfc's own sandbox.
+    pub runtime: Option<String>,
+    /// What its containers may besides: `"fuse"`, `"nested"`.
+    #[serde(default)]
+    pub grants: Vec<String>,
 }
 
 /// Addresses of a running server, as `serve.json` tells them to the other commands of the same user.

@@ -114,7 +114,7 @@ impl Inner {
         if draft.skip_trial || recorded.is_some_and(runs_already) {
             return Ok(manifest);
         }
-        match self.platform.try_image(&manifest, &draft.size).await {
+        match self.platform.try_image(&draft.name, &manifest, &draft.size).await {
             Ok(()) => Ok(manifest),
             Err(error) => {
                 let hint = error.hint.clone();

@@ -23,7 +23,7 @@ pub trait Platform: Operations {
     async fn prepare_image(&self, reference: &Reference) -> Result<Descriptor, PrepareError>;
 
     /// Starts one instance of a prepared image within `size`, sees that it does not end at once, and removes it.
-    async fn try_image(&self, image: &Descriptor, size: &InstanceSize) -> Result<(), TrialError>;
+    async fn try_image(&self, application: &str, image: &Descriptor, size: &InstanceSize) -> Result<(), TrialError>;
 
     /// Makes the deployment serve: the new Worker is up and healthy, its applications are known to the runtime, and
     /// the gateway points at it. On an error the deployment that served before still does. Activating what already

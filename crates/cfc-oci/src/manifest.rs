@@ -111,6 +111,7 @@ impl ManifestOrIndex {
     /// Parses `bytes`, which were served or stored as `media_type`.
     pub fn parse(media_type: &str, bytes: &[u8]) -> Result<ManifestOrIndex, ManifestError> {
         let json = |source| ManifestError::Json { media_type: media_type.to_string(), source };
+        refuse_ambiguity(media_type, bytes)?;
         if media_type::is_manifest(media_type) {
             Ok(ManifestOrIndex::Manifest(serde_json::from_slice(bytes).map_err(json)?))
         } else if media_type::is_index(media_type) {
@@ -121,12 +122,41 @@ impl ManifestOrIndex {
     }
 }
 
+/// Bytes that are a manifest to one reader and an index to another would let two machines run different images under one
+/// digest (CVE-2021-41190).
+fn refuse_ambiguity(media_type: &str, bytes: &[u8]) -> Result<(), ManifestError> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Shape {
+        media_type: Option<String>,
+        manifests: Option<serde::de::IgnoredAny>,
+        layers: Option<serde::de::IgnoredAny>,
+        config: Option<serde::de::IgnoredAny>,
+    }
+    // What is no JSON object at all is reported by whoever parses all of it.
+    let Ok(shape) = serde_json::from_slice::<Shape>(bytes) else { return Ok(()) };
+    let is_index = media_type::is_index(media_type);
+    let says_other = shape.media_type.as_deref().is_some_and(|said| match is_index {
+        true => media_type::is_manifest(said),
+        false => media_type::is_index(said),
+    });
+    let has_others_fields =
+        if is_index { shape.layers.is_some() || shape.config.is_some() } else { shape.manifests.is_some() };
+    match says_other || has_others_fields {
+        true => Err(ManifestError::Ambiguous(media_type.to_string())),
+        false => Ok(()),
+    }
+}
+
 /// Why bytes are not a manifest.
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
     /// Not a type that cfc reads.
     #[error("unsupported manifest media type `{0}`")]
     MediaType(String),
+    /// A manifest and an index in one.
+    #[error("it is called `{0}`, and holds what the other of manifest and index has")]
+    Ambiguous(String),
     /// Not the JSON that the type promises.
     #[error("malformed manifest of type `{media_type}`")]
     Json {

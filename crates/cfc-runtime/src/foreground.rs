@@ -9,7 +9,7 @@ use cfc_store::Store;
 
 use crate::directory::InstanceDirectory;
 use crate::error::{AtPath, Result, RuntimeErrorKind};
-use crate::instance::InstanceSpec;
+use crate::instance::{InstanceSpec, Isolation};
 use crate::launch::sandbox_config;
 
 /// What a launcher needs to run `spec` with descriptors that the caller passes along. `directory` must be empty; it gets
@@ -19,13 +19,14 @@ pub fn foreground_sandbox(
     spec: &InstanceSpec,
     instance_type: &InstanceType,
     directory: &Path,
+    isolation: &Isolation,
 ) -> Result<SandboxConfig> {
     let make = || -> std::result::Result<SandboxConfig, RuntimeErrorKind> {
         let instance = InstanceDirectory::at(directory);
         for path in [directory.join("etc"), instance.upper(), instance.work()] {
             fs::create_dir_all(&path).at("make the directory", &path)?;
         }
-        let config = sandbox_config(store, spec, instance_type, 1, &instance, Network::Isolated)?;
+        let config = sandbox_config(store, spec, instance_type, 1, &instance, Network::Isolated, isolation)?;
         Ok(SandboxConfig { stdio: Stdio::Files, ..config })
     };
     make().map_err(|kind| kind.of("prepare", &spec.name))

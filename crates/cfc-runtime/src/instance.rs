@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use cfc_oci::Descriptor;
-use cfc_sandbox::Exit;
+use cfc_sandbox::{Exit, Grant, OciRuntime};
 use cfc_scheduler::InstanceType;
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +23,18 @@ pub struct Application {
     pub instance_type: InstanceType,
     /// Whether an instance may use the whole processor until it listens, rather than its share.
     pub startup_cpu_boost: bool,
+    /// How its instances are kept apart from the machine.
+    #[serde(default)]
+    pub isolation: Isolation,
+}
+
+/// How instances are kept apart from the machine. The default is cfc's own sandbox, with nothing granted.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Isolation {
+    /// What runs them in place of cfc's own sandbox.
+    pub runtime: Option<OciRuntime>,
+    /// What the operator allows them besides.
+    pub grants: Vec<Grant>,
 }
 
 /// One instance, as whoever wants it describes it.

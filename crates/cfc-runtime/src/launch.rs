@@ -15,7 +15,7 @@ use oci_spec::runtime::{
 use crate::boost::cpu_share;
 use crate::directory::InstanceDirectory;
 use crate::error::{AtPath, RuntimeErrorKind};
-use crate::instance::InstanceSpec;
+use crate::instance::{InstanceSpec, Isolation};
 
 /// The annotation that says which launch of an instance a sandbox is.
 pub(crate) const LAUNCH_ANNOTATION: &str = "cfc.launch";
@@ -36,6 +36,7 @@ pub(crate) fn sandbox_config(
     launch: u64,
     directory: &InstanceDirectory,
     network: Network,
+    isolation: &Isolation,
 ) -> Result<SandboxConfig, RuntimeErrorKind> {
     let image = store.images().load(&spec.image)?;
     let lowers = store.unpack_image(&image)?;
@@ -47,6 +48,7 @@ pub(crate) fn sandbox_config(
     set_limits(&mut sandbox, instance_type)?;
     set_etc(&mut sandbox, directory, &hostname, network)?;
     sandbox.set_hostname(Some(hostname));
+    isolation.grants.iter().try_for_each(|grant| grant.add_to(&mut sandbox))?;
     let annotations = sandbox.annotations_mut().get_or_insert_default();
     // As in the virtual machines of the original, the app is not process 1: an unhandled SIGTERM ends it.
     annotations.insert(INIT_ANNOTATION.to_string(), "true".to_string());
@@ -57,6 +59,7 @@ pub(crate) fn sandbox_config(
         root: Root::Overlay { lowers, upper: directory.upper(), work: directory.work() },
         network,
         stdio: Stdio::Log { path: directory.log(), max_bytes: MAX_LOG_BYTES },
+        runtime: isolation.runtime.clone(),
     })
 }
 

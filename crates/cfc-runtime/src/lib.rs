@@ -36,7 +36,7 @@ pub use error::{Result, RuntimeError, RuntimeErrorKind};
 pub use events::{EventReader, InstanceEvent, InstanceEventKind, StartTimings};
 pub use exec::{Exec, ExecControl, ExecInput, ExecOutput, ExecSpec};
 pub use foreground::foreground_sandbox;
-pub use instance::{Application, ExitReport, InstanceSpec, InstanceView, Phase};
+pub use instance::{Application, ExitReport, InstanceSpec, InstanceView, Isolation, Phase};
 pub use logs::{LogLine, LogReader, LogStream};
 pub use metrics::{ApplicationMetrics, BUCKETS, Histogram};
 pub use outbound::Outbound;

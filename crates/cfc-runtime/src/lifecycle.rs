@@ -84,8 +84,10 @@ impl Runtime {
         fail_at("runtime.start.journal")?;
         directory.make_disk(directories)?;
         fail_at("runtime.start.disk")?;
-        let mut config =
-            sandbox_config(store, &journal.spec, &instance_type, launch, &directory, self.network_of(name))?;
+        let isolation = self.application(&journal.spec.application).map(|application| application.isolation);
+        let isolation = isolation.unwrap_or_default();
+        let network = self.network_of(name);
+        let mut config = sandbox_config(store, &journal.spec, &instance_type, launch, &directory, network, &isolation)?;
         if self.is_boosted_at_start(&journal.spec.application) {
             boost(&mut config.spec)?;
             if let Some(record) = self.lock().records.get_mut(name) {

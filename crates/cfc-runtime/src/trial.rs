@@ -7,7 +7,7 @@ use cfc_oci::Descriptor;
 use cfc_scheduler::InstanceType;
 
 use crate::error::Result;
-use crate::instance::{Application, ExitReport, InstanceSpec};
+use crate::instance::{Application, ExitReport, InstanceSpec, Isolation};
 use crate::logs::LogLine;
 use crate::runtime::Runtime;
 
@@ -48,6 +48,7 @@ impl Runtime {
             max_instances: 1,
             instance_type,
             startup_cpu_boost: true,
+            isolation: Isolation::default(),
         });
         let outcome = self.try_instance(&name, image, patience).await;
         self.remove_application(&name).await;

@@ -402,6 +402,9 @@ fn limits(resources: &LinuxResources) -> BTreeMap<&'static str, Limits> {
         let v1 = vec![
             ("memory.limit_in_bytes", limit.to_string(), true),
             ("memory.memsw.limit_in_bytes", total.to_string(), false),
+            // Buffers of TCP sockets, which v1 counts apart, and v2 with the rest. Unlimited, one sandbox could bring the
+            // whole machine's TCP under pressure.
+            ("memory.kmem.tcp.limit_in_bytes", limit.to_string(), false),
         ];
         let v2 = vec![("memory.max", limit.to_string()), ("memory.swap.max", (total - limit).to_string())];
         wanted.insert("memory", Limits { v1, v2 });

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::disk::DiskKind;
 use crate::error::{Error, ErrorKind, Result};
+use crate::oci_runtime::OciRuntime;
 use crate::unsupported::first_unsupported;
 
 /// With this annotation set to `true`, the sandbox's process 1 is a small reaper and the application is its child.
@@ -35,6 +36,9 @@ pub struct SandboxConfig {
     pub network: Network,
     /// Where its output goes.
     pub stdio: Stdio,
+    /// What runs it in place of this crate.
+    #[serde(default)]
+    pub runtime: Option<OciRuntime>,
 }
 
 /// Where a sandbox's root filesystem comes from.

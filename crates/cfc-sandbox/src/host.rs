@@ -13,6 +13,7 @@ use crate::client::Launcher;
 use crate::disk;
 use crate::error::{Error, ErrorKind, Result};
 use crate::launcher::host_ids::HostIds;
+use crate::oci_runtime::{OciRuntime, WELL_KNOWN};
 use crate::protocol;
 use crate::rootless::{self, SANDBOX_IDS, is_rootless};
 
@@ -71,6 +72,7 @@ pub fn check_host() -> Vec<Finding> {
         false => findings.extend(check_cgroups(&Hierarchies::detect()).into_iter().chain(check_disks())),
         true => findings.extend([check_ids(), missing_limits(), check_disk(), check_ports()].into_iter().flatten()),
     }
+    findings.extend([check_runtimes(), check_fuse()]);
     findings
 }
 
@@ -211,6 +213,30 @@ fn check_disks() -> Option<Finding> {
     };
     let what = format!("{lacking}: instances' disks have no limit of their own, and a full one is the host's");
     Some(Finding::new(Severity::Warning, what, remedy))
+}
+
+/// Which classes of isolation there are besides cfc's own sandbox.
+fn check_runtimes() -> Finding {
+    let path = std::env::var("PATH").ok();
+    let find = |name: &&str| OciRuntime::find(name, Path::new(name), &[], path.as_deref()).ok();
+    let found: Vec<OciRuntime> = WELL_KNOWN.iter().filter_map(find).collect();
+    let shown: Vec<_> = found.iter().map(|r| format!("{} ({})", r.name(), r.program().display())).collect();
+    let what = match shown.is_empty() {
+        true => "no OCI runtime besides cfc's own sandbox".to_owned(),
+        false => format!("OCI runtimes besides cfc's own sandbox: {}", shown.join(", ")),
+    };
+    let remedy = match found.iter().any(|runtime| runtime.name() == "runsc") {
+        true => "none needed; `runtime = \"runsc\"` in the configuration file is the class for hostile code",
+        false => "none needed; for hostile code install runsc (gVisor), and set `runtime = \"runsc\"`",
+    };
+    Finding::new(Severity::Note, what, remedy)
+}
+
+fn check_fuse() -> Finding {
+    match Path::new("/dev/fuse").exists() {
+        true => Finding::new(Severity::Note, "there is /dev/fuse: the grant `fuse` can be given", "none needed"),
+        false => Finding::new(Severity::Note, "no /dev/fuse: the grant `fuse` cannot be given", "modprobe fuse"),
+    }
 }
 
 /// How long the processes of a cgroup may take to die.

@@ -7,13 +7,14 @@
 //! The program that embeds this crate must call [`launcher_main`] first thing when its `argv[0]` is
 //! [`LAUNCHER_ARGV0`], before it starts a thread.
 //!
-//! What is absent: this crate never unpacks an image, never pulls, never decides who may start. It does not need or
-//! use any OCI runtime, bridge, veth pair or firewall.
+//! What is absent: this crate never unpacks an image, never pulls, never decides who may start. It does not need any OCI
+//! runtime (it runs one where the caller asks for it), bridge, veth pair or firewall.
 
 mod config;
 mod default_spec;
 mod error;
 mod fail;
+mod grant;
 mod status;
 
 mod client;
@@ -22,6 +23,7 @@ mod host;
 mod inside;
 mod listeners;
 mod network;
+mod oci_runtime;
 mod redirect;
 mod rootless;
 mod terminal;
@@ -45,10 +47,12 @@ pub use disk::{DiskKind, DiskUsage};
 pub use error::{Error, ErrorKind, Result};
 pub use exec::{Exec, ExecConfig};
 pub use fail::fail_point;
+pub use grant::Grant;
 pub use host::{Finding, Severity, check_host, missing_limits, sweep};
 pub use launcher::{LAUNCHER_ARGV0, launcher_main};
 pub use listeners::Listeners;
 pub use network::NetworkHandle;
+pub use oci_runtime::OciRuntime;
 /// The OCI runtime specification's types, as [`SandboxConfig::spec`] holds them.
 pub use oci_spec::runtime as oci;
 pub use redirect::{OUTBOUND_PORT, OutboundSockets, original_destination};

@@ -104,10 +104,22 @@ pub(crate) fn unshare(flags: rustix::thread::UnshareFlags) -> io::Result<()> {
 /// Rust ignores SIGPIPE, and an ignored signal stays ignored across `execve`.
 pub(crate) fn reset_signals() {
     // JUSTIFICATION: no crate resets dispositions in a forked child.
-    // SAFETY: SIG_DFL is always a valid action; unknown signals only fail. The set is initialised before its use.
+    // SAFETY: SIG_DFL is always a valid action; unknown signals only fail. Four zero words are the kernel's structure for
+    // SIG_DFL, without flags, with an empty mask of eight bytes. The set is initialised before its use.
     unsafe {
         for signal in 1..=libc::SIGRTMAX() {
             libc::signal(signal, libc::SIG_DFL);
+        }
+        // The C library keeps these two to itself and refuses to touch them; inherited, they may be ignored all the same.
+        let default = [0_u64; 4];
+        for signal in [32, 33] {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                default.as_ptr(),
+                std::ptr::null_mut::<u64>(),
+                size_of::<u64>(),
+            );
         }
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut none);

@@ -215,3 +215,53 @@ fn a_store_that_cannot_be_made_says_where() {
     let error = Store::open(&path.join("store")).expect_err("below a file");
     assert!(error.to_string().contains("file/store"), "{error}");
 }
+
+#[test]
+fn what_is_manifest_and_index_in_one_is_refused() {
+    let (_directory, store) = temporary_store();
+    let ours = image(&store, &[file_layer(&store, "a", "1")]);
+    let bytes = store.blobs().read(&ours.digest).expect("there");
+    let text = String::from_utf8(bytes).expect("JSON");
+    let with_manifests = text.replacen('{', "{\"manifests\":[],", 1);
+    let mislabelled = text.replace(media_type::MANIFEST, media_type::INDEX);
+    let index =
+        format!("{{\"schemaVersion\":2,\"manifests\":[],\"layers\":[],\"mediaType\":\"{}\"}}", media_type::INDEX);
+    for (kind, text) in
+        [(media_type::MANIFEST, &with_manifests), (media_type::MANIFEST, &mislabelled), (media_type::INDEX, &index)]
+    {
+        let digest = store.blobs().put(text.as_bytes()).expect("stored");
+        let descriptor = Descriptor::new(kind, digest, text.len() as u64);
+        let error = store.images().load(&descriptor).expect_err("ambiguous");
+        assert!(error.kind.to_string().contains("the other of manifest and index"), "{error}: {}", error.kind);
+    }
+}
+
+#[test]
+fn an_image_of_ten_thousand_layers_is_refused_before_any_is_unpacked() {
+    let (_directory, store) = temporary_store();
+    let layer = file_layer(&store, "a", "1");
+    let many = image(&store, &vec![layer.clone(); 10_000]);
+    let image = store.images().load(&many).expect("it can be read");
+    let error = store.unpack_image(&image).expect_err("refused");
+    assert!(matches!(error.kind, StoreErrorKind::Limit(_)), "{error:?}");
+    assert!(!store.layers().contains(&layer.diff_id));
+}
+
+#[test]
+fn a_layer_that_lies_about_its_content_is_refused_and_never_served_to_others() {
+    let (_directory, store) = temporary_store();
+    let (good, evil) = (file_layer(&store, "a", "good"), file_layer(&store, "a", "evil"));
+    // The manifest names the evil blob, the config the good layer.
+    let lying = image(&store, &[cfc_store::LayerBlob { descriptor: evil.descriptor.clone(), ..good.clone() }]);
+    let lying = store.images().load(&lying).expect("it can be read");
+    let error = store.unpack_image(&lying).expect_err("refused");
+    assert!(matches!(error.kind, StoreErrorKind::DigestMismatch { .. }), "{error:?}");
+    assert!(!store.layers().contains(&good.diff_id), "nothing of it stays");
+    let honest = image(&store, std::slice::from_ref(&good));
+    let honest = store.images().load(&honest).expect("it can be read");
+    let directories = store.unpack_image(&honest).expect("unpacked");
+    assert_eq!(fs::read_to_string(directories[0].join("a")).expect("there"), "good");
+    // Now that the good layer is there, the liar gets no more than the config's digest promises: never its own bytes.
+    let directories = store.unpack_image(&lying).expect("the layer of that digest is there");
+    assert_eq!(fs::read_to_string(directories[0].join("a")).expect("there"), "good");
+}

@@ -370,3 +370,67 @@ fn names_need_not_be_unicode() {
     use std::os::unix::ffi::OsStrExt;
     assert!(place.layer().join(std::ffi::OsStr::from_bytes(b"\xff\xfe")).exists());
 }
+
+#[test]
+fn an_opaque_mark_on_a_link_marks_nothing_outside() {
+    let place = Place::new();
+    let neighbour = place.outside.path().join("layer-of-another");
+    fs::create_dir(&neighbour).expect("a directory");
+    for target in [neighbour.to_str().expect("UTF-8"), "../layer-of-another", "/proc/self/cwd"] {
+        let archive = Archive::default().symlink("d", target).file("d/.wh..wh..opq", "");
+        let _ = unpack(&archive.finish(), &place.layer());
+        assert_eq!(xattr(&neighbour, "user.overlay.opaque"), None, "{target}");
+        assert_eq!(xattr(Path::new("."), "user.overlay.opaque"), None, "{target}");
+        fs::remove_dir_all(place.layer()).expect("removed");
+        fs::create_dir(place.layer()).expect("made again");
+    }
+}
+
+#[test]
+fn a_link_of_an_earlier_layer_is_no_way_out_for_a_later_one() {
+    // Each layer is unpacked by itself: what another has at that name is neither followed nor linked to.
+    let place = Place::new();
+    let secret = place.outside.path().join("secret");
+    let lower = place.outside.path().join("layer");
+    unpack(&Archive::default().symlink("out", secret.to_str().expect("UTF-8")).finish(), &lower).expect("accepted");
+    let upper = Place::new();
+    let error = unpack(&Archive::default().hard_link("mine", "out").finish(), &upper.layer()).expect_err("refused");
+    assert!(error.to_string().contains("not in the layer"), "{error}");
+    unpack(&Archive::default().file("out", "new").finish(), &upper.layer()).expect("accepted");
+    assert_eq!(upper.text("out"), "new");
+    place.assert_unharmed();
+    upper.assert_unharmed();
+}
+
+#[test]
+fn a_zstd_frame_that_wants_gigabytes_of_window_is_refused() {
+    // Magic, a frame header without content size, a window of 2^41 bytes, and an empty last block.
+    let frame = [0x28, 0xb5, 0x2f, 0xfd, 0x00, 0xf8, 0x01, 0x00, 0x00];
+    let error = unpack(&frame, &Place::new().layer()).expect_err("refused").to_string();
+    assert!(error.contains("memory") || error.contains("window") || error.contains("parameter"), "{error}");
+}
+
+#[test]
+fn bombs_of_gzip_members_stop_at_the_limits() {
+    use std::io::Write;
+    let member = {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        encoder.write_all(&vec![0; 1 << 20]).expect("memory takes everything");
+        encoder.finish().expect("memory takes everything")
+    };
+    let bomb = member.repeat(64);
+    let limits = UnpackLimits { entries: 10, bytes: 8 << 20 };
+    let error = unpack_layer(&bomb[..], &Place::new().layer(), Algorithm::Sha256, &limits).expect_err("64 MiB");
+    assert!(matches!(error, StoreErrorKind::Limit(_)), "{error}");
+}
+
+#[test]
+fn device_nodes_of_a_layer_are_made_without_being_opened() {
+    if !is_root() {
+        return;
+    }
+    // A block device that does not exist, and one that blocks when it is opened: unpacking neither fails nor hangs.
+    let place =
+        accepted(Archive::default().device("dev/mem", 1, 1).device("dev/console", 5, 1).entry(b'6', "fifo", "", b""));
+    assert!(place.path("dev/mem").symlink_metadata().expect("there").file_type().is_char_device());
+}

@@ -12,6 +12,7 @@ use crate::args::Run;
 use crate::failure::Failure;
 use crate::images::base;
 use crate::images::build::sandbox_failure;
+use crate::isolation;
 use crate::output;
 use crate::settings::Settings;
 
@@ -24,6 +25,7 @@ pub fn run(settings: &Settings, arguments: &Run) -> Result<ExitCode, Failure> {
             return Err(Failure::new(format!("--env `{variable}` is not NAME=VALUE")));
         }
     }
+    let isolation = isolation::of_run(settings, arguments.runtime.as_deref(), &arguments.grants)?;
     // Before any thread: the launcher is started from a process that has only one.
     let launcher = Launcher::private(&crate::server::launcher_program()?).map_err(sandbox_failure)?;
     let store = settings.open_store()?;
@@ -38,7 +40,8 @@ pub fn run(settings: &Settings, arguments: &Run) -> Result<ExitCode, Failure> {
         env: arguments.environment.clone(),
         labels: Default::default(),
     };
-    let config = foreground_sandbox(&store, &spec, &instance_type, directory.path()).map_err(runtime_failure)?;
+    let config =
+        foreground_sandbox(&store, &spec, &instance_type, directory.path(), &isolation).map_err(runtime_failure)?;
     let [stdin, stdout, stderr] =
         [descriptor(std::io::stdin())?, descriptor(std::io::stdout())?, descriptor(std::io::stderr())?];
     launcher.start_with_stdio(&config, stdin, stdout, stderr).map_err(sandbox_failure)?;

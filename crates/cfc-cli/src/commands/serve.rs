@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use crate::args::Serve;
 use crate::failure::Failure;
+use crate::isolation::Isolations;
 use crate::server::handover::{Handover, own_program};
 use crate::server::lock::DataLock;
 use crate::server::{self, Ports};
@@ -18,6 +19,8 @@ pub const REGISTRY_PORT: u16 = 5000;
 
 pub fn run(settings: &Settings, arguments: &Serve) -> Result<ExitCode, Failure> {
     let program = own_program()?;
+    // Before anything is made: a runtime that is missing is the operator's to install.
+    let isolations = Isolations::resolve(settings, arguments.runtime.as_deref())?;
     settings.create_data_directory()?;
     let handover = Handover::receive()?;
     let lock = match &handover {
@@ -34,7 +37,7 @@ pub fn run(settings: &Settings, arguments: &Serve) -> Result<ExitCode, Failure> 
         control: otherwise(arguments.control_port, settings.file.control_port, CONTROL_PORT),
         registry: otherwise(arguments.registry_port, settings.file.registry_port, REGISTRY_PORT),
     };
-    match server::run(settings, &ports, handover, &program, &lock)? {
+    match server::run(settings, &ports, handover, &program, &lock, isolations)? {
         None => Ok(ExitCode::SUCCESS),
         Some(handover) => {
             let error = handover.execute(&program);

@@ -24,6 +24,7 @@ use futures::stream::BoxStream;
 use tokio::sync::Mutex;
 
 use crate::failure::Failure;
+use crate::isolation::Isolations;
 use crate::server::worker::{self, Place, RunningVersion, WorkerEngine};
 use crate::server::{exec, logs, metrics, prepare, stop_grace, trial, views};
 use crate::settings::Settings;
@@ -31,6 +32,7 @@ use crate::settings::Settings;
 /// This machine.
 pub struct Machine {
     settings: Settings,
+    isolations: Isolations,
     sockets: PathBuf,
     store: Store,
     registry: Registry,
@@ -62,6 +64,7 @@ impl Machine {
     ) -> Machine {
         Machine {
             settings: settings.clone(),
+            isolations: Isolations::default(),
             sockets,
             store,
             registry,
@@ -72,6 +75,11 @@ impl Machine {
             next_socket: AtomicU64::new(0),
             reported: metrics::Reported::default(),
         }
+    }
+
+    /// The same machine, on which applications are kept apart so.
+    pub fn with_isolations(self, isolations: Isolations) -> Machine {
+        Machine { isolations, ..self }
     }
 
     /// Puts every recorded Worker back into service. One that cannot start does not keep the others from it: its
@@ -147,6 +155,7 @@ impl Machine {
                 max_instances: application.max_instances,
                 instance_type: trial::instance_type(&application.size),
                 startup_cpu_boost: self.settings.file.startup_cpu_boost,
+                isolation: self.isolations.of(&application.name),
             });
         }
     }
@@ -259,8 +268,8 @@ impl Platform for Machine {
         Ok(image)
     }
 
-    async fn try_image(&self, image: &Descriptor, size: &InstanceSize) -> Result<(), TrialError> {
-        trial::run(&self.runtime, &self.store, image, size).await
+    async fn try_image(&self, application: &str, image: &Descriptor, size: &InstanceSize) -> Result<(), TrialError> {
+        trial::run(&self.runtime, &self.store, image, size, self.isolations.of(application)).await
     }
 
     async fn activate(&self, deployment: &Deployment) -> Result<(), ActivateError> {

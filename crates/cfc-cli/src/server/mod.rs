@@ -31,6 +31,7 @@ use cfc_store::Store;
 
 use crate::failure::Failure;
 use crate::images::build::sandbox_failure;
+use crate::isolation::Isolations;
 use crate::output;
 use crate::server::handover::{Handover, check_program};
 use crate::server::lock::DataLock;
@@ -62,10 +63,11 @@ pub fn run(
     inherited: Option<Handover>,
     program: &Path,
     lock: &DataLock,
+    isolations: Isolations,
 ) -> Result<Option<Handover>, Failure> {
     let asynchronous = tokio::runtime::Runtime::new()
         .map_err(|error| Failure::because("cannot start the asynchronous runtime", &error))?;
-    let served = asynchronous.block_on(serve(settings, ports, inherited, program, lock));
+    let served = asynchronous.block_on(serve(settings, ports, inherited, program, lock, isolations));
     // Threads that wait for instances wait on; the next program has its own.
     asynchronous.shutdown_background();
     served
@@ -77,6 +79,7 @@ async fn serve(
     inherited: Option<Handover>,
     program: &Path,
     lock: &DataLock,
+    isolations: Isolations,
 ) -> Result<Option<Handover>, Failure> {
     let mut signals = Signals::catch();
     let generation = inherited.as_ref().map_or(0, |handover| handover.generation);
@@ -120,7 +123,7 @@ async fn serve(
     let runtime = Runtime::open(runtime_config(settings, &store, &launcher)).await.map_err(runtime_failure)?;
     let registry = registry::open(settings)?;
     let gateway = Gateway::new(GatewayOptions::default());
-    let machine = Arc::new(Machine::new(
+    let machine = Machine::new(
         settings,
         sockets.clone(),
         store,
@@ -128,7 +131,8 @@ async fn serve(
         &addresses.registry,
         runtime.clone(),
         gateway.clone(),
-    ));
+    );
+    let machine = Arc::new(machine.with_isolations(isolations));
     let options = ControlOptions {
         token,
         account_id: settings.account_id(),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use cfc_control::{InstanceSize, TrialError, TrialErrorKind};
 use cfc_oci::Descriptor;
-use cfc_runtime::{Application, ExitReport, InstanceSpec, InstanceType, Runtime};
+use cfc_runtime::{Application, ExitReport, InstanceSpec, InstanceType, Isolation, Runtime};
 use cfc_store::Store;
 use tokio::time::Instant;
 
@@ -23,8 +23,14 @@ pub fn instance_type(size: &InstanceSize) -> InstanceType {
     InstanceType::custom(size.vcpu, size.memory_mib, size.disk_mb)
 }
 
-/// Starts one instance of `image`, watches it, and removes it again.
-pub async fn run(runtime: &Runtime, store: &Store, image: &Descriptor, size: &InstanceSize) -> Result<(), TrialError> {
+/// Starts one instance of `image`, kept apart as those of the application will be, watches it, and removes it again.
+pub async fn run(
+    runtime: &Runtime,
+    store: &Store,
+    image: &Descriptor,
+    size: &InstanceSize,
+    isolation: Isolation,
+) -> Result<(), TrialError> {
     let ports = exposed_ports(store, image).await?;
     let name = format!("cfc-trial-{}", uuid::Uuid::new_v4());
     let application = Application {
@@ -33,6 +39,7 @@ pub async fn run(runtime: &Runtime, store: &Store, image: &Descriptor, size: &In
         max_instances: 1,
         instance_type: instance_type(size),
         startup_cpu_boost: true,
+        isolation,
     };
     runtime.set_application(application);
     let spec = InstanceSpec {

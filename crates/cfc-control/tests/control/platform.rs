@@ -54,7 +54,7 @@ impl Platform for MemoryPlatform {
         }
     }
 
-    async fn try_image(&self, _: &Descriptor, _: &InstanceSize) -> Result<(), TrialError> {
+    async fn try_image(&self, _: &str, _: &Descriptor, _: &InstanceSize) -> Result<(), TrialError> {
         self.trials.fetch_add(1, Ordering::SeqCst);
         if !self.fails("try") {
             return Ok(());

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use cfc_engine::{EgressPolicy, Engine, WorkerNames};
 use cfc_oci::{ContainerConfig, Descriptor};
-use cfc_runtime::{Application, Capacity, InstanceType, Runtime, RuntimeConfig, STOP_GRACE};
+use cfc_runtime::{Application, Capacity, InstanceType, Isolation, Runtime, RuntimeConfig, STOP_GRACE};
 use cfc_sandbox::Launcher;
 use cfc_store::Store;
 use serde_json::{Value, json};
@@ -93,6 +93,7 @@ impl Platform {
             max_instances: 2,
             instance_type,
             startup_cpu_boost: true,
+            isolation: Isolation::default(),
         });
     }
 

@@ -77,6 +77,7 @@ impl Machine {
             max_instances,
             instance_type: InstanceType::custom(1.0, 64, 100),
             startup_cpu_boost: true,
+            isolation: cfc_runtime::Isolation::default(),
         });
     }
 

@@ -49,6 +49,11 @@ impl Blueprint {
     }
 }
 
+/// The resource of the kernel's `number`.
+pub(crate) fn resource(number: u32) -> Option<Resource> {
+    RESOURCES.get(number as usize).copied()
+}
+
 /// Becomes the user namespace's root. Until then the process has an unmapped user, with all capabilities.
 pub(crate) fn become_root() -> Result<(), ErrorKind> {
     drop_groups().step(|| "drop the launcher's groups".into())?;
@@ -80,7 +85,7 @@ fn is_setgroups_denied() -> bool {
 /// Sets resource limits, clamped to what this machine's hard limits allow.
 pub(crate) fn set_rlimits(rlimits: &[(u32, u64, u64)]) -> Result<(), ErrorKind> {
     for (number, soft, hard) in rlimits {
-        let Some(resource) = RESOURCES.get(*number as usize).copied() else { continue };
+        let Some(resource) = resource(*number) else { continue };
         let allowed = rustix::process::getrlimit(resource).maximum.unwrap_or(u64::MAX);
         let hard = (*hard).min(allowed);
         let limit = |value: u64| (value != u64::MAX).then_some(value);

@@ -38,7 +38,7 @@ fn reap(application: i32) -> ! {
     }
 }
 
-fn code(status: WaitStatus) -> i32 {
+pub(super) fn code(status: WaitStatus) -> i32 {
     match (status.exit_status(), status.terminating_signal()) {
         (Some(code), _) => code,
         (_, Some(signal)) => 128 + signal,
@@ -46,7 +46,7 @@ fn code(status: WaitStatus) -> i32 {
     }
 }
 
-fn close_all() -> rustix::io::Result<()> {
+pub(super) fn close_all() -> rustix::io::Result<()> {
     let null = rustix::fs::open("/dev/null", rustix::fs::OFlags::RDWR, rustix::fs::Mode::empty())?;
     rustix::stdio::dup2_stdin(null.as_fd())?;
     rustix::stdio::dup2_stdout(null.as_fd())?;

@@ -14,7 +14,7 @@ use crate::step::Step;
 use crate::sys;
 
 /// Where commands are looked for when the environment has no `PATH`.
-const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(super) const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Changes to `cwd`, making it when it is not there, as Docker does. `false` when only the application's user may enter.
 pub(crate) fn change_or_make_directory(cwd: &Path) -> Result<bool, ErrorKind> {

@@ -76,7 +76,7 @@ fn make_scratch() -> Result<PathBuf, ErrorKind> {
 }
 
 /// Mounts the root at `root`. Returns the upper directory's path, when there is one.
-fn mount_root(blueprint: &Blueprint) -> Result<Option<PathBuf>, ErrorKind> {
+pub(super) fn mount_root(blueprint: &Blueprint) -> Result<Option<PathBuf>, ErrorKind> {
     let get = |handle: &Handle| blueprint.descriptors.get(*handle);
     let (lowers, changes, upper, work) = match &blueprint.root {
         RootPlan::Directory(tree) => {
@@ -210,7 +210,7 @@ fn pivot(root: &OwnedFd) -> Result<(), ErrorKind> {
     rustix::process::chdir("/").step(|| "enter the root".into())
 }
 
-fn new_filesystem(kind: &str, options: &MountOptions) -> rustix::io::Result<OwnedFd> {
+pub(super) fn new_filesystem(kind: &str, options: &MountOptions) -> rustix::io::Result<OwnedFd> {
     let context = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
     rustix::mount::fsconfig_set_string(context.as_fd(), "source", kind)?;
     for (key, value) in &options.data {
@@ -232,7 +232,7 @@ fn copy_of(place: BorrowedFd<'_>, is_recursive: bool) -> rustix::io::Result<Owne
     rustix::mount::open_tree(place, "", flags)
 }
 
-fn attach(tree: &OwnedFd, directory: BorrowedFd<'_>, point: &Path) -> rustix::io::Result<()> {
+pub(super) fn attach(tree: &OwnedFd, directory: BorrowedFd<'_>, point: &Path) -> rustix::io::Result<()> {
     rustix::mount::move_mount(tree.as_fd(), "", directory, point, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
 }
 

@@ -12,9 +12,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{Linux, LinuxNamespaceType, Mount, Process};
-use rustix::fs::CWD;
-use rustix::mount::OpenTreeFlags;
+use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceType, LinuxNamespaceType, Mount, Process};
+use rustix::fs::{AtFlags, CWD, FileType, Mode};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags};
 use serde::{Deserialize, Serialize};
 
 use crate::child::capabilities::CapabilityMasks;
@@ -284,18 +284,39 @@ impl Planner<'_> {
     }
 
     fn devices(&mut self, linux: &Linux) -> Result<Vec<(PathBuf, Handle)>, ErrorKind> {
-        let usual = DEVICES.iter().map(|name| Path::new("/dev").join(name));
-        let more = linux.devices().iter().flatten().map(|device| device.path().clone());
         let mut devices = Vec::new();
-        for path in usual.chain(more) {
+        for path in DEVICES.iter().map(|name| Path::new("/dev").join(name)) {
             let metadata = fs::metadata(&path).step(|| format!("find the device {}", path.display()))?;
             if metadata.file_type().is_char_device() && metadata.rdev() != 0 {
                 let tree = detached(&path, false)?;
                 devices.push((path, self.descriptors.keep(tree)));
             }
         }
+        for device in linux.devices().iter().flatten() {
+            // A node of our own has the mode that the spec says, whatever the host's has; a launcher that may not make
+            // nodes shows the host's.
+            let tree = made_node(device).or_else(|_| detached(device.path(), false))?;
+            devices.push((device.path().clone(), self.descriptors.keep(tree)));
+        }
         Ok(devices)
     }
+}
+
+/// A character device on a filesystem of its own.
+fn made_node(device: &LinuxDevice) -> rustix::io::Result<OwnedFd> {
+    if !matches!(device.typ(), LinuxDeviceType::C | LinuxDeviceType::U) {
+        return Err(rustix::io::Errno::NOTSUP);
+    }
+    let (major, minor) = (device.major() as u32, device.minor() as u32);
+    let mode = Mode::from_raw_mode(device.file_mode().unwrap_or(0o666));
+    let context = rustix::mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    rustix::mount::fsconfig_create(context.as_fd())?;
+    let filesystem = rustix::mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
+    let number = rustix::fs::makedev(major, minor);
+    rustix::fs::mknodat(&filesystem, "node", FileType::CharacterDevice, mode, number)?;
+    rustix::fs::chmodat(&filesystem, "node", mode, AtFlags::empty())?;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    rustix::mount::open_tree(&filesystem, "node", flags)
 }
 
 /// Sandboxes are mounted `volatile` (their upper need not survive a power cut), which leaves a mark in `work` that would

@@ -226,6 +226,10 @@ impl ExecProcess {
 }
 
 fn launch(sandbox: &Sandbox, config: &ExecConfig, descriptors: Vec<OwnedFd>) -> Result<ExecProcess, ErrorKind> {
+    // Its process 1 is one of ours, outside of the container and with the host's rights: nothing may be started there.
+    let template = sandbox.exec.as_ref().ok_or_else(|| {
+        ErrorKind::Invalid("an OCI runtime runs it, in which no further command can be started".into())
+    })?;
     let stdio: Option<[OwnedFd; 3]> = match (config.terminal, descriptors.try_into()) {
         (Some(_), _) => None,
         (None, Ok(stdio)) => Some(stdio),
@@ -240,7 +244,7 @@ fn launch(sandbox: &Sandbox, config: &ExecConfig, descriptors: Vec<OwnedFd>) -> 
     let wiring = ExecWiring { report: report_write, handover: handover_write, stdio, entrances, first };
     let birthplace = sandbox.cgroup.birthplace()?;
     match clone_inside(sandbox, birthplace.as_ref())? {
-        Cloned::Child => child::run(&sandbox.exec, config, &wiring),
+        Cloned::Child => child::run(template, config, &wiring),
         Cloned::Parent { pid, pidfd } => Ok(ExecProcess {
             sandbox: sandbox.id.clone(),
             pid,

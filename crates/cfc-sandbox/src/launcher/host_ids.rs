@@ -139,7 +139,7 @@ mod tests {
         let mut user = process.user().clone();
         user.set_additional_gids(Some(vec![5]));
         process.set_user(user);
-        ids.fit(&SandboxConfig { id: "x".into(), spec, root, network, stdio }).into_owned().spec
+        ids.fit(&SandboxConfig { id: "x".into(), spec, root, network, stdio, runtime: None }).into_owned().spec
     }
 
     #[test]

@@ -1,12 +1,15 @@
 //! [`IdMappings`]: which ids of the host the ids of a user namespace are.
 
 use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
 
 use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxIdMappingBuilder};
+use rustix::process::{WaitId, WaitIdOptions};
 
 use super::ranges::{self, Range};
 use crate::error::ErrorKind;
 use crate::step::Step;
+use crate::sys::{self, Cloned};
 
 /// A sandbox's id mappings, in the form of `/proc/<pid>/uid_map`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +53,30 @@ impl IdMappings {
     /// The host's ids of a user and group of the sandbox.
     pub(crate) fn on_host(&self, uid: u32, gid: u32) -> Option<(u32, u32)> {
         Some((on_host(&self.uid_ranges, uid)?, on_host(&self.gid_ranges, gid)?))
+    }
+
+    /// As the spec has them: of users, of groups.
+    pub(crate) fn ranges(&self) -> (&[LinuxIdMapping], &[LinuxIdMapping]) {
+        (&self.uid_ranges, &self.gid_ranges)
+    }
+
+    /// A user namespace that has this mapping and no process.
+    pub(crate) fn make_namespace(&self) -> Result<OwnedFd, ErrorKind> {
+        let (end, keep) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).step(|| "make a pipe".into())?;
+        let cloned = sys::clone_process(libc::CLONE_NEWUSER as u64, None).step(|| "make a user namespace".into())?;
+        let Cloned::Parent { pid, pidfd } = cloned else {
+            drop(keep);
+            let _ = rustix::io::read(&end, &mut [0; 1]);
+            sys::exit_now(0)
+        };
+        let namespace = self.write(pid).and_then(|()| {
+            let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
+            rustix::fs::open(format!("/proc/{pid}/ns/user"), flags, rustix::fs::Mode::empty())
+                .step(|| "open the user namespace".into())
+        });
+        drop(keep);
+        let _ = rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
+        namespace
     }
 
     /// How many users there are.

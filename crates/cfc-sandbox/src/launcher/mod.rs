@@ -14,6 +14,8 @@ pub(crate) mod host_ids;
 mod idmap;
 mod log_file;
 pub(crate) mod mount_options;
+pub(crate) mod oci_bundle;
+mod oci_runtime;
 mod pool;
 mod ranges;
 mod requests;

@@ -31,8 +31,8 @@ pub(crate) struct Sandbox {
     /// The sockets to which its outbound traffic is redirected, when it was to be, or why there are none.
     pub(crate) outbound: Option<Result<Vec<OwnedFd>, ErrorKind>>,
     pub(crate) cgroup: Cgroup,
-    /// What further processes of it are given.
-    pub(crate) exec: ExecTemplate,
+    /// What further processes of it are given; nothing where an OCI runtime runs it, whose namespaces are not the sandbox's.
+    pub(crate) exec: Option<ExecTemplate>,
     /// Its host ids, when the launcher chose them.
     pub(crate) range: Option<Range>,
     pub(crate) annotations: BTreeMap<String, String>,

@@ -184,7 +184,7 @@ impl Shell {
     }
 }
 
-fn send(control: &OwnedFd, order: &Order, descriptors: &[BorrowedFd<'_>]) -> std::io::Result<()> {
+pub(super) fn send(control: &OwnedFd, order: &Order, descriptors: &[BorrowedFd<'_>]) -> std::io::Result<()> {
     let bytes = protocol::encode(order)?;
     let sent = protocol::send(control, &bytes, descriptors)?;
     // The messages are a few bytes each, and few.

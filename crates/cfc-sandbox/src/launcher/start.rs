@@ -39,10 +39,10 @@ pub(crate) struct Starter {
 }
 
 /// Where a new process's output goes: its ends, and ours.
-struct Outputs {
-    stdio: [OwnedFd; 3],
-    log: Option<LogFile>,
-    read_ends: Vec<(Stream, OwnedFd)>,
+pub(super) struct Outputs {
+    pub(super) stdio: [OwnedFd; 3],
+    pub(super) log: Option<LogFile>,
+    pub(super) read_ends: Vec<(Stream, OwnedFd)>,
 }
 
 impl Starter {
@@ -68,6 +68,9 @@ impl Starter {
         let fitted = self.ids.fit(config);
         let config = fitted.as_ref();
         self.ids.hand_over(&config.root)?;
+        if let Some(runtime) = &config.runtime {
+            return self.start_with(runtime, config, descriptors, client, disk);
+        }
         let kind = ShellKind::of(config, &self.hierarchies)?;
         let outputs = connect(&config.stdio, descriptors)?;
         let shell = self.pool.take(&kind, &self.hierarchies, &mut self.ranges, &self.parent)?;
@@ -94,7 +97,7 @@ impl Starter {
             network,
             outbound: None,
             cgroup,
-            exec,
+            exec: Some(exec),
             range,
             annotations: config.spec.annotations().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect(),
             log: outputs.log,
@@ -166,7 +169,7 @@ fn programs(cache: &mut Vec<(LinuxSeccomp, Program)>, profile: Option<&LinuxSecc
     Ok(programs)
 }
 
-fn connect(stdio: &Stdio, descriptors: Vec<OwnedFd>) -> Result<Outputs, ErrorKind> {
+pub(super) fn connect(stdio: &Stdio, descriptors: Vec<OwnedFd>) -> Result<Outputs, ErrorKind> {
     match stdio {
         Stdio::Files => {
             let stdio = descriptors
@@ -193,7 +196,7 @@ pub(super) fn output_pipe() -> Result<(OwnedFd, OwnedFd), ErrorKind> {
     Ok((read, write))
 }
 
-fn pipe() -> Result<(OwnedFd, OwnedFd), ErrorKind> {
+pub(super) fn pipe() -> Result<(OwnedFd, OwnedFd), ErrorKind> {
     rustix::pipe::pipe_with(PipeFlags::CLOEXEC).step(|| "make a pipe".into())
 }
 

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompOperator, LinuxSyscall};
 
 use crate::error::ErrorKind;
-pub(crate) use profile::default_profile;
+pub(crate) use profile::{KEYRINGS, MOUNTS, NAMESPACES, allow, default_profile, forget};
 use program::{Answer, Condition, Rule, Rules, assemble};
 pub(crate) use program::{Instruction, Program};
 

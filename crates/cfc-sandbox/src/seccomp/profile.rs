@@ -42,6 +42,38 @@ pub(crate) fn default_profile() -> LinuxSeccomp {
     serde_json::from_value(profile).expect("the profile is well-formed")
 }
 
+/// The calls that mount, for [`allow`].
+pub(crate) const MOUNTS: &str = "
+    fsconfig fsmount fsopen fspick mount mount_setattr move_mount open_tree pivot_root umount2";
+
+/// The calls that make, join and name namespaces, for [`allow`].
+pub(crate) const NAMESPACES: &str = "clone clone3 setdomainname sethostname setns unshare";
+
+/// The kernel's keyrings, for [`forget`].
+pub(crate) const KEYRINGS: &str = "add_key keyctl request_key";
+
+/// Allows `calls`, whatever `profile` says of them.
+pub(crate) fn allow(profile: &mut LinuxSeccomp, calls: &str) {
+    forget(profile, calls);
+    let names: Vec<_> = calls.split_whitespace().collect();
+    let entry = serde_json::from_value(json!({"names": names, "action": "SCMP_ACT_ALLOW"}));
+    let mut entries = profile.syscalls().clone().unwrap_or_default();
+    entries.push(entry.expect("the entry is well-formed"));
+    profile.set_syscalls(Some(entries));
+}
+
+/// Makes `calls` unknown: they get the default answer.
+pub(crate) fn forget(profile: &mut LinuxSeccomp, calls: &str) {
+    let is_kept = |name: &&String| !calls.split_whitespace().any(|call| call == *name);
+    let mut entries = profile.syscalls().clone().unwrap_or_default();
+    for entry in &mut entries {
+        let names = entry.names().iter().filter(is_kept).cloned().collect::<Vec<_>>();
+        entry.set_names(names);
+    }
+    entries.retain(|entry| !entry.names().is_empty());
+    profile.set_syscalls(Some(entries));
+}
+
 const ALLOWED: &str = "
     accept accept4 access adjtimex alarm arch_prctl bind brk capget capset chdir chmod chown chroot
     clock_getres clock_gettime clock_nanosleep close close_range connect copy_file_range creat dup dup2

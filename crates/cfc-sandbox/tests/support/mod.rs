@@ -12,9 +12,9 @@ use cfc_sandbox::{Exit, ExitStatus, Launcher, Network, Root, SandboxConfig, Stdi
 
 pub const LAUNCHER: &str = env!("CARGO_BIN_EXE_cfc-launcher");
 const BUSYBOX: &str = "/bin/busybox";
-const APPLETS: [&str; 24] = [
+const APPLETS: [&str; 28] = [
     "sh", "cat", "ls", "id", "echo", "sleep", "mount", "mkdir", "touch", "rm", "ps", "nc", "httpd", "wget", "dd",
-    "hostname", "unshare", "chown", "mv", "yes", "head", "true", "ln", "stat",
+    "hostname", "unshare", "chown", "mv", "yes", "head", "true", "ln", "stat", "mknod", "dmesg", "grep", "wc",
 ];
 
 /// A machine on which sandboxes run, with a private launcher.
@@ -106,6 +106,7 @@ pub fn config(directory: &Path, args: &[&str]) -> SandboxConfig {
         root: Root::Overlay { lowers: vec![directory.join("layer")], upper: own.join("upper"), work: own.join("work") },
         network: Network::Isolated,
         stdio: Stdio::Log { path: own.join("log"), max_bytes: 1 << 20 },
+        runtime: None,
     }
 }
 
@@ -117,6 +118,26 @@ pub fn with(config: &SandboxConfig, changes: &[(&str, serde_json::Value)]) -> Sa
         value["spec"].pointer_mut(parent).unwrap_or_else(|| panic!("{parent}"))[key] = change.clone();
     }
     serde_json::from_value(value).unwrap()
+}
+
+/// A static program that prints what it is and sees, serves, or connects: `probe.c`. `None`, with the reason on stderr, where
+/// none can be compiled.
+pub fn probe() -> Option<PathBuf> {
+    static PROBE: std::sync::OnceLock<Option<PathBuf>> = std::sync::OnceLock::new();
+    let compile = || {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/probe.c");
+        let made = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("probe-{}", std::process::id()));
+        let compiled = std::process::Command::new("cc").args(["-static", "-O1", "-o"]).arg(&made).arg(source).output();
+        match compiled {
+            Ok(output) if output.status.success() => Some(made),
+            Ok(output) => panic!("{}", String::from_utf8_lossy(&output.stderr)),
+            Err(error) => {
+                eprintln!("skipped: needs a C compiler: {error}");
+                None
+            }
+        }
+    };
+    PROBE.get_or_init(compile).clone()
 }
 
 pub fn own_directory(config: &SandboxConfig) -> PathBuf {

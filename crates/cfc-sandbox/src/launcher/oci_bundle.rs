@@ -1,0 +1,186 @@
+//! [`Bundle`]: what an OCI runtime is given, made from a sandbox's configuration.
+//!
+//! ```text
+//! <scratch>/               a tmpfs in the mount namespace of the sandbox
+//!   bundle/config.json
+//!   root/                  the overlay: the container's root
+//!   l/ c/                  what the overlay consists of
+//!   m/0 … m/n              the bind mounts' sources, ids mapped
+//!   sys/                   a sysfs of the sandbox's network
+//!   state/ log pid         the runtime's own
+//! ```
+
+use std::collections::BTreeMap;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{
+    LinuxNamespaceType, LinuxSeccomp, LinuxSeccompAction, LinuxSyscall, Mount, MountBuilder, PosixRlimitBuilder,
+    RootBuilder, Spec,
+};
+use rustix::process::Resource;
+
+use super::blueprint::{Blueprint, MountKind};
+use super::idmap::IdMappings;
+use crate::config::{INIT_ANNOTATION, Network, SandboxConfig};
+use crate::error::ErrorKind;
+use crate::oci_runtime::{Kind, OciRuntime};
+
+/// The newest version that all known runtimes accept.
+const OCI_VERSION: &str = "1.0.2";
+
+/// Directories that any host has one of, to lay the scratch filesystem over.
+const SCRATCH_CANDIDATES: [&str; 4] = ["/run", "/tmp", "/mnt", "/var"];
+
+/// Everything that the sandbox's first process needs to run the runtime.
+pub(crate) struct Bundle {
+    /// The root filesystem and the bind mounts' sources, as detached mounts.
+    pub(crate) blueprint: Blueprint,
+    pub(crate) scratch: PathBuf,
+    pub(crate) config: Vec<u8>,
+    /// Of the network namespace, which the runtime does not own: names with slashes.
+    pub(crate) network_sysctls: Vec<(String, String)>,
+    pub(crate) runtime: OciRuntime,
+    /// The container's name for the runtime.
+    pub(crate) id: String,
+    /// The host's ids of the container's root, when it has a user namespace.
+    pub(crate) owner: Option<(u32, u32)>,
+    /// Whether a signal that the application does not handle ends it, although it is its namespace's process 1.
+    pub(crate) ends_on_signals: bool,
+}
+
+impl Bundle {
+    /// Resolves `config`. `user` is a user namespace with the mapping of the container's own, when it has one, `disk` the
+    /// mount of its disk, and `stdio` becomes its own.
+    pub(crate) fn new(
+        runtime: &OciRuntime,
+        config: &SandboxConfig,
+        user: Option<(BorrowedFd<'_>, &IdMappings)>,
+        disk: Option<OwnedFd>,
+        stdio: [OwnedFd; 3],
+    ) -> Result<Bundle, ErrorKind> {
+        let blueprint = Blueprint::new(config, &[], user.map(|(namespace, _)| namespace), disk, stdio)?;
+        let mappings = user.map(|(_, mappings)| mappings);
+        let scratch = scratch(runtime.program())?;
+        let mut spec = config.spec.clone();
+        let sysctls = set_linux(&mut spec, config, mappings);
+        set_mounts(&mut spec, &blueprint, &scratch)?;
+        clamp_rlimits(&mut spec)?;
+        let readonly = blueprint.is_root_readonly;
+        spec.set_root(Some(RootBuilder::default().path(scratch.join("root")).readonly(readonly).build().map_err(bug)?));
+        spec.set_version(OCI_VERSION.to_owned());
+        if spec.hostname().as_deref().unwrap_or_default().is_empty() {
+            spec.set_hostname(blueprint.hostname.clone());
+        }
+        let ends_on_signals =
+            spec.annotations().as_ref().and_then(|a| a.get(INIT_ANNOTATION)).is_some_and(|v| v == "true");
+        Ok(Bundle {
+            blueprint,
+            config: serde_json::to_vec(&spec).map_err(bug)?,
+            scratch,
+            network_sysctls: sysctls,
+            runtime: runtime.clone(),
+            id: config.id.clone(),
+            owner: mappings.and_then(|mappings| mappings.on_host(0, 0)),
+            ends_on_signals,
+        })
+    }
+}
+
+/// Whether the runtime makes the spec's user namespace. gVisor has no use for one: its kernel is its own, and what reaches
+/// the host has already dropped its rights.
+pub(crate) fn makes_user_namespace(runtime: &OciRuntime) -> bool {
+    runtime.kind() != Kind::Runsc
+}
+
+/// The runtime must still be found below the scratch filesystem.
+fn scratch(program: &Path) -> Result<PathBuf, ErrorKind> {
+    let is_free = |path: &&&str| !program.starts_with(path) && Path::new(path).is_dir();
+    let found = SCRATCH_CANDIDATES.iter().find(is_free).map(PathBuf::from);
+    found.ok_or_else(|| ErrorKind::Unavailable("the host has no /run or /tmp".into()))
+}
+
+/// Leaves to the runtime what it is to do; returns the sysctls that are done for it.
+fn set_linux(spec: &mut Spec, config: &SandboxConfig, mappings: Option<&IdMappings>) -> Vec<(String, String)> {
+    let Some(linux) = spec.linux_mut() else { return Vec::new() };
+    let mut namespaces = linux.namespaces().clone().unwrap_or_default();
+    namespaces.retain(|namespace| match namespace.typ() {
+        LinuxNamespaceType::Network => false,
+        LinuxNamespaceType::User => mappings.is_some(),
+        _ => true,
+    });
+    linux.set_namespaces(Some(namespaces));
+    let (users, groups) = mappings.map(|mappings| mappings.ranges()).unzip();
+    linux.set_uid_mappings(users.map(<[_]>::to_vec)).set_gid_mappings(groups.map(<[_]>::to_vec));
+    // The cgroup that it is started in has the limits.
+    linux.set_resources(None);
+    let profile = linux.seccomp().as_ref().map(for_libseccomp);
+    linux.set_seccomp(profile);
+    let all = linux.sysctl().clone().unwrap_or_default();
+    let (of_network, others): (BTreeMap<_, _>, BTreeMap<_, _>) =
+        all.into_iter().partition(|(name, _)| name.starts_with("net."));
+    linux.set_sysctl((!others.is_empty()).then(|| others.into_iter().collect()));
+    match config.network {
+        Network::Host => Vec::new(),
+        _ => of_network.into_iter().map(|(name, value)| (name.replace('.', "/"), value)).collect(),
+    }
+}
+
+/// For libseccomp an entry without conditions hides those with conditions of the same call. Such a refusal is left out: what
+/// no condition allows gets the default answer, which is a refusal too.
+fn for_libseccomp(profile: &LinuxSeccomp) -> LinuxSeccomp {
+    let mut entries = profile.syscalls().clone().unwrap_or_default();
+    let has_conditions = |entry: &LinuxSyscall| entry.args().as_ref().is_some_and(|args| !args.is_empty());
+    let conditional: Vec<String> =
+        entries.iter().filter(|entry| has_conditions(entry)).flat_map(|entry| entry.names().clone()).collect();
+    for entry in entries.iter_mut().filter(|entry| !has_conditions(entry)) {
+        if entry.action() == LinuxSeccompAction::ScmpActErrno {
+            entry.set_names(
+                entry.names().iter().filter(|name| !conditional.contains(name)).cloned().collect::<Vec<_>>(),
+            );
+        }
+    }
+    entries.retain(|entry| !entry.names().is_empty());
+    let mut profile = profile.clone();
+    profile.set_syscalls(Some(entries));
+    profile
+}
+
+/// Sources become those in the bundle. A sysfs is bound, because only the owner of a network may mount its sysfs.
+fn set_mounts(spec: &mut Spec, blueprint: &Blueprint, scratch: &Path) -> Result<(), ErrorKind> {
+    let given = spec.mounts().clone().unwrap_or_default();
+    let mounts = given.iter().zip(&blueprint.mounts).enumerate().map(|(i, (mount, plan))| match &plan.kind {
+        MountKind::Bind { .. } => bound(mount, &scratch.join("m").join(i.to_string())),
+        MountKind::New { filesystem, .. } if filesystem == "sysfs" => bound(mount, &scratch.join("sys")),
+        MountKind::New { .. } => Ok(mount.clone()),
+    });
+    spec.set_mounts(Some(mounts.collect::<Result<_, _>>()?));
+    Ok(())
+}
+
+fn bound(mount: &Mount, source: &Path) -> Result<Mount, ErrorKind> {
+    let flags = ["ro", "rw", "nosuid", "nodev", "noexec", "noatime"];
+    let given = mount.options().iter().flatten().filter(|option| flags.contains(&option.as_str())).cloned();
+    let options = ["rbind".to_owned(), "rprivate".to_owned()].into_iter().chain(given).collect::<Vec<_>>();
+    let destination = mount.destination().clone();
+    MountBuilder::default().typ("bind").source(source).destination(destination).options(options).build().map_err(bug)
+}
+
+/// To what this machine's hard limits allow: runtimes give up where one is higher.
+fn clamp_rlimits(spec: &mut Spec) -> Result<(), ErrorKind> {
+    let Some(process) = spec.process_mut() else { return Ok(()) };
+    let clamp = |limit: &oci_spec::runtime::PosixRlimit| {
+        let allowed = crate::child::resource(limit.typ() as u32)
+            .and_then(|resource: Resource| rustix::process::getrlimit(resource).maximum)
+            .unwrap_or(u64::MAX);
+        let hard = limit.hard().min(allowed);
+        PosixRlimitBuilder::default().typ(limit.typ()).hard(hard).soft(limit.soft().min(hard)).build().map_err(bug)
+    };
+    let limits = process.rlimits().iter().flatten().map(clamp).collect::<Result<Vec<_>, _>>()?;
+    process.set_rlimits(Some(limits));
+    Ok(())
+}
+
+fn bug(error: impl std::fmt::Display) -> ErrorKind {
+    ErrorKind::Invalid(format!("the bundle cannot be made: {error}"))
+}

@@ -1,0 +1,174 @@
+//! Starts a sandbox whose process is made by an OCI runtime.
+//!
+//! What the launcher makes is a process in a mount, pid and network namespace of its own, in the sandbox's cgroup. It is the
+//! sandbox as everybody else knows it: who kills it kills the runtime and what that has started.
+
+use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
+
+use oci_spec::runtime::LinuxNamespaceType;
+use rustix::fs::{Mode, OFlags};
+use rustix::process::{WaitId, WaitIdOptions};
+
+use super::give_pipes;
+use super::idmap::IdMappings;
+use super::oci_bundle::{Bundle, makes_user_namespace};
+use super::ranges::Range;
+use super::sandbox::{Phase, Rate, Sandbox};
+use super::shell::{ShellKind, UserNamespace, send, socket_pair};
+use super::start::{Starter, connect};
+use crate::cgroup::Cgroup;
+use crate::child::{self, Order, Stubs, Wiring};
+use crate::config::{Root, SandboxConfig};
+use crate::error::ErrorKind;
+use crate::oci_runtime::OciRuntime;
+use crate::protocol::{self, Receiver};
+use crate::rootless::is_rootless;
+use crate::status::Started;
+use crate::step::Step;
+use crate::sys::{self, Cloned};
+
+/// The process, and what the launcher keeps of it.
+struct Process {
+    started: Started,
+    pidfd: OwnedFd,
+    control: OwnedFd,
+    network: Option<OwnedFd>,
+}
+
+impl Starter {
+    /// As [`Starter::start`], by means of `runtime`.
+    pub(super) fn start_with(
+        &mut self,
+        runtime: &OciRuntime,
+        config: &SandboxConfig,
+        descriptors: Vec<OwnedFd>,
+        client: u64,
+        disk: Option<OwnedFd>,
+    ) -> Result<Sandbox, ErrorKind> {
+        if is_rootless() {
+            let name = runtime.name();
+            return Err(ErrorKind::Unavailable(format!(
+                "the OCI runtime `{name}` needs cfc to run as the machine's root"
+            )));
+        }
+        let kind = ShellKind::of(config, &self.hierarchies)?;
+        let outputs = connect(&config.stdio, descriptors)?;
+        let (range, mappings) = self.mappings_for(runtime, &kind)?;
+        let made = self.hierarchies.make(&self.parent, &config.id, &kind.controllers);
+        let made = made.and_then(|mut cgroup| {
+            let process = make_process(runtime, config, &kind, mappings.as_ref(), &cgroup, disk, outputs.stdio);
+            match process {
+                Ok(process) => Ok((process, cgroup)),
+                Err(failure) => {
+                    cgroup.remove();
+                    Err(failure)
+                }
+            }
+        });
+        let (Process { started, pidfd, control, network }, cgroup) =
+            made.inspect_err(|_| self.ranges.give_back(range))?;
+        let upper = match &config.root {
+            Root::Overlay { upper, .. } => Some(upper.clone()),
+            Root::Disk { .. } | Root::Directory { .. } => None,
+        };
+        Ok(Sandbox {
+            id: config.id.clone(),
+            started,
+            phase: Phase::Starting { client, control, receiver: Receiver::default(), outcome: None },
+            pidfd,
+            network,
+            outbound: None,
+            cgroup,
+            exec: None,
+            range,
+            annotations: config.spec.annotations().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect(),
+            log: outputs.log,
+            outputs: outputs.read_ends,
+            rate: Rate::new(),
+            upper,
+            disk: None,
+            stubs: Stubs::default(),
+            waiting: Vec::new(),
+        })
+    }
+
+    fn mappings_for(
+        &mut self,
+        runtime: &OciRuntime,
+        kind: &ShellKind,
+    ) -> Result<(Option<Range>, Option<IdMappings>), ErrorKind> {
+        match &kind.user_namespace {
+            UserNamespace::Given(mappings) if makes_user_namespace(runtime) => Ok((None, Some(mappings.clone()))),
+            UserNamespace::Own if makes_user_namespace(runtime) => {
+                let range = self.ranges.take()?;
+                Ok((Some(range), Some(IdMappings::of_range(range))))
+            }
+            _ => Ok((None, None)),
+        }
+    }
+}
+
+fn make_process(
+    runtime: &OciRuntime,
+    config: &SandboxConfig,
+    kind: &ShellKind,
+    mappings: Option<&IdMappings>,
+    cgroup: &Cgroup,
+    disk: Option<OwnedFd>,
+    stdio: [OwnedFd; 3],
+) -> Result<Process, ErrorKind> {
+    if let Some(resources) = config.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref()) {
+        cgroup.limit(resources)?;
+    }
+    let namespace = mappings.map(IdMappings::make_namespace).transpose()?;
+    let user = namespace.as_ref().map(AsFd::as_fd).zip(mappings);
+    let bundle = Bundle::new(runtime, config, user, disk, stdio)?;
+    let ids = (bundle.blueprint.user.uid, bundle.blueprint.user.gid);
+    let owner = mappings.map_or(Some(ids), |mappings| mappings.on_host(ids.0, ids.1));
+    let (uid, gid) =
+        owner.ok_or_else(|| ErrorKind::Invalid(format!("the user {}:{} is not in the id mappings", ids.0, ids.1)))?;
+    give_pipes(&bundle.blueprint.stdio.map(|handle| bundle.blueprint.descriptors.get(handle)), uid, gid);
+    let (control, theirs) = socket_pair()?;
+    let wiring = Wiring { control: theirs, entrances: cgroup.entrances()? };
+    let birthplace = cgroup.birthplace()?;
+    let cloned = sys::clone_process(clone_flags(kind), birthplace.as_ref().map(|fd| fd.as_fd()));
+    let (pid, pidfd) = match cloned.step(|| "make the namespaces".into())? {
+        Cloned::Parent { pid, pidfd } => (pid, pidfd),
+        Cloned::Child => {
+            // Only the launcher may hold this end, so that its death is noticed.
+            drop(control);
+            child::oci_runtime::run(&bundle, kind, wiring)
+        }
+    };
+    match release(pid, kind, &control) {
+        Ok(network) => {
+            let started = Started { pid, start_time: protocol::start_time(pid).unwrap_or(0) };
+            Ok(Process { started, pidfd, control, network })
+        }
+        Err(failure) => {
+            let _ = sys::send_signal(pidfd.as_fd(), libc::SIGKILL);
+            let _ = rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
+            Err(failure)
+        }
+    }
+}
+
+/// No user namespace: the runtime makes that of the container, and needs this machine's root for it.
+fn clone_flags(kind: &ShellKind) -> u64 {
+    let network = if kind.has_network_namespace { LinuxNamespaceType::Network as u64 } else { 0 };
+    LinuxNamespaceType::Mount as u64 | LinuxNamespaceType::Pid as u64 | network
+}
+
+fn release(pid: i32, kind: &ShellKind, control: &OwnedFd) -> Result<Option<OwnedFd>, ErrorKind> {
+    let open = || {
+        let path = format!("/proc/{pid}/ns/net");
+        rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .step(|| "open the network namespace".into())
+    };
+    let network = kind.has_network_namespace.then(open).transpose()?;
+    // Whatever is inherited from cfc, the runtime is no better a victim than what it runs.
+    let _ = fs::write(format!("/proc/{pid}/oom_score_adj"), "0");
+    send(control, &Order::Go, &[]).step(|| "let the sandbox go on".into())?;
+    Ok(network)
+}
