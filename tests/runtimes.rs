@@ -5,14 +5,16 @@ use crate::support::{Home, Platform, can_sandbox, has_program, tools, wait_for};
 const WORKER: &str = "container-starter";
 const APPLICATION: &str = "container-starter-mycontainer";
 
-/// The command lines of `program` that run the instance whose host name is `host`.
-fn commands_of(program: &str, host: &str) -> usize {
+/// The command lines of `program` that run an instance.
+fn commands_of(program: &str, instance: &str) -> usize {
     let entries = std::fs::read_dir("/proc").expect("there is a /proc").flatten();
     let lines = entries.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
     let is_it = |line: &Vec<u8>| {
         let words: Vec<String> =
             line.split(|byte| *byte == 0).map(|w| String::from_utf8_lossy(w).into_owned()).collect();
-        words[0].ends_with(program) && words.iter().any(|word| word == "run") && words.iter().any(|w| w.contains(host))
+        words[0].ends_with(program)
+            && words.iter().any(|word| word == "run")
+            && words.iter().any(|word| word == instance)
     };
     lines.filter(is_it).count()
 }
@@ -43,21 +45,23 @@ fn an_application_runs_by_its_own_runtime_and_outlives_the_server() {
         let platform = Platform::start(&home);
         home.must(&["deploy", &path.display().to_string()]);
         let first = ask(&platform, "alice");
-        let host = first["instance"].as_str().expect("a name").to_string();
-        assert_eq!(commands_of(program, &host), 1, "{program} does not run `{host}`");
+        let answered = first["instance"].as_str().expect("a name").to_string();
+        let directories = home.instance_directories();
+        let instance = directories[0].file_name().expect("a name").to_string_lossy().into_owned();
+        assert_eq!(commands_of(program, &instance), 1, "{program} does not run `{instance}`");
         // Killed, and started again: the same container goes on.
         platform.kill();
-        assert_eq!(commands_of(program, &host), 1, "{program}: the container went with the server");
+        assert_eq!(commands_of(program, &instance), 1, "{program}: the container went with the server");
         let platform = Platform::start(&home);
         let again = wait_for("the Worker", || {
             let (status, body) = platform.ask(WORKER, "alice");
             (status == 200).then(|| serde_json::from_str::<serde_json::Value>(&body).expect("JSON"))
         });
-        assert_eq!(again["instance"].as_str(), Some(host.as_str()), "{program}");
+        assert_eq!(again["instance"].as_str(), Some(answered.as_str()), "{program}");
         let log = home.must(&["containers", "logs", APPLICATION]);
         assert!(log.contains("visit 1"), "{log}");
         platform.stop();
-        assert_eq!(commands_of(program, &host), 0, "{program} is left");
+        assert_eq!(commands_of(program, &instance), 0, "{program} is left");
     }
 }
 

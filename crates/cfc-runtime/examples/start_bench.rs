@@ -95,6 +95,7 @@ impl Bench {
             max_instances: u32::MAX,
             instance_type: InstanceType::LITE,
             startup_cpu_boost: true,
+            isolation: Default::default(),
         });
         Ok(bench)
     }
