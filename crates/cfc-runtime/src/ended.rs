@@ -83,6 +83,8 @@ impl EndedInstances {
             serde_json::to_vec(&instance).map_err(std::io::Error::from).and_then(|bytes| fs::write(&path, bytes));
         if let Err(error) = written {
             tracing::debug!(path = %path.display(), %error, "cannot remember an ended instance");
+            // Half of it is of no use to anybody.
+            let _ = fs::remove_file(&path);
         }
         self.newest_last.push_back(instance);
         while self.newest_last.len() > ENDED_KEPT {

@@ -3,11 +3,10 @@
 use std::time::{Instant, SystemTime};
 
 use cfc_runtime::ExitReport;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::Test;
 use crate::inventory::{assert_nothing_left, live_processes};
-use crate::support::{Machine, PATIENCE, block_on, directory, until};
+use crate::support::{Machine, block_on, directory, get, until};
 use crate::victim::{KEEPER, TRAPPING, kept, kill, start};
 
 pub const TESTS: &[Test] = &[
@@ -46,14 +45,6 @@ fn hundreds() {
         machine.close().await;
     });
     assert_nothing_left(directory.path());
-}
-
-async fn get(machine: &Machine, name: &str) -> String {
-    let mut stream = machine.runtime.connect(name, 4000, PATIENCE).await.expect("it listens");
-    stream.write_all(b"GET / HTTP/1.0\r\n\r\n").await.expect("it reads");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.expect("it answers");
-    answer
 }
 
 /// One is asked to end while nobody looks, one is killed, one goes on.

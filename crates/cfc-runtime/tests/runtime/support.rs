@@ -8,6 +8,7 @@ use cfc_oci::Descriptor;
 use cfc_runtime::{Application, Capacity, ExitReport, InstanceSpec, InstanceType, Result, Runtime, RuntimeConfig};
 use cfc_sandbox::Launcher;
 use cfc_store::Store;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::image;
 
@@ -183,6 +184,15 @@ pub fn mark(directory: &Path, name: &str) -> String {
 pub fn block_on<T>(work: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(2).build();
     runtime.expect("a tokio runtime").block_on(work)
+}
+
+/// What the instance's web server on port 4000 answers.
+pub async fn get(machine: &Machine, name: &str) -> String {
+    let mut stream = machine.runtime.connect(name, 4000, PATIENCE).await.expect("it listens");
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n").await.expect("it reads");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("it answers");
+    answer
 }
 
 pub async fn until(what: &str, condition: impl Fn() -> bool) {

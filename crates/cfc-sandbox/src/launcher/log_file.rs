@@ -29,7 +29,7 @@ pub(crate) enum Stream {
 pub(crate) struct LogFile {
     path: PathBuf,
     max_bytes: u64,
-    file: Option<File>,
+    file: File,
     length: u64,
     unfinished: [Vec<u8>; 2],
 }
@@ -48,7 +48,7 @@ impl LogFile {
     pub(crate) fn open(path: &Path, max_bytes: u64) -> Result<LogFile, ErrorKind> {
         let file = open(path).step(|| format!("open the log {}", path.display()))?;
         let length = file.metadata().map_or(0, |metadata| metadata.len());
-        Ok(LogFile { path: path.to_owned(), max_bytes, file: Some(file), length, unfinished: [Vec::new(), Vec::new()] })
+        Ok(LogFile { path: path.to_owned(), max_bytes, file, length, unfinished: [Vec::new(), Vec::new()] })
     }
 
     /// Takes bytes as they came from `stream`.
@@ -93,19 +93,25 @@ impl LogFile {
         if self.length > 0 && self.length + entries.len() as u64 > self.max_bytes {
             self.rotate();
         }
-        if let Some(file) = &mut self.file
-            && file.write_all(entries).is_ok()
-        {
-            self.length += entries.len() as u64;
+        match self.file.write_all(entries) {
+            Ok(()) => self.length += entries.len() as u64,
+            // A full disk may have taken half an entry, which would spoil the next one when there is space again.
+            Err(_) => drop(self.file.set_len(self.length)),
         }
     }
 
     fn rotate(&mut self) {
         let mut older = OsString::from(&self.path);
         older.push(".1");
-        let _ = std::fs::rename(&self.path, older);
-        self.file = open(&self.path).ok();
-        self.length = self.file.as_ref().and_then(|file| file.metadata().ok()).map_or(0, |metadata| metadata.len());
+        if std::fs::rename(&self.path, older).is_err() {
+            // What cannot be moved away must not grow.
+            let _ = self.file.set_len(0);
+        }
+        // Where there is no descriptor to be had, the file that is open goes on.
+        if let Ok(file) = open(&self.path) {
+            self.file = file;
+        }
+        self.length = self.file.metadata().map_or(0, |metadata| metadata.len());
     }
 }
 
