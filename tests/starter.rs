@@ -78,6 +78,27 @@ fn the_sixth_session_gets_the_classes_503_and_the_five_go_on() {
 }
 
 #[test]
+fn a_full_machine_gives_the_classes_503_too() {
+    if !ready() {
+        return;
+    }
+    let home = Home::new();
+    let meminfo = std::fs::read_to_string("/proc/meminfo").expect("readable");
+    let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:")).expect("a total");
+    let total_kib: u64 = total.trim().trim_end_matches(" kB").parse().expect("a number");
+    // Room for one `lite` of 256 MiB, which the deploy's trial gives back.
+    home.write("config.toml", &format!("memory_reserve_mib = {}\n", total_kib / 1024 - 300));
+    let platform = deployed(&home, "wrangler.jsonc");
+    let first = container_of(&ask(&platform, "first"));
+    let (status, body) = platform.ask(WORKER, "second");
+    assert_eq!(status, 503, "{body}");
+    assert!(body.starts_with("There is no Container instance available at this time."), "{body}");
+    assert_eq!(container_of(&ask(&platform, "first")), first, "the first was disturbed");
+    let log = platform.log();
+    assert!(log.contains("needs 256 MiB of memory"), "the operator is told why: {log}");
+}
+
+#[test]
 fn an_idle_container_sleeps_and_wakes_with_a_fresh_disk() {
     if !ready() {
         return;

@@ -5,6 +5,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use cfc_engine::AddressRange;
+use cfc_runtime::Shares;
 use cfc_store::Store;
 use serde::{Deserialize, Serialize};
 
@@ -50,6 +51,16 @@ pub struct ConfigFile {
     pub stop_grace: Option<Span>,
     /// Port of the registry.
     pub registry_port: Option<u16>,
+    /// How many times the CPUs may be promised to instances; without it they are not counted.
+    pub cpu_overcommit: Option<f64>,
+    /// How many times the memory may be promised to instances.
+    pub memory_overcommit: Option<f64>,
+    /// Memory that instances never get, in MiB.
+    pub memory_reserve_mib: Option<u64>,
+    /// How many times the free disk may be promised to instances.
+    pub disk_overcommit: Option<f64>,
+    /// Disk that instances never get, in MB.
+    pub disk_reserve_mb: Option<u64>,
     /// Whether a container may use the whole processor until it listens, rather than its instance type's share.
     #[serde(default = "yes")]
     pub startup_cpu_boost: bool,
@@ -61,6 +72,26 @@ pub struct ConfigFile {
     /// What holds for single applications.
     #[serde(default)]
     pub applications: BTreeMap<String, ApplicationEntry>,
+}
+
+impl ConfigFile {
+    /// How much of the machine instances may have.
+    pub fn shares(&self) -> Result<Shares, Failure> {
+        let factor = |key: &str, value: Option<f64>| match value {
+            Some(value) if !(value.is_finite() && value > 0.0) => {
+                let what = format!("`{key} = {value}` in the configuration file is not a number above zero");
+                Err(Failure::new(what).hint("1 promises no more than there is, 2 twice as much"))
+            }
+            value => Ok(value),
+        };
+        Ok(Shares {
+            cpu_overcommit: factor("cpu_overcommit", self.cpu_overcommit)?,
+            memory_overcommit: factor("memory_overcommit", self.memory_overcommit)?.unwrap_or(1.0),
+            memory_reserve_mib: self.memory_reserve_mib,
+            disk_overcommit: factor("disk_overcommit", self.disk_overcommit)?.unwrap_or(1.0),
+            disk_reserve_mb: self.disk_reserve_mb,
+        })
+    }
 }
 
 impl Default for ConfigFile {

@@ -123,8 +123,9 @@ pub(crate) fn bridge() -> Value {
 
 pub(crate) fn exit(report: &ExitReport) -> Value {
     match &report.error {
-        Some(error) => json!({ "StatusCode": report.code, "Error": { "Message": error } }),
-        None => json!({ "StatusCode": report.code }),
+        // Docker says it in `State.Error` and `OOMKilled` alone: to whoever waits, the process ended by itself.
+        Some(error) if !report.oom_killed => json!({ "StatusCode": report.code, "Error": { "Message": error } }),
+        _ => json!({ "StatusCode": report.code }),
     }
 }
 

@@ -68,6 +68,32 @@ impl Default for InstanceType {
     }
 }
 
+/// What Cloudflare gives to a custom size. wrangler sends any numbers and Cloudflare refuses them; on machines of one's own
+/// the only bound is the machine, so this is worth a warning.
+const CUSTOM_VCPU: (f64, f64) = (1.0, 4.0);
+const CUSTOM_MEMORY_MIB_MAX: u64 = 12_288;
+const CUSTOM_DISK_MB_MAX: u64 = 20_000;
+const CUSTOM_MEMORY_MIB_PER_VCPU: f64 = 3_072.0;
+
+fn warn_of_bounds(size: &Table, custom: &InstanceType) {
+    const REFUSED: &str = "cfc runs it, Cloudflare would refuse it";
+    let (least, most) = CUSTOM_VCPU;
+    if !(least..=most).contains(&custom.vcpu) {
+        size.warning("vcpu", format!("{} is outside of {least} to {most}: {REFUSED}", custom.vcpu));
+    }
+    let memory_min = (custom.vcpu * CUSTOM_MEMORY_MIB_PER_VCPU).ceil();
+    let (memory, disk) = (custom.memory_mib, custom.disk_mb);
+    if memory > CUSTOM_MEMORY_MIB_MAX {
+        size.warning("memory_mib", format!("{memory} is more than {CUSTOM_MEMORY_MIB_MAX}: {REFUSED}"));
+    } else if (memory as f64) < memory_min {
+        let needed = format!("{} vCPU need {memory_min}, 3072 each", custom.vcpu);
+        size.warning("memory_mib", format!("{memory} is too little, {needed}: {REFUSED}"));
+    }
+    if disk > CUSTOM_DISK_MB_MAX {
+        size.warning("disk_mb", format!("{disk} is more than {CUSTOM_DISK_MB_MAX}: {REFUSED}"));
+    }
+}
+
 /// Reads `instance_type`; `deprecated` is the size that the old `configuration` gives.
 pub(crate) fn read(table: &Table, deprecated: Option<InstanceType>) -> Option<InstanceType> {
     const FIELD: &str = "instance_type";
@@ -106,6 +132,7 @@ pub(crate) fn read(table: &Table, deprecated: Option<InstanceType>) -> Option<In
                     size.problem(field, "expected more than zero", "");
                 }
             }
+            warn_of_bounds(&size, &custom);
             size.refuse_others();
             Some(custom)
         }

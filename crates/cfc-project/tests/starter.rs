@@ -123,3 +123,34 @@ fn a_rollout_that_cfc_does_not_carry_out_is_a_warning() {
     let warned = project.warnings.iter().filter(|warning| warning.contains("rollout_step_percentage")).count();
     assert_eq!(warned, 1, "{:?}", project.warnings);
 }
+
+#[test]
+fn a_custom_size_that_cloudflare_would_refuse_is_taken_with_a_warning_that_names_the_bound() {
+    let warnings = |size: Value| {
+        let mut config = config();
+        config["containers"][0]["instance_type"] = size;
+        project(config, None).warnings
+    };
+    for fine in [json!("dev"), json!("standard-4")] {
+        let named = warnings(fine);
+        assert!(named.iter().all(|warning| warning.contains("is now called")), "{named:?}");
+    }
+    assert_eq!(warnings(json!({ "vcpu": 2, "memory_mib": 6144, "disk_mb": 20000 })), Vec::<String>::new());
+    assert_eq!(
+        warnings(json!({ "vcpu": 5, "memory_mib": 16384, "disk_mb": 30000 })),
+        [
+            "`containers[0].instance_type.vcpu`: 5 is outside of 1 to 4: cfc runs it, Cloudflare would refuse it",
+            "`containers[0].instance_type.memory_mib`: 16384 is more than 12288: cfc runs it, Cloudflare would refuse it",
+            "`containers[0].instance_type.disk_mb`: 30000 is more than 20000: cfc runs it, Cloudflare would refuse it",
+        ]
+    );
+    assert_eq!(
+        warnings(json!({ "vcpu": 1.5, "memory_mib": 4000 })),
+        [
+            "`containers[0].instance_type.memory_mib`: 4000 is too little, 1.5 vCPU need 4608, 3072 each: cfc runs it, Cloudflare would refuse it",
+        ]
+    );
+    // What is left out is as in `lite`, as wrangler has it.
+    let lite = warnings(json!({ "disk_mb": 100 }));
+    assert!(lite.iter().any(|warning| warning.contains("vcpu`: 0.0625 is outside of 1 to 4")), "{lite:?}");
+}

@@ -21,7 +21,7 @@ const ENDED_BYTES_KEPT: u64 = 256 << 20;
 ///   <name>/            one instance
 ///     journal          what is intended with it, written before it is done
 ///     egress           how it may reach out, as its sidecar was told
-///     upper/ work/     its disk, fresh at each start; gone when it does not run
+///     upper/ work/     its disk where disks cannot be limited, fresh at each start; gone when it does not run
 ///     etc/             hosts, resolv.conf and hostname, mounted into it
 ///     log, log.1       its output
 ///   .ended/<name>.log  the last log of an instance that was removed (and log.1); the newest are kept, of all 256 MiB
@@ -43,6 +43,11 @@ impl Directories {
         fs::set_permissions(root, fs::Permissions::from_mode(0o700)).at("protect", root)?;
         let root = fs::canonicalize(root).at("resolve", root)?;
         Ok(Directories { root })
+    }
+
+    /// The directory that holds all of them.
+    pub fn root(&self) -> &Path {
+        &self.root
     }
 
     /// The directory of the instance `name`, whether it exists or not. The name was checked.
@@ -217,7 +222,7 @@ impl InstanceDirectory {
         }
     }
 
-    /// Gives the instance an empty disk.
+    /// Gives the instance empty directories to write into.
     pub fn make_disk(&self, all: &Directories) -> Result<(), RuntimeErrorKind> {
         self.discard_disk(all)?;
         for path in [self.upper(), self.work()] {

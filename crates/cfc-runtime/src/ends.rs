@@ -10,7 +10,7 @@ use cfc_scheduler::Event;
 use crate::error::RuntimeErrorKind;
 use crate::instance::{ExitReport, Phase};
 use crate::journal::Intent;
-use crate::runtime::{Record, Runtime, Shared};
+use crate::runtime::{Inner, Record, Runtime, Shared};
 use crate::trial::is_trial;
 
 const SIGKILL: i32 = 9;
@@ -68,6 +68,7 @@ impl Runtime {
     /// Takes down what is left of an instance's process, then tells everybody.
     pub(crate) fn end_instance(&self, name: &str, report: ExitReport, usage: &Usage) {
         let Some(launch) = self.running_launch(name) else { return };
+        let report = with_limit(&self.lock(), name, report);
         tracing::info!(instance = name, code = report.code, oom_killed = report.oom_killed, "instance ended");
         let network_bytes = self.network_bytes(name);
         // The disk goes first: after the sandbox is removed, its host ids may be another's.
@@ -80,6 +81,17 @@ impl Runtime {
             self.shared().metrics.add_ended(&record.journal.spec.application, usage, network_bytes);
         }
         self.tell_end(&mut inner, name, Event::Exited(name.to_string(), launch), report);
+    }
+}
+
+/// Says at which limit a process ran out of memory. To be called before the scheduler hears of its end.
+fn with_limit(inner: &Inner, name: &str, report: ExitReport) -> ExitReport {
+    let size = inner.scheduler.instance(name).and_then(|instance| instance.state.occupies());
+    match (size, report.oom_killed, &report.error) {
+        (Some(size), true, None) => {
+            ExitReport { error: Some(format!("out of memory: its limit is {} MiB", size.memory_mib)), ..report }
+        }
+        _ => report,
     }
 }
 

@@ -10,7 +10,7 @@ use cfc_store::Store;
 use crate::directory::InstanceDirectory;
 use crate::error::{AtPath, Result, RuntimeErrorKind};
 use crate::instance::{InstanceSpec, Isolation};
-use crate::launch::sandbox_config;
+use crate::launch::{Place, sandbox_config};
 
 /// What a launcher needs to run `spec` with descriptors that the caller passes along. `directory` must be empty; it gets
 /// the container's disk and is the caller's to remove after the end.
@@ -26,7 +26,8 @@ pub fn foreground_sandbox(
         for path in [directory.join("etc"), instance.upper(), instance.work()] {
             fs::create_dir_all(&path).at("make the directory", &path)?;
         }
-        let config = sandbox_config(store, spec, instance_type, 1, &instance, Network::Isolated, isolation)?;
+        let place = Place { directory: &instance, disks: None };
+        let config = sandbox_config(store, spec, instance_type, 1, &place, Network::Isolated, isolation)?;
         Ok(SandboxConfig { stdio: Stdio::Files, ..config })
     };
     make().map_err(|kind| kind.of("prepare", &spec.name))

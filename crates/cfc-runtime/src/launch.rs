@@ -4,12 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use cfc_oci::ContainerConfig;
-use cfc_sandbox::{INIT_ANNOTATION, Network, ResolvedUser, Root, SandboxConfig, Stdio};
+use cfc_sandbox::{DiskKind, INIT_ANNOTATION, Network, ResolvedUser, Root, SandboxConfig, Stdio};
 use cfc_scheduler::InstanceType;
 use cfc_store::Store;
 use oci_spec::runtime::{
-    LinuxMemoryBuilder, LinuxPidsBuilder, LinuxResources, LinuxResourcesBuilder, Mount, MountBuilder, ProcessBuilder,
-    Spec, UserBuilder,
+    LinuxMemoryBuilder, LinuxPidsBuilder, LinuxResources, LinuxResourcesBuilder, Mount, MountBuilder, PosixRlimit,
+    PosixRlimitBuilder, PosixRlimitType, ProcessBuilder, Spec, UserBuilder,
 };
 
 use crate::boost::cpu_share;
@@ -23,10 +23,21 @@ pub(crate) const LAUNCH_ANNOTATION: &str = "cfc.launch";
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Ends fork bombs; far above what fits into the memory of any instance type.
 const MAX_PROCESSES: i64 = 8_192;
+/// More than any server needs, and few enough that a program which closes all it may have open does so in no time. The
+/// launcher lowers it to this machine's own limit.
+pub(crate) const MAX_OPEN_FILES: u64 = 65_536;
 const MAX_LOG_BYTES: u64 = 8 << 20;
 /// Any address outside the loopback does: every question is redirected. This one is of a range that nobody ever has.
 const NAME_SERVER: &str = "192.0.2.53";
 const MAX_HOSTNAME: usize = 12;
+
+/// Where an instance has its files.
+#[derive(Clone, Copy)]
+pub(crate) struct Place<'a> {
+    pub directory: &'a InstanceDirectory,
+    /// Where the space of its disk comes from; without, it writes into its directory.
+    pub disks: Option<&'a Path>,
+}
 
 /// Everything the launcher needs to start `spec`. Writes the files that are mounted into it.
 pub(crate) fn sandbox_config(
@@ -34,10 +45,11 @@ pub(crate) fn sandbox_config(
     spec: &InstanceSpec,
     instance_type: &InstanceType,
     launch: u64,
-    directory: &InstanceDirectory,
+    place: &Place<'_>,
     network: Network,
     isolation: &Isolation,
 ) -> Result<SandboxConfig, RuntimeErrorKind> {
+    let Place { directory, disks } = *place;
     let image = store.images().load(&spec.image)?;
     let lowers = store.unpack_image(&image)?;
     let config = &image.config.config;
@@ -45,7 +57,7 @@ pub(crate) fn sandbox_config(
     let hostname = hostname(&spec.name);
     let mut sandbox = cfc_sandbox::default_spec();
     set_process(&mut sandbox, config, spec, &user, &hostname)?;
-    set_limits(&mut sandbox, instance_type)?;
+    set_limits(&mut sandbox, instance_type, &cfc_sandbox::missing_controllers())?;
     set_etc(&mut sandbox, directory, &hostname, network)?;
     sandbox.set_hostname(Some(hostname));
     isolation.grants.iter().try_for_each(|grant| grant.add_to(&mut sandbox))?;
@@ -56,11 +68,19 @@ pub(crate) fn sandbox_config(
     Ok(SandboxConfig {
         id: spec.name.clone(),
         spec: sandbox,
-        root: Root::Overlay { lowers, upper: directory.upper(), work: directory.work() },
+        root: match disks {
+            Some(disks) => Root::Disk { lowers, disk: disk_of(instance_type, disks) },
+            None => Root::Overlay { lowers, upper: directory.upper(), work: directory.work() },
+        },
         network,
         stdio: Stdio::Log { path: directory.log(), max_bytes: MAX_LOG_BYTES },
         runtime: isolation.runtime.clone(),
     })
+}
+
+/// The disk of an instance of this type.
+pub(crate) fn disk_of(instance_type: &InstanceType, directory: &Path) -> DiskKind {
+    DiskKind { bytes: instance_type.disk_mb.saturating_mul(1_000_000), directory: directory.to_path_buf() }
 }
 
 fn set_process(
@@ -83,11 +103,17 @@ fn set_process(
         .set_args(Some(args))
         .set_env(Some(environment(config, &spec.env, user, hostname)))
         .set_cwd(PathBuf::from(cwd))
+        .set_rlimits(Some(vec![open_files()?]))
         .set_user(
             UserBuilder::default().uid(user.uid).gid(user.gid).additional_gids(user.additional_gids.clone()).build()?,
         );
     sandbox.set_process(Some(process));
     Ok(())
+}
+
+fn open_files() -> Result<PosixRlimit, RuntimeErrorKind> {
+    let limit = PosixRlimitBuilder::default().typ(PosixRlimitType::RlimitNofile);
+    Ok(limit.soft(MAX_OPEN_FILES).hard(MAX_OPEN_FILES).build()?)
 }
 
 /// ENTRYPOINT, then what was given in place of CMD.
@@ -115,8 +141,8 @@ fn key_of(variable: &str) -> &str {
     variable.split('=').next().unwrap_or(variable)
 }
 
-/// The share of the machine, without swap. Keeps what the default sets besides (device rules).
-fn set_limits(sandbox: &mut Spec, instance_type: &InstanceType) -> Result<(), RuntimeErrorKind> {
+/// The share of the machine, without swap; of what `unlimited` names, as much as there is. Keeps what the default sets besides (device rules).
+fn set_limits(sandbox: &mut Spec, instance_type: &InstanceType, unlimited: &[&str]) -> Result<(), RuntimeErrorKind> {
     let memory_bytes = i64::try_from(instance_type.memory_mib << 20)
         .map_err(|_| RuntimeErrorKind::Invalid(format!("{} MiB of memory", instance_type.memory_mib)))?;
     let mut linux = sandbox.linux().clone().unwrap_or_default();
@@ -129,6 +155,14 @@ fn set_limits(sandbox: &mut Spec, instance_type: &InstanceType) -> Result<(), Ru
         .set_memory(Some(LinuxMemoryBuilder::default().limit(memory_bytes).swap(memory_bytes).build()?))
         .set_cpu(Some(cpu_share(instance_type)?))
         .set_pids(Some(LinuxPidsBuilder::default().limit(MAX_PROCESSES).build()?));
+    // Of which the runtime has warned, when it was opened.
+    for controller in unlimited {
+        match *controller {
+            "memory" => resources.set_memory(None),
+            "cpu" => resources.set_cpu(None),
+            _ => resources.set_pids(None),
+        };
+    }
     linux.set_resources(Some(resources));
     sandbox.set_linux(Some(linux));
     Ok(())
@@ -198,12 +232,20 @@ mod tests {
     #[test]
     fn an_instance_type_becomes_limits_without_swap() {
         let mut spec = Spec::default();
-        set_limits(&mut spec, &InstanceType::LITE).expect("in range");
+        set_limits(&mut spec, &InstanceType::LITE, &[]).expect("in range");
         let resources = spec.linux().as_ref().and_then(|linux| linux.resources().clone()).expect("set");
         let memory = resources.memory().as_ref().expect("set");
         assert_eq!((memory.limit(), memory.swap()), (Some(256 << 20), Some(256 << 20)));
         let cpu = resources.cpu().as_ref().expect("set");
         assert_eq!((cpu.quota(), cpu.period()), (Some(6_250), Some(100_000)));
+    }
+
+    #[test]
+    fn a_limit_that_the_machine_cannot_hold_is_not_asked_for() {
+        let mut spec = Spec::default();
+        set_limits(&mut spec, &InstanceType::LITE, &["memory", "pids"]).expect("in range");
+        let resources = spec.linux().as_ref().and_then(|linux| linux.resources().clone()).expect("set");
+        assert!(resources.memory().is_none() && resources.pids().is_none() && resources.cpu().is_some());
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::error::{RuntimeErrorKind, fail_at};
 use crate::events::{InstanceEventKind, StartTimings};
 use crate::instance::{ExitReport, InstanceSpec, Phase};
 use crate::journal::Intent;
-use crate::launch::sandbox_config;
+use crate::launch::{Place, sandbox_config};
 use crate::runtime::{Inner, Runtime, Shared};
 use crate::stop::SIGKILL;
 
@@ -82,12 +82,17 @@ impl Runtime {
             record.journal = journal.clone();
         }
         fail_at("runtime.start.journal")?;
-        directory.make_disk(directories)?;
+        let disks = self.shared.has_disks.then(|| directories.root());
+        match disks {
+            Some(_) => directory.discard_disk(directories)?,
+            None => directory.make_disk(directories)?,
+        }
         fail_at("runtime.start.disk")?;
         let isolation = self.application(&journal.spec.application).map(|application| application.isolation);
         let isolation = isolation.unwrap_or_default();
         let network = self.network_of(name);
-        let mut config = sandbox_config(store, &journal.spec, &instance_type, launch, &directory, network, &isolation)?;
+        let place = Place { directory: &directory, disks };
+        let mut config = sandbox_config(store, &journal.spec, &instance_type, launch, &place, network, &isolation)?;
         if self.is_boosted_at_start(&journal.spec.application) {
             boost(&mut config.spec)?;
             if let Some(record) = self.lock().records.get_mut(name) {
@@ -125,6 +130,7 @@ impl Runtime {
     /// Takes note of the end of a process: its disk goes, and how it ended is written down, before the launcher may
     /// forget it.
     pub(crate) fn record_end(&self, inner: &mut Inner, name: &str, report: &ExitReport) {
+        inner.disk_used_mb.remove(name);
         let directory = self.shared.directories.of(name);
         let _ = fail_at("runtime.end.seen");
         if let Err(error) = directory.discard_disk(&self.shared.directories) {

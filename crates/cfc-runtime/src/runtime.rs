@@ -19,7 +19,9 @@ use crate::error::{Result, RuntimeErrorKind, fail_at};
 use crate::events::{EventLog, EventReader, InstanceEvent, InstanceEventKind, StartTimings};
 use crate::instance::{Application, ExitReport, InstanceSpec, InstanceView, Phase};
 use crate::journal::{Intent, Journal};
+use crate::launch::{MAX_OPEN_FILES, disk_of};
 use crate::logs::LogReader;
+use crate::machine::Shares;
 use crate::metrics::Metrics;
 use crate::ready::Readiness;
 use crate::trial::is_trial;
@@ -33,7 +35,7 @@ pub struct RuntimeConfig {
     pub store: Store,
     /// What makes the processes and keeps them; no other runtime uses it.
     pub launcher: Launcher,
-    /// What may be set aside for instances. [`Runtime::machine_capacity`] is the usual choice.
+    /// What may be set aside for instances, until [`Runtime::share_machine`] has it measured.
     pub capacity: Capacity,
     /// How long an instance may take to end after SIGTERM. [`STOP_GRACE`](crate::STOP_GRACE) is the usual choice.
     pub stop_grace: Duration,
@@ -56,6 +58,8 @@ pub(crate) struct Shared {
     pub deadline: watch::Sender<Option<Duration>>,
     pub events: EventLog,
     pub metrics: Metrics,
+    /// Whether instances get disks of their own; else they write into directories, without a limit.
+    pub has_disks: bool,
     opened: Instant,
     inner: Mutex<Inner>,
 }
@@ -67,6 +71,12 @@ pub(crate) struct Inner {
     pub records: BTreeMap<String, Record>,
     pub ended: EndedInstances,
     applications: BTreeMap<String, Application>,
+    /// How much of the machine instances may have, when it is measured.
+    pub shares: Option<Shares>,
+    /// How full the disks of instances were when it was last looked at.
+    pub disk_used_mb: BTreeMap<String, u64>,
+    /// What applications were told that they do not get.
+    pub clamps: BTreeMap<String, Vec<String>>,
 }
 
 /// What the runtime knows of an instance besides its state.
@@ -120,6 +130,9 @@ impl Runtime {
             kind,
         };
         let directories = Directories::open(&instances_dir).map_err(failed)?;
+        let probing = (launcher.clone(), directories.root().to_path_buf());
+        let has_disks = blocking(move || makes_disks(&probing.0, &probing.1)).await;
+        warn_of_missing_limits();
         let ended = EndedInstances::read(&directories.ended_directory());
         let inner = Inner { ended, scheduler: Scheduler::new(capacity), ..Inner::default() };
         let opened = Instant::now();
@@ -134,6 +147,7 @@ impl Runtime {
             readiness: Readiness::default(),
             opened,
             tasks: Handle::current(),
+            has_disks,
             inner: Mutex::new(inner),
         };
         let runtime = Runtime { shared: Arc::new(shared) };
@@ -143,23 +157,14 @@ impl Runtime {
         Ok(runtime)
     }
 
-    /// The memory of this machine; CPU time and disk are shared without counting.
-    pub fn machine_capacity() -> Capacity {
-        let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-        let total_kib = info
-            .lines()
-            .find_map(|line| line.strip_prefix("MemTotal:"))
-            .and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
-        Capacity { memory_mib: total_kib.map(|kib| kib / 1024), ..Capacity::default() }
-    }
-
     /// Makes an application known, or changes it. Instances that live keep what they were started with.
     pub fn set_application(&self, application: Application) {
         let mut inner = self.lock();
         let Application { name, max_instances, instance_type, .. } = application.clone();
         let event = Event::Configure(cfc_scheduler::Application { name: name.clone(), max_instances, instance_type });
-        inner.applications.insert(name, application);
+        inner.applications.insert(name.clone(), application);
         inner.scheduler.step(self.now(), event);
+        self.warn_of_clamps(&mut inner, &name, &instance_type);
     }
 
     /// An application, as it was last set.
@@ -172,6 +177,7 @@ impl Runtime {
         let phases = {
             let mut inner = self.lock();
             inner.applications.remove(name);
+            inner.clamps.remove(name);
             let phases = inner.phases(|record| record.journal.spec.application == name);
             self.step(&mut inner, Event::Withdraw(name.to_string()));
             phases
@@ -227,6 +233,7 @@ impl Runtime {
     /// The number and the size of the launch that may be, from now on.
     fn decide_start(&self, name: &str) -> std::result::Result<(u64, InstanceType), RuntimeErrorKind> {
         let mut inner = self.lock();
+        self.measure(&mut inner);
         let actions = inner.scheduler.step(self.now(), Event::Start(name.to_string()));
         let record = inner.records.get_mut(name);
         match (actions.into_iter().next(), record) {
@@ -447,6 +454,35 @@ async fn all_removed(phases: Vec<watch::Receiver<Phase>>) {
     for mut phase in phases {
         // An error says that the record is gone, and the instance with it.
         let _ = phase.wait_for(|phase| matches!(phase, Phase::Removed(_))).await;
+    }
+}
+
+/// Says what no instance can be limited in on this machine.
+fn warn_of_missing_limits() {
+    let missing = cfc_sandbox::missing_controllers();
+    // An ordinary user was told already, with what to do about it.
+    if !missing.is_empty() && cfc_sandbox::missing_limits().is_none() {
+        let missing = missing.join(", ");
+        tracing::warn!(missing, "instances run without these limits: no cgroup hierarchy has the controllers");
+    }
+    let open_files = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum.unwrap_or(u64::MAX);
+    if open_files < MAX_OPEN_FILES {
+        tracing::info!(
+            open_files,
+            "instances may have this many files open, not {MAX_OPEN_FILES}: the hard limit here"
+        );
+    }
+}
+
+/// Whether the launcher can make disks. Says why not.
+fn makes_disks(launcher: &Launcher, directory: &std::path::Path) -> bool {
+    let probe = disk_of(&InstanceType::LITE, directory);
+    match launcher.prepare_disk(&probe) {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::warn!(%error, "instances' disks have no limit of their own; `cfc doctor` says what is missing");
+            false
+        }
     }
 }
 

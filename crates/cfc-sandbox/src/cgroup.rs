@@ -187,6 +187,8 @@ pub(crate) const PARENT_PREFIX: &str = "cfc-";
 
 const KNOWN_CONTROLLERS: [&str; 6] = ["cpu", "cpuacct", "cpuset", "memory", "pids", "freezer"];
 
+const SWAP_MAX: &str = "memory.swap.max";
+
 /// A cpu period in microseconds, when the spec gives a quota only.
 const CPU_PERIOD_DEFAULT: u64 = 100_000;
 
@@ -211,7 +213,10 @@ impl Cgroup {
                     }
                 }
                 Some((directory, Version::V2)) => {
-                    limits.v2.iter().try_for_each(|(file, value)| write(&directory.join(file), value))?;
+                    // A kernel without swap has no file for it, and nothing to limit.
+                    let has = |file: &str| file != SWAP_MAX || directory.join(file).exists();
+                    let mut limits = limits.v2.iter().filter(|(file, _)| has(file));
+                    limits.try_for_each(|(file, value)| write(&directory.join(file), value))?;
                 }
                 None if self.is_lenient => {}
                 None => {
@@ -292,6 +297,14 @@ impl Cgroup {
         usage.memory_peak_bytes = number(memory, peak).unwrap_or(usage.memory_bytes);
         usage.memory_anonymous_bytes = keyed(memory, "memory.stat", anonymous).unwrap_or(0);
         usage
+    }
+
+    /// The memory that its processes may use together, in bytes, when it is limited.
+    pub(crate) fn memory_limit(&self) -> Option<u64> {
+        let (memory, _) = self.controllers.get("memory")?;
+        ["memory.max", "memory.limit_in_bytes"]
+            .iter()
+            .find_map(|file| fs::read_to_string(memory.join(file)).ok()?.trim().parse().ok())
     }
 
     /// The processes in it, as the host numbers them.
@@ -406,7 +419,7 @@ fn limits(resources: &LinuxResources) -> BTreeMap<&'static str, Limits> {
             // whole machine's TCP under pressure.
             ("memory.kmem.tcp.limit_in_bytes", limit.to_string(), false),
         ];
-        let v2 = vec![("memory.max", limit.to_string()), ("memory.swap.max", (total - limit).to_string())];
+        let v2 = vec![("memory.max", limit.to_string()), (SWAP_MAX, (total - limit).to_string())];
         wanted.insert("memory", Limits { v1, v2 });
     }
     if let Some(cpu) = resources.cpu().as_ref() {

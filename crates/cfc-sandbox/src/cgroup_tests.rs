@@ -68,6 +68,26 @@ fn a_v2_machine_enables_controllers_on_the_way_down_and_writes_v2_files() {
         oom_kills: 1,
     };
     assert_eq!(cgroup.usage(), usage);
+    assert_eq!(cgroup.memory_limit(), Some(1 << 20));
+}
+
+#[test]
+fn a_v2_machine_without_swap_still_limits_memory() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let root = directory.path();
+    let v2 = Some((root.to_owned(), ["memory".to_owned()].into()));
+    let found = Hierarchies { v2, ..Hierarchies::default() };
+    for level in ["", "cfc-test", "cfc-test/one"] {
+        fs::create_dir_all(root.join(level)).expect("makes");
+        for file in ["cgroup.subtree_control", "memory.max"] {
+            fs::write(root.join(level).join(file), "").expect("writes");
+        }
+    }
+    let resources: LinuxResources =
+        serde_json::from_value(serde_json::json!({"memory": {"limit": 1 << 20}})).expect("resources");
+    let cgroup = found.make("cfc-test", "one", &controllers(&found, Some(&resources))).expect("creates");
+    cgroup.limit(&resources).expect("limits");
+    assert_eq!(fs::read_to_string(root.join("cfc-test/one/memory.max")).expect("reads"), "1048576");
 }
 
 #[test]

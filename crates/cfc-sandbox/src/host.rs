@@ -81,7 +81,7 @@ pub fn check_host() -> Vec<Finding> {
 /// The machine's root gets an error instead when it asks for such a limit.
 pub fn missing_limits() -> Option<Finding> {
     let hierarchies = is_rootless().then(Hierarchies::detect)?;
-    let lacking: Vec<_> = CONTROLLERS.into_iter().filter(|name| !hierarchies.offers(name)).collect();
+    let lacking = lacking_controllers(&hierarchies);
     let what = format!("containers have no limit of {}: this user was given no cgroup for it", lacking.join(", "));
     let remedy = "with systemd: systemd-run --user --scope -p Delegate=yes cfc serve; else have root give you a cgroup, or \
                   run cfc as root";
@@ -190,8 +190,17 @@ fn check_descriptors() -> Option<Finding> {
         .then(|| Finding::new(Severity::Warning, what, "raise the hard limit (ulimit -Hn, LimitNOFILE=)"))
 }
 
+/// The cgroup controllers that no hierarchy of this machine has: limits of these a sandbox cannot be given.
+pub fn missing_controllers() -> Vec<&'static str> {
+    lacking_controllers(&Hierarchies::detect())
+}
+
+fn lacking_controllers(hierarchies: &Hierarchies) -> Vec<&'static str> {
+    CONTROLLERS.into_iter().filter(|name| !hierarchies.offers(name)).collect()
+}
+
 fn check_cgroups(hierarchies: &Hierarchies) -> Vec<Finding> {
-    let lacking: Vec<_> = CONTROLLERS.into_iter().filter(|name| !hierarchies.offers(name)).collect();
+    let lacking = lacking_controllers(hierarchies);
     if lacking.is_empty() {
         return vec![Finding::new(Severity::Note, format!("limits use {}", hierarchies.describe()), "none needed")];
     }

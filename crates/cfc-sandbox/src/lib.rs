@@ -48,7 +48,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use exec::{Exec, ExecConfig};
 pub use fail::fail_point;
 pub use grant::Grant;
-pub use host::{Finding, Severity, check_host, missing_limits, sweep};
+pub use host::{Finding, Severity, check_host, missing_controllers, missing_limits, sweep};
 pub use launcher::{LAUNCHER_ARGV0, launcher_main};
 pub use listeners::Listeners;
 pub use network::NetworkHandle;

@@ -15,6 +15,8 @@ pub struct Capacity {
     pub memory_mib: Option<u64>,
     /// Disk in MB.
     pub disk_mb: Option<u64>,
+    /// The most that one instance can be given, which may be less than what may be promised to all of them.
+    pub largest: Option<InstanceType>,
 }
 
 /// One of the things a machine has.
@@ -52,6 +54,16 @@ impl fmt::Display for Resource {
 }
 
 impl Capacity {
+    /// `wanted`, cut down to what this machine can give to one instance at all.
+    pub fn clamp(&self, wanted: &InstanceType) -> InstanceType {
+        let most = self.largest.unwrap_or(*wanted);
+        InstanceType {
+            micro_cpus: wanted.micro_cpus.min(most.micro_cpus),
+            memory_mib: wanted.memory_mib.min(most.memory_mib),
+            disk_mb: wanted.disk_mb.min(most.disk_mb),
+        }
+    }
+
     /// The first resource of which `wanted` does not fit beside what is in `use`, with how much of it is free.
     pub(crate) fn shortage<'a>(
         &self,
@@ -60,7 +72,8 @@ impl Capacity {
     ) -> Option<(Resource, u64)> {
         Resource::ALL.into_iter().find_map(|resource| {
             let total = self.of(resource)?;
-            let used: u64 = used.clone().map(|instance_type| resource.needed_by(instance_type)).sum();
+            let used = used.clone().map(|instance_type| resource.needed_by(instance_type));
+            let used = used.fold(0, u64::saturating_add);
             let free = total.saturating_sub(used);
             (resource.needed_by(wanted) > free).then_some((resource, free))
         })

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{Application, InstanceType, Resource};
+use crate::{Application, Capacity, InstanceType, Resource};
 
 /// Something that happened, or that somebody asks for.
 ///
@@ -13,6 +13,8 @@ pub enum Event {
     Configure(Application),
     /// The application is gone, and with it its instances.
     Withdraw(String),
+    /// What the machine has for instances was measured anew. Instances that live keep what they have.
+    Measured(Capacity),
     /// An instance may be started from now on.
     Create {
         /// Its name, unique on this machine.

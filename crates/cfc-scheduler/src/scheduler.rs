@@ -36,6 +36,10 @@ impl Scheduler {
                 Vec::new()
             }
             Event::Withdraw(application) => self.withdraw(now, &application),
+            Event::Measured(capacity) => {
+                self.capacity = capacity;
+                Vec::new()
+            }
             Event::Create { instance, application } => self.create(instance, application),
             Event::Adopt { instance, application, instance_type, launch } => {
                 self.adopt(now, instance, application, instance_type, launch)
@@ -65,6 +69,11 @@ impl Scheduler {
     /// All instances by name.
     pub fn instances(&self) -> impl Iterator<Item = (&str, &Instance)> {
         self.instances.iter().map(|(name, instance)| (name.as_str(), instance))
+    }
+
+    /// What the machine has for instances.
+    pub fn capacity(&self) -> &Capacity {
+        &self.capacity
     }
 
     /// One application.
@@ -138,7 +147,7 @@ impl Scheduler {
             return Err(Refusal::MaxInstances { application, limit });
         }
         let occupied = self.instances.values().filter_map(|other| other.state.occupies());
-        let wanted = application.instance_type;
+        let wanted = self.capacity.clamp(&application.instance_type);
         match self.capacity.shortage(&wanted, occupied) {
             Some((resource, free)) => {
                 let needed = resource.needed_by(&wanted);

@@ -17,7 +17,7 @@ pub struct DataLock {
 impl DataLock {
     /// The lock that this process's earlier program has taken.
     pub fn inherited(file: File) -> DataLock {
-        DataLock { file: file }
+        DataLock { file }
     }
 
     /// For the program that takes this one's place.
@@ -52,6 +52,6 @@ impl DataLock {
             writeln!(file, "{}", std::process::id())
         };
         write(&mut file).map_err(|e| cannot(&e))?;
-        Ok(DataLock { file: file })
+        Ok(DataLock { file })
     }
 }

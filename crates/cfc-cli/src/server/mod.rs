@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use cfc_control::{Control, ControlOptions};
 use cfc_gateway::{Gateway, GatewayOptions};
-use cfc_runtime::{Runtime, RuntimeConfig};
+use cfc_runtime::{Capacity, Runtime, RuntimeConfig};
 use cfc_sandbox::Launcher;
 use cfc_store::Store;
 
@@ -121,6 +121,7 @@ async fn serve(
     let launcher = Launcher::connect_or_start(&launcher_program()?, &launcher_socket).map_err(sandbox_failure)?;
     let store = settings.open_store()?;
     let runtime = Runtime::open(runtime_config(settings, &store, &launcher)).await.map_err(runtime_failure)?;
+    runtime.share_machine(settings.file.shares()?);
     let registry = registry::open(settings)?;
     let gateway = Gateway::new(GatewayOptions::default());
     let machine = Machine::new(
@@ -212,7 +213,7 @@ fn runtime_config(settings: &Settings, store: &Store, launcher: &Launcher) -> Ru
         instances_dir: settings.data.join("instances"),
         store: store.clone(),
         launcher: launcher.clone(),
-        capacity: Runtime::machine_capacity(),
+        capacity: Capacity::default(),
         stop_grace: stop_grace(settings),
     }
 }

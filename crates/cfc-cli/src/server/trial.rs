@@ -112,7 +112,8 @@ fn tcp_ports(config: &cfc_oci::ContainerConfig) -> Vec<u16> {
 
 fn describe(report: &ExitReport) -> String {
     match (&report.error, report.oom_killed) {
-        (Some(error), _) => error.clone(),
+        (Some(error), true) => format!("{}, {error}", report.code),
+        (Some(error), false) => error.clone(),
         (None, true) => format!("{}, out of memory", report.code),
         (None, false) => report.code.to_string(),
     }

@@ -1,5 +1,6 @@
 //! What an application may have: places and memory; and starts that fail.
 
+use cfc_runtime::{Application, InstanceType, LogStream, Shares};
 use serde_json::json;
 
 use crate::Test;
@@ -12,6 +13,9 @@ pub const TESTS: &[Test] = &[
     ("memory_is_limited_and_its_end_reported", || on_platform(out_of_memory)),
     ("a_small_instance_is_throttled_only_once_it_listens", || on_platform(boosted)),
     ("without_the_boost_a_small_instance_is_throttled_at_once", || on_platform(not_boosted)),
+    ("a_full_machine_says_what_is_short", || on_platform(no_room)),
+    ("a_disk_is_as_large_as_the_instance_type_says", || on_platform(full_disk)),
+    ("a_type_larger_than_the_machine_is_cut_down", || on_platform(too_large)),
 ];
 
 const NO_INSTANCE: &str = "there is no container instance that can be provided to this durable object";
@@ -64,6 +68,83 @@ async fn out_of_memory(platform: Platform) {
     let code = platform.wait(&name).await;
     let (_, body) = platform.request("GET", &format!("/containers/{name}/json"), None).await;
     assert_eq!((code, &body["State"]["OOMKilled"]), (137, &json!(true)), "{body}");
+    assert_eq!(body["State"]["Error"], "out of memory: its limit is 64 MiB");
+    let mut log = platform.runtime.logs(&name).expect("a log");
+    let mut lines = Vec::new();
+    while let Some(line) = log.next().await.expect("reads") {
+        lines.push(line);
+    }
+    let said = lines.iter().find(|line| line.stream == LogStream::System).map(|line| line.line.as_str());
+    assert_eq!(said, Some("out of memory: the kernel killed a process at the limit of 64 MiB"), "{lines:?}");
+    platform.close().await;
+}
+
+async fn no_room(platform: Platform) {
+    platform.run_script("exec httpd -f -p 4000 -h /www");
+    for (shares, what) in [
+        (Shares { memory_reserve_mib: Some(u64::MAX), ..Shares::default() }, "64 MiB of memory, 0 are free"),
+        (Shares { disk_reserve_mb: Some(u64::MAX), ..Shares::default() }, "100 MB of disk, 0 are free"),
+        (Shares { cpu_overcommit: Some(1e-9), ..Shares::default() }, "1000000 millionths of a CPU, 0 are free"),
+    ] {
+        platform.runtime.share_machine(shares);
+        let name = container("a1");
+        let port = platform.sidecar(&name).await;
+        platform.run(&name).await;
+        let (status, text) = tunnel(port, 4000).await.expect_err("there is no room");
+        assert_eq!(status, 503);
+        let refusal = format!("an instance of application `app` needs {what} on this machine");
+        assert_eq!(text, format!("the container is not listening: {NO_INSTANCE}: {refusal}"));
+        assert_eq!(platform.remove(&name).await, 204);
+        assert_eq!(platform.remove(&format!("{name}-proxy")).await, 204);
+    }
+    assert_eq!(platform.launcher.list().expect("the launcher answers"), []);
+    platform.runtime.share_machine(Shares { memory_overcommit: 2.0, ..Shares::default() });
+    let name = container("a1");
+    let port = platform.sidecar(&name).await;
+    platform.run(&name).await;
+    assert!(tunnel(port, 4000).await.is_ok(), "there is room now");
+    platform.close().await;
+}
+
+async fn full_disk(platform: Platform) {
+    if platform.launcher.disks().is_err() || !has_loop_devices() {
+        eprintln!("skipped: this machine makes no disks");
+        return platform.close().await;
+    }
+    platform
+        .run_script("/bin/busybox dd if=/dev/zero of=/tmp/big bs=64k count=4000; echo x > /tmp/big && echo room again");
+    let name = container("a1");
+    platform.run(&name).await;
+    assert_eq!(platform.wait(&name).await, 0);
+    let mut log = platform.runtime.logs(&name).expect("a log");
+    let mut text = String::new();
+    while let Some(line) = log.next().await.expect("reads") {
+        text.push_str(&line.line);
+    }
+    assert!(text.contains("No space left on device") && text.contains("room again"), "{text}");
+    platform.close().await;
+}
+
+fn has_loop_devices() -> bool {
+    !cfc_sandbox::check_host().iter().any(|finding| finding.what.contains("disks have no limit"))
+}
+
+async fn too_large(platform: Platform) {
+    platform.run_script("exec httpd -f -p 4000 -h /www");
+    platform.runtime.share_machine(Shares::default());
+    let application = platform.runtime.application("app").expect("was set");
+    let instance_type = InstanceType::custom(1_000.0, 1 << 30, 1 << 40);
+    platform.runtime.set_application(Application { instance_type, ..application });
+    let name = container("a1");
+    let port = platform.sidecar(&name).await;
+    platform.run(&name).await;
+    assert!(tunnel(port, 4000).await.is_ok(), "it runs with what there is");
+    let second = container("a2");
+    let port = platform.sidecar(&second).await;
+    platform.run(&second).await;
+    let (status, text) = tunnel(port, 4000).await.expect_err("the first has all");
+    assert_eq!(status, 503);
+    assert!(text.contains(NO_INSTANCE) && text.contains("MiB of memory, 0 are free"), "{text}");
     platform.close().await;
 }
 

@@ -21,6 +21,8 @@ const LINE_LENGTH_MAX: usize = 16 << 10;
 pub(crate) enum Stream {
     Stdout,
     Stderr,
+    /// Said by the launcher about the sandbox.
+    System,
 }
 
 /// Collects two streams' bytes into lines and appends them.
@@ -31,7 +33,7 @@ pub(crate) struct LogFile {
     max_bytes: u64,
     file: File,
     length: u64,
-    unfinished: [Vec<u8>; 2],
+    unfinished: [Vec<u8>; 3],
 }
 
 #[derive(Serialize)]
@@ -48,7 +50,7 @@ impl LogFile {
     pub(crate) fn open(path: &Path, max_bytes: u64) -> Result<LogFile, ErrorKind> {
         let file = open(path).step(|| format!("open the log {}", path.display()))?;
         let length = file.metadata().map_or(0, |metadata| metadata.len());
-        Ok(LogFile { path: path.to_owned(), max_bytes, file, length, unfinished: [Vec::new(), Vec::new()] })
+        Ok(LogFile { path: path.to_owned(), max_bytes, file, length, unfinished: Default::default() })
     }
 
     /// Takes bytes as they came from `stream`.
@@ -83,6 +85,13 @@ impl LogFile {
                 encode(&mut entries, &time, stream, &rest);
             }
         }
+        self.append(&entries);
+    }
+
+    /// Notes something about the sandbox itself.
+    pub(crate) fn say(&mut self, line: &str) {
+        let mut entries = Vec::new();
+        encode(&mut entries, &rfc3339(SystemTime::now()), Stream::System, line.as_bytes());
         self.append(&entries);
     }
 

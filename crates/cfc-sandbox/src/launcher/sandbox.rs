@@ -165,8 +165,15 @@ impl Sandbox {
             while self.copy_output(stream) == Output::More {}
         }
         self.outputs.clear();
+        let usage = self.cgroup.usage();
+        let oom_killed = usage.oom_kills > 0;
         if let Some(log) = &mut self.log {
             log.finish();
+            if oom_killed {
+                let limit =
+                    self.cgroup.memory_limit().map_or(String::new(), |bytes| format!(" of {} MiB", bytes >> 20));
+                log.say(&format!("out of memory: the kernel killed a process at the limit{limit}"));
+            }
         }
         self.log = None;
         self.network = None;
@@ -174,8 +181,7 @@ impl Sandbox {
         if let Some(upper) = &self.upper {
             remove_stubs(upper, &self.stubs);
         }
-        let usage = self.cgroup.usage();
-        let exit = Exit { status, oom_killed: usage.oom_kills > 0, usage };
+        let exit = Exit { status, oom_killed, usage };
         self.cgroup.remove();
         let _ = fail_point("launcher.end.cleared");
         self.phase = Phase::Exited(exit);
