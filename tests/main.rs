@@ -1,6 +1,7 @@
 //! The integration tests: one binary, with real parts at every station.
 
 mod arrows;
+mod exec;
 mod images;
 mod licences;
 mod messages;

@@ -4,7 +4,7 @@
 //! command that was [released](ExecControl::release) goes on.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::PathBuf;
@@ -143,7 +143,10 @@ impl Exec {
         let watched = UnixStream::from_std(watched)?;
         let watcher = tokio::spawn(watch_end(process.clone(), watched, exit_sender)).abort_handle();
         let terminal = ends.terminal.map(Arc::new);
-        let output = |source: pipe::Receiver| ExecOutput { source, exit: exit.clone(), after_end: 0 };
+        let output = |source: pipe::Receiver| -> io::Result<ExecOutput> {
+            let direct = File::from(source.as_fd().try_clone_to_owned()?);
+            Ok(ExecOutput { source, direct, exit: exit.clone(), after_end: 0 })
+        };
         let (input, stdout, stderr) = match (&terminal, ends.outputs) {
             (Some(terminal), _) => {
                 let copy = || terminal.as_fd().try_clone_to_owned().map(File::from);
@@ -151,13 +154,13 @@ impl Exec {
                 let pipe = pipe::Sender::from_file_unchecked(copy()?)?;
                 let input = Sink::Terminal { pipe, terminal: terminal.clone(), is_at_line_start: true };
                 let shown = pipe::Receiver::from_file_unchecked(copy()?)?;
-                (ends.has_input.then_some(ExecInput(input)), output(shown), None)
+                (ends.has_input.then_some(ExecInput(input)), output(shown)?, None)
             }
             (None, Some((stdout, stderr))) => {
                 let input = ends.stdin.map(pipe::Sender::from_owned_fd).transpose()?;
                 let [stdout, stderr] = [pipe::Receiver::from_owned_fd(stdout)?, pipe::Receiver::from_owned_fd(stderr)?];
                 let input = input.map(|pipe| ExecInput(Sink::Pipe(pipe)));
-                (input, output(stdout), Some(output(stderr)))
+                (input, output(stdout)?, Some(output(stderr)?))
             }
             (None, None) => return Err(io::Error::other("neither pipes nor a terminal")),
         };
@@ -262,6 +265,8 @@ impl ExecInput {
 #[derive(Debug)]
 pub struct ExecOutput {
     source: pipe::Receiver,
+    /// A copy of it that is read without asking whether it is ready.
+    direct: File,
     exit: watch::Receiver<Option<i32>>,
     after_end: usize,
 }
@@ -272,7 +277,10 @@ impl ExecOutput {
         loop {
             // Looked at before the output: what it wrote before its end is then there.
             let has_ended = self.exit.borrow().is_some();
-            match self.source.try_read(buffer) {
+            // Once it has ended nothing more may become ready, and what is there must be had: the asynchronous pipe would
+            // refuse to look as long as it has not been told that there is something.
+            let read = if has_ended { (&self.direct).read(buffer) } else { self.source.try_read(buffer) };
+            match read {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 // So a terminal tells that no process has it open any more.
                 Err(error) if error.raw_os_error() == Some(EIO) => return Ok(0),

@@ -117,6 +117,12 @@ async fn frames(platform: Platform) {
     assert_eq!(rest, "go\r\n7 8\r\n");
     assert_eq!(code(&platform, &id).await, 4);
 
+    // What a command says that ends at once is not lost.
+    for _ in 0..100 {
+        let id = made(&platform, &name, body(&["busybox", "echo", "-n", "x"])).await;
+        assert_eq!(both(hijack(&platform, &id, attached()).await).await.0, "x");
+    }
+
     let id = made(&platform, &name, body(&["touch", "/tmp/detached"])).await;
     let start = json!({ "Detach": true, "Tty": false });
     assert_eq!(platform.request("POST", &format!("/exec/{id}/start"), Some(start)).await.0, 200);
