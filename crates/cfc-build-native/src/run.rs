@@ -5,9 +5,11 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use cfc_egress::{Direct, EgressPolicy};
 use cfc_plan::{OutputStream, Run};
 use cfc_sandbox::{
-    Exit, ExitStatus, Launcher, Network, ResolvedUser, Root, SandboxConfig, Stdio, build_spec, oci, resolve_user,
+    ErrorKind, Exit, ExitStatus, Launcher, Network, ResolvedUser, Root, SandboxConfig, Stdio, build_spec, oci,
+    resolve_user,
 };
 use cfc_store::{Compression, LayerWriter, Store, UpperOptions, write_upper_as_layer};
 
@@ -58,7 +60,7 @@ impl Runner<'_> {
             id: format!("build-{}-{}", std::process::id(), name.trim_start_matches('.')),
             spec: spec(run, &user, files(workspace)?),
             root,
-            network: Network::Host,
+            network: Network::Redirected { ipv6: cfc_sandbox::has_ipv6_route() },
             stdio: Stdio::Files,
             runtime: None,
         })
@@ -69,6 +71,7 @@ impl Runner<'_> {
         let started = self.launcher.start_with_stdio(config, files.stdin, files.stdout, files.stderr);
         started.map_err(sandbox_failure)?;
         let sandbox = Sandbox { launcher: self.launcher, id: &config.id };
+        let _way_out = way_out(self.launcher, &config.id);
         self.running.add(self.launcher, &config.id);
         let tail = capture.read_to_end(listener);
         let exit = sandbox.launcher.wait(sandbox.id).map_err(sandbox_failure)?;
@@ -87,6 +90,21 @@ impl Runner<'_> {
         self.store.layers().adopt_directory(&blob.diff_id, upper)?;
         Ok(blob.into())
     }
+}
+
+/// Carries what the program sends out, until this is dropped. A build without a network goes on: most need none.
+fn way_out(launcher: &Launcher, id: &str) -> Option<Direct> {
+    let sockets = match launcher.outbound(id) {
+        Ok(sockets) => sockets,
+        // It is over already.
+        Err(error) if *error.kind() == ErrorKind::NotRunning => return None,
+        Err(error) => {
+            tracing::warn!(%error, "a RUN instruction without a network");
+            return None;
+        }
+    };
+    let started = Direct::start(id, sockets, EgressPolicy::of_builds());
+    started.inspect_err(|error| tracing::warn!(%error, "a RUN instruction without a network")).ok()
 }
 
 /// The sandboxes of a build, so that one failure ends the others.
@@ -173,8 +191,8 @@ fn environment(run: &Run, home: &str) -> Vec<String> {
 /// The files that every container gets from its machine; they never get into a layer.
 fn files(workspace: &Path) -> Result<[oci::Mount; 2]> {
     const HOSTS: &str = "127.0.0.1\tlocalhost buildkitsandbox\n::1\tlocalhost ip6-localhost ip6-loopback\n";
-    let resolver = fs::read("/etc/resolv.conf").unwrap_or_default();
-    let files = [("resolv.conf", resolver), ("hosts", HOSTS.as_bytes().to_vec())];
+    let resolver = resolver(&fs::read_to_string("/etc/resolv.conf").unwrap_or_default());
+    let files = [("resolv.conf", resolver.into_bytes()), ("hosts", HOSTS.as_bytes().to_vec())];
     for (name, content) in &files {
         let path = workspace.join(name);
         fs::write(&path, content).on("write", &path)?;
@@ -188,6 +206,13 @@ fn files(workspace: &Path) -> Result<[oci::Mount; 2]> {
         mount.set_options(Some(vec!["bind".to_string(), "ro".to_string()]));
         mount
     }))
+}
+
+/// This machine's way of completing names. Who is asked is decided outside, so any address does that is not the loopback's.
+fn resolver(machines: &str) -> String {
+    let is_kept = |line: &&str| matches!(line.split_whitespace().next(), Some("search" | "domain" | "options"));
+    let kept = machines.lines().filter(is_kept).map(|line| format!("{line}\n"));
+    kept.chain(["nameserver 192.0.2.53\n".to_string()]).collect()
 }
 
 fn make_directory(workspace: &Path, name: &str) -> Result<PathBuf> {

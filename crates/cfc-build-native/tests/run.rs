@@ -62,6 +62,40 @@ fn the_environment_is_buildkits() {
     assert_eq!(output, format!("[1 2] [arg] [/] [/some/where] [buildkitsandbox] [0:0] [{path}]\n$A is not expanded\n"));
 }
 
+/// Nothing on this machine's loopback is a build's, and what it has to say on the network gets there and back.
+#[test]
+fn a_program_reaches_the_network_but_not_this_machines_loopback() {
+    if !can_run() {
+        return;
+    }
+    let Some(own) = own_address() else { return eprintln!("skipped: this machine has no network") };
+    let serve = |address: std::net::SocketAddr| {
+        let listener = std::net::TcpListener::bind(address).expect("binds");
+        let port = listener.local_addr().expect("is bound").port();
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                let _ = std::io::Write::write_all(&mut stream, b"reached\n");
+            }
+        });
+        port
+    };
+    let (secret, open) = (serve(([127, 0, 0, 1], 0).into()), serve((own, 0).into()));
+    let script = format!(
+        "RUN busybox timeout 5 busybox nc {own} {open} </dev/null; \\\n\
+         for a in 127.0.0.1 127.0.0.2 0.0.0.0; do busybox timeout 5 busybox nc $a {secret} </dev/null || echo no; done\n"
+    );
+    let Some(output) = output(&script) else { return };
+    let lines: Vec<&str> = output.lines().filter(|line| ["reached", "no"].contains(line)).collect();
+    assert_eq!(lines, ["reached", "no", "no", "no"], "{output}");
+}
+
+/// An address of this machine that is not the loopback's.
+fn own_address() -> Option<std::net::IpAddr> {
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").ok()?;
+    socket.connect("198.51.100.1:9").ok()?;
+    socket.local_addr().ok().map(|address| address.ip()).filter(|address| !address.is_loopback())
+}
+
 #[test]
 fn the_machines_files_are_there_and_get_into_no_layer() {
     if !can_run() {

@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use cfc_egress::EgressPolicy;
 use cfc_runtime::Runtime;
 use tokio::net::UnixListener;
 
 use crate::WorkerNames;
-use crate::egress::EgressPolicy;
 use crate::execs::Execs;
 use crate::sidecar::Sidecar;
 use crate::stillborn::Stillborn;

@@ -21,6 +21,6 @@ mod sidecar;
 mod stillborn;
 mod worker;
 
-pub use egress::{AddressRange, EgressPolicy};
+pub use cfc_egress::{AddressRange, EgressPolicy};
 pub use engine::Engine;
 pub use worker::WorkerNames;

@@ -13,10 +13,11 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{Method, Request, Response, StatusCode};
-use cfc_runtime::ConnectError;
+use cfc_runtime::{ConnectError, Kind, Runtime};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
@@ -27,7 +28,6 @@ use crate::egress::{self, Settings};
 /// How long a `CONNECT` is held until the app listens: less than the 5 s after which the `Container` class gives up on
 /// one attempt, so that it succeeds in the moment the app is ready.
 const HOLD: Duration = Duration::from_secs(4);
-const BUFFER_BYTES: usize = 64 << 10;
 const DESTINATION: &str = "x-dst-addr";
 
 /// What `GET /ca` gives. workerd starts no container without an answer, and only passes it on when HTTPS is to be
@@ -94,7 +94,7 @@ impl Sidecar {
 
     /// As [`Sidecar::carry`], for a container that an earlier engine started: it may do what it might before.
     pub fn carry_adopted(&mut self, engine: &Engine, instance: &str) {
-        let kept = engine.runtime().kept_egress(instance).and_then(|bytes| Settings::parse(&bytes).ok());
+        let kept = engine.runtime().kept_egress(instance).and_then(|bytes| Settings::from_kept(&bytes));
         self.settings.send_replace(kept.unwrap_or_default());
         self.carry(engine, instance);
     }
@@ -118,7 +118,13 @@ async fn accept(listener: TcpListener, served: Served) {
     let instance = &served.instance;
     loop {
         let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+            Ok((stream, peer)) => match is_ours(&stream, peer) {
+                true => stream,
+                false => {
+                    tracing::warn!(%instance, %peer, "refused another user's connection to a sidecar");
+                    continue;
+                }
+            },
             Err(error) => {
                 tracing::warn!(%instance, %error, "cannot accept a connection to a container");
                 // Most likely there is no file descriptor left; do not spin until there is one.
@@ -128,6 +134,12 @@ async fn accept(listener: TcpListener, served: Served) {
         };
         tokio::spawn(serve(stream, served.clone()));
     }
+}
+
+/// Every process of this machine reaches the loopback. Only workerd is meant, and it runs as the same user as we do; whoever
+/// else does could as well read our memory.
+fn is_ours(stream: &TcpStream, peer: SocketAddr) -> bool {
+    stream.local_addr().and_then(|own| cfc_runtime::is_from_own_user(own, peer)).unwrap_or(false)
 }
 
 async fn serve(stream: TcpStream, served: Served) {
@@ -177,7 +189,7 @@ async fn connect(request: Request<hyper::body::Incoming>, engine: &Engine, insta
     }
     match engine.runtime().connect(instance, port, HOLD).await {
         Ok(stream) => {
-            tokio::spawn(tunnel(request, stream, instance.to_string()));
+            tokio::spawn(tunnel(request, stream, engine.runtime().clone(), instance.to_string()));
             text(StatusCode::OK, "")
         }
         Err(error @ ConnectError::Failed { .. }) => {
@@ -194,14 +206,17 @@ fn port_of(request: &Request<hyper::body::Incoming>) -> Option<u16> {
     address.parse::<SocketAddr>().ok().map(|address| address.port())
 }
 
-async fn tunnel(request: Request<hyper::body::Incoming>, mut stream: TcpStream, instance: String) {
-    let mut client = match hyper::upgrade::on(request).await {
-        Ok(upgraded) => TokioIo::new(upgraded),
-        Err(error) => return tracing::debug!(instance, %error, "a tunnel that did not come about"),
+/// Hands both ends of the tunnel over to a relay.
+async fn tunnel(request: Request<hyper::body::Incoming>, mut app: TcpStream, runtime: Runtime, instance: String) {
+    let carried = async {
+        let upgraded = hyper::upgrade::on(request).await.map_err(io::Error::other)?;
+        let parts = upgraded.downcast::<TokioIo<TcpStream>>().map_err(|_| io::ErrorKind::Unsupported)?;
+        // What came right behind the request.
+        app.write_all(&parts.read_buf).await?;
+        runtime.carry(&instance, Kind::Ingress, parts.io.into_inner(), app)
     };
-    let copied = tokio::io::copy_bidirectional_with_sizes(&mut client, &mut stream, BUFFER_BYTES, BUFFER_BYTES).await;
-    if let Err(error) = copied {
-        tracing::debug!(instance, %error, "a tunnel broke");
+    if let Err(error) = carried.await {
+        tracing::warn!(instance, %error, "a tunnel to a container did not come about");
     }
 }
 

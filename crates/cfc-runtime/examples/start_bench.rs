@@ -19,7 +19,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use cfc_oci::Reference;
-use cfc_runtime::{Application, Capacity, InstanceSpec, InstanceType, Runtime, RuntimeConfig};
+use cfc_runtime::{Application, Capacity, InstanceSpec, InstanceType, Relays, Runtime, RuntimeConfig};
 use cfc_sandbox::{LAUNCHER_ARGV0, Launcher, launcher_main};
 use cfc_store::Store;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -37,6 +37,9 @@ fn main() -> Outcome<()> {
     let arguments: Vec<_> = std::env::args_os().collect();
     if arguments[0] == LAUNCHER_ARGV0 {
         launcher_main(arguments);
+    }
+    if arguments[0] == cfc_relay::RELAY_ARGV0 {
+        cfc_relay::relay_main();
     }
     let arguments: Vec<String> = std::env::args().collect();
     let [_, store, reference, directory, mode, count] = arguments.as_slice() else {
@@ -84,6 +87,7 @@ impl Bench {
             instances_dir,
             store,
             launcher,
+            relays: Relays::start(&std::env::current_exe()?)?,
             capacity,
             stop_grace: Duration::from_secs(10),
         })

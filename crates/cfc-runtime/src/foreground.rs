@@ -26,8 +26,9 @@ pub fn foreground_sandbox(
         for path in [directory.join("etc"), instance.upper(), instance.work()] {
             fs::create_dir_all(&path).at("make the directory", &path)?;
         }
+        let network = Network::Redirected { ipv6: cfc_sandbox::has_ipv6_route() };
         let place = Place { directory: &instance, disks: None };
-        let config = sandbox_config(store, spec, instance_type, 1, &place, Network::Isolated, isolation)?;
+        let config = sandbox_config(store, spec, instance_type, 1, &place, network, isolation)?;
         Ok(SandboxConfig { stdio: Stdio::Files, ..config })
     };
     make().map_err(|kind| kind.of("prepare", &spec.name))

@@ -26,10 +26,14 @@ mod ready;
 mod runtime;
 mod stop;
 mod trial;
+mod tunnels;
 mod usage;
 
+pub use cfc_relay::{Counts, Kind, Relays};
 pub use cfc_sandbox::WindowSize;
 pub use cfc_sandbox::fail_point;
+/// Whether a connection over the loopback comes from a process of our own user.
+pub use cfc_sandbox::is_from_own_user;
 pub use cfc_scheduler::{Capacity, InstanceType, Refusal};
 pub use connect::ConnectError;
 pub use ended::EndedInstance;
@@ -45,4 +49,5 @@ pub use outbound::Outbound;
 pub use runtime::{Runtime, RuntimeConfig};
 pub use stop::STOP_GRACE;
 pub use trial::Trial;
+pub use tunnels::Traffic;
 pub use usage::InstanceUsage;

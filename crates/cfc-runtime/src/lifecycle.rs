@@ -130,6 +130,7 @@ impl Runtime {
     /// Takes note of the end of a process: its disk goes, and how it ended is written down, before the launcher may
     /// forget it.
     pub(crate) fn record_end(&self, inner: &mut Inner, name: &str, report: &ExitReport) {
+        self.shared.relays.end(name);
         inner.disk_used_mb.remove(name);
         let directory = self.shared.directories.of(name);
         let _ = fail_at("runtime.end.seen");
@@ -196,6 +197,7 @@ impl Runtime {
             let report = record.phase.borrow().exit().cloned().unwrap_or_default();
             record.set_phase(Phase::Removed(report));
         }
+        self.shared.relays.forget(name);
     }
 }
 

@@ -7,7 +7,7 @@ use std::fs;
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener, UdpSocket as StdUdpSocket};
 
-use cfc_sandbox::Network;
+use cfc_sandbox::{Network, OutboundDatagrams};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::watch;
 
@@ -22,6 +22,8 @@ pub struct Outbound {
     tcp: TcpListener,
     /// Datagrams to port 53 of any address arrive in these; answers to their senders come from that address.
     pub udp: Vec<UdpSocket>,
+    /// Every other datagram, by family.
+    pub datagrams: Vec<OutboundDatagrams>,
     phase: watch::Receiver<Phase>,
 }
 
@@ -49,7 +51,7 @@ impl Runtime {
         let adopt = || -> io::Result<Outbound> {
             let tcp = TcpListener::from_std(StdListener::from(sockets.tcp))?;
             let udp = sockets.udp.into_iter().map(|socket| UdpSocket::from_std(StdUdpSocket::from(socket)));
-            Ok(Outbound { tcp, udp: udp.collect::<io::Result<_>>()?, phase })
+            Ok(Outbound { tcp, udp: udp.collect::<io::Result<_>>()?, datagrams: sockets.datagrams, phase })
         };
         adopt().map_err(|error| failed(RuntimeErrorKind::Invalid(format!("unusable sockets: {error}"))))
     }
@@ -76,35 +78,6 @@ impl Runtime {
 
     /// Nobody listens to what a trial sends out: it finds nobody.
     pub(crate) fn network_of(&self, name: &str) -> Network {
-        if is_trial(name) { Network::Isolated } else { Network::Redirected { ipv6: has_ipv6_route() } }
-    }
-}
-
-/// Whether this machine reaches other IPv6 addresses than its own.
-fn has_ipv6_route() -> bool {
-    let routes = fs::read_to_string("/proc/net/ipv6_route").unwrap_or_default();
-    routes.lines().any(is_ipv6_default_route)
-}
-
-/// Destination, prefix length, source, its length, next hop, metric, two counts, flags, device.
-fn is_ipv6_default_route(line: &str) -> bool {
-    let fields: Vec<&str> = line.split_whitespace().collect();
-    let is_default = fields.first().is_some_and(|address| address.bytes().all(|byte| byte == b'0'));
-    is_default && fields.get(1) == Some(&"00") && fields.last().is_some_and(|device| *device != "lo")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::is_ipv6_default_route;
-
-    #[test]
-    fn the_kernels_own_route_to_nowhere_does_not_count() {
-        let zeros = "0".repeat(32);
-        let line = |prefix: &str, device: &str| {
-            format!("{zeros} {prefix} {zeros} 00 {zeros} ffffffff 00000001 00000000 00200200 {device}")
-        };
-        assert!(is_ipv6_default_route(&line("00", "eth0")));
-        assert!(!is_ipv6_default_route(&line("00", "lo")));
-        assert!(!is_ipv6_default_route(&line("40", "eth0")));
+        if is_trial(name) { Network::Isolated } else { Network::Redirected { ipv6: cfc_sandbox::has_ipv6_route() } }
     }
 }

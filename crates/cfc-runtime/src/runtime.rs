@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use cfc_relay::Relays;
 use cfc_sandbox::{Launcher, NetworkHandle, Usage};
 use cfc_scheduler::{Action, Capacity, Event, InstanceType, Refusal, Scheduler};
 use cfc_store::Store;
@@ -35,6 +36,8 @@ pub struct RuntimeConfig {
     pub store: Store,
     /// What makes the processes and keeps them; no other runtime uses it.
     pub launcher: Launcher,
+    /// What carries connections that are open.
+    pub relays: Relays,
     /// What may be set aside for instances, until [`Runtime::share_machine`] has it measured.
     pub capacity: Capacity,
     /// How long an instance may take to end after SIGTERM. [`STOP_GRACE`](crate::STOP_GRACE) is the usual choice.
@@ -52,6 +55,7 @@ pub(crate) struct Shared {
     pub store: Store,
     pub launcher: Launcher,
     pub readiness: Readiness,
+    pub relays: Relays,
     pub tasks: Handle,
     pub stop_grace: Duration,
     /// When the scheduler wants to be woken.
@@ -124,7 +128,7 @@ impl Runtime {
     /// Opens the runtime: takes over the instances that still run and removes what is left of all others.
     /// Must be called within a tokio runtime.
     pub async fn open(config: RuntimeConfig) -> Result<Runtime> {
-        let RuntimeConfig { instances_dir, store, launcher, capacity, stop_grace } = config;
+        let RuntimeConfig { instances_dir, store, launcher, relays, capacity, stop_grace } = config;
         let failed = |kind: RuntimeErrorKind| crate::RuntimeError {
             operation: format!("open the instances in `{}`", instances_dir.display()),
             kind,
@@ -140,6 +144,7 @@ impl Runtime {
             directories,
             store,
             launcher,
+            relays,
             stop_grace,
             deadline: watch::channel(None).0,
             events: EventLog::new(),

@@ -60,6 +60,19 @@ impl Messages {
     }
 }
 
+/// Asks the kernel one thing: `body` as a message of `kind`. The body of its answer.
+pub(crate) fn ask(protocol: Protocol, kind: u16, body: &[u8]) -> io::Result<Vec<u8>> {
+    let mut messages = Messages::default();
+    messages.add(kind, 0, body, |_| {});
+    let socket = socket(Some(protocol))?;
+    rustix::net::send(&socket, &messages.bytes, SendFlags::empty())?;
+    let mut buffer = [0; 1024];
+    // As in `send`: the answer is there already.
+    let (count, _) = rustix::net::recv(&socket, &mut buffer, RecvFlags::DONTWAIT)?;
+    check(&buffer[..count])?;
+    buffer[..count].get(HEADER_LENGTH..).map(<[u8]>::to_vec).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+}
+
 /// The attributes of a message, or of an attribute.
 pub(crate) struct Attributes<'a> {
     bytes: &'a mut Vec<u8>,

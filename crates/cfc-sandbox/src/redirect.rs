@@ -4,7 +4,7 @@
 //! application, makes this of it:
 //!
 //! - a route says that every address is one of this machine: `ip route add local default dev lo`;
-//! - the firewall of the namespace sends whatever is not for the real loopback to three sockets, as this would do it:
+//! - the firewall of the namespace sends whatever is not for the real loopback to a few sockets, as this would do it:
 //!
 //! ```text
 //! table inet cfc {
@@ -14,6 +14,13 @@
 //!     ip6 daddr ::1 return
 //!     meta l4proto tcp redirect to :61853
 //!     udp dport 53 redirect to :61853
+//!   }
+//!   chain prerouting {
+//!     type filter hook prerouting priority -150;
+//!     meta mark 0xcfc return
+//!     ip daddr 127.0.0.0/8 return
+//!     ip6 daddr ::1 return
+//!     meta l4proto udp tproxy to :61854
 //!   }
 //! }
 //! ```
@@ -30,12 +37,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::net::netlink::NETFILTER;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
+use crate::datagrams::{self, OutboundDatagrams};
 use crate::error::ErrorKind;
 use crate::launcher::shell::RedirectPlan;
 use crate::netlink::{ACK, APPEND, Attributes, CREATE, Messages};
 use crate::step::Step;
 
-/// The port of all three sockets, inside the sandbox: outside the range from which the kernel takes the ports of clients, so that none of
+/// The port of the sockets for connections and questions of names, inside the sandbox: outside the range from which the kernel takes the ports of clients, so that none of
 /// the application's can have it already.
 pub const OUTBOUND_PORT: u16 = 61_853;
 const BACKLOG: i32 = 1024;
@@ -47,12 +55,28 @@ pub struct OutboundSockets {
     pub tcp: OwnedFd,
     /// Datagram sockets: every datagram to port 53 of such an address. One for IPv4; a second for IPv6 where there is that.
     pub udp: Vec<OwnedFd>,
+    /// Every other datagram to such an address, by family as above. None where the kernel cannot redirect them.
+    pub datagrams: Vec<OutboundDatagrams>,
 }
 
 impl OutboundSockets {
     pub(crate) fn new(descriptors: Vec<OwnedFd>) -> Option<OutboundSockets> {
+        // One socket for each family, and two for its datagrams.
+        let (n_families, has_datagrams) = match descriptors.len() {
+            2 => (1, false),
+            3 => (2, false),
+            4 => (1, true),
+            7 => (2, true),
+            _ => return None,
+        };
         let mut descriptors = descriptors.into_iter();
-        Some(OutboundSockets { tcp: descriptors.next()?, udp: descriptors.collect() })
+        let tcp = descriptors.next()?;
+        let udp = descriptors.by_ref().take(n_families).collect();
+        let mut datagrams = Vec::new();
+        while has_datagrams && let (Some(receiving), Some(sending)) = (descriptors.next(), descriptors.next()) {
+            datagrams.push(OutboundDatagrams::new(receiving, sending));
+        }
+        Some(OutboundSockets { tcp, udp, datagrams })
     }
 }
 
@@ -70,11 +94,14 @@ pub(crate) fn set_up(plan: RedirectPlan) -> Result<Vec<OwnedFd>, ErrorKind> {
     let has_ipv6 = plan.ipv6 && route_to_loopback(AddressFamily::INET6).is_ok();
     let sockets = sockets(has_ipv6).step(|| "listen for what it sends out".into())?;
     let has_ipv6 = sockets.len() == 3;
-    redirect(has_ipv6)
+    let datagrams = datagrams::sockets(has_ipv6)
+        .and_then(|datagrams| redirect(has_ipv6, true).map(|()| datagrams))
+        // A kernel without nft_tproxy: connections and names are redirected all the same.
+        .or_else(|_| redirect(has_ipv6, false).map(|()| Vec::new()))
         .step(|| "redirect what it sends out (needs a kernel with nf_tables, nft_nat and nft_redir)".into())?;
     // Last: as long as there is no route nothing can get past the redirection.
     route_to_loopback(AddressFamily::INET).step(|| "route what it sends out".into())?;
-    Ok(sockets)
+    Ok(sockets.into_iter().chain(datagrams).collect())
 }
 
 /// TCP, UDP for IPv4, and UDP for IPv6 where that is possible.
@@ -130,7 +157,8 @@ fn route_to_loopback(family: AddressFamily) -> io::Result<()> {
 // shows the expressions of a rule.
 
 const TABLE: &str = "cfc";
-const CHAIN: &str = "output";
+const OUTPUT: &str = "output";
+const PREROUTING: &str = "prerouting";
 const NFPROTO_INET: u8 = 1;
 const NFPROTO_IPV4: u8 = 2;
 const NFPROTO_IPV6: u8 = 10;
@@ -139,11 +167,10 @@ const REGISTER_VERDICT: u32 = 0;
 const REGISTER: u32 = 1;
 
 /// The table at the top of this file.
-fn redirect(has_ipv6: bool) -> io::Result<()> {
+fn redirect(has_ipv6: bool, with_datagrams: bool) -> io::Result<()> {
     const BATCH_BEGIN: u16 = 0x10;
     const BATCH_END: u16 = 0x11;
     const NEWTABLE: u16 = 0xa00;
-    const NEWCHAIN: u16 = 0xa03;
     const NF_INET_LOCAL_OUT: u32 = 3;
     const NF_IP_PRI_NAT_DST: i32 = -100;
     /// What the batch is for: the nftables subsystem.
@@ -153,38 +180,25 @@ fn redirect(has_ipv6: bool) -> io::Result<()> {
     messages.add(NEWTABLE, CREATE, &NF_HEADER, |table| {
         table.text(1, TABLE);
     });
-    messages.add(NEWCHAIN, CREATE, &NF_HEADER, |chain| {
-        chain.text(1, TABLE).text(3, CHAIN).text(7, "nat");
-        chain.nested(4, |hook| {
-            hook.add(1, &NF_INET_LOCAL_OUT.to_be_bytes()).add(2, &NF_IP_PRI_NAT_DST.to_be_bytes());
-        });
-    });
-    // ip daddr 127.0.0.0/8 return
-    rule(&mut messages, |rule| {
-        family_is(rule, NFPROTO_IPV4);
-        payload_is(rule, Header::Network, 16, &[127]);
-        leave(rule);
-    });
-    // ip6 daddr ::1 return
-    rule(&mut messages, |rule| {
-        family_is(rule, NFPROTO_IPV6);
-        payload_is(rule, Header::Network, 24, &Ipv6Addr::LOCALHOST.octets());
-        leave(rule);
-    });
+    chain(&mut messages, OUTPUT, "nat", NF_INET_LOCAL_OUT, NF_IP_PRI_NAT_DST);
+    spare_loopback(&mut messages, OUTPUT);
     for family in [NFPROTO_IPV4, NFPROTO_IPV6].into_iter().filter(|family| has_ipv6 || *family == NFPROTO_IPV4) {
         // meta l4proto tcp redirect to :OUTBOUND_PORT
-        rule(&mut messages, |rule| {
+        rule(&mut messages, OUTPUT, |rule| {
             family_is(rule, family);
             transport_is(rule, libc::IPPROTO_TCP as u8);
             redirect_to(rule, OUTBOUND_PORT);
         });
         // udp dport 53 redirect to :OUTBOUND_PORT
-        rule(&mut messages, |rule| {
+        rule(&mut messages, OUTPUT, |rule| {
             family_is(rule, family);
             transport_is(rule, libc::IPPROTO_UDP as u8);
             payload_is(rule, Header::Transport, 2, &53_u16.to_be_bytes());
             redirect_to(rule, OUTBOUND_PORT);
         });
+    }
+    if with_datagrams {
+        redirect_datagrams(&mut messages, has_ipv6);
     }
     messages.add(BATCH_END, 0, &BATCH_HEADER, |_| {});
     messages.send(Some(NETFILTER))
@@ -193,10 +207,62 @@ fn redirect(has_ipv6: bool) -> io::Result<()> {
 /// The header of every nftables message: family, version, resource.
 const NF_HEADER: [u8; 4] = [NFPROTO_INET, 0, 0, 0];
 
-fn rule(messages: &mut Messages, fill: impl FnOnce(&mut Attributes<'_>)) {
+/// The chain for datagrams. They come back in from the loopback, where their addresses are still what they were.
+fn redirect_datagrams(messages: &mut Messages, has_ipv6: bool) {
+    const NF_INET_PRE_ROUTING: u32 = 0;
+    const NF_IP_PRI_MANGLE: i32 = -150;
+    chain(messages, PREROUTING, "filter", NF_INET_PRE_ROUTING, NF_IP_PRI_MANGLE);
+    // meta mark 0xcfc return: what we send in answer.
+    rule(messages, PREROUTING, |rule| {
+        const META_MARK: u32 = 3;
+        meta(rule, META_MARK);
+        equals(rule, &datagrams::MARK.to_ne_bytes());
+        leave(rule);
+    });
+    spare_loopback(messages, PREROUTING);
+    for family in [NFPROTO_IPV4, NFPROTO_IPV6].into_iter().filter(|family| has_ipv6 || *family == NFPROTO_IPV4) {
+        // meta l4proto udp tproxy to :PORT
+        rule(messages, PREROUTING, |rule| {
+            family_is(rule, family);
+            transport_is(rule, libc::IPPROTO_UDP as u8);
+            load(rule, &datagrams::PORT.to_be_bytes());
+            expression(rule, "tproxy", |tproxy| {
+                tproxy.add(1, &u32::from(family).to_be_bytes()).add(3, &REGISTER.to_be_bytes());
+            });
+        });
+    }
+}
+
+fn chain(messages: &mut Messages, name: &str, kind: &str, hook_number: u32, priority: i32) {
+    const NEWCHAIN: u16 = 0xa03;
+    messages.add(NEWCHAIN, CREATE, &NF_HEADER, |chain| {
+        chain.text(1, TABLE).text(3, name).text(7, kind);
+        chain.nested(4, |hook| {
+            hook.add(1, &hook_number.to_be_bytes()).add(2, &priority.to_be_bytes());
+        });
+    });
+}
+
+/// Leaves the real loopback alone.
+fn spare_loopback(messages: &mut Messages, chain: &str) {
+    // ip daddr 127.0.0.0/8 return
+    rule(messages, chain, |rule| {
+        family_is(rule, NFPROTO_IPV4);
+        payload_is(rule, Header::Network, 16, &[127]);
+        leave(rule);
+    });
+    // ip6 daddr ::1 return
+    rule(messages, chain, |rule| {
+        family_is(rule, NFPROTO_IPV6);
+        payload_is(rule, Header::Network, 24, &Ipv6Addr::LOCALHOST.octets());
+        leave(rule);
+    });
+}
+
+fn rule(messages: &mut Messages, chain: &str, fill: impl FnOnce(&mut Attributes<'_>)) {
     const NEWRULE: u16 = 0xa06;
     messages.add(NEWRULE, CREATE | APPEND | ACK, &NF_HEADER, |rule| {
-        rule.text(1, TABLE).text(2, CHAIN).nested(4, fill);
+        rule.text(1, TABLE).text(2, chain).nested(4, fill);
     });
 }
 
@@ -262,12 +328,17 @@ fn leave(rule: &mut Attributes<'_>) {
 }
 
 fn redirect_to(rule: &mut Attributes<'_>, port: u16) {
-    expression(rule, "immediate", |immediate| {
-        immediate.add(1, &REGISTER.to_be_bytes()).nested(2, |data| {
-            data.add(1, &port.to_be_bytes());
-        });
-    });
+    load(rule, &port.to_be_bytes());
     expression(rule, "redir", |redirect| {
         redirect.add(1, &REGISTER.to_be_bytes());
+    });
+}
+
+/// Puts `value` into the register.
+fn load(rule: &mut Attributes<'_>, value: &[u8]) {
+    expression(rule, "immediate", |immediate| {
+        immediate.add(1, &REGISTER.to_be_bytes()).nested(2, |data| {
+            data.add(1, value);
+        });
     });
 }

@@ -281,6 +281,42 @@ pub(crate) fn shut_down_ext4(root: BorrowedFd<'_>) -> io::Result<()> {
     check(unsafe { libc::ioctl(root.as_raw_fd(), EXT4_IOC_SHUTDOWN, &raw const NO_LOG_FLUSH) } as i64)
 }
 
+/// Sets a socket option whose value is a number.
+pub(crate) fn set_socket_option(socket: BorrowedFd<'_>, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
+    // JUSTIFICATION: rustix lacks IP_TRANSPARENT, IP_RECVORIGDSTADDR and SO_MARK.
+    // SAFETY: the value outlives the call, which reads as much of it as it is told.
+    check(unsafe {
+        let size = size_of::<c_int>() as libc::socklen_t;
+        libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), size)
+    } as i64)
+}
+
+/// Receives a datagram with its sender's address and its control messages, both as the bytes that the kernel writes.
+/// Gives the three lengths.
+pub(crate) fn receive_message(
+    socket: BorrowedFd<'_>,
+    buffer: &mut [u8],
+    name: &mut [u8],
+    control: &mut [u64],
+) -> io::Result<(usize, usize, usize)> {
+    let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    // JUSTIFICATION: rustix gives no control message but descriptors and credentials.
+    // SAFETY: `msghdr` is plain data for which zeroes are valid; every pointer in it is to memory of the length beside it,
+    // which outlives the call; control messages need the alignment of a machine word, which `control` has.
+    let (received, header) = unsafe {
+        let mut header: libc::msghdr = std::mem::zeroed();
+        header.msg_name = name.as_mut_ptr().cast();
+        header.msg_namelen = name.len() as libc::socklen_t;
+        header.msg_iov = &raw mut part;
+        header.msg_iovlen = 1;
+        header.msg_control = control.as_mut_ptr().cast();
+        header.msg_controllen = size_of_val(control) as _;
+        (libc::recvmsg(socket.as_raw_fd(), &raw mut header, 0), header)
+    };
+    check(received as i64)?;
+    Ok((received as usize, header.msg_namelen as usize, header.msg_controllen))
+}
+
 /// Sends any signal, real-time ones included.
 pub(crate) fn send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
     // JUSTIFICATION: rustix's Signal cannot safely hold every number.

@@ -4,9 +4,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use cfc_egress::{Direct, EgressPolicy};
 use cfc_oci::Reference;
 use cfc_runtime::{InstanceSpec, InstanceType, RuntimeErrorKind, foreground_sandbox};
-use cfc_sandbox::{Exit, Launcher};
+use cfc_sandbox::{ErrorKind, Exit, Launcher};
 
 use crate::args::Run;
 use crate::failure::Failure;
@@ -46,10 +47,27 @@ pub fn run(settings: &Settings, arguments: &Run) -> Result<ExitCode, Failure> {
         [descriptor(std::io::stdin())?, descriptor(std::io::stdout())?, descriptor(std::io::stderr())?];
     launcher.start_with_stdio(&config, stdin, stdout, stderr).map_err(sandbox_failure)?;
     let launcher = Arc::new(launcher);
+    let _way_out = way_out(settings, &launcher, &config.id);
     forward_signals(&launcher, &config.id)?;
     let exit = launcher.wait(&config.id).map_err(sandbox_failure)?;
     launcher.remove(&config.id).map_err(sandbox_failure)?;
     Ok(exit_code(&exit, &arguments.instance_type))
+}
+
+/// Carries what the container sends out, to where a platform's containers may go too, until this is dropped.
+fn way_out(settings: &Settings, launcher: &Launcher, id: &str) -> Option<Direct> {
+    let tell = |problem: String| output::tell(format!("warning: the container has no network: {problem}"));
+    let sockets = match launcher.outbound(id) {
+        Ok(sockets) => sockets,
+        // It is over already.
+        Err(error) if *error.kind() == ErrorKind::NotRunning => return None,
+        Err(error) => {
+            tell(error.to_string());
+            return None;
+        }
+    };
+    let policy = EgressPolicy { allowed: settings.file.egress_allow.clone(), ..EgressPolicy::default() };
+    Direct::start(id, sockets, policy).inspect_err(|error| tell(error.to_string())).ok()
 }
 
 fn instance_type(name: &str) -> Result<InstanceType, Failure> {

@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use cfc_control::{Control, ControlOptions};
 use cfc_gateway::{Gateway, GatewayOptions};
-use cfc_runtime::{Capacity, Runtime, RuntimeConfig};
+use cfc_runtime::{Capacity, Relays, Runtime, RuntimeConfig};
 use cfc_sandbox::Launcher;
 use cfc_store::Store;
 
@@ -120,7 +120,7 @@ async fn serve(
     }
     let launcher = Launcher::connect_or_start(&launcher_program()?, &launcher_socket).map_err(sandbox_failure)?;
     let store = settings.open_store()?;
-    let runtime = Runtime::open(runtime_config(settings, &store, &launcher)).await.map_err(runtime_failure)?;
+    let runtime = Runtime::open(runtime_config(settings, &store, &launcher)?).await.map_err(runtime_failure)?;
     runtime.share_machine(settings.file.shares()?);
     let registry = registry::open(settings)?;
     let gateway = Gateway::new(GatewayOptions::default());
@@ -208,12 +208,15 @@ fn stop_grace(settings: &Settings) -> Duration {
     settings.file.stop_grace.map_or(cfc_runtime::STOP_GRACE, Span::duration)
 }
 
-fn runtime_config(settings: &Settings, store: &Store, launcher: &Launcher) -> RuntimeConfig {
-    RuntimeConfig {
+fn runtime_config(settings: &Settings, store: &Store, launcher: &Launcher) -> Result<RuntimeConfig, Failure> {
+    let relays = Relays::start(&launcher_program()?)
+        .map_err(|error| Failure::because("cannot start what carries connections", &error))?;
+    Ok(RuntimeConfig {
         instances_dir: settings.data.join("instances"),
         store: store.clone(),
         launcher: launcher.clone(),
+        relays,
         capacity: Capacity::default(),
         stop_grace: stop_grace(settings),
-    }
+    })
 }

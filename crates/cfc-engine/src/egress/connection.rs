@@ -4,15 +4,14 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use cfc_egress::{DNS_PORT, answer_stream, is_stand_in};
+use cfc_runtime::Kind;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::Egress;
-use super::dns;
-use super::policy::is_stand_in;
 
 const HTTP_PORT: u16 = 80;
-const BUFFER_BYTES: usize = 64 << 10;
 /// How long a client that says nothing is waited for, which is one whose server speaks first.
 const SPEECH_PATIENCE: Duration = Duration::from_secs(2);
 /// workerd answers when it is connected to where the connection goes.
@@ -23,10 +22,10 @@ const HOST_NAME_BYTES_MAX: usize = 255;
 const STATUS_HTTP: u16 = 200;
 const STATUS_PASS: u16 = 202;
 
-/// Carries the connection to its end.
+/// Connects the connection to where it goes, and gives it to a relay.
 pub(super) async fn carry(mut stream: TcpStream, destination: SocketAddr, egress: &Egress) {
-    if destination.port() == dns::PORT {
-        return dns::answer_stream(stream, egress).await;
+    if destination.port() == DNS_PORT {
+        return answer_stream(stream, egress).await;
     }
     let instance = &egress.instance;
     let ip = destination.ip();
@@ -35,18 +34,26 @@ pub(super) async fn carry(mut stream: TcpStream, destination: SocketAddr, egress
         tracing::info!(instance, %destination, reason, "refused a connection of a container");
         return reset(&stream);
     }
-    if let Err(error) = try_to_carry(&mut stream, destination, egress).await {
-        tracing::debug!(instance, %destination, %error, "a connection of a container broke");
-        reset(&stream);
+    let carried = match offer(&mut stream, destination, egress).await {
+        Ok(workerd) => egress.runtime.carry(instance, Kind::Egress, workerd, stream),
+        Err(error) => {
+            reset(&stream);
+            Err(error)
+        }
+    };
+    if let Err(error) = carried {
+        tracing::debug!(instance, %destination, %error, "a connection of a container did not come about");
     }
 }
 
-async fn try_to_carry(stream: &mut TcpStream, destination: SocketAddr, egress: &Egress) -> io::Result<()> {
+/// Offers the connection to workerd, which connects it. What both have said until then has been passed on.
+async fn offer(stream: &mut TcpStream, destination: SocketAddr, egress: &Egress) -> io::Result<TcpStream> {
     let no_workerd = || io::Error::other("no workerd has said where it takes connections");
     let _ = stream.set_nodelay(true);
     let mut said = Vec::new();
     let host = if destination.port() == HTTP_PORT { host_name(stream, &mut said).await? } else { None };
-    let port = egress.settings().await.and_then(|settings| settings.port).ok_or_else(no_workerd)?;
+    let settings = egress.settings().await.ok_or_else(no_workerd)?;
+    let port = settings.port.ok_or_else(no_workerd)?;
     let mut workerd = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
     let _ = workerd.set_nodelay(true);
     workerd.write_all(request(destination, stream.peer_addr()?, host.as_deref()).as_bytes()).await?;
@@ -56,13 +63,16 @@ async fn try_to_carry(stream: &mut TcpStream, destination: SocketAddr, egress: &
     if !goes_on {
         return Err(io::Error::other(format!("workerd answers {status}")));
     }
+    if status == STATUS_PASS && settings.connects_here() {
+        let connecting = tokio::time::timeout(ANSWER_PATIENCE, TcpStream::connect(destination));
+        workerd = connecting.await.map_err(io::Error::from)??;
+        let _ = workerd.set_nodelay(true);
+        workerd.write_all(&said).await?;
+        return Ok(workerd);
+    }
     workerd.write_all(&said).await?;
     stream.write_all(&answered).await?;
-    let copied = tokio::io::copy_bidirectional_with_sizes(stream, &mut workerd, BUFFER_BYTES, BUFFER_BYTES).await;
-    if copied.is_err() {
-        reset(&workerd);
-    }
-    copied.map(drop)
+    Ok(workerd)
 }
 
 fn request(destination: SocketAddr, source: SocketAddr, host: Option<&str>) -> String {

@@ -1,29 +1,23 @@
 //! The way out of a container, as the sidecar image goes it: everything through workerd.
 //!
-//! The runtime gives what the container sends out. A name is looked up here ([`dns`]); a connection is refused by its
-//! address ([`policy`]) or offered to workerd ([`connection`]), which gives it to the Worker's own handler, connects it to
+//! The runtime gives what the container sends out. A connection is refused by its address or offered to workerd ([`connection`]), which gives it to the Worker's own handler, connects it to
 //! where it was to go, or refuses it. Whether a container has the internet at all is workerd's decision.
+//! Names and datagrams go past workerd, which has nothing for them, as its settings say.
 //!
-//! What is absent: TLS is passed through as it is and never offered for interception. Datagrams other than questions of
-//! names go nowhere.
+//! What is absent: TLS is passed through as it is and never offered for interception.
 
 mod connection;
-mod dns;
-mod policy;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use cfc_egress::{EgressPolicy, Gate, Stance, answer_questions, carry_datagrams, matches_name};
 use cfc_runtime::{Outbound, Runtime};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, watch};
 
-pub use policy::{AddressRange, EgressPolicy};
-
 /// How many connections of one container may be open at the same time; more wait.
 const CONNECTIONS_MAX: usize = 2_048;
-/// How many questions of one container may be open at the same time; more wait.
-const QUESTIONS_MAX: usize = 64;
 /// How long the container is kept waiting for a workerd that takes over a container which it finds running.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -37,6 +31,9 @@ pub(crate) struct Settings {
     dns: Option<Dns>,
     #[serde(skip_serializing_if = "Option::is_none")]
     internet: Option<Internet>,
+    /// They were kept by an earlier engine: a workerd that finds its container running does not know about `internet`.
+    #[serde(skip)]
+    is_kept: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -65,6 +62,7 @@ impl Settings {
     pub fn update(&mut self, newer: Settings) {
         self.port = newer.port.or(self.port);
         self.dns = newer.dns.or(self.dns.take());
+        self.is_kept &= newer.internet.is_none();
         self.internet = newer.internet.or(self.internet.take());
     }
 
@@ -78,18 +76,31 @@ impl Settings {
         serde_json::to_vec(&Settings { port: None, ..self.clone() }).unwrap_or_default()
     }
 
+    /// As an engine takes them over from the one that kept `bytes`.
+    pub fn from_kept(bytes: &[u8]) -> Option<Settings> {
+        Settings::parse(bytes).ok().map(|settings| Settings { is_kept: true, ..settings })
+    }
+
+    /// Whether what workerd lets pass is to be connected here, since workerd has forgotten that it may. Not when the Worker
+    /// may want to see every connection, which is when all names are its own.
+    fn connects_here(&self) -> bool {
+        let names = self.dns.as_ref().map_or(&[][..], |dns| &dns.allow_hostnames);
+        self.is_kept && self.has_internet() && !names.iter().any(|pattern| pattern == "*")
+    }
+
     fn has_internet(&self) -> bool {
         self.internet.as_ref().is_some_and(|internet| internet.enabled)
     }
 
     fn is_allowed(&self, name: &str) -> bool {
         let patterns = self.dns.as_ref().map_or(&[][..], |dns| &dns.allow_hostnames);
-        patterns.iter().any(|pattern| dns::matches(pattern, name))
+        patterns.iter().any(|pattern| matches_name(pattern, name))
     }
 }
 
 /// What all of one container's connections share.
 struct Egress {
+    runtime: Runtime,
     instance: String,
     policy: Arc<EgressPolicy>,
     settings: watch::Receiver<Settings>,
@@ -104,6 +115,30 @@ impl Egress {
     }
 }
 
+impl Gate for Egress {
+    async fn stance(&self, name: &str) -> Stance {
+        let Some(settings) = self.settings().await else { return Stance::Unknown };
+        match (settings.has_internet(), settings.is_allowed(name)) {
+            (true, true) => Stance::AskOrStandIn,
+            (true, false) => Stance::Ask,
+            (false, true) => Stance::StandIn,
+            (false, false) => Stance::NoSuchName,
+        }
+    }
+
+    fn lets_datagrams_out(&self) -> bool {
+        self.settings.borrow().has_internet()
+    }
+
+    fn policy(&self) -> &EgressPolicy {
+        &self.policy
+    }
+
+    fn name(&self) -> &str {
+        &self.instance
+    }
+}
+
 /// Carries what `instance` sends out, until its process ends.
 pub(crate) async fn run(
     runtime: Runtime,
@@ -111,7 +146,7 @@ pub(crate) async fn run(
     policy: Arc<EgressPolicy>,
     settings: watch::Receiver<Settings>,
 ) {
-    let outbound = match runtime.outbound(&instance).await {
+    let mut outbound = match runtime.outbound(&instance).await {
         Ok(outbound) => outbound,
         Err(error) => return tracing::warn!(instance, reason = %error.kind, "a container without a way out"),
     };
@@ -119,10 +154,12 @@ pub(crate) async fn run(
     if let Err(error) = runtime.keep_egress(&instance, kept).await {
         tracing::warn!(instance, reason = %error.kind, "a restart will forget how a container may reach out");
     }
-    let egress = Arc::new(Egress { instance, policy, settings });
+    let egress = Arc::new(Egress { runtime, instance, policy, settings });
+    let datagrams = std::mem::take(&mut outbound.datagrams);
     tokio::select! {
         () = accept(&outbound, &egress) => {}
-        () = dns::answer_all(&outbound.udp, &egress) => {}
+        () = answer_questions(&outbound.udp, &egress) => {}
+        () = carry_datagrams(datagrams, &egress) => {}
         () = outbound.ended() => {}
     }
 }
@@ -130,6 +167,9 @@ pub(crate) async fn run(
 async fn accept(outbound: &Outbound, egress: &Arc<Egress>) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
+        while egress.runtime.traffic(&egress.instance).egress.open >= CONNECTIONS_MAX as u64 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         let Ok(place) = places.clone().acquire_owned().await else { return };
         match outbound.accept().await {
             Ok((stream, destination)) => {
@@ -161,6 +201,14 @@ mod tests {
         settings.update(Settings::parse(br#"{"port":5}"#).expect("parses"));
         let kept = Settings::parse(&settings.to_keep()).expect("parses");
         assert!(kept.has_internet() && kept.port.is_none() && settings.port == Some(5));
+        assert!(!kept.connects_here(), "a workerd that says so connects by itself");
+        let mut adopted = Settings::from_kept(&settings.to_keep()).expect("parses");
+        assert!(adopted.connects_here());
+        adopted.update(Settings::parse(br#"{"port":6,"dns":{"allowHostnames":["*"]}}"#).expect("parses"));
+        assert!(!adopted.connects_here(), "the Worker may want to see everything");
+        adopted
+            .update(Settings::parse(br#"{"dns":{"allowHostnames":[]},"internet":{"enabled":true}}"#).expect("parses"));
+        assert!(!adopted.connects_here());
         assert!(Settings::parse(b"{}").is_err() && Settings::parse(b"").is_err());
     }
 }

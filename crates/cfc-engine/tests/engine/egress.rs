@@ -52,6 +52,13 @@ probe_name() {
   address=$(busybox nslookup -type=a "$2" 2>&1 | busybox sed -n 's/^Address: //p')
   [ "$address" ] && probe "$1" "$2" "$address" "$3" "$4" || echo "$1: no address"
 }
+# TFTP is what busybox speaks in datagrams, other than DNS.
+probe_datagram() {
+  busybox rm -f /tmp/got
+  busybox timeout 3 busybox tftp -g -r file -l /tmp/got "$2" 6969 >/dev/null 2>&1
+  said=$(busybox cat /tmp/got 2>/dev/null)
+  echo "$1: ${said:-fails}"
+}
 all() {
   probe_name handler api.test 80 "/path?q=1"
   probe server x 10.77.0.1 8080 /
@@ -64,10 +71,14 @@ all() {
   # Where every container listens in the end, this one not yet.
   probe other x 127.0.0.1 4000 /index.html
   echo "large: $(busybox dd if=/dev/zero bs=65536 count=256 2>/dev/null | busybox timeout 20 busybox nc 10.77.0.1 7777 | busybox wc -c)"
+  probe_datagram "datagram" 10.77.0.1
+  probe_datagram "private datagram" 10.77.0.2
+  probe_datagram "loopback datagram" 127.0.0.1
   echo "done $1"
 }
 again() {
   probe_name handler api.test 80 "/again"
+  probe server x 10.77.0.1 8080 /
   probe private x 10.77.0.2 8080 /
   echo "done again"
 }
@@ -120,6 +131,9 @@ pub fn be_alone(directory: &Path) -> ! {
         let _ = stream.write_all(&bytes);
     });
     std::thread::spawn(resolve);
+    for address in ["10.77.0.1:6969", "10.77.0.2:6969", "127.0.0.1:6969"] {
+        std::thread::spawn(move || serve_datagrams(address));
+    }
     let project = directory.join("project");
     std::fs::create_dir(&project).expect("makes");
     for (name, text) in [("wrangler.jsonc", CONFIG), ("index.js", WORKER), ("Dockerfile", "FROM scratch\n")] {
@@ -146,8 +160,7 @@ pub fn be_victim(directory: &Path) -> ! {
     })
 }
 
-/// A container that outlived its platform reaches its Worker's handlers again, once the Worker is back. Not the internet:
-/// a workerd that finds a container running does not know that it may, and closes its connections.
+/// A container that outlived its platform reaches its Worker's handlers and the internet again, once the Worker is back.
 async fn check_adoption(directory: &Path, project: &Path) {
     let toolchain = toolchain().expect("was there before");
     kill(start_victim(VICTIM, directory));
@@ -159,7 +172,7 @@ async fn check_adoption(directory: &Path, project: &Path) {
     platform.until_said(&kept.spec.name, "done again").await;
     let output = platform.output(&kept.spec.name).await;
     let (_, again) = output.split_once("done first\n").expect("was said before");
-    for line in ["handler: handled http://api.test/again", "private: fails"] {
+    for line in ["handler: handled http://api.test/again", "server: from the server", "private: fails"] {
         assert!(again.lines().any(|said| said == line), "{line}\nin\n{again}");
     }
     worker.workerd.stop(Duration::from_secs(5)).await;
@@ -177,16 +190,18 @@ async fn check(directory: &Path, project: &Path) {
         "name: from the server",
         "unknown: no address",
         "large: 16777216",
+        "datagram: from the server",
     ];
+    let kept_in = ["private datagram: fails", "loopback datagram: fails"];
     let refused = ["private: fails", "own: fails", "metadata: fails", "loopback: fails", "other: fails"];
     let on = said(&platform, &worker.socket, "on").await;
-    for line in allowed.iter().chain(&refused) {
+    for line in allowed.iter().chain(&refused).chain(&kept_in) {
         assert!(on.lines().any(|said| said == *line), "{line}\nin\n{on}");
     }
     let off = said(&platform, &worker.socket, "off").await;
     let without =
         ["handler: handled http://api.test/path?q=1", "server: fails", "name: no address", "unknown: no address"];
-    for line in without.iter().chain(&refused) {
+    for line in without.iter().chain(&refused).chain(&kept_in).chain(&["datagram: fails"]) {
         assert!(off.lines().any(|said| said == *line), "{line}\nin\n{off}");
     }
     worker.workerd.stop(Duration::from_secs(5)).await;
@@ -199,7 +214,7 @@ async fn said(platform: &Platform, socket: &Path, id: &str) -> String {
     let (status, text) = fetch(socket, &format!("/{id}/index.html")).await;
     let new = platform.runtime.list().into_iter().map(|view| view.spec.name).find(|name| !before.contains(name));
     let name = new.unwrap_or_else(|| panic!("no new container: {status} {text}"));
-    for _ in 0..400 {
+    for _ in 0..1_200 {
         let output = platform.output(&name).await;
         if output.contains("done first") {
             return output;
@@ -216,6 +231,18 @@ fn serve(address: &str, answer: fn(std::net::TcpStream)) {
             std::thread::spawn(move || answer(stream));
         }
     });
+}
+
+/// A TFTP server with one file.
+fn serve_datagrams(address: &str) {
+    let socket = UdpSocket::bind(address).expect("binds");
+    let mut buffer = [0; 512];
+    while let Ok((_, asker)) = socket.recv_from(&mut buffer) {
+        // Opcode 1 is a request to read, 3 is data. An acknowledgement needs no answer.
+        if buffer[1] == 1 {
+            let _ = socket.send_to(b"\x00\x03\x00\x01from the server\n", asker);
+        }
+    }
 }
 
 /// Knows `known.test` and nothing else.

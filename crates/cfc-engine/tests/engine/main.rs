@@ -5,9 +5,11 @@
 
 mod adoption;
 mod client;
+mod crowd;
 mod egress;
 mod exec;
 mod image;
+mod inside;
 mod lifecycle;
 mod limits;
 mod platform;
@@ -30,6 +32,7 @@ const TESTS: &[&[Test]] = &[
     egress::TESTS,
     exec::TESTS,
     stop::TESTS,
+    crowd::TESTS,
 ];
 
 fn main() -> ExitCode {
@@ -37,11 +40,16 @@ fn main() -> ExitCode {
     if arguments.next().is_some_and(|name| name == cfc_sandbox::LAUNCHER_ARGV0) {
         cfc_sandbox::launcher_main(std::env::args_os());
     }
+    if std::env::args_os().next().is_some_and(|name| name == cfc_relay::RELAY_ARGV0) {
+        cfc_relay::relay_main();
+    }
     let words: Vec<String> = std::env::args().skip(1).collect();
     match words.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         [adoption::VICTIM, directory] => adoption::be_victim(directory.as_ref()),
         [egress::ALONE, directory] => egress::be_alone(directory.as_ref()),
         [egress::VICTIM, directory] => egress::be_victim(directory.as_ref()),
+        [inside::ECHO] => inside::be_echo(),
+        [crowd::CLIENT, port, count] => crowd::be_client(port, count),
         [adoption::BUSY_VICTIM, directory] => adoption::be_busy_victim(directory.as_ref()),
         _ => {}
     }

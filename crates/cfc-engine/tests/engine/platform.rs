@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use cfc_engine::{EgressPolicy, Engine, WorkerNames};
 use cfc_oci::{ContainerConfig, Descriptor};
-use cfc_runtime::{Application, Capacity, InstanceType, Isolation, Runtime, RuntimeConfig, STOP_GRACE};
+use cfc_runtime::{Application, Capacity, InstanceType, Isolation, Relays, Runtime, RuntimeConfig, STOP_GRACE};
 use cfc_sandbox::Launcher;
 use cfc_store::Store;
 use serde_json::{Value, json};
@@ -32,6 +32,7 @@ pub struct Platform {
     pub directory: PathBuf,
     pub store: Store,
     pub launcher: Launcher,
+    pub relays: Relays,
     pub runtime: Runtime,
     pub engine: Engine,
     pub socket: PathBuf,
@@ -53,10 +54,12 @@ impl Platform {
         let store = Store::open(&directory.join("store")).expect("a store");
         let program = std::env::current_exe().expect("this test has a path");
         let launcher = Launcher::connect_or_start(&program, &directory.join("launcher.sock")).expect("a launcher");
+        let relays = Relays::start(&program).expect("a relay");
         let config = RuntimeConfig {
             instances_dir: directory.join("instances"),
             store: store.clone(),
             launcher: launcher.clone(),
+            relays: relays.clone(),
             capacity: Capacity::default(),
             stop_grace,
         };
@@ -73,7 +76,7 @@ impl Platform {
         let listener = UnixListener::bind(&socket).expect("binds");
         let serving = engine.clone();
         tokio::spawn(async move { serving.serve(listener, std::future::pending()).await });
-        Platform { directory: directory.to_path_buf(), store, launcher, runtime, engine, socket }
+        Platform { directory: directory.to_path_buf(), store, launcher, relays, runtime, engine, socket }
     }
 
     /// Sets the application's image to one that runs `script`.

@@ -12,6 +12,7 @@ pub const TESTS: &[Test] = &[
     ("a_sidecar_answers_as_the_image_does", || on_platform(sidecar)),
     ("a_tunnel_reaches_a_port_on_the_containers_loopback", || on_platform(tunnels)),
     ("a_connect_is_held_until_the_app_listens", || on_platform(hold)),
+    ("a_sidecar_refuses_other_users", || on_platform(strangers)),
     ("a_connect_ends_with_the_app", || on_platform(ended)),
 ];
 
@@ -28,6 +29,27 @@ async fn sidecar(platform: Platform) {
     assert_eq!(platform.remove(&format!("{name}-proxy")).await, 204);
     assert_eq!(platform.remove(&format!("{name}-proxy")).await, 404);
     assert!(tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err(), "the sidecar still listens");
+    platform.close().await;
+}
+
+/// Whoever is not the user that workerd runs as gets nothing from a sidecar, though its port is open to all.
+async fn strangers(platform: Platform) {
+    use std::os::unix::process::CommandExt;
+    const NOBODY: u32 = 65_534;
+    platform.run_script("exec httpd -f -p 4000 -h /www");
+    let name = container("a1");
+    let port = platform.sidecar(&name).await;
+    platform.run(&name).await;
+    let ask = move |user: u32| {
+        let request = "CONNECT 127.0.0.1:4000 HTTP/1.1\r\nX-Dst-Addr: 127.0.0.1:4000\r\n\r\nGET / HTTP/1.0\r\n\r\n";
+        let script = format!("(busybox printf '{request}'; busybox sleep 2) | busybox nc 127.0.0.1 {port}");
+        let mut command = std::process::Command::new("/bin/sh");
+        let output = command.args(["-c", &script]).uid(user).gid(user).output().expect("runs");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let (ours, others) = tokio::task::spawn_blocking(move || (ask(0), ask(NOBODY))).await.expect("asks");
+    assert!(ours.starts_with("HTTP/1.1 200") && ours.ends_with("hello from the container\n"), "{ours}");
+    assert_eq!(others, "");
     platform.close().await;
 }
 

@@ -28,6 +28,9 @@ fn main() -> ExitCode {
     if std::env::args_os().next().is_some_and(|name| name == cfc_sandbox::LAUNCHER_ARGV0) {
         cfc_sandbox::launcher_main(std::env::args_os());
     }
+    if std::env::args_os().next().is_some_and(|name| name == cfc_relay::RELAY_ARGV0) {
+        cfc_relay::relay_main();
+    }
     let words: Vec<String> = std::env::args().skip(1).collect();
     victim::play(&words);
     let filter = words.into_iter().find(|word| !word.starts_with('-'));

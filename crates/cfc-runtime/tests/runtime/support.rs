@@ -5,7 +5,9 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use cfc_oci::Descriptor;
-use cfc_runtime::{Application, Capacity, ExitReport, InstanceSpec, InstanceType, Result, Runtime, RuntimeConfig};
+use cfc_runtime::{
+    Application, Capacity, ExitReport, InstanceSpec, InstanceType, Relays, Result, Runtime, RuntimeConfig,
+};
 use cfc_sandbox::Launcher;
 use cfc_store::Store;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -61,6 +63,7 @@ impl Machine {
             instances_dir: directory.join("data/instances"),
             store,
             launcher: launcher.clone(),
+            relays: Relays::start(&program).expect("a relay"),
             capacity: Capacity::default(),
             stop_grace: cfc_runtime::STOP_GRACE,
         };

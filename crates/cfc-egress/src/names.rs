@@ -1,6 +1,6 @@
-//! Answers to a container's questions of names.
+//! Answers to a sandbox's questions of names.
 //!
-//! With the internet, this machine's resolvers are asked, from outside the container's network, and their answer is passed
+//! With the internet, this machine's resolvers are asked, from outside the sandbox's network, and their answer is passed
 //! on as it is. A name that only the Worker's handlers know, and every such name without the internet, gets an address that
 //! stands in for it: connections to it are offered to workerd under the name that they ask for.
 
@@ -13,10 +13,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
 
-use super::policy::{STAND_IN, STAND_IN_IPV6};
-use super::{Egress, QUESTIONS_MAX};
+use crate::gate::{Gate, Stance};
+use crate::policy::{STAND_IN, STAND_IN_IPV6};
 
-pub(super) const PORT: u16 = 53;
+/// The port for questions of names.
+pub const DNS_PORT: u16 = 53;
+/// How many questions of one sandbox may be open at the same time; more wait.
+const QUESTIONS_MAX: usize = 64;
 const PATIENCE: Duration = Duration::from_secs(3);
 /// A container that keeps a connection for questions open and asks nothing.
 const IDLE: Duration = Duration::from_secs(10);
@@ -43,18 +46,18 @@ enum Transport {
     Stream,
 }
 
-/// Answers what comes in the sockets.
-pub(super) async fn answer_all(sockets: &[UdpSocket], egress: &Arc<Egress>) {
+/// Answers the questions that come in the sockets, one for each family, as long as it is polled.
+pub async fn answer_questions<G: Gate>(sockets: &[UdpSocket], gate: &Arc<G>) {
     match sockets {
         [] => std::future::pending().await,
-        [only] => answer_datagrams(only, egress).await,
+        [only] => answer_datagrams(only, gate).await,
         [first, second, ..] => {
-            tokio::join!(answer_datagrams(first, egress), answer_datagrams(second, egress));
+            tokio::join!(answer_datagrams(first, gate), answer_datagrams(second, gate));
         }
     }
 }
 
-async fn answer_datagrams(socket: &UdpSocket, egress: &Arc<Egress>) {
+async fn answer_datagrams<G: Gate>(socket: &UdpSocket, gate: &Arc<G>) {
     let places = Arc::new(Semaphore::new(QUESTIONS_MAX));
     let (answers, mut answered) = tokio::sync::mpsc::channel::<(Vec<u8>, SocketAddr)>(QUESTIONS_MAX);
     let mut buffer = vec![0; 4096];
@@ -62,7 +65,7 @@ async fn answer_datagrams(socket: &UdpSocket, egress: &Arc<Egress>) {
         tokio::select! {
             Some((answer, asker)) = answered.recv() => {
                 if let Err(error) = socket.send_to(&answer, asker).await {
-                    tracing::debug!(instance = egress.instance, %error, "an answer to a question did not go out");
+                    tracing::debug!(sandbox = gate.name(), %error, "an answer to a question did not go out");
                 }
             }
             received = socket.recv_from(&mut buffer) => {
@@ -72,9 +75,9 @@ async fn answer_datagrams(socket: &UdpSocket, egress: &Arc<Egress>) {
                 };
                 // Who asks more than that at once asks again.
                 let Ok(place) = places.clone().try_acquire_owned() else { continue };
-                let (question, egress, answers) = (buffer[..length].to_vec(), egress.clone(), answers.clone());
+                let (question, gate, answers) = (buffer[..length].to_vec(), gate.clone(), answers.clone());
                 tokio::spawn(async move {
-                    if let Some(answer) = answer(&question, Transport::Datagram, &egress).await {
+                    if let Some(answer) = answer(&question, Transport::Datagram, &*gate).await {
                         let _ = answers.send((answer, asker)).await;
                     }
                     drop(place);
@@ -85,9 +88,9 @@ async fn answer_datagrams(socket: &UdpSocket, egress: &Arc<Egress>) {
 }
 
 /// Answers the questions of a connection, each with its length in front.
-pub(super) async fn answer_stream(mut stream: TcpStream, egress: &Egress) {
+pub async fn answer_stream(mut stream: TcpStream, gate: &impl Gate) {
     while let Ok(Ok(question)) = tokio::time::timeout(IDLE, read_message(&mut stream)).await {
-        let Some(answer) = answer(&question, Transport::Stream, egress).await else { return };
+        let Some(answer) = answer(&question, Transport::Stream, gate).await else { return };
         if write_message(&mut stream, &answer).await.is_err() {
             return;
         }
@@ -106,21 +109,21 @@ async fn write_message(stream: &mut TcpStream, message: &[u8]) -> io::Result<()>
 }
 
 /// The answer to `message`; `None` to what is no question.
-async fn answer(message: &[u8], transport: Transport, egress: &Egress) -> Option<Vec<u8>> {
+async fn answer(message: &[u8], transport: Transport, gate: &impl Gate) -> Option<Vec<u8>> {
     let question = Question::parse(message)?;
-    let Some(settings) = egress.settings().await else { return Some(question.answer(Code::ServerFailure, None)) };
-    let is_allowed = settings.is_allowed(&question.name);
-    if !settings.has_internet() {
-        return Some(match is_allowed {
-            true => question.stand_in(),
-            false => question.answer(Code::NoSuchName, None),
-        });
-    }
-    let resolvers = egress.policy.resolvers.clone().unwrap_or_else(resolvers_of_this_machine);
+    let stance = gate.stance(&question.name).await;
+    let stands_in = match stance {
+        Stance::Ask => false,
+        Stance::AskOrStandIn => true,
+        Stance::StandIn => return Some(question.stand_in()),
+        Stance::NoSuchName => return Some(question.answer(Code::NoSuchName, None)),
+        Stance::Unknown => return Some(question.answer(Code::ServerFailure, None)),
+    };
+    let resolvers = gate.policy().resolvers.clone().unwrap_or_else(resolvers_of_this_machine);
     let forwarded = forward(message, transport, &resolvers).await;
     Some(match forwarded {
-        Some(answer) if !is_allowed || code_of(&answer) == Code::NoError as u8 => answer,
-        _ if is_allowed => question.stand_in(),
+        Some(answer) if !stands_in || code_of(&answer) == Code::NoError as u8 => answer,
+        _ if stands_in => question.stand_in(),
         Some(answer) => answer,
         None => question.answer(Code::ServerFailure, None),
     })
@@ -177,7 +180,7 @@ fn resolvers(resolv_conf: &str) -> Vec<SocketAddr> {
         let mut words = line.split_whitespace();
         let is_server = words.next() == Some("nameserver");
         let address: IpAddr = words.next()?.parse().ok()?;
-        is_server.then_some(SocketAddr::new(address, PORT))
+        is_server.then_some(SocketAddr::new(address, DNS_PORT))
     };
     resolv_conf.lines().filter_map(address).collect()
 }
@@ -249,7 +252,7 @@ impl Question<'_> {
 }
 
 /// Whether `name` fits `pattern`, in which `*` stands for anything.
-pub(super) fn matches(pattern: &str, name: &str) -> bool {
+pub fn matches_name(pattern: &str, name: &str) -> bool {
     let pattern = pattern.trim_end_matches('.').to_ascii_lowercase();
     let Some((first, rest)) = pattern.split_once('*') else { return pattern == name };
     let Some(mut name) = name.strip_prefix(first) else { return false };
@@ -304,10 +307,10 @@ mod tests {
     #[test]
     fn a_star_stands_for_anything() {
         for (pattern, name) in [("*", "a.b"), ("*.b", "a.b"), ("*.B.", "x.a.b"), ("a.b", "a.b"), ("a*c*e", "abcde")] {
-            assert!(matches(pattern, name), "{pattern} {name}");
+            assert!(matches_name(pattern, name), "{pattern} {name}");
         }
         for (pattern, name) in [("*.b", "b"), ("a.b", "xa.b"), ("a*c", "ab"), ("ab*ab", "ab")] {
-            assert!(!matches(pattern, name), "{pattern} {name}");
+            assert!(!matches_name(pattern, name), "{pattern} {name}");
         }
     }
 

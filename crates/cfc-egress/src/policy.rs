@@ -58,16 +58,25 @@ impl AddressRange {
 }
 
 /// What names are given that only the Worker's handlers know. Nobody is connected to these addresses.
-pub(super) const STAND_IN: Ipv4Addr = Ipv4Addr::new(11, 0, 0, 1);
-pub(super) const STAND_IN_IPV6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1);
+pub const STAND_IN: Ipv4Addr = Ipv4Addr::new(11, 0, 0, 1);
+pub(crate) const STAND_IN_IPV6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1);
 
-pub(super) fn is_stand_in(address: IpAddr) -> bool {
+/// Whether it is one of them.
+pub fn is_stand_in(address: IpAddr) -> bool {
     address == STAND_IN || address == STAND_IN_IPV6
 }
 
 impl EgressPolicy {
+    /// What builds may reach: everything but this machine's loopback, link-local addresses (those of a cloud's metadata
+    /// among them), and addresses of nobody. Private networks too: a build often needs its company's own servers.
+    pub fn of_builds() -> EgressPolicy {
+        let everything = |first: IpAddr| AddressRange { first, prefix_length: 0 };
+        let allowed = vec![everything(Ipv4Addr::UNSPECIFIED.into()), everything(Ipv6Addr::UNSPECIFIED.into())];
+        EgressPolicy { allowed, resolvers: None }
+    }
+
     /// Why a container may not reach `address`; `None` when it may.
-    pub(super) fn refusal(&self, address: IpAddr) -> Option<&'static str> {
+    pub fn refusal(&self, address: IpAddr) -> Option<&'static str> {
         let address = inner(address);
         if let Some(reason) = never(address) {
             return Some(reason);
@@ -199,6 +208,17 @@ mod tests {
             assert!(!refused(&policy, address), "{address}");
         }
         for address in ["10.2.0.1", "192.168.7.8", "127.0.0.1", "169.254.169.254", "::1", "fe80::1"] {
+            assert!(refused(&policy, address), "{address}");
+        }
+    }
+
+    #[test]
+    fn builds_reach_private_networks_but_not_the_loopback() {
+        let policy = EgressPolicy::of_builds();
+        for address in ["10.0.0.1", "192.168.1.1", "fd00::2", "1.1.1.1", "2606:4700::1111"] {
+            assert!(!refused(&policy, address), "{address}");
+        }
+        for address in ["127.0.0.1", "::1", "::ffff:127.0.0.1", "169.254.169.254", "fe80::1", "0.0.0.0"] {
             assert!(refused(&policy, address), "{address}");
         }
     }
