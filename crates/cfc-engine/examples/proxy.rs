@@ -191,7 +191,7 @@ fn measure(hop: &mut Hop, cpu: impl Fn() -> f64) {
     let mut times: Vec<f64> = (0..SMALL_REQUESTS)
         .map(|_| {
             let started = Instant::now();
-            stream.write_all(b"GET /small HTTP/1.1\r\nHost: app\r\n\r\n").expect("writes");
+            stream.write_all(b"GET /small HTTP/1.1\r\nHost: app.localhost\r\n\r\n").expect("writes");
             body(stream.as_mut());
             started.elapsed().as_secs_f64() * 1e6
         })
@@ -207,12 +207,13 @@ fn measure(hop: &mut Hop, cpu: impl Fn() -> f64) {
         Speed { mib_a_second: mib / started.elapsed().as_secs_f64(), cpu_a_gib: (cpu() - used) / mib * 1024.0 }
     };
     hop.down.push(speed(&mut || {
-        write!(stream, "GET /bulk/{bytes} HTTP/1.1\r\nHost: app\r\n\r\n").expect("writes");
+        write!(stream, "GET /bulk/{bytes} HTTP/1.1\r\nHost: app.localhost\r\n\r\n").expect("writes");
         assert_eq!(body(stream.as_mut()), bytes);
     }));
     let piece = vec![7; 256 << 10];
     hop.up.push(speed(&mut || {
-        write!(stream, "POST /sink HTTP/1.1\r\nHost: app\r\nContent-Length: {bytes}\r\n\r\n").expect("writes");
+        write!(stream, "POST /sink HTTP/1.1\r\nHost: app.localhost\r\nContent-Length: {bytes}\r\n\r\n")
+            .expect("writes");
         (0..bytes / piece.len()).for_each(|_| stream.write_all(&piece).expect("writes"));
         body(stream.as_mut());
     }));

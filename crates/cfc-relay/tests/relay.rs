@@ -218,7 +218,10 @@ fn a_relay_that_dies_takes_its_tunnels_along_and_is_replaced() {
 fn relays_end_with_their_last_handle_and_leave_no_descriptor_behind() {
     let relays = relays();
     let pid = relays.pids()[0];
-    until("it is ready", || descriptors(pid) == 5);
+    // What it inherits besides its own depends on who runs this test; so it is counted once a first tunnel has come and gone.
+    drop(tunnel(&relays, "first"));
+    until("the first is gone", || relays.counts(&group("first")).open == 0);
+    let idle = descriptors(pid);
     for round in 0..200 {
         let (mut client, mut app) = tunnel(&relays, "a");
         client.write_all(&vec![1; 100_000]).unwrap();
@@ -229,7 +232,7 @@ fn relays_end_with_their_last_handle_and_leave_no_descriptor_behind() {
         }
     }
     // What stays are the pipes that it keeps.
-    until("all tunnels are gone", || relays.counts(&group("a")).open == 0 && descriptors(pid) <= 5 + 32);
+    until("all tunnels are gone", || relays.counts(&group("a")).open == 0 && descriptors(pid) <= idle + 32);
     let copy = relays.clone();
     drop(relays);
     assert_eq!(copy.pids(), [pid]);
