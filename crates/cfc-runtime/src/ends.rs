@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use cfc_sandbox::{Exit, Launcher, Usage};
+use cfc_sandbox::{Exit, Status, Usage};
 use cfc_scheduler::Event;
 
 use crate::error::RuntimeErrorKind;
@@ -37,9 +37,8 @@ impl Runtime {
         self.lock().records.get(name).and_then(running_launch)
     }
 
-    /// Ends those of `running` that no launcher knows.
-    fn end_lost(&self, running: BTreeMap<String, u64>, launcher: Option<&Launcher>) {
-        let known = launcher.and_then(|launcher| launcher.list().ok()).unwrap_or_default();
+    /// Ends those of `running` that are not `known` to the launcher.
+    fn end_lost(&self, running: BTreeMap<String, u64>, known: &[Status]) {
         for (name, launch) in running {
             let is_known = known.iter().any(|status| status.id == name);
             let is_that_launch = self.running_launch(&name) == Some(launch);
@@ -99,13 +98,20 @@ fn with_limit(inner: &Inner, name: &str, report: ExitReport) -> ExitReport {
 fn watch_once(shared: &Weak<Shared>) -> Option<()> {
     let runtime = Runtime { shared: shared.upgrade()? };
     let running = runtime.running();
-    let Ok(ends) = runtime.shared().launcher.ends() else {
-        runtime.end_lost(running, None);
-        drop(runtime);
-        std::thread::sleep(PAUSE);
-        return Some(());
+    let launcher = &runtime.shared().launcher;
+    let (ends, known) = match launcher.ends().and_then(|ends| Ok((ends, launcher.list()?))) {
+        Ok(both) => both,
+        Err(error) => {
+            // A launcher that only cannot be reached just now keeps what runs.
+            if !error.is_out_of_descriptors() {
+                runtime.end_lost(running, &[]);
+            }
+            drop(runtime);
+            std::thread::sleep(PAUSE);
+            return Some(());
+        }
     };
-    runtime.end_lost(running, Some(&runtime.shared().launcher));
+    runtime.end_lost(running, &known);
     drop(runtime);
     for (name, exit) in ends {
         Runtime { shared: shared.upgrade()? }.on_end(&name, exit);

@@ -111,8 +111,17 @@ impl Runtime {
         // From here on it runs: these points are for being killed at.
         let _ = fail_at("runtime.start.launched");
         let timings = StartTimings { disk, launch: asked.elapsed() - disk, ..StartTimings::default() };
-        // An app may have ended by now, and its network with it.
-        Ok(Launched { pid: started.pid, network: launcher.network(name).ok(), timings })
+        let network = match launcher.network(name) {
+            Ok(network) => Some(network),
+            // An app may have ended by now, and its network with it.
+            Err(error) if error.is_gone() => None,
+            // What nobody could ever reach must not run.
+            Err(error) => {
+                let _ = launcher.kill_all(name).and_then(|()| launcher.wait(name)).and_then(|_| launcher.remove(name));
+                return Err(error.into());
+            }
+        };
+        Ok(Launched { pid: started.pid, network, timings })
     }
 
     /// Takes note that the instance listens.

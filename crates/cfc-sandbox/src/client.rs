@@ -167,14 +167,9 @@ impl Launcher {
     pub fn ends(&self) -> Result<Ends> {
         let connection = self.shared.reach.connect()?;
         let bytes = protocol::encode(&Request::Ends).map_err(|error| launcher_error(format!("ask it: {error}")))?;
-        let asked = protocol::send(&connection, &bytes, &[]);
-        asked.map_err(|error| launcher_error(format!("it ended before it was asked: {error}")))?;
-        let mut ends = Ends { connection, receiver: Receiver::default() };
-        match ends.receive() {
-            Some(Reply::Done) => Ok(ends),
-            Some(other) => Err(unexpected(&other)),
-            None => Err(launcher_error("it ended before it answered".into())),
-        }
+        let mut receiver = Receiver::default();
+        done(exchange_first(&connection, &bytes, &[], &mut receiver)?.0?)?;
+        Ok(Ends { connection, receiver })
     }
 
     /// Forgets an ended sandbox and removes its cgroups. Its disk must be gone or unused from now on: its host ids may become
@@ -281,6 +276,7 @@ impl Launcher {
             }
         }
         let connection = match (self.shared.reach.connect(), request) {
+            (Err(error), _) if error.is_out_of_descriptors() => return Err(error),
             // Nothing runs any more that it could know of: a new launcher is as good.
             (Err(_), Request::Start(_) | Request::List) => self.shared.reach.revive()?,
             (connected, _) => connected?,
@@ -332,9 +328,13 @@ impl Iterator for Ends {
 impl Reach {
     fn connect(&self) -> Result<OwnedFd> {
         match self {
-            Reach::Socket { socket, .. } => {
-                connect(socket).map_err(|error| launcher_error(format!("connect to {}: {error}", socket.display())))
-            }
+            Reach::Socket { socket, .. } => connect(socket).map_err(|error| {
+                let step = format!("connect to {}", socket.display());
+                match error.raw_os_error() {
+                    Some(errno @ (libc::EMFILE | libc::ENFILE)) => Error::step("use the launcher", step, errno),
+                    _ => launcher_error(format!("{step}: {error}")),
+                }
+            }),
             Reach::Private(private) => {
                 let (ours, theirs) = pair()?;
                 let bytes = protocol::encode(&Request::Attach).map_err(|error| launcher_error(error.to_string()))?;
@@ -403,7 +403,13 @@ fn exchange_first(
     descriptors: &[BorrowedFd<'_>],
     receiver: &mut Receiver,
 ) -> std::result::Result<(Response, Vec<OwnedFd>), Broken> {
-    let mut sent = protocol::send(connection, bytes, descriptors).map_err(|_| Broken::Unsent)?;
+    let mut sent = match protocol::send(connection, bytes, descriptors) {
+        Ok(sent) => sent,
+        // It may have said why it hung up.
+        Err(_) => {
+            return receiver.receive(connection).and_then(|_| receiver.next()).ok().flatten().ok_or(Broken::Unsent);
+        }
+    };
     while sent < bytes.len() {
         sent += protocol::send(connection, &bytes[sent..], &[])?;
     }

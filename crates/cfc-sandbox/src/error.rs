@@ -88,6 +88,11 @@ impl Error {
         }
     }
 
+    /// Whether there was no descriptor left to do it with, here or in the launcher.
+    pub fn is_out_of_descriptors(&self) -> bool {
+        matches!(self.kind, ErrorKind::Step { errno: libc::EMFILE | libc::ENFILE, .. })
+    }
+
     /// Whether the sandbox has ended, or was never there.
     pub fn is_gone(&self) -> bool {
         matches!(self.kind, ErrorKind::NotRunning | ErrorKind::NotFound)
@@ -104,6 +109,9 @@ impl Error {
                 Some("give the file its executable bit: `chmod +x`, or COPY --chmod=755")
             }
             ErrorKind::NoUserNamespace(obstacle) => Some(obstacle.remedy()),
+            ErrorKind::Step { errno, .. } if *errno == libc::EMFILE => {
+                Some("raise the limit of open files (`ulimit -Hn`, `LimitNOFILE=` of a unit), or end some containers")
+            }
             ErrorKind::Launcher(_) => Some("see the launcher's messages in the log; `cfc doctor` checks the machine"),
             ErrorKind::Step { errno, .. } if *errno == libc::EPERM => {
                 Some("`cfc doctor` checks what this machine allows")

@@ -160,7 +160,7 @@ pub(crate) enum Reply {
 /// It names the process for good, so that whoever finds the directory later can tell whether its launcher still runs: the
 /// pid is told from a later process's by the start time, and from another container's by the pid namespace.
 pub(crate) fn cgroup_parent(pid: u32) -> String {
-    let start_time = start_time(pid as i32).unwrap_or(0);
+    let start_time = start_time(pid as i32).ok().flatten().unwrap_or(0);
     format!("{PARENT_PREFIX}{}-{pid}-{start_time}", pid_namespace())
 }
 
@@ -170,7 +170,8 @@ pub(crate) fn is_orphan(parent: &str) -> bool {
         let mut parts = name.split('-').map(str::parse::<u64>);
         let mut part = || parts.next()?.ok();
         let (namespace, pid, started) = (part()?, part()?, part()?);
-        let is_running = start_time(i32::try_from(pid).ok()?) == Some(started);
+        // One that cannot be looked at, for want of a descriptor, is not gone for that.
+        let is_running = start_time(i32::try_from(pid).ok()?).map_or(true, |found| found == Some(started));
         Some(namespace == pid_namespace() && !is_running)
     };
     parent.strip_prefix(PARENT_PREFIX).and_then(is_gone).unwrap_or(false)
@@ -181,8 +182,15 @@ fn pid_namespace() -> u64 {
 }
 
 /// When a process started, in clock ticks since boot; `None` when it is gone, or dead and only not waited for yet.
-pub(crate) fn start_time(pid: i32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+pub(crate) fn start_time(pid: i32) -> io::Result<Option<u64>> {
+    match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Ok(stat) => Ok(start_time_in(&stat)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn start_time_in(stat: &str) -> Option<u64> {
     // The second field is the name in parentheses, which may hold anything. State is the 3rd, start time the 22nd.
     let (_, after_name) = stat.rsplit_once(')')?;
     let mut fields = after_name.split_whitespace();
@@ -302,7 +310,7 @@ mod tests {
         let mut child = std::process::Command::new("true").spawn().expect("starts");
         let pid = child.id() as i32;
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
-        while start_time(pid).is_some() {
+        while start_time(pid).expect("readable").is_some() {
             assert!(std::time::Instant::now() < deadline, "a zombie counts as running");
             std::thread::yield_now();
         }

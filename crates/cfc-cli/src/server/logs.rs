@@ -34,9 +34,7 @@ pub async fn logs(
     if let (Some(instance), true) = (&request.instance, names.is_empty()) {
         return Err(LogError::NoSuchInstance { application: application.name.clone(), instance: instance.clone() });
     }
-    let since = request.since.and_then(|within| SystemTime::now().checked_sub(within));
-    // Without the `Z`, it is the beginning of all times within its millisecond, which have more digits.
-    let since = since.map(|since| timestamp(since).to_string().trim_end_matches('Z').to_string());
+    let since = request.since.and_then(beginning);
     let mut sources = Vec::new();
     for name in names {
         let Some(reader) = runtime.logs(&name) else { continue };
@@ -62,6 +60,13 @@ pub async fn logs(
     });
     let mut renderer = Renderer { timestamps: request.timestamps, unfinished: None };
     Ok(wanted.map_ok(move |(name, line)| renderer.render(&name, &line)).boxed())
+}
+
+/// The time so long ago, as it compares with those of lines; `None` where that is before all times.
+fn beginning(within: Duration) -> Option<String> {
+    let time = SystemTime::now().checked_sub(within)?;
+    // Without the `Z`, it is the beginning of all times within its millisecond, which have more digits.
+    Some(timestamp(time).to_string().trim_end_matches('Z').to_string())
 }
 
 /// The instances whose lines are wanted.
@@ -289,6 +294,17 @@ mod tests {
         assert_eq!(render("a", "cut ", true), "a stdout: cut ");
         assert_eq!(render("b", "other", false), "\nb stdout: other\n");
         assert_eq!(render("a", "short", false), "a stdout: short\n");
+    }
+
+    #[test]
+    fn however_long_ago_is_a_time_or_all_times() {
+        let line = "1999-12-31T23:59:59.000000000Z";
+        let is_since = |within: Duration| beginning(within).is_none_or(|since| line >= since.as_str());
+        let years = |count: u64| Duration::from_secs(count * 365 * 86_400);
+        assert!(!is_since(Duration::ZERO) && !is_since(years(1)));
+        for within in [years(100), years(3_000), years(200_000_000_000), Duration::from_secs(u64::MAX), Duration::MAX] {
+            assert!(is_since(within), "{within:?}");
+        }
     }
 
     #[test]

@@ -1,8 +1,11 @@
 //! A container's life over the socket: create, start, inspect, wait, kill, remove.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use cfc_runtime::{InstanceType, Trial};
+use rustix::process::{Resource, Rlimit};
 use serde_json::json;
 
 use crate::Test;
@@ -11,6 +14,7 @@ use crate::platform::{Platform, container, on_platform};
 
 pub const TESTS: &[Test] = &[
     ("a_container_lives_and_ends_as_docker_tells_it", || on_platform(whole_life)),
+    ("a_thousand_starts_over_http_are_one_container", || on_platform(thousand_starts)),
     ("exit_codes_are_dockers", || on_platform(exit_codes)),
     ("the_process_gets_what_the_image_and_the_request_say", || on_platform(process)),
     ("the_disk_is_fresh_at_each_start", || on_platform(fresh_disk)),
@@ -42,6 +46,38 @@ async fn whole_life(platform: Platform) {
     assert_eq!(platform.remove(&name).await, 404);
     assert_eq!(platform.request("POST", &format!("/containers/{name}/wait?condition=removed"), None).await.0, 404);
     platform.close().await;
+}
+
+/// A thousand start it while half as many want to make it again.
+async fn thousand_starts(platform: Platform) {
+    const STARTS: usize = 1_000;
+    // Both ends of every connection are ours.
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let all = Rlimit { current: limit.maximum, ..limit };
+    rustix::process::setrlimit(Resource::Nofile, all).expect("up to the maximum it may be raised");
+    platform.run_script("exec sleep 1000");
+    let (platform, name) = (Arc::new(platform), container("a1"));
+    assert_eq!(platform.create(&name).await.0, 201);
+    let requests: Vec<_> = (0..STARTS + STARTS / 2)
+        .map(|number| {
+            let (platform, name) = (platform.clone(), name.clone());
+            tokio::spawn(async move {
+                match number % 3 {
+                    2 => platform.create(&name).await.0,
+                    _ => platform.start(&name).await,
+                }
+            })
+        })
+        .collect();
+    let mut answers: BTreeMap<u16, usize> = BTreeMap::new();
+    for request in requests {
+        *answers.entry(request.await.expect("it does not panic")).or_default() += 1;
+    }
+    let expected = BTreeMap::from([(204, 1), (304, STARTS - 1), (409, STARTS / 2)]);
+    assert_eq!(answers, expected, "one starts it, to the others it runs already, and it exists already");
+    assert_eq!(platform.launcher.list().expect("the launcher answers").len(), 1);
+    assert_eq!(platform.runtime.inspect(&name).map(|view| view.launches), Some(1));
+    Arc::into_inner(platform).expect("all clients are gone").close().await;
 }
 
 async fn exit_codes(platform: Platform) {

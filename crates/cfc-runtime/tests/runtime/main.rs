@@ -6,7 +6,9 @@
 
 mod adoption;
 mod churn;
+mod descriptors;
 mod fault_points;
+mod flood;
 mod full_disk;
 mod history;
 #[path = "../../../cfc-engine/tests/engine/image.rs"]
@@ -22,7 +24,15 @@ use std::process::ExitCode;
 /// A name and what to do.
 type Test = (&'static str, fn());
 
-const TESTS: &[&[Test]] = &[adoption::TESTS, fault_points::TESTS, full_disk::TESTS, history::TESTS, races::TESTS];
+const TESTS: &[&[Test]] = &[
+    adoption::TESTS,
+    descriptors::TESTS,
+    fault_points::TESTS,
+    flood::TESTS,
+    full_disk::TESTS,
+    history::TESTS,
+    races::TESTS,
+];
 
 fn main() -> ExitCode {
     if std::env::args_os().next().is_some_and(|name| name == cfc_sandbox::LAUNCHER_ARGV0) {

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use rustix::net::SocketFlags;
 use rustix::time::Timespec;
 
@@ -34,6 +36,8 @@ pub(crate) struct EventLoop {
     pub(super) disks: Disks,
     pub(super) socket: Option<PathBuf>,
     pub(super) listener: Option<OwnedFd>,
+    /// What is given up for a client when there is no descriptor left, to tell him so.
+    spare: Option<OwnedFd>,
     pub(super) ending: Option<Ending>,
     /// The clients that are told of every end.
     pub(super) watchers: Vec<u64>,
@@ -83,6 +87,7 @@ impl EventLoop {
             disks: Disks::default(),
             socket,
             listener: None,
+            spare: spare(),
             ending: None,
             watchers: Vec::new(),
             paused: Vec::new(),
@@ -192,9 +197,25 @@ impl EventLoop {
     fn accept(&mut self) {
         let Some(listener) = &self.listener else { return };
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        // A client that is gone already, or no descriptor left: the next event tries again.
-        let Ok(socket) = rustix::net::accept_with(listener, flags) else { return };
-        let _ = self.add_client(socket, Source::Client);
+        match rustix::net::accept_with(listener, flags) {
+            Ok(socket) => drop(self.add_client(socket, Source::Client)),
+            Err(Errno::MFILE | Errno::NFILE) => self.turn_away(),
+            // A client that is gone already.
+            Err(_) => {}
+        }
+    }
+
+    /// Tells the next client that there is no descriptor for him. Without an answer he would wait, and we be woken without end.
+    fn turn_away(&mut self) {
+        self.spare = None;
+        if let Some(Ok(socket)) = self.listener.as_ref().map(rustix::net::accept) {
+            let failure = Error::step("serve a client of the launcher", "accept its connection", libc::EMFILE);
+            let mut connection = Connection::new(socket);
+            connection.queue(&Err(failure), Vec::new());
+            // Whatever it was about to ask is not begun; an error says that it has gone.
+            let _ = connection.flush();
+        }
+        self.spare = spare();
     }
 
     pub(super) fn add_client(&mut self, socket: OwnedFd, source: Source) -> std::io::Result<()> {
@@ -251,6 +272,10 @@ impl EventLoop {
             self.begin_ending(None);
         }
     }
+}
+
+fn spare() -> Option<OwnedFd> {
+    rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()
 }
 
 impl Source {

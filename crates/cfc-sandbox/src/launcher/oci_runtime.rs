@@ -143,7 +143,7 @@ fn make_process(
     };
     match release(pid, kind, &control) {
         Ok(network) => {
-            let started = Started { pid, start_time: protocol::start_time(pid).unwrap_or(0) };
+            let started = Started { pid, start_time: protocol::start_time(pid).ok().flatten().unwrap_or(0) };
             Ok(Process { started, pidfd, control, network })
         }
         Err(failure) => {

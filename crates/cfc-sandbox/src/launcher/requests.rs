@@ -108,7 +108,7 @@ impl EventLoop {
                 self.starter.ranges.give_back(sandbox.range.take());
                 self.sources.retain(|_, source| !source.belongs_to(&config.id));
             }
-            return Err(ErrorKind::Unavailable("the launcher cannot watch another process".into()));
+            return watched.step(|| "watch its process".into());
         }
         Ok(())
     }
@@ -143,7 +143,7 @@ impl EventLoop {
         }
         let namespace =
             sandbox.network.as_ref().ok_or_else(|| ErrorKind::Invalid("it uses the host's network".into()))?;
-        namespace.try_clone().map_err(|error| ErrorKind::Launcher(error.to_string()))
+        namespace.try_clone().step(|| "copy its descriptor".into())
     }
 
     fn outbound(&self, id: &str) -> Result<Vec<OwnedFd>, ErrorKind> {

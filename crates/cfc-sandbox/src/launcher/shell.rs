@@ -253,6 +253,7 @@ fn prepare(kind: &ShellKind, mappings: Option<IdMappings>, pid: i32) -> Result<P
         }
     };
     let network = kind.has_network_namespace.then(|| namespace("net")).transpose()?;
-    let start_time = protocol::start_time(pid).ok_or(ErrorKind::NotRunning)?;
+    let start_time =
+        protocol::start_time(pid).step(|| "look at the new process".into())?.ok_or(ErrorKind::NotRunning)?;
     Ok((network, user, start_time))
 }
