@@ -57,7 +57,8 @@ async fn crowd(platform: Platform) {
     // Standard streams, the socket to us, epoll, and the pipes that are kept.
     until("relays have let go of them", || left() <= pids.len() * (5 + 32)).await;
     assert_eq!((ingress().bytes_in, ingress().bytes_out), (TUNNELS as u64, TUNNELS as u64));
-    assert!(descriptors("self") <= own + 10, "{own} descriptors before, {} afterwards", descriptors("self"));
+    // Connections to the launcher are kept for the next who asks: as many as asked at once.
+    assert!(descriptors("self") < own + 100, "{own} descriptors before, {} afterwards", descriptors("self"));
     echo.kill().expect("runs");
     echo.wait().expect("ends");
     platform.close().await;

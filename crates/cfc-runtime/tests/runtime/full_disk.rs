@@ -160,6 +160,10 @@ fn ends_are_known() {
         disk.fill();
         machine.runtime.kill("one", 9).await.expect("it runs");
         assert_eq!(machine.wait("one").await.code, 137);
+        // What its disk took is space again once that is deleted.
+        let trash = directory.path().join("data/instances/.trash");
+        until("its disk is deleted", || std::fs::read_dir(&trash).expect("readable").next().is_none()).await;
+        disk.fill();
         let error = machine.runtime.start("one").await.expect_err("there is no space");
         assert!(in_full(&error).contains(FULL), "{}", in_full(&error));
         assert!(machine.runtime.remove("one").await);
