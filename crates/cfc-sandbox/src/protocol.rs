@@ -181,7 +181,7 @@ fn pid_namespace() -> u64 {
     std::fs::metadata("/proc/self/ns/pid").map_or(0, |metadata| std::os::unix::fs::MetadataExt::ino(&metadata))
 }
 
-/// When a process started, in clock ticks since boot; `None` when it is gone, or dead and only not waited for yet.
+/// When a process started, in clock ticks since boot; `None` when it is gone, on its way out, or only not waited for yet.
 pub(crate) fn start_time(pid: i32) -> io::Result<Option<u64>> {
     match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
         Ok(stat) => Ok(start_time_in(&stat)),
@@ -191,11 +191,15 @@ pub(crate) fn start_time(pid: i32) -> io::Result<Option<u64>> {
 }
 
 fn start_time_in(stat: &str) -> Option<u64> {
-    // The second field is the name in parentheses, which may hold anything. State is the 3rd, start time the 22nd.
+    // From linux/sched.h. A process that exits closes its sockets long before it is a zombie when it has disks to unmount.
+    const PF_EXITING: u64 = 0x4;
+    // The second field is the name in parentheses, which may hold anything. State is the 3rd, flags the 9th, start time the
+    // 22nd.
     let (_, after_name) = stat.rsplit_once(')')?;
     let mut fields = after_name.split_whitespace();
     let is_dead = matches!(fields.next()?, "Z" | "X");
-    if is_dead { None } else { fields.nth(18)?.parse().ok() }
+    let is_exiting = fields.nth(5)?.parse::<u64>().ok()? & PF_EXITING != 0;
+    if is_dead || is_exiting { None } else { fields.nth(12)?.parse().ok() }
 }
 
 /// A message as bytes, length included.

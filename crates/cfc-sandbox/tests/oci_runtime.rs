@@ -68,6 +68,20 @@ fn output_and_exit_code_are_those_of_the_command() {
 }
 
 #[test]
+fn the_machines_null_device_stays_roots() {
+    use std::os::unix::fs::MetadataExt;
+    let state = || fs::metadata("/dev/null").map(|m| (m.uid(), m.gid(), m.ctime(), m.ctime_nsec())).unwrap();
+    let before = state();
+    with_each(|bench, runtime| {
+        let user = json!({"uid": 1000, "gid": 1000});
+        let config = with(&config(bench, runtime, "id -u; cat"), &[("/process/user", user)]);
+        let (exit, text) = bench.run_config(&config);
+        assert_eq!((exit.status, text.trim()), (ExitStatus::Code(0), "1000"), "{}", runtime.name());
+        assert_eq!(state(), before, "{} gave away the machine's /dev/null", runtime.name());
+    });
+}
+
+#[test]
 fn a_command_that_cannot_run_says_why_and_leaves_nothing() {
     with_each(|bench, runtime| {
         let name = runtime.name();

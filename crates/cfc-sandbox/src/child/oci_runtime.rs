@@ -3,7 +3,7 @@
 
 use std::ffi::CString;
 use std::fs;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::time::Duration;
@@ -74,6 +74,7 @@ fn prepare(bundle: &Bundle, kind: &ShellKind, channel: &mut Channel, entrances: 
     }
     sys::reset_signals();
     connect_stdio(&bundle.blueprint.stdio.map(|handle| bundle.blueprint.descriptors.get(handle)))?;
+    own_null(&bundle.scratch)?;
     sys::close_on_exec_from(3).step(|| "close inherited files".into())?;
     start_runtime(bundle)
 }
@@ -114,6 +115,27 @@ fn mount_bundle(bundle: &Bundle) -> Result<(), ErrorKind> {
     }
     fs::write("bundle/config.json", &bundle.config).step(|| "write config.json".into())?;
     rustix::process::chdir("/").step(|| "enter the root".into())
+}
+
+/// Puts a node of our own in place of the machine's `/dev/null` where that is a standard stream: runtimes give the streams
+/// to the container's user, with `fchown`.
+fn own_null(scratch: &Path) -> Result<(), ErrorKind> {
+    let step = || "make a null device".to_owned();
+    let (path, device) = (scratch.join("null"), rustix::fs::makedev(1, 3));
+    let mode = rustix::fs::Mode::from_raw_mode(0o666);
+    rustix::fs::mknodat(CWD, &path, rustix::fs::FileType::CharacterDevice, mode, device).step(step)?;
+    let null = fs::File::options().read(true).write(true).open(&path).step(step)?;
+    let is_null = |stream: BorrowedFd<'_>| rustix::fs::fstat(stream).is_ok_and(|stat| stat.st_rdev == device);
+    if is_null(rustix::stdio::stdin()) {
+        rustix::stdio::dup2_stdin(&null).step(step)?;
+    }
+    if is_null(rustix::stdio::stdout()) {
+        rustix::stdio::dup2_stdout(&null).step(step)?;
+    }
+    if is_null(rustix::stdio::stderr()) {
+        rustix::stdio::dup2_stderr(&null).step(step)?;
+    }
+    Ok(())
 }
 
 /// Does something as the host's user who is the container's root, with all rights. An overlay writes as whoever mounted it,

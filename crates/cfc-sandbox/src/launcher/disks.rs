@@ -150,7 +150,8 @@ impl EventLoop {
         let root = descriptors.pop();
         let made = match (result, descriptors.pop(), root) {
             (Ok(()), Some(mount), Some(root)) => Ok(Disk { mount, root }),
-            (Ok(()), ..) => Err(ErrorKind::Unavailable("no descriptor is left for a disk".into())),
+            // The kernel hands over as many as there is room for.
+            (Ok(()), ..) => Err(ErrorKind::Step { step: "take a disk".into(), errno: libc::EMFILE }),
             (Err(failure), ..) => Err(failure),
         };
         match self.disks.pool.arrive(&kind, made) {
