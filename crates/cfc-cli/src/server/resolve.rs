@@ -15,7 +15,8 @@ pub fn resolve(runtime: &Runtime, given: &str) -> Result<String, InstanceError> 
 
 fn find(given: &str, live: Vec<String>, ended: Vec<String>) -> Result<String, InstanceError> {
     let is_exact = |name: &str| name == given || object_id(name) == given;
-    let begins = |name: &str| name.starts_with(given) || object_id(name).starts_with(given);
+    // Everything begins with nothing, and nobody means that.
+    let begins = |name: &str| !given.is_empty() && (name.starts_with(given) || object_id(name).starts_with(given));
     let given = || given.to_string();
     for names in [&live, &ended] {
         for fits in [&is_exact as &dyn Fn(&str) -> bool, &begins] {
@@ -48,5 +49,7 @@ mod tests {
         assert_eq!(found("0af9").as_deref(), Ok("workerd-app-C-0af9"));
         assert_eq!(found("0"), Err("`0` is the beginning of 2 instances: 0af3, 0b11".to_string()));
         assert_eq!(found("x"), Err("there is no instance `x`".to_string()));
+        let alone = find("", vec!["workerd-app-C-0af3".to_string()], Vec::new());
+        assert!(alone.is_err(), "an empty name names nobody");
     }
 }
