@@ -387,6 +387,26 @@ fn shells_wait_unseen_become_sandboxes_and_die_with_their_launcher() {
     assert_eq!(launchers.filter(is_of_it).map(|entry| entry.path()).collect::<Vec<_>>(), [] as [std::path::PathBuf; 0]);
 }
 
+/// A program that is the launcher with `variables` in its environment.
+fn launcher_with(directory: &Path, variables: &str) -> std::path::PathBuf {
+    let program = directory.join("launcher");
+    fs::write(&program, format!("#!/bin/sh\n{variables} exec {LAUNCHER} \"$@\"\n")).unwrap();
+    fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    program
+}
+
+#[test]
+fn a_shell_that_fails_while_it_waits_says_why() {
+    let Some(bench) = bench() else { return };
+    let program = launcher_with(bench.directory.path(), "CFC_FAIL_POINT=child.shell.made:1:error");
+    let launcher = Launcher::private(&program).unwrap();
+    for _ in 0..20 {
+        let error = launcher.start(&bench.config(&["true"])).expect_err("the shell fails");
+        assert!(error.to_string().contains("be a shell"), "{error}");
+    }
+    assert_eq!(launcher.list().unwrap(), []);
+}
+
 /// The processes that wait, children of the launcher `pid`.
 fn shells_of(pid: i32) -> Vec<i32> {
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();

@@ -98,7 +98,7 @@ fn become_shell(kind: &ShellKind, channel: &Channel, entrances: Vec<OwnedFd>) ->
         };
         channel.report(&Report::Outbound(outcome), &sockets);
     }
-    Ok(())
+    fail_point("child.shell.made").step(|| "be a shell".into())
 }
 
 /// Returns only when it failed.

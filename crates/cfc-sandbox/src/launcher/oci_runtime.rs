@@ -14,15 +14,15 @@ use super::give_pipes;
 use super::idmap::IdMappings;
 use super::oci_bundle::{Bundle, makes_user_namespace};
 use super::ranges::Range;
-use super::sandbox::{Phase, Rate, Sandbox};
+use super::sandbox::{NewProcess, Sandbox};
 use super::shell::{ShellKind, UserNamespace, send, socket_pair};
 use super::start::{Starter, connect};
 use crate::cgroup::Cgroup;
-use crate::child::{self, Order, Stubs, Wiring};
-use crate::config::{Root, SandboxConfig};
+use crate::child::{self, Order, Wiring};
+use crate::config::SandboxConfig;
 use crate::error::ErrorKind;
 use crate::oci_runtime::OciRuntime;
-use crate::protocol::{self, Receiver};
+use crate::protocol;
 use crate::rootless::is_rootless;
 use crate::status::Started;
 use crate::step::Step;
@@ -53,11 +53,11 @@ impl Starter {
             )));
         }
         let kind = ShellKind::of(config, &self.hierarchies)?;
-        let outputs = connect(&config.stdio, descriptors)?;
+        let (stdio, outputs) = connect(&config.stdio, descriptors)?;
         let (range, mappings) = self.mappings_for(runtime, &kind)?;
         let made = self.hierarchies.make(&self.parent, &config.id, &kind.controllers);
         let made = made.and_then(|mut cgroup| {
-            let process = make_process(runtime, config, &kind, mappings.as_ref(), &cgroup, disk, outputs.stdio);
+            let process = make_process(runtime, config, &kind, mappings.as_ref(), &cgroup, disk, stdio);
             match process {
                 Ok(process) => Ok((process, cgroup)),
                 Err(failure) => {
@@ -68,29 +68,8 @@ impl Starter {
         });
         let (Process { started, pidfd, control, network }, cgroup) =
             made.inspect_err(|_| self.ranges.give_back(range))?;
-        let upper = match &config.root {
-            Root::Overlay { upper, .. } => Some(upper.clone()),
-            Root::Disk { .. } | Root::Directory { .. } => None,
-        };
-        Ok(Sandbox {
-            id: config.id.clone(),
-            started,
-            phase: Phase::Starting { client, control, receiver: Receiver::default(), outcome: None },
-            pidfd,
-            network,
-            outbound: None,
-            cgroup,
-            exec: None,
-            range,
-            annotations: config.spec.annotations().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect(),
-            log: outputs.log,
-            outputs: outputs.read_ends,
-            rate: Rate::new(),
-            upper,
-            disk: None,
-            stubs: Stubs::default(),
-            waiting: Vec::new(),
-        })
+        let process = NewProcess { started, pidfd, control, network, cgroup, range };
+        Ok(Sandbox::starting(config, client, process, outputs, None))
     }
 
     fn mappings_for(

@@ -10,8 +10,10 @@ use rustix::process::{WaitId, WaitIdOptions, WaitIdStatus};
 use super::exec_template::ExecTemplate;
 use super::log_file::{LogFile, Stream};
 use super::ranges::Range;
+use super::start::Outputs;
 use crate::cgroup::Cgroup;
 use crate::child::{Stubs, remove_stubs};
+use crate::config::{Root, SandboxConfig};
 use crate::error::ErrorKind;
 use crate::fail::fail_point;
 use crate::protocol::Receiver;
@@ -47,6 +49,17 @@ pub(crate) struct Sandbox {
     pub(crate) disk: Option<OwnedFd>,
     /// The clients that wait for its end.
     pub(crate) waiting: Vec<u64>,
+}
+
+/// The process of a sandbox that starts, and what belongs to it.
+pub(crate) struct NewProcess {
+    pub(crate) started: Started,
+    pub(crate) pidfd: OwnedFd,
+    /// Brings its reports.
+    pub(crate) control: OwnedFd,
+    pub(crate) network: Option<OwnedFd>,
+    pub(crate) cgroup: Cgroup,
+    pub(crate) range: Option<Range>,
 }
 
 /// Where in its life a sandbox is.
@@ -106,6 +119,40 @@ pub(crate) enum Output {
 }
 
 impl Sandbox {
+    /// The sandbox of `config`, whose `process` was let go and reports to `client`.
+    pub(crate) fn starting(
+        config: &SandboxConfig,
+        client: u64,
+        process: NewProcess,
+        outputs: Outputs,
+        exec: Option<ExecTemplate>,
+    ) -> Sandbox {
+        let NewProcess { started, pidfd, control, network, cgroup, range } = process;
+        let upper = match &config.root {
+            Root::Overlay { upper, .. } => Some(upper.clone()),
+            Root::Disk { .. } | Root::Directory { .. } => None,
+        };
+        Sandbox {
+            id: config.id.clone(),
+            started,
+            phase: Phase::Starting { client, control, receiver: Receiver::default(), outcome: None },
+            pidfd,
+            network,
+            outbound: None,
+            cgroup,
+            exec,
+            range,
+            annotations: config.spec.annotations().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect(),
+            log: outputs.log,
+            outputs: outputs.read_ends,
+            rate: Rate::new(),
+            upper,
+            disk: None,
+            stubs: Stubs::default(),
+            waiting: Vec::new(),
+        }
+    }
+
     pub(crate) fn status(&self) -> Status {
         let state = match &self.phase {
             Phase::Starting { .. } => State::Starting,

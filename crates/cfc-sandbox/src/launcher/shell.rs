@@ -17,10 +17,10 @@ use super::blueprint::{Blueprint, namespace_flags};
 use super::idmap::IdMappings;
 use super::ranges::{Range, Ranges};
 use crate::cgroup::{Cgroup, Hierarchies, controllers};
-use crate::child::{self, Order, Wiring};
+use crate::child::{self, Order, Report, Wiring};
 use crate::config::{Network, SandboxConfig};
 use crate::error::ErrorKind;
-use crate::protocol::{self, DESCRIPTORS_MAX};
+use crate::protocol::{self, DESCRIPTORS_MAX, Receiver};
 use crate::status::Started;
 use crate::step::Step;
 use crate::sys::{self, Cloned};
@@ -167,9 +167,24 @@ impl Shell {
         let mut batches = descriptors.chunks(DESCRIPTORS_MAX).peekable();
         while let Some(batch) = batches.next() {
             let order = if batches.peek().is_some() { Order::Take } else { Order::Become };
-            self.send(&order, batch).step(step)?;
+            if let Err(error) = self.send(&order, batch) {
+                return self.last_words().map_or_else(|| Err(error).step(step), Err);
+            }
         }
         Ok(())
+    }
+
+    /// Why it ended while it waited, if it said so.
+    fn last_words(&self) -> Option<ErrorKind> {
+        let mut receiver = Receiver::default();
+        while receiver.receive(&self.control).is_ok_and(|is_open| is_open) {
+            while let Ok(Some((report, _))) = receiver.next::<Report>() {
+                if let Report::Failed(failure) = report {
+                    return Some(failure);
+                }
+            }
+        }
+        None
     }
 
     fn send(&self, order: &Order, descriptors: &[BorrowedFd<'_>]) -> std::io::Result<()> {

@@ -13,14 +13,12 @@ use super::host_ids::HostIds;
 use super::log_file::{LogFile, Stream};
 use super::pool::Pool;
 use super::ranges::Ranges;
-use super::sandbox::{Phase, Rate, Sandbox};
+use super::sandbox::{NewProcess, Sandbox};
 use super::shell::{Shell, ShellKind};
 use crate::cgroup::Hierarchies;
-use crate::child::Stubs;
-use crate::config::{Root, SandboxConfig, Stdio};
+use crate::config::{SandboxConfig, Stdio};
 use crate::error::ErrorKind;
 use crate::fail::fail_point;
-use crate::protocol::Receiver;
 use crate::seccomp::{self, Program};
 use crate::step::Step;
 
@@ -38,9 +36,8 @@ pub(crate) struct Starter {
     profiles: Vec<(LinuxSeccomp, Program)>,
 }
 
-/// Where a new process's output goes: its ends, and ours.
+/// Where a new process's output goes, on our side.
 pub(super) struct Outputs {
-    pub(super) stdio: [OwnedFd; 3],
     pub(super) log: Option<LogFile>,
     pub(super) read_ends: Vec<(Stream, OwnedFd)>,
 }
@@ -72,10 +69,10 @@ impl Starter {
             return self.start_with(runtime, config, descriptors, client, disk);
         }
         let kind = ShellKind::of(config, &self.hierarchies)?;
-        let outputs = connect(&config.stdio, descriptors)?;
+        let (stdio, outputs) = connect(&config.stdio, descriptors)?;
         let shell = self.pool.take(&kind, &self.hierarchies, &mut self.ranges, &self.parent)?;
         let fitted = fail_point("launcher.start.cgroup").step(|| "have cgroups".into());
-        let fitted = fitted.and_then(|()| self.fit(config, outputs.stdio, disk, &kind, &shell));
+        let fitted = fitted.and_then(|()| self.fit(config, stdio, disk, &kind, &shell));
         let exec = match fitted {
             Ok(exec) => exec,
             Err(failure) => {
@@ -85,29 +82,8 @@ impl Starter {
         };
         let Shell { started, pidfd, control, mut cgroup, network, range, .. } = shell;
         cgroup.rename(&config.id);
-        let upper = match &config.root {
-            Root::Overlay { upper, .. } => Some(upper.clone()),
-            Root::Disk { .. } | Root::Directory { .. } => None,
-        };
-        Ok(Sandbox {
-            id: config.id.clone(),
-            started,
-            phase: Phase::Starting { client, control, receiver: Receiver::default(), outcome: None },
-            pidfd,
-            network,
-            outbound: None,
-            cgroup,
-            exec: Some(exec),
-            range,
-            annotations: config.spec.annotations().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect(),
-            log: outputs.log,
-            outputs: outputs.read_ends,
-            rate: Rate::new(),
-            upper,
-            disk: None,
-            stubs: Stubs::default(),
-            waiting: Vec::new(),
-        })
+        let process = NewProcess { started, pidfd, control, network, cgroup, range };
+        Ok(Sandbox::starting(config, client, process, outputs, Some(exec)))
     }
 
     /// Makes the next shell of the pool, if it is time.
@@ -169,13 +145,14 @@ fn programs(cache: &mut Vec<(LinuxSeccomp, Program)>, profile: Option<&LinuxSecc
     Ok(programs)
 }
 
-pub(super) fn connect(stdio: &Stdio, descriptors: Vec<OwnedFd>) -> Result<Outputs, ErrorKind> {
+/// The process's ends of its streams, and ours.
+pub(super) fn connect(stdio: &Stdio, descriptors: Vec<OwnedFd>) -> Result<([OwnedFd; 3], Outputs), ErrorKind> {
     match stdio {
         Stdio::Files => {
             let stdio = descriptors
                 .try_into()
                 .map_err(|_| ErrorKind::Invalid("`Stdio::Files` needs exactly three descriptors".into()))?;
-            Ok(Outputs { stdio, log: None, read_ends: Vec::new() })
+            Ok((stdio, Outputs { log: None, read_ends: Vec::new() }))
         }
         Stdio::Log { path, max_bytes } => {
             let log = LogFile::open(path, *max_bytes)?;
@@ -184,7 +161,7 @@ pub(super) fn connect(stdio: &Stdio, descriptors: Vec<OwnedFd>) -> Result<Output
             let (stdout_read, stdout) = output_pipe()?;
             let (stderr_read, stderr) = output_pipe()?;
             let read_ends = vec![(Stream::Stdout, stdout_read), (Stream::Stderr, stderr_read)];
-            Ok(Outputs { stdio: [stdin, stdout, stderr], log: Some(log), read_ends })
+            Ok(([stdin, stdout, stderr], Outputs { log: Some(log), read_ends }))
         }
     }
 }
