@@ -21,6 +21,9 @@ struct Shelf {
     ready: Vec<Disk>,
     /// How many are being made.
     ordered: usize,
+    /// Whether one was wanted since those that are kept ready were ordered last. What cannot be made is thus not ordered
+    /// again and again.
+    has_sold: bool,
 }
 
 impl<W> Default for DiskPool<W> {
@@ -32,7 +35,9 @@ impl<W> Default for DiskPool<W> {
 impl<W> DiskPool<W> {
     /// A disk that is ready.
     pub(super) fn take(&mut self, kind: &DiskKind) -> Option<Disk> {
-        self.shelf(kind).ready.pop()
+        let shelf = self.shelf(kind);
+        shelf.has_sold = true;
+        shelf.ready.pop()
     }
 
     /// Whether a disk of this kind is ready.
@@ -42,6 +47,7 @@ impl<W> DiskPool<W> {
 
     /// Lets `who` wait for a disk of this kind.
     pub(super) fn wait(&mut self, kind: DiskKind, who: W) {
+        self.shelf(&kind).has_sold = true;
         self.waiting.push_back((kind, who));
     }
 
@@ -50,13 +56,29 @@ impl<W> DiskPool<W> {
         self.waiting.iter().map(|(_, who)| who)
     }
 
-    /// How many disks of this kind are to be ordered now. They count as ordered from now on.
-    pub(super) fn order(&mut self, kind: &DiskKind) -> usize {
-        let waiting = self.waiting.iter().filter(|(wanted, _)| wanted == kind).count();
-        let shelf = self.shelf(kind);
-        let missing = (waiting + READY).saturating_sub(shelf.ready.len() + shelf.ordered);
-        shelf.ordered += missing;
-        missing
+    /// How many disks of this kind are to be ordered for those who wait. They count as ordered from now on.
+    pub(super) fn order_awaited(&mut self, kind: &DiskKind) -> usize {
+        let waiting = self.count_waiting(kind);
+        self.shelf(kind).order(waiting)
+    }
+
+    /// How many of each kind are to be ordered so that some are kept ready. They count as ordered from now on.
+    pub(super) fn order_ready(&mut self) -> Vec<(DiskKind, usize)> {
+        let awaited: Vec<usize> = self.shelves.iter().map(|shelf| self.count_waiting(&shelf.kind)).collect();
+        let shelves = self.shelves.iter_mut().zip(awaited);
+        let order = |(shelf, awaited): (&mut Shelf, usize)| {
+            std::mem::take(&mut shelf.has_sold).then(|| (shelf.kind.clone(), shelf.order(awaited + READY)))
+        };
+        shelves.filter_map(order).collect()
+    }
+
+    /// Whether [`order_ready`](DiskPool::order_ready) may order any.
+    pub(super) fn has_sold(&self) -> bool {
+        self.shelves.iter().any(|shelf| shelf.has_sold)
+    }
+
+    fn count_waiting(&self, kind: &DiskKind) -> usize {
+        self.waiting.iter().filter(|(wanted, _)| wanted == kind).count()
     }
 
     /// An ordered disk is there, or will not come. Then as [`put`](DiskPool::put).
@@ -103,11 +125,20 @@ impl<W> DiskPool<W> {
         let at = self.shelves.iter().position(|shelf| shelf.kind == *kind);
         let shelf = match at {
             Some(at) => self.shelves.remove(at),
-            None => Shelf { kind: kind.clone(), ready: Vec::new(), ordered: 0 },
+            None => Shelf { kind: kind.clone(), ready: Vec::new(), ordered: 0, has_sold: false },
         };
         self.shelves.push(shelf);
         let last = self.shelves.len() - 1;
         &mut self.shelves[last]
+    }
+}
+
+impl Shelf {
+    /// How many are missing to `wanted`. They count as ordered from now on.
+    fn order(&mut self, wanted: usize) -> usize {
+        let missing = wanted.saturating_sub(self.ready.len() + self.ordered);
+        self.ordered += missing;
+        missing
     }
 }
 
@@ -125,41 +156,55 @@ mod tests {
         Ok(Disk { mount: open(), root: open() })
     }
 
+    /// What is to be ordered so that some of a kind are kept ready.
+    fn restock(pool: &mut DiskPool<&'static str>) -> Vec<(u64, usize)> {
+        pool.order_ready().into_iter().map(|(kind, missing)| (kind.bytes, missing)).collect()
+    }
+
     #[test]
     fn who_waits_is_served_first_and_the_rest_is_kept_ready() {
         let mut pool = DiskPool::default();
         assert!(pool.take(&kind(1)).is_none());
         pool.wait(kind(1), "a");
-        assert_eq!((pool.order(&kind(1)), pool.order(&kind(1))), (READY + 1, 0));
+        assert_eq!((pool.order_awaited(&kind(1)), pool.order_awaited(&kind(1))), (1, 0));
+        assert_eq!(restock(&mut pool), [(1, READY)]);
+        assert!(!pool.has_sold());
         assert!(matches!(pool.arrive(&kind(1), disk()), Some(("a", Ok(_)))));
         for _ in 0..READY {
             assert!(pool.arrive(&kind(1), disk()).is_none());
         }
-        assert_eq!(pool.order(&kind(1)), 0);
+        assert_eq!(restock(&mut pool), []);
         assert!(pool.take(&kind(2)).is_none() && pool.take(&kind(1)).is_some());
-        assert_eq!(pool.order(&kind(1)), 1);
+        assert!(pool.has_sold());
+        assert_eq!(restock(&mut pool), [(2, READY), (1, 1)]);
     }
 
     #[test]
     fn a_disk_that_cannot_be_made_fails_one_who_waits_and_is_ordered_again_by_the_next() {
         let mut pool = DiskPool::default();
         pool.wait(kind(1), "a");
-        pool.order(&kind(1));
+        pool.order_awaited(&kind(1));
+        restock(&mut pool);
         assert!(matches!(pool.arrive(&kind(1), Err("full")), Some(("a", Err("full")))));
         for _ in 0..READY {
             assert!(pool.arrive(&kind(1), Err("full")).is_none());
         }
+        assert_eq!(restock(&mut pool), []);
         pool.wait(kind(1), "b");
-        assert_eq!(pool.order(&kind(1)), READY + 1);
+        assert_eq!(pool.order_awaited(&kind(1)), 1);
+        assert_eq!(restock(&mut pool), [(1, READY)]);
         assert_eq!(pool.lose_orders().collect::<Vec<_>>(), ["b"]);
-        assert_eq!(pool.order(&kind(1)), READY);
+        assert!(!pool.has_sold());
+        pool.take(&kind(1));
+        assert_eq!(restock(&mut pool), [(1, READY)]);
     }
 
     #[test]
     fn only_the_sizes_wanted_last_are_kept_ready() {
         let mut pool = DiskPool::<&str>::default();
         for bytes in 0..6 {
-            pool.order(&kind(bytes));
+            pool.take(&kind(bytes));
+            restock(&mut pool);
             for _ in 0..READY {
                 pool.arrive(&kind(bytes), disk());
             }

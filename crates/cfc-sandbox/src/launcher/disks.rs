@@ -18,14 +18,31 @@ pub(super) struct Disks {
     pool: DiskPool<Waiting>,
     /// The process that makes them, once one was wanted, and what watches it.
     maker: Option<(u64, Maker)>,
+    /// The roots of those that are over and not taken down yet.
+    discarded: Vec<OwnedFd>,
     /// What it has not been told yet, for its socket was full.
     outbox: VecDeque<(ToMaker, Option<OwnedFd>)>,
 }
+
+/// How many disks that are over wait for a quiet moment at most: each holds memory and space.
+const DISCARDED_MAX: usize = 16;
 
 /// Who waits for a disk.
 enum Waiting {
     Start { client: u64, config: Box<SandboxConfig>, descriptors: Vec<OwnedFd> },
     Preparation { client: u64, kind: DiskKind },
+}
+
+impl Disks {
+    /// Whether disks are to be made or taken down in a quiet moment.
+    pub(super) fn has_chores(&self) -> bool {
+        self.pool.has_sold() || !self.discarded.is_empty()
+    }
+
+    /// Whether somebody waits for a disk.
+    pub(super) fn are_awaited(&self) -> bool {
+        self.pool.waiting().next().is_some()
+    }
 }
 
 impl EventLoop {
@@ -43,9 +60,11 @@ impl EventLoop {
         }
         match self.disks.pool.take(&kind) {
             Some(disk) => self.start_on(client, &config, descriptors, disk),
-            None => self.disks.pool.wait(kind.clone(), Waiting::Start { client, config, descriptors }),
+            None => {
+                self.disks.pool.wait(kind.clone(), Waiting::Start { client, config, descriptors });
+                self.order_awaited_disks(&kind);
+            }
         }
-        self.order_disks(&kind);
     }
 
     /// Whether a start of this id waits for its disk.
@@ -75,8 +94,8 @@ impl EventLoop {
             self.respond(client, Ok(Reply::Done), Vec::new());
         } else {
             self.disks.pool.wait(kind.clone(), Waiting::Preparation { client, kind: kind.clone() });
+            self.order_awaited_disks(&kind);
         }
-        self.order_disks(&kind);
     }
 
     pub(super) fn disk_usage(&self) -> BTreeMap<String, DiskUsage> {
@@ -84,27 +103,45 @@ impl EventLoop {
         self.sandboxes.iter().filter_map(|(id, s)| Some((id.clone(), of(s.disk.as_ref()?)?))).collect()
     }
 
-    fn order_disks(&mut self, kind: &DiskKind) {
+    /// Has those made at once that somebody waits for. Those that are kept ready wait for a quiet moment.
+    fn order_awaited_disks(&mut self, kind: &DiskKind) {
+        let missing = self.disks.pool.order_awaited(kind);
+        self.order_disks(kind, missing);
+    }
+
+    fn order_disks(&mut self, kind: &DiskKind, count: usize) {
         if self.disks.maker.is_none()
             && let Err(failure) = self.start_maker()
         {
             return self.lose_maker(&failure);
         }
-        for _ in 0..self.disks.pool.order(kind) {
+        for _ in 0..count {
             self.disks.outbox.push_back((ToMaker::Make(kind.clone()), None));
-        }
-        for disk in self.disks.pool.outdated() {
-            self.disks.outbox.push_back((ToMaker::TakeDown, Some(disk.root)));
         }
         self.tell_maker();
     }
 
+    /// Orders the disks that are kept ready, and has those taken down that are over.
+    pub(super) fn restock_disks(&mut self) {
+        for (kind, missing) in self.disks.pool.order_ready() {
+            self.order_disks(&kind, missing);
+        }
+        self.disks.discarded.extend(self.disks.pool.outdated().into_iter().map(|disk| disk.root));
+        self.take_down_discarded();
+    }
+
     /// Has the disk taken down of a sandbox that is gone: that takes longer than the launcher may be away.
     pub(super) fn discard_disk(&mut self, root: Option<OwnedFd>) {
-        if let Some(root) = root {
-            self.disks.outbox.push_back((ToMaker::TakeDown, Some(root)));
-            self.tell_maker();
+        self.disks.discarded.extend(root);
+        if self.disks.discarded.len() > DISCARDED_MAX {
+            self.take_down_discarded();
         }
+    }
+
+    fn take_down_discarded(&mut self) {
+        let roots = std::mem::take(&mut self.disks.discarded);
+        self.disks.outbox.extend(roots.into_iter().map(|root| (ToMaker::TakeDown, Some(root))));
+        self.tell_maker();
     }
 
     fn start_maker(&mut self) -> Result<(), ErrorKind> {
@@ -199,6 +236,7 @@ impl EventLoop {
         for sandbox in self.sandboxes.values_mut() {
             self.disks.outbox.extend(sandbox.disk.take().map(|root| (ToMaker::TakeDown, Some(root))));
         }
+        self.take_down_discarded();
         let ready = self.disks.pool.drain();
         self.disks.outbox.extend(ready.into_iter().map(|disk| (ToMaker::TakeDown, Some(disk.root))));
         if let Some((_, maker)) = self.disks.maker.take() {

@@ -41,6 +41,8 @@ pub(crate) struct EventLoop {
     pub(super) ending: Option<Ending>,
     /// The clients that are told of every end.
     pub(super) watchers: Vec<u64>,
+    /// When a start was last begun or over.
+    pub(super) last_start: Instant,
     /// Outputs that came too fast, and when to look at them again.
     pub(super) paused: Vec<(Instant, String, Stream)>,
 }
@@ -90,6 +92,7 @@ impl EventLoop {
             spare: spare(),
             ending: None,
             watchers: Vec::new(),
+            last_start: Instant::now(),
             paused: Vec::new(),
         })
     }
@@ -111,7 +114,7 @@ impl EventLoop {
         let mut events = Vec::with_capacity(EVENTS_MAX);
         while !self.is_done() {
             events.clear();
-            let due = self.paused.iter().map(|(due, ..)| *due).chain(self.starter.pool.due()).min();
+            let due = self.paused.iter().map(|(due, ..)| *due).chain(self.chores_due()).min();
             let timeout = due.map(|due| due.saturating_duration_since(Instant::now()));
             let again = (!self.traced_execs.is_empty()).then_some(TRACED_INTERVAL);
             let timeout = timeout.into_iter().chain(again).min();
@@ -131,9 +134,7 @@ impl EventLoop {
             if !self.paused.is_empty() {
                 self.resume_outputs();
             }
-            if events.is_empty() && self.ending.is_none() {
-                self.starter.fill_pool();
-            }
+            self.do_chore();
         }
         self.leave();
         Ok(())

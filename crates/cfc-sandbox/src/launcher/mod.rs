@@ -5,6 +5,7 @@
 
 pub(crate) mod blueprint;
 mod connection;
+mod chores;
 mod disk_pool;
 mod disks;
 mod event_loop;

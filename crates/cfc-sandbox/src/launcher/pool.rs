@@ -1,7 +1,6 @@
 //! [`Pool`]: shells that are kept ready, so that a start need not make one.
 //!
-//! It fills itself, one shell at a time, when the launcher has had nothing to do for a moment: never in the way of a
-//! start. It holds shells of the kind that was started last, so a change of kind empties it.
+//! It is filled one shell at a time, when no start needs the machine (`super::chores`). It holds shells of the kind that was started last, so a change of kind empties it.
 
 use std::time::{Duration, Instant};
 
@@ -12,9 +11,6 @@ use crate::error::ErrorKind;
 
 /// How many shells wait. Each is a process with a network namespace: about 0.3 MiB.
 const SIZE: usize = 4;
-
-/// How long nothing must have been started before another shell is made.
-const REST: Duration = Duration::from_millis(3);
 
 /// How long the pool leaves off after a shell could not be made.
 const PENALTY: Duration = Duration::from_secs(1);
@@ -48,7 +44,6 @@ impl Pool {
         ranges: &mut Ranges,
         parent: &str,
     ) -> Result<Shell, ErrorKind> {
-        self.due = Instant::now() + REST;
         self.want(kind, ranges);
         while let Some(shell) = self.ready.pop() {
             if !shell.is_dead() {
@@ -59,15 +54,14 @@ impl Pool {
         self.make(kind, hierarchies, ranges, parent)
     }
 
-    /// When the next shell is to be made, if one is.
+    /// From when on the next shell may be made, if one is missing.
     pub(crate) fn due(&self) -> Option<Instant> {
         (self.wanted.is_some() && self.ready.len() < self.size).then_some(self.due)
     }
 
-    /// Makes the next shell, if it is time.
+    /// Makes the next shell.
     pub(crate) fn fill(&mut self, hierarchies: &Hierarchies, ranges: &mut Ranges, parent: &str) {
-        let is_due = self.due().is_some_and(|due| due <= Instant::now());
-        let Some(kind) = self.wanted.clone().filter(|_| is_due) else { return };
+        let Some(kind) = self.wanted.clone() else { return };
         match self.make(&kind, hierarchies, ranges, parent) {
             Ok(shell) => self.ready.push(shell),
             // The next start will meet the same, and say it.

@@ -1,6 +1,7 @@
 //! What the launcher does about each request.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
 
 use oci_spec::runtime::LinuxResources;
 
@@ -96,6 +97,7 @@ impl EventLoop {
         disk: Option<OwnedFd>,
     ) -> Result<(), ErrorKind> {
         self.check_start(config)?;
+        self.last_start = Instant::now();
         fail_point("launcher.start.asked").step(|| "begin".into())?;
         let sandbox = self.starter.start(config, descriptors, client, disk)?;
         let watched = self.watch_sandbox(&sandbox);

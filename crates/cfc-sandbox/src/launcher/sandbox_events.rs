@@ -38,6 +38,7 @@ impl EventLoop {
         if let Phase::Starting { control, .. } = std::mem::replace(&mut sandbox.phase, Phase::Running) {
             self.unwatch(token, control);
         }
+        self.last_start = Instant::now();
         let outcome = outcome.and_then(|()| fail_point("launcher.start.reported").step(|| "have its report".into()));
         match outcome {
             Ok(()) => {

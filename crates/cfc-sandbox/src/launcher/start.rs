@@ -86,7 +86,7 @@ impl Starter {
         Ok(Sandbox::starting(config, client, process, outputs, Some(exec)))
     }
 
-    /// Makes the next shell of the pool, if it is time.
+    /// Makes the next shell of the pool.
     pub(crate) fn fill_pool(&mut self) {
         self.pool.fill(&self.hierarchies, &mut self.ranges, &self.parent);
     }
