@@ -153,14 +153,25 @@ pub(crate) fn next_signal() -> i32 {
 
 /// Replaces this process by the program at `path`. Returns only on failure.
 pub(crate) fn execute(path: &CStr, arguments: &[CString], environment: &[CString]) -> io::Error {
-    let pointers = |strings: &[CString]| -> Vec<*const c_char> {
-        strings.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect()
-    };
     let (argv, envp) = (pointers(arguments), pointers(environment));
     // JUSTIFICATION: std's Command forks by itself and closes nothing for us.
     // SAFETY: both arrays end with a null pointer and point to C strings that outlive the call.
     unsafe { libc::execve(path.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
     io::Error::last_os_error()
+}
+
+/// Replaces this process by the program in `file`. Returns only on failure.
+pub(crate) fn execute_file(file: BorrowedFd<'_>, arguments: &[CString], environment: &[CString]) -> io::Error {
+    let (argv, envp) = (pointers(arguments), pointers(environment));
+    let (path, flags) = (c"".as_ptr(), libc::AT_EMPTY_PATH);
+    // JUSTIFICATION: as in execute; fexecve would go through /proc, which a sandbox need not have.
+    // SAFETY: as in execute; with the flag the empty path means the file.
+    unsafe { libc::syscall(libc::SYS_execveat, file.as_raw_fd(), path, argv.as_ptr(), envp.as_ptr(), flags) };
+    io::Error::last_os_error()
+}
+
+fn pointers(strings: &[CString]) -> Vec<*const c_char> {
+    strings.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect()
 }
 
 /// Makes every descriptor from `first` on close at `execve`.
@@ -326,7 +337,7 @@ pub(crate) fn send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> 
     })
 }
 
-/// Sends any signal to a process of our own pid namespace. For process 1 of a sandbox, which forwards signals.
+/// Sends any signal to a process of our own pid namespace. For a process that forwards signals.
 pub(crate) fn forward_signal(pid: i32, signal: i32) {
     // JUSTIFICATION: as in send_signal.
     // SAFETY: always sound; failure (the process is gone) is what the caller expects.

@@ -32,6 +32,7 @@ use crate::redirect;
 use crate::step::Step;
 use crate::sys;
 pub(crate) use identity::resource;
+pub(crate) use init::program as init_program;
 use report::Channel;
 pub(crate) use report::{Order, Report, parse_all};
 pub(crate) use stubs::{Stubs, remove_stubs};
@@ -120,8 +121,8 @@ fn become_application(blueprint: &Blueprint, channel: &Channel) -> Result<ErrorK
     }
     // The credentials have changed for the last time, and every change forgets it.
     die_with_launcher()?;
-    if blueprint.has_init {
-        init::stay_as_reaper()?;
+    if let Some(program) = blueprint.init {
+        init::stay_as_reaper(blueprint.descriptors.get(program))?;
     }
     if blueprint.no_new_privileges {
         identity::install_seccomp(&blueprint.identity())?;

@@ -12,7 +12,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceType, LinuxNamespaceType, Mount, Process};
+use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceType, LinuxNamespaceType, Mount, Process, Spec};
 use rustix::fs::{AtFlags, CWD, FileType, Mode};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags};
 use serde::{Deserialize, Serialize};
@@ -51,7 +51,8 @@ pub(crate) struct Blueprint {
     pub(crate) arguments: Vec<String>,
     pub(crate) environment: Vec<String>,
     pub(crate) cwd: PathBuf,
-    pub(crate) has_init: bool,
+    /// The program that becomes process 1, when the application is not to be.
+    pub(crate) init: Option<Handle>,
     pub(crate) oom_score_adj: Option<i32>,
     /// They travel beside the rest, in this order.
     #[serde(skip)]
@@ -165,11 +166,16 @@ impl Blueprint {
             arguments: without_zeros(process.args().as_deref().unwrap_or_default(), "process.args")?,
             environment: without_zeros(process.env().as_deref().unwrap_or_default(), "process.env")?,
             cwd: process.cwd().clone(),
-            has_init: spec.annotations().as_ref().and_then(|a| a.get(INIT_ANNOTATION)).is_some_and(|v| v == "true"),
+            init: None,
             oom_score_adj: process.oom_score_adj(),
             descriptors: planner.descriptors,
         })
     }
+}
+
+/// Whether the application is not to be process 1.
+pub(crate) fn wants_init(spec: &Spec) -> bool {
+    spec.annotations().as_ref().and_then(|annotations| annotations.get(INIT_ANNOTATION)).is_some_and(|v| v == "true")
 }
 
 /// The namespaces to make. A mount and a pid namespace always are; the network follows `network`.

@@ -4,8 +4,8 @@
 //! client. When it dies its sandboxes die with it, so there is never one that nobody watches.
 
 pub(crate) mod blueprint;
-mod connection;
 mod chores;
+mod connection;
 mod disk_pool;
 mod disks;
 mod event_loop;

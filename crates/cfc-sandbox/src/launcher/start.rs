@@ -7,7 +7,7 @@ use oci_spec::runtime::{Linux, LinuxSeccomp};
 use rustix::fs::{FileType, Gid, Mode, OFlags, Uid};
 use rustix::pipe::PipeFlags;
 
-use super::blueprint::Blueprint;
+use super::blueprint::{Blueprint, wants_init};
 use super::exec_template::ExecTemplate;
 use super::host_ids::HostIds;
 use super::log_file::{LogFile, Stream};
@@ -16,6 +16,7 @@ use super::ranges::Ranges;
 use super::sandbox::{NewProcess, Sandbox};
 use super::shell::{Shell, ShellKind};
 use crate::cgroup::Hierarchies;
+use crate::child::init_program;
 use crate::config::{SandboxConfig, Stdio};
 use crate::error::ErrorKind;
 use crate::fail::fail_point;
@@ -33,6 +34,8 @@ pub(crate) struct Starter {
     pub(crate) pool: Pool,
     pub(crate) ranges: Ranges,
     ids: HostIds,
+    /// The program of process 1, once one was wanted.
+    init: Option<OwnedFd>,
     profiles: Vec<(LinuxSeccomp, Program)>,
 }
 
@@ -50,6 +53,7 @@ impl Starter {
             pool,
             ranges: Ranges::new(),
             ids: HostIds::detect(),
+            init: None,
             profiles: Vec::new(),
         }
     }
@@ -95,6 +99,11 @@ impl Starter {
         self.pool.clear(&mut self.ranges);
     }
 
+    fn init_program(&mut self) -> Result<OwnedFd, ErrorKind> {
+        let known = self.init.take().map_or_else(init_program, Ok)?;
+        self.init.insert(known).try_clone().step(|| "copy the file of its process 1".into())
+    }
+
     /// Makes the sandbox of `config` out of `shell`: what only the launcher may do for it, then its blueprint.
     fn fit(
         &mut self,
@@ -110,7 +119,11 @@ impl Starter {
         }
         let seccomp = programs(&mut self.profiles, linux.and_then(|linux| linux.seccomp().as_ref()))?;
         let idmap = shell.user_namespace().filter(|_| self.ids.can_map_mounts());
-        let blueprint = Blueprint::new(config, &seccomp, idmap, disk, stdio)?;
+        let mut blueprint = Blueprint::new(config, &seccomp, idmap, disk, stdio)?;
+        if wants_init(&config.spec) {
+            let program = self.init_program()?;
+            blueprint.init = Some(blueprint.descriptors.keep(program));
+        }
         let user = &blueprint.user;
         let Some((uid, gid)) = shell.on_host(user.uid, user.gid) else {
             return Err(ErrorKind::Invalid(format!(
