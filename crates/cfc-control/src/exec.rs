@@ -4,6 +4,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
+use crate::InstanceError;
+
 /// A command to run in an instance. What is not said is as it is for the instance's own process.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -65,26 +67,9 @@ pub struct ExecSession {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ExecError {
-    /// Nothing of that name.
-    #[error("there is no instance `{instance}`")]
-    NoSuchInstance {
-        /// What was asked for.
-        instance: String,
-    },
-    /// More than one could be meant.
-    #[error("`{instance}` could be any of {}", candidates.join(", "))]
-    Ambiguous {
-        /// What was asked for.
-        instance: String,
-        /// The instances that begin so.
-        candidates: Vec<String>,
-    },
-    /// It does not run.
-    #[error("instance `{instance}` is not running")]
-    NotRunning {
-        /// The instance.
-        instance: String,
-    },
+    /// There is no one instance that is meant, or it does not run.
+    #[error(transparent)]
+    Instance(#[from] InstanceError),
     /// It could not be started.
     #[error("{reason}")]
     NotStarted {

@@ -7,7 +7,7 @@ use crate::failure::Failure;
 use crate::isolation::Isolations;
 use crate::server::handover::{Handover, own_program};
 use crate::server::lock::DataLock;
-use crate::server::{self, Ports};
+use crate::server::{self, Ports, Server};
 use crate::settings::Settings;
 
 /// Where the gateway listens unless told otherwise (wrangler dev's port).
@@ -37,7 +37,9 @@ pub fn run(settings: &Settings, arguments: &Serve) -> Result<ExitCode, Failure> 
         control: otherwise(arguments.control_port, settings.file.control_port, CONTROL_PORT),
         registry: otherwise(arguments.registry_port, settings.file.registry_port, REGISTRY_PORT),
     };
-    match server::run(settings, &ports, handover, &program, &lock, isolations)? {
+    let settings = settings.clone();
+    let server = Server { settings, ports, inherited: handover, program: program.clone(), lock, isolations };
+    match server::run(server)? {
         None => Ok(ExitCode::SUCCESS),
         Some(handover) => {
             let error = handover.execute(&program);

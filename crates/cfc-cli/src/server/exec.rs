@@ -1,10 +1,10 @@
 //! Commands in instances, between the control API and the runtime.
 
-use cfc_control::{ExecError, ExecInput, ExecOutput, ExecRequest, ExecSession};
-use cfc_runtime::{Exec, ExecControl, ExecSpec, Runtime, RuntimeErrorKind, WindowSize};
+use cfc_control::{ExecError, ExecInput, ExecOutput, ExecRequest, ExecSession, InstanceError};
+use cfc_runtime::{Exec, ExecControl, ExecSpec, Refusal, Runtime, RuntimeErrorKind, WindowSize};
 use tokio::sync::mpsc;
 
-use crate::server::views::object_id;
+use crate::server::resolve::resolve;
 
 /// How many pieces of input or output wait at most.
 const QUEUE: usize = 4;
@@ -12,7 +12,7 @@ const BUFFER_BYTES: usize = 32 << 10;
 
 /// Runs a command in the instance that `name` means.
 pub async fn exec(runtime: &Runtime, name: &str, request: ExecRequest) -> Result<ExecSession, ExecError> {
-    let instance = find(runtime, name)?;
+    let instance = resolve(runtime, name)?;
     let spec = ExecSpec {
         command: request.command,
         env: request.env,
@@ -22,38 +22,15 @@ pub async fn exec(runtime: &Runtime, name: &str, request: ExecRequest) -> Result
         terminal: request.terminal.map(|(rows, columns)| WindowSize { rows, columns }),
     };
     let running = runtime.exec(&instance, spec).await.map_err(|error| match &error.kind {
-        RuntimeErrorKind::NotRunning => ExecError::NotRunning { instance: instance.clone() },
+        RuntimeErrorKind::NotRunning | RuntimeErrorKind::Refused(Refusal::NoInstance(_)) => {
+            InstanceError::NotRunning(instance.clone()).into()
+        }
         kind => ExecError::NotStarted { reason: kind.to_string(), hint: kind.hint().map(str::to_string) },
     })?;
     let (input, told) = mpsc::channel(QUEUE);
     let (tell, output) = mpsc::channel(QUEUE);
     tokio::spawn(carry(running, told, tell));
     Ok(ExecSession { input, output })
-}
-
-/// The live instance whose id or Durable Object's id is `name`, or the only one where either begins so.
-fn find(runtime: &Runtime, name: &str) -> Result<String, ExecError> {
-    let instances: Vec<_> = runtime.list().into_iter().map(|view| (view.spec.name, view.phase.is_live())).collect();
-    let is_exact = |id: &str| id == name || object_id(id) == name;
-    let begins = |id: &str| !name.is_empty() && (id.starts_with(name) || object_id(id).starts_with(name));
-    let matching = |is_it: &dyn Fn(&str) -> bool| {
-        let all: Vec<_> = instances.iter().filter(|(id, _)| is_it(id)).collect();
-        let live: Vec<_> = all.iter().filter(|(_, is_live)| *is_live).copied().collect();
-        if live.is_empty() { all } else { live }
-    };
-    let mut found = matching(&is_exact);
-    if found.is_empty() {
-        found = matching(&begins);
-    }
-    match found.as_slice() {
-        [] => Err(ExecError::NoSuchInstance { instance: name.to_string() }),
-        [(id, true)] => Ok(id.clone()),
-        [(id, false)] => Err(ExecError::NotRunning { instance: id.clone() }),
-        several => {
-            let candidates = several.iter().map(|(id, _)| id.clone()).collect();
-            Err(ExecError::Ambiguous { instance: name.to_string(), candidates })
-        }
-    }
 }
 
 /// Carries input and output until the command has ended. When nobody listens any more, it is killed.

@@ -19,7 +19,7 @@ mod trial;
 mod views;
 mod worker;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,32 +55,33 @@ pub fn launcher_program() -> Result<PathBuf, Failure> {
     cfc_sandbox::current_program().map_err(|error| Failure::because("cannot find the program that is running", &error))
 }
 
-/// Serves until a signal asks to end, or until `program` shall take this one's place: then what it gets is returned.
-/// `inherited` is what this program got in its turn.
-pub fn run(
-    settings: &Settings,
-    ports: &Ports,
-    inherited: Option<Handover>,
-    program: &Path,
-    lock: &DataLock,
-    isolations: Isolations,
-) -> Result<Option<Handover>, Failure> {
+/// What a server is started with.
+pub struct Server {
+    pub settings: Settings,
+    pub ports: Ports,
+    /// What this program got from the one before.
+    pub inherited: Option<Handover>,
+    /// What takes this program's place when it is upgraded.
+    pub program: PathBuf,
+    /// The data directory is this server's.
+    pub lock: DataLock,
+    pub isolations: Isolations,
+}
+
+/// Serves until a signal asks to end, or until another program shall take this one's place: then what it gets is
+/// returned.
+pub fn run(server: Server) -> Result<Option<Handover>, Failure> {
     let asynchronous = tokio::runtime::Runtime::new()
         .map_err(|error| Failure::because("cannot start the asynchronous runtime", &error))?;
-    let served = asynchronous.block_on(serve(settings, ports, inherited, program, lock, isolations));
+    let served = asynchronous.block_on(serve(server));
     // Threads that wait for instances wait on; the next program has its own.
     asynchronous.shutdown_background();
     served
 }
 
-async fn serve(
-    settings: &Settings,
-    ports: &Ports,
-    inherited: Option<Handover>,
-    program: &Path,
-    lock: &DataLock,
-    isolations: Isolations,
-) -> Result<Option<Handover>, Failure> {
+async fn serve(server: Server) -> Result<Option<Handover>, Failure> {
+    let Server { settings, ports, inherited, program, lock, isolations } = server;
+    let (settings, program) = (&settings, program.as_path());
     let mut signals = Signals::catch();
     let generation = inherited.as_ref().map_or(0, |handover| handover.generation);
     // Ports first: a refusal must leave nothing half made.

@@ -1,16 +1,20 @@
 //! Which instance a person means.
 
+use std::collections::BTreeSet;
+
 use cfc_control::InstanceError;
-use cfc_runtime::Runtime;
+use cfc_runtime::{InstanceView, Runtime};
 
 use crate::server::views::object_id;
 
 /// The full name of the instance that is meant by `given`: its name, the id of its Durable Object, or the beginning of
 /// either. Those that live come before those that have ended.
 pub fn resolve(runtime: &Runtime, given: &str) -> Result<String, InstanceError> {
-    let live = runtime.list().into_iter().map(|instance| instance.spec.name).collect();
-    let ended = runtime.ended_instances().into_iter().map(|instance| instance.name).collect();
-    find(given, live, ended)
+    let (live, resting): (Vec<_>, Vec<_>) = runtime.list().into_iter().partition(|view| view.phase.is_live());
+    let name = |view: InstanceView| view.spec.name;
+    let removed = runtime.ended_instances().into_iter().map(|instance| instance.name);
+    let ended: BTreeSet<String> = resting.into_iter().map(name).chain(removed).collect();
+    find(given, live.into_iter().map(name).collect(), ended.into_iter().collect())
 }
 
 fn find(given: &str, live: Vec<String>, ended: Vec<String>) -> Result<String, InstanceError> {

@@ -7,6 +7,7 @@ use http::{HeaderValue, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 
 use super::Answer;
+use super::instances::refused;
 use crate::error::Code;
 use crate::frames::{PROTOCOL, read, write};
 use crate::{Control, ControlError, ExecError, ExecInput, ExecRequest, ExecSession};
@@ -43,18 +44,14 @@ pub(crate) async fn exec(
 }
 
 fn refusal(instance: &str, error: ExecError) -> ControlError {
-    let code = match &error {
-        ExecError::NoSuchInstance { .. } | ExecError::Ambiguous { .. } => Code::NotFound,
-        ExecError::NotRunning { .. } => Code::Conflict,
-        ExecError::NotStarted { .. } => Code::Malformed,
-    };
-    let hint = match &error {
-        ExecError::NotStarted { hint, .. } => hint.clone(),
-        ExecError::Ambiguous { .. } => Some("give more of its name".to_string()),
-        _ => Some("`cfc containers instances APPLICATION` lists what runs".to_string()),
-    };
-    let refusal = ControlError::new(code, format!("no command was run in `{instance}`")).because(error);
-    hint.into_iter().fold(refusal, ControlError::hint)
+    match error {
+        ExecError::Instance(error) => refused(error),
+        ExecError::NotStarted { ref hint, .. } => {
+            let hint = hint.clone();
+            let refusal = ControlError::new(Code::Malformed, format!("no command was run in `{instance}`"));
+            hint.into_iter().fold(refusal.because(error), ControlError::hint)
+        }
+    }
 }
 
 /// Carries frames until the command has ended or the client is gone; then the session's ends are dropped.
