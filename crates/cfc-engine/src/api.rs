@@ -4,15 +4,16 @@ use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::{self, Next};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
-use cfc_runtime::InstanceView;
 use serde_json::json;
 
 use crate::Engine;
 use crate::containers;
 use crate::docker;
 use crate::exec;
+use crate::operations;
+use crate::streams;
 
 /// Every route, as `/containers/…` (workerd) and as `/v1.43/containers/…` (Docker's clients).
 pub(crate) fn router(engine: Engine) -> Router {
@@ -34,7 +35,14 @@ fn routes() -> Router<Engine> {
         .route("/volumes", get(volumes))
         .route("/containers/create", post(containers::create))
         .route("/containers/{name}/json", get(containers::inspect))
+        .route("/containers/json", get(operations::list))
         .route("/containers/{name}/start", post(containers::start))
+        .route("/containers/{name}/stop", post(operations::stop))
+        .route("/containers/{name}/restart", post(operations::restart))
+        .route("/containers/{name}/top", get(operations::top))
+        .route("/containers/{name}/stats", get(streams::stats))
+        .route("/containers/{name}/logs", get(streams::logs))
+        .route("/events", get(streams::events))
         .route("/containers/{name}/wait", post(containers::wait))
         .route("/containers/{name}/kill", post(containers::kill))
         .route("/containers/{name}/exec", post(exec::create))
@@ -52,8 +60,9 @@ async fn refuse_when_leaving(State(engine): State<Engine>, request: Request, nex
     next.run(request).await
 }
 
-async fn ping() -> &'static str {
-    "OK"
+/// Docker's client looks here for the version to speak.
+async fn ping() -> impl IntoResponse {
+    ([("Api-Version", docker::API_VERSION), ("Ostype", "linux"), ("Docker-Experimental", "false")], "OK")
 }
 
 async fn version() -> Response {
@@ -61,9 +70,7 @@ async fn version() -> Response {
 }
 
 async fn info(State(engine): State<Engine>) -> Response {
-    let is_live = |view: &InstanceView| view.phase.is_live();
-    let live_instances = engine.runtime().list().iter().filter(|view| is_live(view)).count();
-    docker::answer(StatusCode::OK, &docker::info(live_instances))
+    docker::answer(StatusCode::OK, &docker::info(streams::running(&engine)))
 }
 
 async fn bridge() -> Response {
@@ -83,7 +90,12 @@ async fn unknown(method: Method, uri: Uri) -> Response {
         ("commit", "container snapshots (commit)"),
         ("volumes", "volumes (directory snapshots need them)"),
         ("images", "images by this interface"),
-        ("logs", "logs by this interface (see `cfc containers logs`)"),
+        ("pause", "pausing of containers"),
+        ("unpause", "pausing of containers"),
+        ("rename", "renaming of containers: workerd names them"),
+        ("update", "changing of limits by this interface: the instance type has them"),
+        ("export", "export of a container's files"),
+        ("changes", "a list of a container's changed files"),
         ("attach", "attaching to a container"),
     ]
     .into_iter()

@@ -1,26 +1,22 @@
 //! What can be done with one container: instances of the runtime, and the sidecars beside them.
 
 use axum::body::Bytes;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use cfc_runtime::{InstanceSpec, Refusal, RuntimeError, RuntimeErrorKind};
+use cfc_runtime::{ExitReport, InstanceEventKind, InstanceSpec, Refusal, RuntimeError, RuntimeErrorKind};
 use serde::Deserialize;
 use serde_json::json;
 
 use crate::Engine;
+use crate::container::{Container, id_of};
 use crate::docker::{self, Create, IMAGE_LABEL, empty, error, no_such_container, not_implemented};
+use crate::operations::is_set;
 use crate::sidecar::Sidecar;
 use crate::stillborn::Stillborn;
 use crate::worker::{beside, sidecar_of};
 
 const SIGKILL: i32 = 9;
-
-/// The container that a path names.
-#[derive(Deserialize)]
-pub(crate) struct Container {
-    pub name: String,
-}
 
 #[derive(Deserialize)]
 pub(crate) struct CreateQuery {
@@ -100,10 +96,10 @@ fn create_sidecar(engine: &Engine, name: &str) -> Response {
 }
 
 fn created(name: &str) -> Response {
-    docker::answer(StatusCode::CREATED, &json!({ "Id": name, "Warnings": [] }))
+    docker::answer(StatusCode::CREATED, &json!({ "Id": id_of(name), "Warnings": [] }))
 }
 
-pub(crate) async fn start(State(engine): State<Engine>, Path(Container { name }): Path<Container>) -> Response {
+pub(crate) async fn start(State(engine): State<Engine>, Container { name }: Container) -> Response {
     if let Some(response) = start_sidecar(&engine, &name) {
         return response;
     }
@@ -152,7 +148,7 @@ fn start_sidecar(engine: &Engine, name: &str) -> Option<Response> {
     })
 }
 
-pub(crate) async fn inspect(State(engine): State<Engine>, Path(Container { name }): Path<Container>) -> Response {
+pub(crate) async fn inspect(State(engine): State<Engine>, Container { name }: Container) -> Response {
     if let Some(port) = sidecar_port(&engine, &name) {
         let image = &engine.names().sidecar_image;
         return docker::answer(StatusCode::OK, &docker::sidecar(&name, image, port));
@@ -160,7 +156,10 @@ pub(crate) async fn inspect(State(engine): State<Engine>, Path(Container { name 
     let Some(view) = engine.runtime().inspect(&name) else { return no_such_container(&name) };
     let body = match engine.stillborn(&name) {
         Some(stillborn) => docker::stillborn(&view, stillborn.seems_to_run(), stillborn.reason()),
-        None => docker::instance(&view),
+        None => {
+            let image = engine.runtime().image_config(&view.spec.image).await;
+            docker::instance(&view, image.as_ref())
+        }
     };
     docker::answer(StatusCode::OK, &body)
 }
@@ -187,7 +186,7 @@ fn sidecar_port(engine: &Engine, name: &str) -> Option<Option<u16>> {
 
 pub(crate) async fn wait(
     State(engine): State<Engine>,
-    Path(Container { name }): Path<Container>,
+    Container { name }: Container,
     Query(query): Query<WaitQuery>,
 ) -> Response {
     let condition = query.condition.unwrap_or_default();
@@ -206,6 +205,7 @@ pub(crate) async fn wait(
         // Whoever waits removed the process before.
         "removed" if is_ownerless => None,
         "removed" => engine.runtime().wait_removed(&name).await,
+        "next-exit" => next_exit(&engine, &name).await,
         other => return not_implemented(&format!("the condition `{other}` to wait for")),
     };
     match report {
@@ -214,9 +214,29 @@ pub(crate) async fn wait(
     }
 }
 
+/// Waits for the end of the process that runs, or of the next one that does.
+async fn next_exit(engine: &Engine, name: &str) -> Option<ExitReport> {
+    let runtime = engine.runtime();
+    let mut events = runtime.event_reader();
+    runtime.read_events(&mut events);
+    if runtime.inspect(name)?.phase.is_live() {
+        return runtime.wait(name).await;
+    }
+    while events.wait().await {
+        for event in runtime.read_events(&mut events).iter().filter(|event| event.instance == name) {
+            match &event.kind {
+                InstanceEventKind::Exited(report) => return Some(report.clone()),
+                InstanceEventKind::Removed => return None,
+                _ => {}
+            }
+        }
+    }
+    None
+}
+
 pub(crate) async fn kill(
     State(engine): State<Engine>,
-    Path(Container { name }): Path<Container>,
+    Container { name }: Container,
     Query(query): Query<KillQuery>,
 ) -> Response {
     let text = query.signal.filter(|text| !text.is_empty());
@@ -235,7 +255,7 @@ pub(crate) async fn kill(
 
 pub(crate) async fn remove(
     State(engine): State<Engine>,
-    Path(Container { name }): Path<Container>,
+    Container { name }: Container,
     Query(query): Query<RemoveQuery>,
 ) -> Response {
     if beside(&name).is_some() && engine.with_sidecar(&name, Option::take).is_some() {
@@ -244,7 +264,7 @@ pub(crate) async fn remove(
     if engine.is_ownerless(&name) {
         return empty(StatusCode::NO_CONTENT);
     }
-    let is_forced = matches!(query.force.as_deref(), Some("1" | "true" | "True" | "TRUE"));
+    let is_forced = is_set(query.force.as_deref());
     let is_live = engine.runtime().inspect(&name).is_some_and(|view| view.phase.is_live());
     if is_live && !is_forced {
         return error(StatusCode::CONFLICT, format!("`{name}` is running; stop it, or remove it with force"));

@@ -1,11 +1,23 @@
-//! Docker's JSON, as far as workerd sends and reads it, and the answers that carry it.
+//! Docker's JSON, as far as workerd and Docker's own client send and read it, and the answers that carry it.
+
+mod event;
+mod inspect;
+mod list;
+mod stats;
+mod top;
+
+pub(crate) use event::event;
+pub(crate) use inspect::{instance, sidecar, stillborn};
+pub(crate) use list::{FilterProblem, Filters, entry};
+pub(crate) use stats::{Sample, no_stats, stats};
+pub(crate) use top::top;
 
 use std::collections::BTreeMap;
 
 use axum::body::Body;
 use axum::http::{StatusCode, header};
 use axum::response::Response;
-use cfc_runtime::{ExitReport, InstanceView, Phase};
+use cfc_runtime::{ExitReport, Phase};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -15,7 +27,7 @@ pub(crate) const IMAGE_LABEL: &str = "dev.cfc.image";
 pub(crate) const SIDECAR_PORT: &str = "39001/tcp";
 
 /// The newest version of the API that a client may speak.
-const API_VERSION: &str = "1.43";
+pub(crate) const API_VERSION: &str = "1.43";
 
 /// The body of `POST /containers/create`. workerd writes every scalar it knows; zero, false and empty mean unset.
 #[derive(Debug, Default, Deserialize)]
@@ -121,63 +133,22 @@ pub(crate) fn bridge() -> Value {
     })
 }
 
+/// What Docker calls an instance that does this.
+fn status(phase: &Phase) -> &'static str {
+    match phase {
+        Phase::Created | Phase::Starting => "created",
+        Phase::Running { .. } | Phase::Ready { .. } | Phase::Stopping { .. } => "running",
+        Phase::Stopped(_) => "exited",
+        Phase::Removed(_) => "dead",
+    }
+}
+
 pub(crate) fn exit(report: &ExitReport) -> Value {
     match &report.error {
         // Docker says it in `State.Error` and `OOMKilled` alone: to whoever waits, the process ended by itself.
         Some(error) if !report.oom_killed => json!({ "StatusCode": report.code, "Error": { "Message": error } }),
         _ => json!({ "StatusCode": report.code }),
     }
-}
-
-/// An instance, as `GET /containers/<name>/json` tells it.
-pub(crate) fn instance(view: &InstanceView) -> Value {
-    let (status, pid) = match view.phase {
-        Phase::Created => ("created", 0),
-        Phase::Starting => ("created", 0),
-        Phase::Running { pid } | Phase::Ready { pid } | Phase::Stopping { pid } => ("running", pid),
-        Phase::Stopped(_) => ("exited", 0),
-        Phase::Removed(_) => ("dead", 0),
-    };
-    let exit = view.phase.exit().cloned().unwrap_or_default();
-    container(&view.spec.name, view.spec.labels.get(IMAGE_LABEL).map_or("", String::as_str), status, pid, &exit, None)
-}
-
-/// A container that could not start, while it counts as running and after.
-pub(crate) fn stillborn(view: &InstanceView, seems_to_run: bool, reason: &str) -> Value {
-    let status = if seems_to_run { "running" } else { "exited" };
-    let exit = ExitReport { code: 125, error: Some(reason.to_string()), ..ExitReport::default() };
-    container(&view.spec.name, view.spec.labels.get(IMAGE_LABEL).map_or("", String::as_str), status, 0, &exit, None)
-}
-
-/// A sidecar; it runs when it has a port.
-pub(crate) fn sidecar(name: &str, image: &str, port: Option<u16>) -> Value {
-    let status = if port.is_some() { "running" } else { "created" };
-    container(name, image, status, 0, &ExitReport::default(), port)
-}
-
-fn container(name: &str, image: &str, status: &str, pid: i32, exit: &ExitReport, port: Option<u16>) -> Value {
-    let ports = match port {
-        Some(port) => json!({ SIDECAR_PORT: [{ "HostIp": "127.0.0.1", "HostPort": port.to_string() }] }),
-        None => json!({}),
-    };
-    json!({
-        "Id": name,
-        "Name": format!("/{name}"),
-        "Image": image,
-        "State": {
-            "Status": status,
-            "Running": status == "running",
-            "Paused": false,
-            "Restarting": false,
-            "OOMKilled": exit.oom_killed,
-            "Dead": status == "dead",
-            "Pid": pid,
-            "ExitCode": exit.code,
-            "Error": exit.error.as_deref().unwrap_or_default(),
-        },
-        "Config": { "Image": image },
-        "NetworkSettings": { "Ports": ports },
-    })
 }
 
 fn architecture() -> &'static str {

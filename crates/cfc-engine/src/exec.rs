@@ -7,13 +7,14 @@ use axum::extract::{Path, Query, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use cfc_oci::Digest;
-use cfc_runtime::{ExecSpec, Phase, RuntimeError, RuntimeErrorKind, WindowSize};
+use cfc_runtime::{ExecSpec, RuntimeError, RuntimeErrorKind, WindowSize};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::Engine;
-use crate::containers::{Container, failure};
+use crate::container::{Container, id_of};
+use crate::containers::failure;
 use crate::docker::{self, empty, error, no_such_container, not_implemented};
 use crate::exec_stream::{self, Framing};
 use crate::exec_wrapper::{self, Wrapped};
@@ -59,17 +60,13 @@ pub(crate) struct Size {
     w: Option<u16>,
 }
 
-pub(crate) async fn create(
-    State(engine): State<Engine>,
-    Path(Container { name }): Path<Container>,
-    body: Bytes,
-) -> Response {
+pub(crate) async fn create(State(engine): State<Engine>, Container { name }: Container, body: Bytes) -> Response {
     let create: Create = match serde_json::from_slice(&body) {
         Ok(create) => create,
         Err(problem) => return error(StatusCode::BAD_REQUEST, format!("malformed body: {problem}")),
     };
     let Some(view) = engine.runtime().inspect(&name) else { return no_such_container(&name) };
-    if !matches!(view.phase, Phase::Running { .. } | Phase::Starting) {
+    if !view.phase.is_live() {
         return error(StatusCode::CONFLICT, format!("container {name} is not running"));
     }
     if create.privileged {
@@ -255,7 +252,7 @@ pub(crate) async fn inspect(State(engine): State<Engine>, Path(ExecId { id }): P
         "Running": is_running,
         "ExitCode": code,
         "Pid": pid,
-        "ContainerID": record.container,
+        "ContainerID": id_of(&record.container),
         "OpenStdin": record.spec.has_input,
         "OpenStdout": true,
         "OpenStderr": true,

@@ -1,9 +1,10 @@
-//! A command's input and output on a connection that has become its own.
+//! A command's input and output on a connection that has become its own; and the frames that output comes in.
 //!
 //! Without a terminal the output comes in frames: which stream (1 is stdout, 2 stderr), three zero bytes, the length as four
 //! big-endian bytes, and so many bytes. The input is raw in both cases; when the client closes its half, it ends. A client
 //! that reads slowly slows the command down: no more than one buffer a stream is ever held.
 
+use axum::body::Bytes;
 use cfc_runtime::{Exec, ExecControl, ExecInput, ExecOutput};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
@@ -15,8 +16,8 @@ pub(crate) type Stream = TokioIo<Upgraded>;
 
 const BUFFER_BYTES: usize = 32 << 10;
 const HEADER_BYTES: usize = 8;
-const STDOUT: u8 = 1;
-const STDERR: u8 = 2;
+pub(crate) const STDOUT: u8 = 1;
+pub(crate) const STDERR: u8 = 2;
 
 /// How output is told apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,6 +89,11 @@ async fn send(output: &mut ExecOutput, to_client: &Mutex<Option<WriteHalf<Stream
             *to_client = None;
         }
     }
+}
+
+/// One frame.
+pub(crate) fn frame(stream: u8, content: &[u8]) -> Bytes {
+    [&header(stream, content.len())[..], content].concat().into()
 }
 
 fn header(stream: u8, length: usize) -> [u8; HEADER_BYTES] {

@@ -8,6 +8,7 @@
 //! Docker's JSON appears in `docker` and nowhere else.
 
 mod api;
+mod container;
 mod containers;
 mod docker;
 mod egress;
@@ -16,9 +17,11 @@ mod exec;
 mod exec_stream;
 mod exec_wrapper;
 mod execs;
+mod operations;
 mod restart;
 mod sidecar;
 mod stillborn;
+mod streams;
 mod worker;
 
 pub use cfc_egress::{AddressRange, EgressPolicy};

@@ -41,6 +41,16 @@ impl WorkerNames {
     }
 }
 
+/// Whether it is a name as workerd gives them, and no id.
+pub(crate) fn is_full_name(name: &str) -> bool {
+    name.starts_with(CONTAINER_PREFIX)
+}
+
+/// The Durable Object's id in the name of its container.
+pub(crate) fn object_id(name: &str) -> &str {
+    name.rsplit_once('-').map_or(name, |(_, id)| id)
+}
+
 /// The container beside which the sidecar `name` stands.
 pub(crate) fn beside(name: &str) -> Option<&str> {
     name.strip_suffix(SIDECAR_SUFFIX)

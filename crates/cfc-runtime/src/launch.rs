@@ -116,6 +116,13 @@ fn open_files() -> Result<PosixRlimit, RuntimeErrorKind> {
     Ok(limit.soft(MAX_OPEN_FILES).hard(MAX_OPEN_FILES).build()?)
 }
 
+impl InstanceSpec {
+    /// The command that an instance of an image with this config executes.
+    pub fn command_in(&self, config: &ContainerConfig) -> Vec<String> {
+        command(config, self.command.as_deref())
+    }
+}
+
 /// ENTRYPOINT, then what was given in place of CMD.
 fn command(config: &ContainerConfig, given: Option<&[String]>) -> Vec<String> {
     let entrypoint = config.entrypoint.as_deref().unwrap_or_default();

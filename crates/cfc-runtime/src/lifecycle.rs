@@ -15,6 +15,7 @@ use crate::journal::Intent;
 use crate::launch::{Place, sandbox_config};
 use crate::runtime::{Inner, Runtime, Shared};
 use crate::stop::SIGKILL;
+use crate::trial::is_trial;
 
 impl Runtime {
     /// Carries out the launch that was decided, and tells the scheduler how it went.
@@ -201,6 +202,9 @@ impl Runtime {
         if let Some(mut record) = inner.records.remove(name) {
             if let Some(ended) = EndedInstance::of(&record) {
                 inner.ended.push(&self.shared.directories.ended_directory(), ended);
+            }
+            if !is_trial(name) {
+                self.shared.metrics.add_traffic(&record.journal.spec.application, &self.traffic(name));
             }
             self.note(&record.journal.spec, InstanceEventKind::Removed);
             let report = record.phase.borrow().exit().cloned().unwrap_or_default();

@@ -7,6 +7,7 @@ use std::time::Duration;
 use cfc_sandbox::Usage;
 
 use crate::events::InstanceEventKind;
+use crate::tunnels::Traffic;
 
 /// The upper ends of the buckets of [`Histogram`], in seconds. A start takes milliseconds, an app may take half a minute.
 pub const BUCKETS: [f64; 14] = [0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 30.0];
@@ -59,6 +60,12 @@ pub struct ApplicationMetrics {
     pub ended_cpu: Duration,
     /// Bytes on the loopback devices of instances that have ended.
     pub ended_network_bytes: u64,
+    /// Bytes that connections carried into instances.
+    pub received_bytes: u64,
+    /// Bytes that connections carried out of instances.
+    pub sent_bytes: u64,
+    /// Connections that are open now.
+    pub tunnels_open: u64,
 }
 
 /// The counts of all applications.
@@ -95,6 +102,14 @@ impl Metrics {
         let counts = of(&mut applications, application);
         counts.ended_cpu += Duration::from_micros(usage.cpu_usec);
         counts.ended_network_bytes += network_bytes;
+    }
+
+    /// Adds what the connections of an instance have carried that is removed.
+    pub fn add_traffic(&self, application: &str, traffic: &Traffic) {
+        let mut applications = self.lock();
+        let counts = of(&mut applications, application);
+        counts.received_bytes += traffic.received_bytes();
+        counts.sent_bytes += traffic.sent_bytes();
     }
 
     /// Forgets an application, which is gone.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use cfc_oci::{ContainerConfig, Descriptor};
 use cfc_relay::Relays;
 use cfc_sandbox::{Launcher, NetworkHandle, Usage};
 use cfc_scheduler::{Action, Capacity, Event, InstanceType, Refusal, Scheduler};
@@ -175,6 +176,12 @@ impl Runtime {
     /// An application, as it was last set.
     pub fn application(&self, name: &str) -> Option<Application> {
         self.lock().applications.get(name).cloned()
+    }
+
+    /// How containers of an image run that the store has; `None` where it has not.
+    pub async fn image_config(&self, image: &Descriptor) -> Option<ContainerConfig> {
+        let (store, image) = (self.shared.store.clone(), image.clone());
+        blocking(move || store.images().load(&image)).await.ok().map(|image| image.config.config)
     }
 
     /// Forgets an application and removes its instances. Returns when they are gone.

@@ -17,6 +17,23 @@ pub struct Traffic {
     pub egress: Counts,
 }
 
+impl Traffic {
+    /// Bytes that came into the instance.
+    pub fn received_bytes(&self) -> u64 {
+        self.ingress.bytes_in + self.egress.bytes_in
+    }
+
+    /// Bytes that went out of the instance.
+    pub fn sent_bytes(&self) -> u64 {
+        self.ingress.bytes_out + self.egress.bytes_out
+    }
+
+    /// Tunnels that are open now.
+    pub fn open(&self) -> u64 {
+        self.ingress.open + self.egress.open
+    }
+}
+
 impl Runtime {
     /// Carries what comes on `outer`, and on `inner`, which is the socket on the instance's side, to the other, until
     /// both have ended, one breaks, or the instance ends. Nothing may have been read of either that was not passed on.

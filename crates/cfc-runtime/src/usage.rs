@@ -8,6 +8,7 @@ use cfc_sandbox::{DiskUsage, Usage};
 use crate::instance::InstanceView;
 use crate::metrics::ApplicationMetrics;
 use crate::runtime::{Runtime, blocking};
+use crate::tunnels::Traffic;
 
 /// What a live instance uses.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +17,8 @@ pub struct InstanceUsage {
     pub usage: Usage,
     /// Bytes on its loopback device, over which all that goes in and out passes once, and what it sends to itself.
     pub network_bytes: u64,
+    /// What its connections to and from outside have carried. Datagrams are not among it.
+    pub traffic: Traffic,
     /// Its disk, where that is bounded.
     pub disk: Option<DiskUsage>,
 }
@@ -36,7 +39,8 @@ impl Runtime {
             // One that has ended meanwhile uses nothing.
             let usage = launcher.usage(&view.spec.name).ok()?;
             let (network_bytes, disk) = (self.network_bytes(&view.spec.name), disks.remove(&view.spec.name));
-            Some((view, InstanceUsage { usage, network_bytes, disk }))
+            let traffic = self.traffic(&view.spec.name);
+            Some((view, InstanceUsage { usage, network_bytes, traffic, disk }))
         });
         measured.collect()
     }
@@ -53,6 +57,13 @@ impl Runtime {
         let live = self.usage(|view| !crate::trial::is_trial(&view.spec.name)).await;
         for (application, counts) in self.shared().metrics.all() {
             all.entry(application).or_default().0 = counts;
+        }
+        for view in self.list().into_iter().filter(|view| !crate::trial::is_trial(&view.spec.name)) {
+            let (counts, _) = all.entry(view.spec.application).or_default();
+            let traffic = self.traffic(&view.spec.name);
+            counts.received_bytes += traffic.received_bytes();
+            counts.sent_bytes += traffic.sent_bytes();
+            counts.tunnels_open += traffic.open();
         }
         for (view, usage) in live {
             all.entry(view.spec.application.clone()).or_default().1.push((view, usage));

@@ -29,6 +29,7 @@ mod peer;
 mod redirect;
 mod rootless;
 mod terminal;
+mod time;
 mod user;
 
 mod cgroup;
@@ -65,4 +66,5 @@ pub use redirect::{OUTBOUND_PORT, OutboundSockets, original_destination};
 pub use rootless::{Obstacle, current_program, enter_rootless, is_rootless, spawn_with_capabilities, user_id};
 pub use status::{Exit, ExitStatus, Started, State, Status, Usage};
 pub use terminal::{Terminal, WindowSize};
+pub use time::rfc3339;
 pub use user::{ResolvedUser, resolve_user};

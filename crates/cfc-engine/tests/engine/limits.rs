@@ -125,7 +125,7 @@ async fn full_disk(platform: Platform) {
     platform.close().await;
 }
 
-fn has_loop_devices() -> bool {
+pub fn has_loop_devices() -> bool {
     !cfc_sandbox::check_host().iter().any(|finding| finding.what.contains("disks have no limit"))
 }
 
