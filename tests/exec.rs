@@ -12,15 +12,7 @@ const APPLICATION: &str = "container-starter-mycontainer";
 fn with_instance(test: impl FnOnce(&Home, &str)) {
     let (true, true, Some(busybox)) = (can_sandbox(), tools().is_some(), busybox()) else { return };
     let home = Home::new();
-    let project = home.project(WORKER);
-    std::fs::copy(busybox, project.join("bin/busybox")).expect("copies");
-    let append = |file: &str, text: &str| {
-        let path = project.join(file);
-        let before = std::fs::read_to_string(&path).expect("readable");
-        std::fs::write(path, before + text).expect("writable");
-    };
-    append(".dockerignore", "\n!bin/busybox\n");
-    append("Dockerfile", "\nCOPY bin/busybox /bin/sh\nCOPY bin/busybox /bin/busybox\n");
+    let project = home.project_with_shell(WORKER, &busybox, "");
     let platform = Platform::start(&home);
     home.must(&["deploy", &project.display().to_string()]);
     let (status, body) = platform.ask(WORKER, "alice");

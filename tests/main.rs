@@ -4,6 +4,7 @@ mod arrows;
 mod exec;
 mod images;
 mod licences;
+mod limits;
 mod messages;
 mod operations;
 mod ordinary_user;

@@ -73,8 +73,15 @@ fn an_instance_can_be_looked_at_from_all_sides() {
     assert_eq!(stats[0]["id"], shown["id"]);
     assert_eq!(stats[0]["memory_limit_bytes"], 256 << 20);
     assert!(stats[0]["network_bytes"].as_u64().is_some_and(|bytes| bytes > 100), "a request came in: {stats}");
+    // Relays tell twice a second what they have carried.
+    let carried = wait_for("what went in and out", || {
+        let stats = json(&home, &["containers", "stats", "--no-stream", "--json"]);
+        (stats[0]["sent_bytes"].as_u64() > Some(0)).then(|| stats[0].clone())
+    });
+    assert!(carried["received_bytes"].as_u64().is_some_and(|bytes| bytes > 100), "a request came in: {carried}");
+    assert!(carried["tunnels_open"].is_u64(), "{carried}");
     let table = home.must(&["containers", "stats", APPLICATION, "--no-stream"]);
-    assert!(table.contains(&object[..12]) && table.contains('%'), "{table}");
+    assert!(table.contains(&object[..12]) && table.contains('%') && table.contains("NET IN / OUT"), "{table}");
 
     let events = home.must(&["containers", "events", "--since", "1h", "--json"]);
     let kinds: Vec<String> = events
@@ -96,6 +103,27 @@ fn an_instance_can_be_looked_at_from_all_sides() {
         format!("cfc_container_oom_kills_total{one} 0"),
     ] {
         assert!(metrics.lines().any(|other| other == line), "no `{line}` in\n{metrics}");
+    }
+    // Each by application, and starts by phase as a histogram.
+    for (name, labels) in [
+        ("starts_total", ""),
+        ("restarts_total", ""),
+        ("exits_total", ""),
+        ("oom_kills_total", ""),
+        ("instances", ",state=\"ready\""),
+        ("cpu_seconds_total", ""),
+        ("memory_bytes", ""),
+        ("network_bytes_total", ""),
+        ("network_receive_bytes_total", ""),
+        ("network_transmit_bytes_total", ""),
+        ("tunnels_open", ""),
+        ("start_seconds_bucket", ",phase=\"admit\",le=\"0.001\""),
+        ("start_seconds_bucket", ",phase=\"disk\",le=\"30\""),
+        ("start_seconds_bucket", ",phase=\"launch\",le=\"+Inf\""),
+        ("start_seconds_sum", ",phase=\"ready\""),
+    ] {
+        let start = format!("cfc_container_{name}{{application=\"{APPLICATION}\"{labels}}} ");
+        assert!(metrics.lines().any(|line| line.starts_with(&start)), "no `{start}` in\n{metrics}");
     }
     assert!(!metrics.contains(object), "a label names an instance:\n{metrics}");
     assert_eq!(get(&platform, "/healthz"), (200, "ok\n".to_string()));
@@ -192,6 +220,11 @@ fn what_cannot_be_done_with_an_instance_is_said() {
     }
     let said = home.must_fail(&["containers", "stop", "workerd-"]);
     assert!(said.contains("`workerd-` is the beginning of 2 instances: "), "{said}");
+    let said = home.must_fail(&["containers", "exec", "workerd-", "--", "/app/server"]);
+    assert!(said.contains("`workerd-` is the beginning of 2 instances: ") && said.contains("hint: "), "{said}");
+    for instance in json(&home, &["containers", "instances", APPLICATION, "--json"]).as_array().expect("a list") {
+        assert!(said.contains(instance["name"].as_str().expect("a name")), "{instance} is not among {said}");
+    }
     let output = home.run(&["containers", "logs", APPLICATION, "--stream", "both"]);
     assert_eq!(output.status.code(), Some(2));
     let id =

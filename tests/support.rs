@@ -199,6 +199,23 @@ impl Home {
     }
 }
 
+impl Home {
+    /// As [`Home::project`], with busybox in the image as `/bin/busybox` and `/bin/sh`, and further instructions.
+    pub fn project_with_shell(&self, name: &str, busybox: &Path, instructions: &str) -> PathBuf {
+        let project = self.project(name);
+        std::fs::copy(busybox, project.join("bin/busybox")).expect("copies");
+        let append = |file: &str, text: &str| {
+            let path = project.join(file);
+            let before = std::fs::read_to_string(&path).expect("readable");
+            std::fs::write(path, before + text).expect("writable");
+        };
+        append(".dockerignore", "\n!bin/busybox\n");
+        append("Dockerfile", "\nCOPY bin/busybox /bin/sh\nCOPY bin/busybox /bin/busybox\n");
+        append("Dockerfile", instructions);
+        project
+    }
+}
+
 fn default_tools() -> Option<PathBuf> {
     let directory = PathBuf::from(std::env::var_os("HOME")?).join(".cache/cfc/tools");
     directory.exists().then_some(directory)

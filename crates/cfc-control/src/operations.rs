@@ -86,6 +86,15 @@ pub struct InstanceStats {
     pub pids: u64,
     /// Bytes over its loopback device: all that went in and out, and what it sent to itself.
     pub network_bytes: u64,
+    /// Bytes that its connections have carried in, since this `cfc serve` runs. Datagrams are not among them.
+    #[serde(default)]
+    pub received_bytes: u64,
+    /// Bytes that its connections have carried out.
+    #[serde(default)]
+    pub sent_bytes: u64,
+    /// Its connections, to it and by it, that are open.
+    #[serde(default)]
+    pub tunnels_open: u64,
     /// Bytes on its disk, where that is bounded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk_bytes: Option<u64>,

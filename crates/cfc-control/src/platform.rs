@@ -30,6 +30,10 @@ pub trait Platform: Operations {
     /// serves is allowed.
     async fn activate(&self, deployment: &Deployment) -> Result<(), ActivateError>;
 
+    /// What instances of an application that serves get less of than it asks for, in words for a person; for each
+    /// limit one text.
+    async fn clamps(&self, application: &ApplicationRecord) -> Vec<String>;
+
     /// Ends the Worker, its route and its instances. Removing one that is not there is no error.
     async fn remove_worker(&self, name: &str) -> Result<(), ActivateError>;
 

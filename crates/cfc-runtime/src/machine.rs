@@ -12,6 +12,7 @@ use cfc_scheduler::{Capacity, Event, InstanceType, Resource};
 
 use crate::error::{AtPath, RuntimeErrorKind};
 use crate::runtime::{Inner, Runtime, blocking};
+use crate::trial::is_trial;
 
 /// How often it is looked at how full the disks of instances are.
 const DISKS_LOOKED_AT: Duration = Duration::from_secs(5);
@@ -148,11 +149,17 @@ impl Runtime {
         }
     }
 
+    /// What instances of an application do not get of what it asks for, in words for a person: `500 MiB of memory instead
+    /// of 1024`.
+    pub fn clamps(&self, application: &str) -> Vec<String> {
+        self.lock().clamps.get(application).cloned().unwrap_or_default()
+    }
+
     /// Says once, until it changes, what the instances of an application do not get of what it asks for.
     pub(crate) fn warn_of_clamps(&self, inner: &mut Inner, application: &str, instance_type: &InstanceType) {
         let clamps = clamps(inner, instance_type);
         let known = inner.clamps.entry(application.to_string()).or_default();
-        if !clamps.is_empty() && *known != clamps {
+        if !clamps.is_empty() && *known != clamps && !is_trial(application) {
             tracing::warn!(application, "its instances get less than it asks for: {}", clamps.join("; "));
         }
         *known = clamps;

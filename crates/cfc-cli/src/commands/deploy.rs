@@ -70,6 +70,11 @@ async fn upload(
     output::tell(format!("deploying {}", project.name));
     let request = request(project, bundle, containers, arguments.skip_trial)?;
     let deployed = client.deploy(&request).await.map_err(control_failure)?;
+    for warning in &deployed.warnings {
+        output::tell(format!(
+            "warning: {warning}\nhint: this machine has no more; an instance of this size starts all the same"
+        ));
+    }
     Ok(deployed.url)
 }
 

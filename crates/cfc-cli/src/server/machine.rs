@@ -280,6 +280,10 @@ impl Platform for Machine {
         })
     }
 
+    async fn clamps(&self, application: &ApplicationRecord) -> Vec<String> {
+        self.runtime.clamps(&application.name)
+    }
+
     async fn remove_worker(&self, name: &str) -> Result<(), ActivateError> {
         let removed = self.workers.lock().await.remove(name);
         self.gateway.remove_route(name);

@@ -29,6 +29,15 @@ pub async fn families(runtime: &Runtime, reported: &Reported) -> Vec<MetricFamil
         "cfc_container_network_bytes_total",
         "Bytes over loopback devices: all that goes in and out, and what instances send to themselves.",
     );
+    let mut received = counter(
+        "cfc_container_network_receive_bytes_total",
+        "Bytes that connections carried into instances; datagrams are not among them.",
+    );
+    let mut sent = counter(
+        "cfc_container_network_transmit_bytes_total",
+        "Bytes that connections carried out of instances; datagrams are not among them.",
+    );
+    let mut tunnels = gauge("cfc_container_tunnels_open", "Connections to and from instances that are open.");
     let mut memory = gauge("cfc_container_memory_bytes", "Memory of live instances, page cache included.");
     for (application, (counts, live)) in &all {
         let labels = [("application", application.as_str())];
@@ -44,13 +53,16 @@ pub async fn families(runtime: &Runtime, reported: &Reported) -> Vec<MetricFamil
         cpu.add(&labels, grown(reported, "cpu", application, counts.ended_cpu.as_secs_f64() + now));
         let now = live.iter().map(|(_, usage)| usage.network_bytes).sum::<u64>() + counts.ended_network_bytes;
         network.add(&labels, grown(reported, "network", application, now as f64));
+        received.add(&labels, grown(reported, "received", application, counts.received_bytes as f64));
+        sent.add(&labels, grown(reported, "sent", application, counts.sent_bytes as f64));
+        tunnels.add(&labels, counts.tunnels_open as f64);
         memory.add(&labels, sum_of(live, |usage| usage.usage.memory_bytes));
     }
     let mut instances = gauge("cfc_container_instances", "Instances by what they do.");
     for ((application, state), count) in count_states(&runtime.list()) {
         instances.add(&[("application", &application), ("state", state)], f64::from(count));
     }
-    vec![starts, restarts, exits, ooms, refusals, phases, instances, cpu, memory, network]
+    vec![starts, restarts, exits, ooms, refusals, phases, instances, cpu, memory, network, received, sent, tunnels]
 }
 
 fn add_phases(family: &mut MetricFamily, application: &str, counts: &ApplicationMetrics) {

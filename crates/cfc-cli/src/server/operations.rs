@@ -142,6 +142,9 @@ fn stats(view: &cfc_runtime::InstanceView, usage: &InstanceUsage) -> InstanceSta
         memory_limit_bytes: limits.map_or(0, |limits| limits.memory_mib << 20),
         pids: usage.usage.pids,
         network_bytes: usage.network_bytes,
+        received_bytes: usage.traffic.received_bytes(),
+        sent_bytes: usage.traffic.sent_bytes(),
+        tunnels_open: usage.traffic.open(),
         disk_bytes: usage.disk.map(|disk| disk.used_bytes),
         disk_limit_bytes: usage.disk.map(|disk| disk.total_bytes),
     }

@@ -63,6 +63,9 @@ pub struct Deployed {
     pub worker: WorkerRecord,
     /// The applications of its classes.
     pub applications: Vec<ApplicationRecord>,
+    /// What is not as it was asked for, in words for a person.
+    #[serde(default)]
+    pub warnings: Vec<String>,
 }
 
 impl DeployRequest {

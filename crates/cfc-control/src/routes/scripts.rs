@@ -9,7 +9,7 @@ use crate::error::Code;
 use crate::host::worker_url;
 use crate::wire::envelope::{list as list_of, success};
 use crate::wire::{script, script_views};
-use crate::{Control, ControlError, Module, WorkerRecord};
+use crate::{Control, ControlError, Deployment, Module, WorkerRecord};
 
 /// `PUT workers/scripts/:name`: deploys. The deployment goes on when the client leaves.
 pub(crate) async fn upload(
@@ -21,8 +21,23 @@ pub(crate) async fn upload(
     let (metadata, modules) = read_parts(parts).await?;
     let upload = script::read_upload(name.clone(), metadata, modules)?;
     let url = worker_url(&control.inner.options.gateway_url, &name);
-    let deployment = detached(async move { control.inner.deploy(upload).await }).await?;
-    Ok(success(script_views::uploaded(&deployment, &url)))
+    let inner = control.inner.clone();
+    let deployment = detached(async move { inner.deploy(upload).await }).await?;
+    let warnings = warnings(&control, &deployment).await;
+    Ok(success(script_views::uploaded(&deployment, &url, &warnings)))
+}
+
+/// One for each application whose instances get less than it asks for.
+async fn warnings(control: &Control, deployment: &Deployment) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for application in &deployment.applications {
+        let clamps = control.inner.platform.clamps(application).await;
+        if !clamps.is_empty() {
+            let name = &application.name;
+            warnings.push(format!("instances of `{name}` get less than it asks for: {}", clamps.join("; ")));
+        }
+    }
+    warnings
 }
 
 /// `DELETE workers/scripts/:name`.

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::{Deployment, WorkerRecord};
 
 /// The answer to an upload. wrangler needs `deployment_id` to be 32 hexadecimal digits.
-pub(crate) fn uploaded(deployment: &Deployment, url: &str) -> Value {
+pub(crate) fn uploaded(deployment: &Deployment, url: &str, warnings: &[String]) -> Value {
     let worker = &deployment.worker;
     let mut view = script(worker);
     view["deployment_id"] = json!(worker.version_id.simple().to_string());
@@ -13,7 +13,8 @@ pub(crate) fn uploaded(deployment: &Deployment, url: &str) -> Value {
     view["entry_point"] = json!(worker.main_module);
     view["pipeline_hash"] = json!(null);
     view["mutable_pipeline_id"] = json!(null);
-    view["cfc"] = json!({"url": url, "worker": worker, "applications": deployment.applications});
+    let applications = &deployment.applications;
+    view["cfc"] = json!({"url": url, "worker": worker, "applications": applications, "warnings": warnings});
     view
 }
 

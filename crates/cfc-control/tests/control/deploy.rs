@@ -117,3 +117,15 @@ async fn a_deleted_worker_takes_its_applications_along() {
     let error = server.client.delete_worker("starter").await.expect_err("gone");
     assert_eq!(error.code(), Some(Code::NoSuchWorker));
 }
+
+#[tokio::test]
+async fn what_the_machine_cannot_give_is_in_the_answer() {
+    let server = Server::start().await;
+    let mut large = starter("localhost/app:1", "one");
+    assert_eq!(server.client.deploy(&large).await.expect("deploys").warnings, Vec::<String>::new());
+    large.containers[0].size.memory_mib = 2 << 20;
+    let deployed = server.client.deploy(&large).await.expect("deploys");
+    let warning =
+        "instances of `starter-mycontainer` get less than it asks for: 1048576 MiB of memory instead of 2097152";
+    assert_eq!(deployed.warnings, [warning]);
+}

@@ -81,6 +81,14 @@ impl Platform for MemoryPlatform {
         Ok(())
     }
 
+    async fn clamps(&self, application: &ApplicationRecord) -> Vec<String> {
+        let is_large = application.size.memory_mib > 1 << 20;
+        is_large
+            .then(|| format!("1048576 MiB of memory instead of {}", application.size.memory_mib))
+            .into_iter()
+            .collect()
+    }
+
     async fn remove_worker(&self, name: &str) -> Result<(), ActivateError> {
         self.serving.lock().expect("not poisoned").remove(name);
         Ok(())
@@ -107,7 +115,7 @@ impl Platform for MemoryPlatform {
     /// Echoes its input, tells of a signal, and exits with the number of words; `none` is no instance.
     async fn exec(&self, instance: &str, request: ExecRequest) -> Result<ExecSession, ExecError> {
         if instance == "none" {
-            return Err(ExecError::NoSuchInstance { instance: instance.to_string() });
+            return Err(InstanceError::NoSuchInstance { given: instance.to_string() }.into());
         }
         let (input, mut told) = tokio::sync::mpsc::channel(1);
         let (tell, output) = tokio::sync::mpsc::channel(1);

@@ -17,7 +17,8 @@ use crate::server::client::control_failure;
 const INTERVAL: Duration = Duration::from_secs(2);
 /// A processor's share is told by two readings this far apart, where there are no others.
 const FIRST_INTERVAL: Duration = Duration::from_millis(500);
-const HEADER: [&str; 7] = ["INSTANCE", "APPLICATION", "CPU", "MEMORY / LIMIT", "DISK / LIMIT", "NET", "PIDS"];
+const HEADER: [&str; 8] =
+    ["INSTANCE", "APPLICATION", "CPU", "MEMORY / LIMIT", "DISK / LIMIT", "NET IN / OUT", "TUNNELS", "PIDS"];
 
 /// Prints a table every two seconds; with `--no-stream` one. JSON is one array a look, each in a line.
 pub async fn run(client: &Client, arguments: &Stats) -> Result<ExitCode, Failure> {
@@ -65,7 +66,8 @@ fn row(stats: &InstanceStats, before: &Readings) -> Vec<String> {
         before.cpu_percent(stats).map_or("-".to_string(), |percent| format!("{percent:.1}%")),
         format!("{} / {}", size(stats.memory_bytes), size(stats.memory_limit_bytes)),
         disk,
-        size(stats.network_bytes),
+        format!("{} / {}", size(stats.received_bytes), size(stats.sent_bytes)),
+        stats.tunnels_open.to_string(),
         stats.pids.to_string(),
     ]
 }
