@@ -2,6 +2,9 @@
 
 mod arrows;
 mod exec;
+mod flatten;
+mod golden;
+mod golden_engine;
 mod images;
 mod licences;
 mod limits;

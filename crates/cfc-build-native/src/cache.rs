@@ -31,8 +31,10 @@ struct Key<'a> {
 enum What<'a> {
     /// A layer with this content.
     Content(&'a Digest),
-    /// A program run on these layers.
-    Run { run: &'a Run, base: Vec<&'a Digest> },
+    /// A layer with this content that no image gets.
+    Internal(&'a Digest),
+    /// A program run on these layers, with those mounted.
+    Run { run: &'a Run, base: Vec<&'a Digest>, mounted: Vec<Vec<&'a Digest>> },
     /// An operation that reads these layers and changes those.
     Operation { op: &'a Op, base: Vec<&'a Digest>, source: Vec<&'a Digest> },
 }
@@ -48,9 +50,15 @@ impl LayerCache {
         key(What::Content(content), mtime)
     }
 
-    /// The key of `run` on top of `base`.
-    pub(crate) fn run_key(run: &Run, base: &[Layer], mtime: i64) -> String {
-        key(What::Run { run, base: diff_ids(base) }, mtime)
+    /// The key of the layer with this content that only this builder uses.
+    pub(crate) fn internal_key(content: &Digest, mtime: i64) -> String {
+        key(What::Internal(content), mtime)
+    }
+
+    /// The key of `run` on top of `base`, with the layers of each filesystem that it mounts.
+    pub(crate) fn run_key(run: &Run, base: &[Layer], mounted: &[&[Layer]], mtime: i64) -> String {
+        let mounted = mounted.iter().map(|layers| diff_ids(layers)).collect();
+        key(What::Run { run, base: diff_ids(base), mounted }, mtime)
     }
 
     /// The key of `op` on top of `base`, reading `source`.

@@ -62,6 +62,26 @@ pub(crate) fn make_directory(directory: &str, owner: Owner, base: &View) -> Resu
     Ok(target.into_entries())
 }
 
+/// The entries of a layer that shows `path` of `source` at the place that it has there, as root's.
+pub(crate) fn part(source: &dyn Tree, path: &Path) -> Result<Entries> {
+    let nothing = View::empty();
+    let rules = Rules { owner: None, mode: None, keeps_owners: false };
+    let mut copier = Copier { source, target: Target::new(&nothing), rules };
+    let resolved = resolve(source, path, Last::Followed)?;
+    let Some(info) = source.lookup(&resolved)? else { return Err(source.absent(path)) };
+    if let Some(parent) = resolved.parent() {
+        copier.target.make_directories(parent, Owner::default())?;
+    }
+    copier.copy_tree(&resolved, &info, resolved.clone())?;
+    // What was asked for may be a link to what there is.
+    if resolved != path {
+        let link = Entry { kind: EntryKind::Symlink(resolved), ..Entry::directory(0o777, 0, 0) };
+        copier.target.make_directories(path.parent().unwrap_or(Path::new("/")), Owner::default())?;
+        copier.target.put(path, link)?;
+    }
+    Ok(copier.target.into_entries())
+}
+
 impl Copier<'_> {
     /// Several sources copied onto one file would leave only the last.
     fn refuse_file_for_several(&self, destination: &str) -> Result<()> {

@@ -1,13 +1,16 @@
 //! [`build_image`]: from a Dockerfile's path to an image, for the command line.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use cfc_dockerfile::{IgnoreFile, Problem};
 use cfc_oci::Platform;
-use cfc_plan::{BaseImages, BuildError, BuildProgress, BuildRequest, Builder, BuiltImage, Context, Ignore, PlanError};
+use cfc_plan::{
+    BaseImages, BuildError, BuildProgress, BuildRequest, Builder, BuiltImage, Context, Entitlement, Ignore, PlanError,
+    SecretSource,
+};
 
 /// A Dockerfile or `.dockerignore` above this size, in bytes, is some other file.
 const MAX_FILE_BYTES: u64 = 4 << 20;
@@ -29,6 +32,12 @@ pub struct ImageRequest {
     pub platform: Platform,
     /// The value of the environment's `SOURCE_DATE_EPOCH`; the build argument of that name wins.
     pub source_date_epoch: Option<String>,
+    /// What the Dockerfile may do beyond a sandbox of its own.
+    pub allowed: BTreeSet<Entitlement>,
+    /// Secrets that `RUN --mount=type=secret` may have, by id.
+    pub secrets: BTreeMap<String, SecretSource>,
+    /// Sockets of the agents that `RUN --mount=type=ssh` may have, by id.
+    pub ssh: BTreeMap<String, PathBuf>,
 }
 
 impl ImageRequest {
@@ -42,6 +51,9 @@ impl ImageRequest {
             labels: BTreeMap::new(),
             platform: Platform::host(),
             source_date_epoch: None,
+            allowed: BTreeSet::new(),
+            secrets: BTreeMap::new(),
+            ssh: BTreeMap::new(),
         }
     }
 }
@@ -113,6 +125,7 @@ fn plan_request(request: &ImageRequest) -> Result<BuildRequest, ImageError> {
         build_args,
         labels: request.labels.clone(),
         platform: request.platform.clone(),
+        allowed: request.allowed.clone(),
     })
 }
 
@@ -132,7 +145,8 @@ fn open_context(request: &ImageRequest) -> Result<Context, ImageError> {
             return Err(ImageError::Input { message, hint: None, source: Some(source) });
         }
     }
-    Ok(Context { ignore: find_ignore_file(request)?, directory })
+    let (secrets, ssh) = (request.secrets.clone(), request.ssh.clone());
+    Ok(Context { ignore: find_ignore_file(request)?, directory, secrets, ssh })
 }
 
 /// `<Dockerfile>.dockerignore` beside the Dockerfile wins over the context's `.dockerignore`.

@@ -13,6 +13,8 @@ mod copy;
 
 mod run;
 
+mod mount;
+
 mod cache;
 mod context;
 mod entry;

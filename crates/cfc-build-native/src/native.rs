@@ -1,5 +1,6 @@
 //! [`NativeBuilder`]: executes a plan on this machine, into the store.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -8,7 +9,7 @@ use cfc_plan::{
     BuildError, BuildProgress, Builder, BuiltImage, Context, Copy, CopySource, Node, NodeId, NodeOutcome, Op, Plan, Run,
 };
 use cfc_sandbox::Launcher;
-use cfc_store::Store;
+use cfc_store::{Compression, Store};
 
 use crate::cache::LayerCache;
 use crate::context::ContextTree;
@@ -17,6 +18,7 @@ use crate::entry::{Entries, content_digest};
 use crate::failure::{Failure, Result};
 use crate::hash::fill_digests;
 use crate::layer::{Layer, LayerIndex};
+use crate::mount::Sources;
 use crate::owner::{self, Owner};
 use crate::run::{Runner, Running, sandbox_failure};
 use crate::schedule::{Results, run_graph};
@@ -155,12 +157,16 @@ impl<'a> Session<'a> {
 
     /// The layers of `node`; `results` has those of its inputs.
     fn execute(&self, node: &Node, results: &Results<Vec<Layer>>) -> Result<(Vec<Layer>, NodeOutcome)> {
-        let layers_of = |id: NodeId| results[id.0].get().map_or(&[][..], Vec::as_slice);
+        let layers_of = |id: NodeId| -> &[Layer] { results[id.0].get().map_or(&[][..], Vec::as_slice) };
         let base = node.base.map_or(&[][..], layers_of);
         let (layer, outcome) = match &node.op {
             Op::Scratch => return Ok((Vec::new(), NodeOutcome::Built)),
             Op::Image { manifest, .. } => return Ok((self.image_layers(manifest)?, NodeOutcome::Built)),
-            Op::Run(run) => self.run(node, run, base)?,
+            Op::Context { path } => self.part_of_context(path)?,
+            Op::Run(run) => {
+                let mounted = node.op.sources().map(|source| (source, layers_of(source))).collect();
+                self.run(node, run, base, mounted)?
+            }
             Op::MakeDirectory { path, user } => self.make_directory(path, user, base)?,
             Op::Copy(copy) => match copy.source {
                 CopySource::Context => self.copy_from_context(copy, base)?,
@@ -184,12 +190,31 @@ impl<'a> Session<'a> {
         Ok(layers.map(|(diff_id, blob)| Layer { diff_id, blob: in_oci_terms(blob) }).collect())
     }
 
-    fn run(&self, node: &Node, run: &Run, base: &[Layer]) -> Result<(Layer, NodeOutcome)> {
+    fn run(
+        &self,
+        node: &Node,
+        run: &Run,
+        base: &[Layer],
+        mounted: BTreeMap<NodeId, &[Layer]>,
+    ) -> Result<(Layer, NodeOutcome)> {
         let mtime = self.plan.source_date_epoch;
-        self.cached(LayerCache::run_key(run, base, mtime), || {
+        let in_order: Vec<&[Layer]> = node.op.sources().map(|source| mounted[&source]).collect();
+        self.cached(LayerCache::run_key(run, base, &in_order, mtime), || {
             let launcher = self.launcher.get()?;
             let runner = Runner { store: self.store, launcher, running: &self.running, mtime };
-            runner.run(run, base, &|stream, bytes| self.progress.output(node, stream, bytes))
+            let sources = Sources { context: self.context, layers: mounted };
+            runner.run(run, base, &sources, &|stream, bytes| self.progress.output(node, stream, bytes))
+        })
+    }
+
+    /// A part of the context as a layer that no image gets.
+    fn part_of_context(&self, path: &str) -> Result<(Layer, NodeOutcome)> {
+        let files = self.context_files()?;
+        let mut entries = copy::part(&files.tree, Path::new(path))?;
+        fill_digests(&mut entries, &files.tree, Some(&files.digests))?;
+        let mtime = self.plan.source_date_epoch;
+        self.cached(LayerCache::internal_key(&content_digest(&entries, mtime), mtime), || {
+            write_layer(self.store, &entries, Some(&files.tree), mtime, Compression::None)
         })
     }
 
@@ -244,7 +269,7 @@ impl<'a> Session<'a> {
     fn layer(&self, entries: Entries, tree: Option<&dyn Tree>) -> Result<(Layer, NodeOutcome)> {
         let mtime = self.plan.source_date_epoch;
         self.cached(LayerCache::content_key(&content_digest(&entries, mtime), mtime), || {
-            let layer = write_layer(self.store, &entries, tree, mtime)?;
+            let layer = write_layer(self.store, &entries, tree, mtime, Compression::Gzip)?;
             LayerIndex::of(&entries).save(self.store, &layer.diff_id)?;
             Ok(layer)
         })

@@ -6,15 +6,16 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use cfc_egress::{Direct, EgressPolicy};
-use cfc_plan::{OutputStream, Run};
+use cfc_plan::{OutputStream, Run, RunNetwork};
 use cfc_sandbox::{
-    ErrorKind, Exit, ExitStatus, Launcher, Network, ResolvedUser, Root, SandboxConfig, Stdio, build_spec, oci,
-    resolve_user,
+    ErrorKind, Exit, ExitStatus, Launcher, Network, ResolvedUser, Root, SandboxConfig, Stdio, build_spec,
+    insecure_build_spec, oci, resolve_user,
 };
 use cfc_store::{Compression, LayerWriter, Store, UpperOptions, write_upper_as_layer};
 
 use crate::failure::{Failure, OnPath, Result};
 use crate::layer::Layer;
+use crate::mount::{Prepared, Sources};
 use crate::output::Capture;
 use crate::upper;
 use crate::view::unpacked;
@@ -33,7 +34,13 @@ pub(crate) struct Runner<'a> {
 
 impl Runner<'_> {
     /// Runs `run` on top of `base` and returns the layer of what it changed. Nothing is left when it fails.
-    pub(crate) fn run(&self, run: &Run, base: &[Layer], listener: Listener<'_>) -> Result<Layer> {
+    pub(crate) fn run(
+        &self,
+        run: &Run,
+        base: &[Layer],
+        sources: &Sources<'_>,
+        listener: Listener<'_>,
+    ) -> Result<Layer> {
         let workspace = self.store.temp_dir()?;
         let workspace = workspace.path();
         let mut lowers = unpacked(self.store, base)?;
@@ -46,21 +53,34 @@ impl Runner<'_> {
             lowers: lowers.clone(),
         };
         let upper = workspace.join("upper");
-        let config = self.config(run, workspace, &lowers, root)?;
+        let prepared = Prepared::new(self.store, run, sources, workspace, self.running)?;
+        let config = self.config(run, workspace, &lowers, root, &prepared)?;
         self.execute(&config, listener)?;
+        drop(prepared);
         upper::remove_stubs(&upper, &lowers)?;
         upper::clamp_times(&upper, self.mtime)?;
         self.take_in(upper)
     }
 
-    fn config(&self, run: &Run, workspace: &Path, lowers: &[PathBuf], root: Root) -> Result<SandboxConfig> {
+    fn config(
+        &self,
+        run: &Run,
+        workspace: &Path,
+        lowers: &[PathBuf],
+        root: Root,
+        prepared: &Prepared,
+    ) -> Result<SandboxConfig> {
         let user = resolve_user(lowers, &numeric_root(&run.user)).map_err(sandbox_failure)?;
         let name = workspace.file_name().unwrap_or_default().to_string_lossy();
         Ok(SandboxConfig {
             id: format!("build-{}-{}", std::process::id(), name.trim_start_matches('.')),
-            spec: spec(run, &user, files(workspace)?),
+            spec: spec(run, &user, files(workspace, run.network)?, prepared),
             root,
-            network: Network::Redirected { ipv6: cfc_sandbox::has_ipv6_route() },
+            network: match run.network {
+                RunNetwork::Default => Network::Redirected { ipv6: cfc_sandbox::has_ipv6_route() },
+                RunNetwork::None => Network::Isolated,
+                RunNetwork::Host => Network::Host,
+            },
             stdio: Stdio::Files,
             runtime: None,
         })
@@ -71,7 +91,8 @@ impl Runner<'_> {
         let started = self.launcher.start_with_stdio(config, files.stdin, files.stdout, files.stderr);
         started.map_err(sandbox_failure)?;
         let sandbox = Sandbox { launcher: self.launcher, id: &config.id };
-        let _way_out = way_out(self.launcher, &config.id);
+        let is_redirected = matches!(config.network, Network::Redirected { .. });
+        let _way_out = is_redirected.then(|| way_out(self.launcher, &config.id));
         self.running.add(self.launcher, &config.id);
         let tail = capture.read_to_end(listener);
         let exit = sandbox.launcher.wait(sandbox.id).map_err(sandbox_failure)?;
@@ -126,6 +147,11 @@ impl Running {
         state.sandboxes.push((launcher.clone(), id.to_string()));
     }
 
+    /// Whether the build is over, so that nobody need wait for anything.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_stopped
+    }
+
     /// Ends all sandboxes, and those to come.
     pub(crate) fn stop_all(&self) {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -159,28 +185,33 @@ fn numeric_root(user: &str) -> String {
 }
 
 /// The process and its mounts.
-fn spec(run: &Run, user: &ResolvedUser, files: [oci::Mount; 2]) -> oci::Spec {
-    let mut spec = build_spec();
+fn spec(run: &Run, user: &ResolvedUser, files: [oci::Mount; 2], prepared: &Prepared) -> oci::Spec {
+    let mut spec = if run.is_insecure { insecure_build_spec() } else { build_spec() };
     let mut identity = oci::User::default();
     identity.set_uid(user.uid);
     identity.set_gid(user.gid);
     identity.set_additional_gids(Some(user.additional_gids.clone()));
     let mut process = spec.process().clone().unwrap_or_default();
     process.set_args(Some(run.args.clone()));
-    process.set_env(Some(environment(run, &user.home)));
+    process.set_env(Some(environment(run, &user.home, &prepared.variables)));
     process.set_cwd(PathBuf::from(if run.working_directory.is_empty() { "/" } else { &run.working_directory }));
     process.set_user(identity);
     spec.set_process(Some(process));
     let mut mounts = spec.mounts().clone().unwrap_or_default();
     mounts.extend(files);
+    mounts.extend(prepared.mounts.iter().cloned());
     spec.set_mounts(Some(mounts));
     spec
 }
 
-fn environment(run: &Run, home: &str) -> Vec<String> {
+fn environment(run: &Run, home: &str, of_mounts: &[(String, String)]) -> Vec<String> {
+    let is_secret = |key: &String| run.secret_variables.iter().any(|secret| secret.name == *key);
+    let (secrets, others): (Vec<_>, Vec<_>) = of_mounts.iter().cloned().partition(|(key, _)| is_secret(key));
     let mut variables = run.env.clone();
+    variables.retain(|(key, _)| !secrets.iter().any(|(name, _)| name == key));
+    variables.extend(secrets);
     let home = [("HOME".to_string(), home.to_string())];
-    for (key, value) in run.unkeyed_env.iter().chain(&home) {
+    for (key, value) in run.unkeyed_env.iter().chain(&others).chain(&home) {
         if !variables.iter().any(|(existing, _)| existing == key) {
             variables.push((key.clone(), value.clone()));
         }
@@ -189,9 +220,10 @@ fn environment(run: &Run, home: &str) -> Vec<String> {
 }
 
 /// The files that every container gets from its machine; they never get into a layer.
-fn files(workspace: &Path) -> Result<[oci::Mount; 2]> {
+fn files(workspace: &Path, network: RunNetwork) -> Result<[oci::Mount; 2]> {
     const HOSTS: &str = "127.0.0.1\tlocalhost buildkitsandbox\n::1\tlocalhost ip6-localhost ip6-loopback\n";
-    let resolver = resolver(&fs::read_to_string("/etc/resolv.conf").unwrap_or_default());
+    let machines = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    let resolver = if network == RunNetwork::Host { machines } else { resolver(&machines) };
     let files = [("resolv.conf", resolver.into_bytes()), ("hosts", HOSTS.as_bytes().to_vec())];
     for (name, content) in &files {
         let path = workspace.join(name);
@@ -223,7 +255,7 @@ fn make_directory(workspace: &Path, name: &str) -> Result<PathBuf> {
 }
 
 /// The upper directory shows as the image's root, so it looks like the root below it.
-fn make_upper(workspace: &Path, lower: &Path) -> Result<PathBuf> {
+pub(crate) fn make_upper(workspace: &Path, lower: &Path) -> Result<PathBuf> {
     let upper = make_directory(workspace, "upper")?;
     let root = lower.metadata().on("look at", lower)?;
     chown(&upper, Some(root.uid()), Some(root.gid())).on("give away", &upper)?;

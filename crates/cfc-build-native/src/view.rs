@@ -55,6 +55,11 @@ impl View {
         Ok(View { layers: layers.iter().rev().map(source).collect::<Result<_>>()? })
     }
 
+    /// A filesystem with nothing in it.
+    pub(crate) fn empty() -> View {
+        View { layers: Vec::new() }
+    }
+
     /// A view that can walk and read too: every layer is unpacked.
     pub(crate) fn for_reading(store: &Store, layers: &[Layer]) -> Result<View> {
         let directories = unpacked(store, layers)?;

@@ -13,8 +13,14 @@ use crate::layer::Layer;
 use crate::tree::{Tree, relative};
 
 /// Writes the layer that consists of `entries`, their contents taken from `tree`. Every entry's time is `mtime`.
-pub(crate) fn write_layer(store: &Store, entries: &Entries, tree: Option<&dyn Tree>, mtime: i64) -> Result<Layer> {
-    let mut writer = LayerWriter::new(store.layer_writer(Compression::Gzip)?);
+pub(crate) fn write_layer(
+    store: &Store,
+    entries: &Entries,
+    tree: Option<&dyn Tree>,
+    mtime: i64,
+    compression: Compression,
+) -> Result<Layer> {
+    let mut writer = LayerWriter::new(store.layer_writer(compression)?);
     // The first name of each file that has several.
     let mut written: HashMap<(u64, u64), &Path> = HashMap::new();
     for (path, entry) in entries {

@@ -91,6 +91,15 @@ pub struct Build {
     /// Use nothing that an earlier build made
     #[arg(long)]
     pub no_cache: bool,
+    /// A secret for `RUN --mount=type=secret`: a file, or a variable of the environment
+    #[arg(long = "secret", value_name = "id=ID[,src=FILE|,env=NAME]")]
+    pub secrets: Vec<String>,
+    /// An ssh agent for `RUN --mount=type=ssh`; `default` is the one of SSH_AUTH_SOCK
+    #[arg(long = "ssh", value_name = "default|ID=SOCKET")]
+    pub ssh: Vec<String>,
+    /// Let the Dockerfile use this machine's network, or nearly all of the kernel
+    #[arg(long = "allow", value_name = "network.host|security.insecure")]
+    pub allow: Vec<String>,
     /// Also write the image as an OCI layout
     #[arg(long, value_name = "DIR", requires = "tag")]
     pub oci_layout: Option<PathBuf>,

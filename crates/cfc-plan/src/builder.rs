@@ -1,6 +1,7 @@
 //! [`Builder`]: the seam between plans and what carries them out. It takes the whole plan, because BuildKit solves whole
 //! graphs.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -19,12 +20,26 @@ pub trait Builder {
     -> Result<BuiltImage, BuildError>;
 }
 
-/// The files that `COPY` may take.
+/// What instructions may use from outside: the files that `COPY` may take, and what `RUN` may be trusted with.
+#[derive(Default)]
 pub struct Context {
     /// The directory.
     pub directory: PathBuf,
     /// What of it is left out.
     pub ignore: Option<Ignore>,
+    /// Secrets by id.
+    pub secrets: BTreeMap<String, SecretSource>,
+    /// Sockets of ssh agents by id.
+    pub ssh: BTreeMap<String, PathBuf>,
+}
+
+/// Where a secret is. It is read when a `RUN` needs it, and kept nowhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SecretSource {
+    /// In a file.
+    File(PathBuf),
+    /// In a variable of our environment.
+    Variable(String),
 }
 
 /// A `.dockerignore` and where it was.

@@ -6,7 +6,7 @@ use cfc_dockerfile::Span;
 use cfc_oci::Digest;
 use serde::Serialize;
 
-use crate::{Copy, CopySource, Node, NodeId, Op};
+use crate::{Node, NodeId, Op};
 
 #[derive(Default)]
 pub(crate) struct Graph {
@@ -26,7 +26,7 @@ pub(crate) struct Origin<'a> {
 struct KeyParts<'a> {
     op: &'a Op,
     base: Option<&'a Digest>,
-    source: Option<&'a Digest>,
+    sources: Vec<&'a Digest>,
 }
 
 impl Graph {
@@ -50,11 +50,7 @@ impl Graph {
 
     fn key(&self, op: &Op, base: Option<NodeId>) -> Digest {
         let key_of = |id: NodeId| &self.nodes[id.0].key;
-        let source = match op {
-            Op::Copy(Copy { source: CopySource::Node(node), .. }) => Some(key_of(*node)),
-            _ => None,
-        };
-        let parts = KeyParts { op, base: base.map(key_of), source };
+        let parts = KeyParts { op, base: base.map(key_of), sources: op.sources().map(key_of).collect() };
         Digest::of(&serde_json::to_vec(&parts).expect("an operation has only string keys"))
     }
 }

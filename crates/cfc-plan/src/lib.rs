@@ -14,6 +14,14 @@ mod stage;
 
 mod copy;
 
+mod run;
+
+mod mounts;
+
+mod metadata;
+
+mod onbuild;
+
 mod arguments;
 mod builder;
 mod environment;
@@ -25,8 +33,11 @@ mod ports;
 
 pub use builder::{
     BuildError, BuildProgress, Builder, BuiltImage, Context, FailedInstruction, Ignore, NodeOutcome, OutputStream,
-    Silent,
+    SecretSource, Silent,
 };
 pub use error::PlanError;
 pub use lower::lower;
-pub use plan::{BaseImage, BaseImageError, BaseImages, BuildRequest, Copy, CopySource, Node, NodeId, Op, Plan, Run};
+pub use plan::{
+    BaseImage, BaseImageError, BaseImages, BuildRequest, Copy, CopySource, Entitlement, FileOwner, Mount, MountKind,
+    Node, NodeId, Op, Plan, Run, RunNetwork, SecretVariable,
+};

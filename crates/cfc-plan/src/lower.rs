@@ -32,11 +32,9 @@ pub fn lower(request: &BuildRequest, bases: &dyn BaseImages) -> Result<Plan, Pla
         graph: Graph::default(),
         finished: HashMap::new(),
         images: HashMap::new(),
+        open: Vec::new(),
     };
-    for stage in order {
-        let state = StageLowering::lower(&mut lowering, stage)?;
-        lowering.finished.insert(stage, state);
-    }
+    lowering.lower_all(order)?;
     let state = lowering.finished.remove(&target).expect("the target is the last of the reachable stages");
     Ok(Plan {
         nodes: lowering.graph.nodes,
@@ -68,9 +66,38 @@ pub(crate) struct Lowering<'a> {
     pub(crate) graph: Graph,
     finished: HashMap<usize, State>,
     images: HashMap<(String, String), BaseImage>,
+    /// The stages under way: more than one while a trigger waits for a stage that it needs.
+    open: Vec<usize>,
 }
 
 impl Lowering<'_> {
+    fn lower_all(&mut self, order: Vec<usize>) -> Result<(), PlanError> {
+        for stage in order {
+            if self.finished.contains_key(&stage) {
+                continue;
+            }
+            self.open.push(stage);
+            let state = StageLowering::lower(self, stage)?;
+            self.open.pop();
+            self.finished.insert(stage, state);
+        }
+        Ok(())
+    }
+
+    /// Lowers a stage, and those it needs, that only a trigger asks for.
+    pub(crate) fn lower_for_trigger(&mut self, stage: usize, span: Span, max_depth: usize) -> Result<(), PlanError> {
+        let order = self.stages.reachable(stage)?;
+        if let Some(open) = order.iter().find(|stage| self.open.contains(stage)) {
+            let label = &self.stages.heads[*open].label;
+            return Err(self.request.error_at(span, format!("stage `{label}` needs itself")));
+        }
+        if self.open.len() > max_depth {
+            let message = format!("triggers need each other's stages more than {max_depth} levels deep");
+            return Err(self.request.error_at(span, message));
+        }
+        self.lower_all(order)
+    }
+
     /// A stage that was lowered already; [`Stages::reachable`] puts it before whatever needs it.
     pub(crate) fn finished(&self, stage: usize) -> &State {
         self.finished.get(&stage).expect("stages are lowered in the order of their needs")

@@ -1,10 +1,10 @@
 //! [`Plan`]: the graph of operations that makes an image. A value: it names directories and digests, and touches
 //! neither. Made by [`lower`](crate::lower), carried out by a [`Builder`](crate::Builder).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use cfc_dockerfile::Span;
+use cfc_dockerfile::{Sharing, Span};
 use cfc_oci::{Descriptor, Digest, ImageConfig, Platform};
 use serde::Serialize;
 
@@ -23,6 +23,30 @@ pub struct BuildRequest {
     pub labels: BTreeMap<String, String>,
     /// The platform the image is for.
     pub platform: Platform,
+    /// What the Dockerfile may do beyond a sandbox of its own.
+    pub allowed: BTreeSet<Entitlement>,
+}
+
+/// More than a build may do unless whoever starts it allows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Entitlement {
+    /// `RUN --network=host`.
+    NetworkHost,
+    /// `RUN --security=insecure`.
+    SecurityInsecure,
+}
+
+impl Entitlement {
+    /// All of them.
+    pub const ALL: [Entitlement; 2] = [Entitlement::NetworkHost, Entitlement::SecurityInsecure];
+
+    /// What BuildKit calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Entitlement::NetworkHost => "network.host",
+            Entitlement::SecurityInsecure => "security.insecure",
+        }
+    }
 }
 
 /// An image that a stage starts from.
@@ -88,7 +112,7 @@ impl Plan {
 pub struct Node {
     /// What it does.
     pub op: Op,
-    /// The filesystem it changes; none for [`Op::Scratch`] and [`Op::Image`].
+    /// The filesystem it changes; none for [`Op::Scratch`], [`Op::Context`] and [`Op::Image`].
     pub base: Option<NodeId>,
     /// Digest of the operation and everything below it. Two nodes with one key do the same thing; what the build
     /// context holds is not part of it.
@@ -102,13 +126,24 @@ pub struct Node {
 }
 
 impl Node {
-    /// The nodes this one reads: the filesystem it changes and the one it copies from.
+    /// The nodes this one reads: the filesystem it changes, and those it copies from or mounts.
     pub fn inputs(&self) -> impl Iterator<Item = NodeId> + '_ {
-        let copied = match &self.op {
+        self.base.into_iter().chain(self.op.sources())
+    }
+}
+
+impl Op {
+    /// The nodes that it copies from or mounts, in order.
+    pub fn sources(&self) -> impl Iterator<Item = NodeId> + '_ {
+        let copied = match self {
             Op::Copy(Copy { source: CopySource::Node(node), .. }) => Some(*node),
             _ => None,
         };
-        self.base.into_iter().chain(copied)
+        let mounts = match self {
+            Op::Run(run) => run.mounts.as_slice(),
+            _ => &[],
+        };
+        copied.into_iter().chain(mounts.iter().filter_map(Mount::node))
     }
 }
 
@@ -118,6 +153,11 @@ impl Node {
 pub enum Op {
     /// The empty filesystem.
     Scratch,
+    /// A part of the build context, at the place that it has there. Nobody's image has it as a layer.
+    Context {
+        /// The part, absolute and clean.
+        path: String,
+    },
     /// An image's filesystem.
     Image {
         /// The image's manifest.
@@ -153,6 +193,144 @@ pub struct Run {
     pub working_directory: String,
     /// Who runs it, `user[:group]`; root when empty.
     pub user: String,
+    /// What is mounted for it, in this order. Nothing of it gets into the layer.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub mounts: Vec<Mount>,
+    /// Secrets among its variables.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub secret_variables: Vec<SecretVariable>,
+    /// Which network it sees.
+    #[serde(skip_serializing_if = "RunNetwork::is_default")]
+    pub network: RunNetwork,
+    /// Whether it may do nearly everything to the kernel (`--security=insecure`).
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub is_insecure: bool,
+}
+
+/// The network of a `RUN`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RunNetwork {
+    /// Out into the world, not to this machine.
+    #[default]
+    Default,
+    /// A loopback and nothing else.
+    None,
+    /// This machine's.
+    Host,
+}
+
+impl RunNetwork {
+    fn is_default(&self) -> bool {
+        *self == RunNetwork::Default
+    }
+}
+
+/// A mount of a `RUN`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Mount {
+    /// Where to, absolute and clean, never the root.
+    pub target: String,
+    /// What.
+    pub kind: MountKind,
+}
+
+/// What is mounted. Which node it comes from is not serialised: nodes have keys of their own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MountKind {
+    /// A part of a filesystem.
+    Bind {
+        /// Whose filesystem.
+        #[serde(skip)]
+        node: NodeId,
+        /// The part, absolute and clean.
+        path: String,
+        /// Whether it can be written to; what is written is lost.
+        is_writable: bool,
+    },
+    /// A directory that outlives the build. What is in it tells no two runs apart.
+    Cache {
+        /// Caches of one id are one cache.
+        id: String,
+        /// Who may use it at once.
+        #[serde(serialize_with = "serialize_sharing")]
+        sharing: Sharing,
+        /// Whose filesystem it begins with; with nothing when there is none.
+        #[serde(skip)]
+        node: Option<NodeId>,
+        /// The part of that filesystem, absolute and clean.
+        path: String,
+        /// Whether it can only be read.
+        is_read_only: bool,
+        /// Who owns the directory, and its permission bits, when it is made.
+        owner: FileOwner,
+    },
+    /// Memory.
+    Tmpfs {
+        /// How much, in bytes; half of the machine's when none is said.
+        size: Option<u64>,
+    },
+    /// A secret as a file. The target is the file.
+    Secret {
+        /// Which.
+        id: String,
+        /// Whose the file is.
+        owner: FileOwner,
+        /// Whether the build fails without it.
+        is_required: bool,
+    },
+    /// The socket of an ssh agent. The target is the socket.
+    Ssh {
+        /// Which agent.
+        id: String,
+        /// Whose the socket is.
+        owner: FileOwner,
+        /// Whether the build fails without it.
+        is_required: bool,
+    },
+    /// A file of the Dockerfile itself, which can be executed. The target is the file.
+    Script {
+        /// Its content.
+        content: String,
+    },
+}
+
+/// A secret as a variable.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SecretVariable {
+    /// Which secret.
+    pub id: String,
+    /// The variable.
+    pub name: String,
+    /// Whether the build fails without it.
+    pub is_required: bool,
+}
+
+/// Whose a file is and what may be done with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct FileOwner {
+    /// The user's number.
+    pub uid: u32,
+    /// The group's number.
+    pub gid: u32,
+    /// Permission bits.
+    pub mode: u32,
+}
+
+impl Mount {
+    /// The node that is mounted.
+    pub fn node(&self) -> Option<NodeId> {
+        match &self.kind {
+            MountKind::Bind { node, .. } => Some(*node),
+            MountKind::Cache { node, .. } => *node,
+            _ => None,
+        }
+    }
+}
+
+fn serialize_sharing<S: serde::Serializer>(sharing: &Sharing, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(sharing.name())
 }
 
 /// Files to copy.

@@ -12,7 +12,7 @@ use crate::graph::Origin;
 use crate::history::{commit_config, commit_layer, quote_list};
 use crate::lower::Lowering;
 use crate::stages::Source;
-use crate::{NodeId, Op, PlanError, Run, arguments, path, ports};
+use crate::{NodeId, Op, PlanError, arguments, path, ports};
 
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -22,9 +22,9 @@ pub(crate) struct State {
     pub(crate) node: NodeId,
     pub(crate) config: ImageConfig,
     /// `ENV` and `ARG` together, as instructions and programs see them.
-    environment: Environment,
+    pub(crate) environment: Environment,
     /// `ARG`s of this stage and of those it builds on, in order.
-    declared: Vec<(String, Option<String>)>,
+    pub(crate) declared: Vec<(String, Option<String>)>,
     pub(crate) platform: Platform,
 }
 
@@ -44,13 +44,14 @@ impl<'l, 'a> StageLowering<'l, 'a> {
         let label = lowering.stages.heads[index].label.clone();
         let state = initial_state(lowering, index, &label)?;
         let mut this = StageLowering { lowering, state, label, has_cmd: false };
+        this.triggers(stage)?;
         for instruction in &stage.instructions {
             this.instruction(instruction)?;
         }
         Ok(this.state)
     }
 
-    fn instruction(&mut self, instruction: &Spanned<Instruction>) -> Result<(), PlanError> {
+    pub(crate) fn instruction(&mut self, instruction: &Spanned<Instruction>) -> Result<(), PlanError> {
         let span = instruction.span;
         match &instruction.value {
             Instruction::Run(run) => self.run(run, instruction),
@@ -61,15 +62,30 @@ impl<'l, 'a> StageLowering<'l, 'a> {
             Instruction::Workdir(path) => self.workdir(path, instruction),
             Instruction::User(user) => self.user(user, span),
             Instruction::Expose(ports) => self.expose(ports, span),
-            Instruction::Entrypoint(command) => self.entrypoint(command, span),
-            Instruction::Cmd(command) => self.cmd(command, span),
             Instruction::StopSignal(signal) => self.stop_signal(signal, span),
+            Instruction::Volume(paths) => self.volume(paths, span),
             Instruction::Add(_) => self.unsupported("ADD", "use COPY for files of the build context", span),
-            Instruction::Shell(_) => self.unsupported("SHELL", "write `RUN [\"/bin/bash\", \"-c\", \"…\"]`", span),
-            Instruction::Volume(_) => self.unsupported("VOLUME", "remove it; the disk is fresh at each start", span),
-            Instruction::Healthcheck(_) => self.unsupported("HEALTHCHECK", "remove it", span),
-            Instruction::Onbuild(_) => self.unsupported("ONBUILD", "put the instruction into the child", span),
-            Instruction::Maintainer(_) => self.unsupported("MAINTAINER", "write `LABEL maintainer=…`", span),
+            Instruction::Entrypoint(command) => {
+                self.entrypoint(command);
+                Ok(())
+            }
+            Instruction::Cmd(command) => {
+                self.cmd(command);
+                Ok(())
+            }
+            Instruction::Shell(words) => {
+                self.shell(words);
+                Ok(())
+            }
+            Instruction::Healthcheck(healthcheck) => {
+                self.healthcheck(healthcheck);
+                Ok(())
+            }
+            Instruction::Maintainer(name) => self.maintainer(name, span),
+            Instruction::Onbuild(trigger) => {
+                self.container().on_build.get_or_insert_default().push(trigger.clone());
+                Ok(())
+            }
         }
     }
 
@@ -81,7 +97,7 @@ impl<'l, 'a> StageLowering<'l, 'a> {
         self.lowering.request.error_at(span, message)
     }
 
-    fn dockerfile(&self) -> &'a Dockerfile {
+    pub(crate) fn dockerfile(&self) -> &'a Dockerfile {
         &self.lowering.request.dockerfile
     }
 
@@ -98,11 +114,11 @@ impl<'l, 'a> StageLowering<'l, 'a> {
         pairs.iter().map(|(key, value)| Ok((self.expand(key, span)?, self.expand(value, span)?))).collect()
     }
 
-    fn container(&mut self) -> &mut ContainerConfig {
+    pub(crate) fn container(&mut self) -> &mut ContainerConfig {
         &mut self.state.config.config
     }
 
-    fn commit_config(&mut self, created_by: String) {
+    pub(crate) fn commit_config(&mut self, created_by: String) {
         commit_config(&mut self.state.config, &self.lowering.created, created_by);
     }
 
@@ -113,66 +129,30 @@ impl<'l, 'a> StageLowering<'l, 'a> {
         commit_layer(&mut self.state.config, &self.lowering.created, created_by);
     }
 
+    /// Adds a node that changes nothing of this stage, and that others read.
+    pub(crate) fn aside(&mut self, op: Op, instruction: &Spanned<Instruction>) -> NodeId {
+        let origin = Origin { stage: &self.label, display: &instruction.original, span: instruction.span };
+        self.lowering.graph.add(op, None, &origin)
+    }
+
     pub(crate) fn copy_node(&mut self, name: &str, instruction: &Spanned<Instruction>) -> Result<NodeId, PlanError> {
         let origin = Origin { stage: &self.label, display: &instruction.original, span: instruction.span };
         self.lowering.copy_source(name, &self.state.platform, &origin)
     }
 
-    fn run(&mut self, run: &cfc_dockerfile::Run, instruction: &Spanned<Instruction>) -> Result<(), PlanError> {
-        let span = instruction.span;
-        if let Some(flag) = run.flags.first() {
-            return self.unsupported(&format!("RUN --{}", flag.name), "remove the flag", span);
-        }
-        let args = self.command(&run.command, "RUN", span)?;
-        if args.is_empty() {
-            return Err(self.error(span, "`RUN` has no command".to_string()));
-        }
-        let created_by = format!("RUN {} # buildkit", self.run_history(&args));
-        let op = Op::Run(Run {
-            args,
-            env: self.state.environment.pairs(),
-            unkeyed_env: self.lowering.proxies.clone(),
-            working_directory: self.state.config.config.working_dir.clone(),
-            user: self.state.config.config.user.clone(),
-        });
-        self.change(op, instruction, created_by);
-        Ok(())
-    }
-
-    /// The command with the build arguments in front, as `|2 A=1 B=2 /bin/sh -c …`.
-    fn run_history(&self, args: &[String]) -> String {
-        let mut values: Vec<(&str, String)> = Vec::new();
-        for (key, declared) in &self.state.declared {
-            let value = self.state.environment.get(key).map(str::to_string).or(declared.clone()).unwrap_or_default();
-            match values.iter_mut().find(|(existing, _)| existing == key) {
-                Some(existing) => existing.1 = value,
-                None => values.push((key, value)),
-            }
-        }
-        let mut words = Vec::new();
-        if !values.is_empty() {
-            words.push(format!("|{}", values.len()));
-            words.extend(values.into_iter().map(|(key, value)| format!("{key}={value}")));
-        }
-        words.extend(args.iter().cloned());
-        words.join(" ")
-    }
-
     /// The arguments that a command stands for: the shell form goes through the image's shell.
-    fn command(&self, command: &Command, name: &str, span: Span) -> Result<Vec<String>, PlanError> {
+    pub(crate) fn command(&self, command: &Command) -> Vec<String> {
         match command {
-            Command::Exec(args) => Ok(args.clone()),
-            Command::Shell { heredocs, .. } if !heredocs.is_empty() => {
-                let what = format!("{name} with a heredoc");
-                self.unsupported(&what, "write the script to a file and COPY it", span).map(|()| Vec::new())
-            }
-            Command::Shell { text, .. } => {
-                let shell = self.state.config.config.shell.clone().filter(|shell| !shell.is_empty());
-                let mut args = shell.unwrap_or_else(|| vec!["/bin/sh".to_string(), "-c".to_string()]);
-                args.push(text.clone());
-                Ok(args)
-            }
+            Command::Exec(args) => args.clone(),
+            Command::Shell { text, .. } => self.shell_command(text),
         }
+    }
+
+    pub(crate) fn shell_command(&self, text: &str) -> Vec<String> {
+        let shell = self.state.config.config.shell.clone().filter(|shell| !shell.is_empty());
+        let mut args = shell.unwrap_or_else(|| vec!["/bin/sh".to_string(), "-c".to_string()]);
+        args.push(text.to_string());
+        args
     }
 
     fn env(&mut self, pairs: &[(String, String)], span: Span) -> Result<(), PlanError> {
@@ -273,25 +253,23 @@ impl<'l, 'a> StageLowering<'l, 'a> {
         Ok(())
     }
 
-    fn entrypoint(&mut self, command: &Command, span: Span) -> Result<(), PlanError> {
-        let args = self.command(command, "ENTRYPOINT", span)?;
+    fn entrypoint(&mut self, command: &Command) {
+        let args = self.command(command);
         self.commit_config(format!("ENTRYPOINT {}", quote_list(&args)));
         self.container().entrypoint = Some(args).filter(|args| !args.is_empty());
         // A `CMD` inherited from below belongs to another entrypoint; one of this stage stays.
         if !self.has_cmd {
             self.container().cmd = None;
         }
-        Ok(())
     }
 
-    fn cmd(&mut self, command: &Command, span: Span) -> Result<(), PlanError> {
-        let args = self.command(command, "CMD", span)?;
+    fn cmd(&mut self, command: &Command) {
+        let args = self.command(command);
         self.commit_config(format!("CMD {}", quote_list(&args)));
         self.has_cmd = true;
         let container = self.container();
         container.cmd = Some(args).filter(|args| !args.is_empty());
         container.args_escaped = true;
-        Ok(())
     }
 }
 
@@ -315,12 +293,6 @@ fn initial_state(lowering: &mut Lowering<'_>, index: usize, label: &str) -> Resu
         }
     };
     let container = &mut state.config.config;
-    if container.on_build.as_ref().is_some_and(|triggers| !triggers.is_empty()) {
-        let error =
-            request.error_at(stage.span, format!("`{}`: its ONBUILD triggers are not supported yet", stage.base));
-        return Err(error.with_hint("write the image's ONBUILD instructions into this Dockerfile"));
-    }
-    container.on_build = None;
     inherit_environment(container, &mut state.environment);
     if !container.working_dir.is_empty() {
         container.working_dir = path::clean(&container.working_dir);

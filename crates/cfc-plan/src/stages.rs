@@ -1,6 +1,6 @@
 //! [`Stages`]: which stage builds on which, before any instruction is looked at.
 
-use cfc_dockerfile::{Instruction, Span, Stage};
+use cfc_dockerfile::{Instruction, Span, Spanned, Stage};
 use cfc_oci::Platform;
 
 use crate::arguments::expand;
@@ -83,12 +83,12 @@ impl<'a> Stages<'a> {
     /// What `--from=name` means.
     pub(crate) fn copy_source(&self, name: &str, span: Span) -> Result<Source, PlanError> {
         if name.contains('$') {
-            let error = self.request.error_at(span, format!("`COPY --from={name}`: no variables are expanded here"));
+            let error = self.request.error_at(span, format!("`from={name}`: no variables are expanded here"));
             return Err(error.with_hint("name a stage: `ARG NAME`, `FROM $NAME AS source`, `COPY --from=source …`"));
         }
         let all = &self.request.dockerfile.stages;
         if let Ok(number) = name.parse::<usize>() {
-            let error = || self.request.error_at(span, format!("`COPY --from={name}`: there are {} stages", all.len()));
+            let error = || self.request.error_at(span, format!("`from={name}`: there are {} stages", all.len()));
             return if number < all.len() { Ok(Source::Stage(number)) } else { Err(error()) };
         }
         Ok(match all.iter().rposition(|stage| is_called(stage, name)) {
@@ -144,9 +144,21 @@ impl<'a> Stages<'a> {
             needed.push((base, self.request.dockerfile.stages[stage].span));
         }
         for instruction in &self.request.dockerfile.stages[stage].instructions {
-            let Instruction::Copy(copy) = &instruction.value else { continue };
-            let Some(from) = &copy.from else { continue };
-            if let Source::Stage(source) = self.copy_source(from, instruction.span)? {
+            needed.extend(self.needs_of(instruction)?);
+        }
+        Ok(needed)
+    }
+
+    /// The stages that an instruction copies from or mounts.
+    pub(crate) fn needs_of(&self, instruction: &Spanned<Instruction>) -> Result<Vec<(usize, Span)>, PlanError> {
+        let froms: Vec<String> = match &instruction.value {
+            Instruction::Copy(copy) => copy.from.iter().cloned().collect(),
+            Instruction::Run(run) => run.flags_named("mount").filter_map(cfc_dockerfile::Mount::from_of).collect(),
+            _ => Vec::new(),
+        };
+        let mut needed = Vec::new();
+        for from in froms {
+            if let Source::Stage(source) = self.copy_source(&from, instruction.span)? {
                 needed.push((source, instruction.span));
             }
         }

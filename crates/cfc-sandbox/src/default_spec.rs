@@ -60,6 +60,27 @@ pub fn build_spec() -> Spec {
     SPEC.get_or_init(make).clone()
 }
 
+/// The spec for a `RUN --security=insecure`: as [`build_spec`], with all capabilities, all system calls, and nothing masked
+/// or read-only. What is left is the user namespace: the program is root over what belongs to it and nobody to the machine.
+pub fn insecure_build_spec() -> Spec {
+    let mut spec = build_spec();
+    if let Some(process) = spec.process_mut() {
+        let all = Some(crate::child::capabilities::all());
+        let mut capabilities = process.capabilities().clone().unwrap_or_default();
+        capabilities.set_bounding(all.clone()).set_effective(all.clone()).set_permitted(all);
+        process.set_capabilities(Some(capabilities));
+    }
+    if let Some(linux) = spec.linux_mut() {
+        linux.set_masked_paths(None).set_readonly_paths(None).set_seccomp(None);
+    }
+    if let Some(mounts) = spec.mounts_mut() {
+        for mount in mounts.iter_mut().filter(|mount| mount.typ().as_deref() == Some("sysfs")) {
+            mount.set_options(Some(["nosuid", "nodev", "noexec"].map(str::to_owned).to_vec()));
+        }
+    }
+    spec
+}
+
 fn spec(capabilities: &[&str], no_new_privileges: bool) -> Spec {
     let namespaces = ["user", "mount", "pid", "network", "ipc", "uts", "cgroup"];
     let spec = json!({

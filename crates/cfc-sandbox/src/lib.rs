@@ -47,7 +47,7 @@ mod unsupported;
 pub use client::{Ends, Launcher};
 pub use config::{INIT_ANNOTATION, Network, Root, SandboxConfig, Stdio};
 pub use datagrams::{Datagram, OutboundDatagrams};
-pub use default_spec::{build_spec, default_spec};
+pub use default_spec::{build_spec, default_spec, insecure_build_spec};
 pub use disk::{DiskKind, DiskUsage};
 pub use error::{Error, ErrorKind, Result};
 pub use exec::{Exec, ExecConfig};

@@ -7,6 +7,7 @@ use cfc_oci::Reference;
 use crate::args::Build;
 use crate::failure::Failure;
 use crate::images::build::{ImageBuild, build_container, build_image, parse_pairs};
+use crate::images::trust::Trust;
 use crate::images::{built_by, resolve};
 use crate::output;
 use crate::project::open_project;
@@ -29,6 +30,7 @@ fn build_project(settings: &Settings, arguments: &Build) -> Result<(), Failure> 
             build_args: parse_pairs(&arguments.build_args, "--build-arg")?,
             labels: parse_pairs(&arguments.labels, "--label")?,
             no_cache: arguments.no_cache,
+            trust: Trust::parse(arguments)?,
             ..ImageBuild::default()
         };
         let built = build_container(settings, &store, container, extra)?;
@@ -54,6 +56,7 @@ fn build_one(settings: &Settings, arguments: &Build, tag: &Reference) -> Result<
         build_args: parse_pairs(&arguments.build_args, "--build-arg")?,
         labels: parse_pairs(&arguments.labels, "--label")?,
         no_cache: arguments.no_cache,
+        trust: Trust::parse(arguments)?,
     };
     let built = build_image(settings, &store, &build, tag)?;
     if let Some(directory) = &arguments.oci_layout {

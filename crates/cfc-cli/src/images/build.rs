@@ -14,6 +14,7 @@ use cfc_store::Store;
 use crate::failure::Failure;
 use crate::images::base::StoreThenRegistry;
 use crate::images::local_reference;
+use crate::images::trust::Trust;
 use crate::output;
 use crate::settings::Settings;
 
@@ -32,6 +33,8 @@ pub struct ImageBuild {
     pub labels: BTreeMap<String, String>,
     /// Whether to use nothing that an earlier build made.
     pub no_cache: bool,
+    /// What the build may be trusted with.
+    pub trust: Trust,
 }
 
 /// An image that is in the store.
@@ -69,6 +72,9 @@ pub fn build_image(settings: &Settings, store: &Store, build: &ImageBuild, tag: 
     request.target = build.target.clone();
     request.build_args = build.build_args.clone();
     request.labels = build.labels.clone();
+    request.secrets = build.trust.secrets.clone();
+    request.ssh = build.trust.ssh.clone();
+    request.allowed = build.trust.allowed.clone();
     request.source_date_epoch = std::env::var("SOURCE_DATE_EPOCH").ok();
     let bases = StoreThenRegistry { store };
     let progress = PlainProgress::default();

@@ -3,6 +3,7 @@
 pub mod base;
 pub mod build;
 pub mod push;
+pub mod trust;
 
 use cfc_oci::{Descriptor, Reference, RepositoryName, Tag};
 use cfc_project::{Container, ImageSource, Project};

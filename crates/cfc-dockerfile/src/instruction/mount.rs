@@ -135,6 +135,17 @@ impl Mount {
         Ok(mount)
     }
 
+    /// What the value of a `--mount` flag says in `from=`, which takes no variables. A `tmpfs` comes from nowhere.
+    pub fn from_of(text: &str) -> Option<String> {
+        let fields = fields(text).ok()?;
+        let value = |wanted: &str| {
+            let values = fields.iter().filter_map(|field| field.split_once('='));
+            values.filter(|(key, _)| key.eq_ignore_ascii_case(wanted)).last().map(|(_, value)| value.to_owned())
+        };
+        let is_tmpfs = value("type").is_some_and(|kind| kind.eq_ignore_ascii_case("tmpfs"));
+        value("from").filter(|from| !from.is_empty() && !is_tmpfs)
+    }
+
     /// What must be right before variables are known: the form, and that `from` has none.
     pub(super) fn check_unexpanded(text: &str) -> Result<(), MountError> {
         for field in fields(text)? {
@@ -213,6 +224,13 @@ impl Mount {
             return Err(error_of("both source and id can't be set".to_owned()));
         }
         Ok(())
+    }
+}
+
+impl Sharing {
+    /// As `sharing=` has it.
+    pub fn name(self) -> &'static str {
+        SHARINGS.iter().find(|(_, sharing)| *sharing == self).map_or("", |(name, _)| name)
     }
 }
 

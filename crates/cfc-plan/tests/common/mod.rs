@@ -1,6 +1,6 @@
 //! Lowers a Dockerfile's text with made-up base images.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Mutex;
 
@@ -55,6 +55,7 @@ pub fn request(dockerfile: &str) -> BuildRequest {
         build_args: BTreeMap::new(),
         labels: BTreeMap::new(),
         platform: Platform::new("linux", "amd64"),
+        allowed: BTreeSet::new(),
     }
 }
 

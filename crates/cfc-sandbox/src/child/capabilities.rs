@@ -52,6 +52,12 @@ const NAMES: [&str; 41] = [
     "CHECKPOINT_RESTORE",
 ];
 
+/// Every capability there is.
+pub(crate) fn all() -> Capabilities {
+    let named = |name: &str| serde_json::from_value(serde_json::Value::String(format!("CAP_{name}"))).ok();
+    NAMES.iter().filter_map(|name| named(name)).collect()
+}
+
 /// The five sets of a process.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct CapabilityMasks {

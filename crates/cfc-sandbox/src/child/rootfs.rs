@@ -6,6 +6,7 @@
 //! <scratch>/l/0 … l/n   the lower directories, topmost first, ids mapped
 //! <scratch>/c           the directory that holds upper and work, ids mapped
 //! <scratch>/root        the overlay (or the given directory): the root to be
+//! <scratch>/m/0 … m/n   overlays of which a part is mounted somewhere: their lowers, changes and root, as above
 //! <scratch>/mask, null  an empty directory and a /dev/null, to lay over masked paths
 //! ```
 
@@ -85,22 +86,30 @@ pub(super) fn mount_root(blueprint: &Blueprint) -> Result<Option<PathBuf>, Error
         }
         RootPlan::Overlay { lowers, changes, upper, work } => (lowers, changes, upper, work),
     };
-    for (i, lower) in lowers.iter().enumerate() {
-        let point = format!("l/{i}");
-        fs::create_dir(&point).step(|| "fill the scratch filesystem".into())?;
-        attach(get(lower), CWD, Path::new(&point)).step(|| format!("mount layer {i}"))?;
-    }
-    attach(get(changes), CWD, Path::new("c")).step(|| "mount the upper directory".into())?;
-    let lower_list: Vec<String> = (0..lowers.len()).map(|i| format!("l/{i}")).collect();
-    let lower_list = lower_list.join(":");
-    // `volatile`: no write is forced to disk. What the sandbox wrote need not survive a power cut.
-    let options = format!("lowerdir={lower_list},upperdir=c/{upper},workdir=c/{work},userxattr,volatile\0");
-    let options = std::ffi::CStr::from_bytes_with_nul(options.as_bytes())
-        .map_err(|_| ErrorKind::Invalid("the upper directory's path holds a zero byte".into()))?;
-    rustix::mount::mount("overlay", "root", "overlay", MountFlags::empty(), options)
-        .step(|| format!("mount the overlay of {} layers", lowers.len()))?;
+    let lowers: Vec<&OwnedFd> = lowers.iter().map(get).collect();
+    mount_overlay("", &lowers, Some((get(changes), upper, work)))?;
     let upper = std::env::current_dir().step(|| "find the scratch filesystem".into())?.join("c").join(upper);
     Ok(Some(upper))
+}
+
+/// Mounts an overlay of `lowers` at `<base>root`, with `l` and `c` of the same base for what it consists of.
+fn mount_overlay(base: &str, lowers: &[&OwnedFd], changes: Option<(&OwnedFd, &str, &str)>) -> Result<(), ErrorKind> {
+    for (i, lower) in lowers.iter().enumerate() {
+        let point = format!("{base}l/{i}");
+        fs::create_dir(&point).step(|| "fill the scratch filesystem".into())?;
+        attach(lower, CWD, Path::new(&point)).step(|| format!("mount layer {i}"))?;
+    }
+    let lower_list: Vec<String> = (0..lowers.len()).map(|i| format!("{base}l/{i}")).collect();
+    let mut options = format!("lowerdir={},userxattr", lower_list.join(":"));
+    if let Some((parent, upper, work)) = changes {
+        attach(parent, CWD, Path::new(&format!("{base}c"))).step(|| "mount the upper directory".into())?;
+        // `volatile`: no write is forced to disk. What the sandbox wrote need not survive a power cut.
+        options += &format!(",upperdir={base}c/{upper},workdir={base}c/{work},volatile");
+    }
+    let options = std::ffi::CString::new(options)
+        .map_err(|_| ErrorKind::Invalid("the upper directory's path holds a zero byte".into()))?;
+    rustix::mount::mount("overlay", format!("{base}root"), "overlay", MountFlags::empty(), options.as_c_str())
+        .step(|| format!("mount the overlay of {} layers", lowers.len()))
 }
 
 fn add_mount(targets: &mut Targets, mount: &MountPlan, descriptors: &Descriptors) -> Result<(), ErrorKind> {
@@ -116,7 +125,65 @@ fn add_mount(targets: &mut Targets, mount: &MountPlan, descriptors: &Descriptors
                 .step(|| format!("make a {filesystem} for {}", mount.target.display()))?;
             attach_to(&tree, &target).step(step)
         }
+        MountKind::File { content, mode, uid, gid } => {
+            let tree = file_in_memory(descriptors.get(*content), *mode, *uid, *gid).step(step)?;
+            attach_to(&tree, &targets.find_or_make(&mount.target, false)?).step(step)
+        }
+        MountKind::Overlay { lowers, changes, subpath, attributes } => {
+            let lowers: Vec<&OwnedFd> = lowers.iter().map(|lower| descriptors.get(*lower)).collect();
+            let changes = changes.as_ref();
+            let changes = changes.map(|it| (descriptors.get(it.parent), it.upper.as_str(), it.work.as_str()));
+            let (tree, is_directory) = part_of_overlay(&lowers, changes, subpath, &mount.target)?;
+            sys::set_mount_attributes(tree.as_fd(), false, *attributes, None).step(step)?;
+            attach_to(&tree, &targets.find_or_make(&mount.target, is_directory)?).step(step)
+        }
     }
+}
+
+/// A read-only copy of `content` as the only file of a filesystem that is mounted nowhere else.
+fn file_in_memory(content: &OwnedFd, mode: u32, uid: u32, gid: u32) -> rustix::io::Result<OwnedFd> {
+    const NAME: &str = "secret";
+    fs::create_dir_all(NAME).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+    // Laid over the one before, which stays where it was shown.
+    attach(&new_filesystem("tmpfs", &MountOptions::default())?, CWD, Path::new(NAME))?;
+    let directory = rustix::fs::open(NAME, OFlags::PATH | OFlags::CLOEXEC, rustix::fs::Mode::empty())?;
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(&directory, NAME, flags, rustix::fs::Mode::from_raw_mode(0o600))?;
+    let mut content = fs::File::from(content.try_clone().map_err(|_| Errno::MFILE)?);
+    std::io::copy(&mut content, &mut fs::File::from(file.try_clone().map_err(|_| Errno::MFILE)?))
+        .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+    rustix::fs::fchown(&file, Some(rustix::fs::Uid::from_raw(uid)), Some(rustix::fs::Gid::from_raw(gid)))?;
+    rustix::fs::fchmod(&file, rustix::fs::Mode::from_raw_mode(mode))?;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let tree = rustix::mount::open_tree(&directory, NAME, flags)?;
+    let attributes = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
+    sys::set_mount_attributes(tree.as_fd(), false, attributes, None)
+        .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+    Ok(tree)
+}
+
+/// A detached copy of `subpath` of an overlay, and whether it is a directory. Links in `subpath` stay inside the overlay.
+fn part_of_overlay(
+    lowers: &[&OwnedFd],
+    changes: Option<(&OwnedFd, &str, &str)>,
+    subpath: &Path,
+    target: &Path,
+) -> Result<(OwnedFd, bool), ErrorKind> {
+    let fill = || "fill the scratch filesystem".to_owned();
+    fs::create_dir_all("m").step(fill)?;
+    let number = fs::read_dir("m").step(fill)?.count();
+    let base = format!("m/{number}/");
+    for directory in ["l", "c", "root"] {
+        fs::create_dir_all(format!("{base}{directory}")).step(fill)?;
+    }
+    mount_overlay(&base, lowers, changes)?;
+    let step = || format!("find {} in what is mounted at {}", subpath.display(), target.display());
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let root = rustix::fs::open(format!("{base}root"), flags, rustix::fs::Mode::empty()).step(step)?;
+    let resolve = rustix::fs::ResolveFlags::IN_ROOT | rustix::fs::ResolveFlags::NO_MAGICLINKS;
+    let part = crate::inside::open_inside(&root, subpath, flags, resolve).step(step)?;
+    let is_directory = FileType::from_raw_mode(rustix::fs::fstat(&part).step(step)?.st_mode) == FileType::Directory;
+    Ok((copy_of(part.as_fd(), false).step(step)?, is_directory))
 }
 
 fn fill_dev(targets: &mut Targets, blueprint: &Blueprint) -> Result<(), ErrorKind> {

@@ -13,7 +13,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceType, LinuxNamespaceType, Mount, Process, Spec};
-use rustix::fs::{AtFlags, CWD, FileType, Mode};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags};
 use serde::{Deserialize, Serialize};
 
@@ -115,6 +115,18 @@ pub(crate) enum MountKind {
     Bind { tree: Handle, is_directory: bool },
     /// A new filesystem.
     New { filesystem: String, options: MountOptions },
+    /// A copy of a small file, in memory that nobody else sees and that cannot be written to.
+    File { content: Handle, mode: u32, uid: u32, gid: u32 },
+    /// A part of layers over each other. What is written goes to `changes`; without, nothing can be written.
+    Overlay { lowers: Vec<Handle>, changes: Option<Changes>, subpath: PathBuf, attributes: u64 },
+}
+
+/// Where an overlay is written to: a directory that holds both upper and work.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Changes {
+    pub(crate) parent: Handle,
+    pub(crate) upper: String,
+    pub(crate) work: String,
 }
 
 /// The device nodes that every `/dev` shows.
@@ -253,6 +265,8 @@ impl Planner<'_> {
             "bind" => self.bind(&source()?, &target, &options, self.idmap)?,
             // A new sysfs shows a network namespace, which must be the user namespace's own.
             "sysfs" if self.shares_network => self.sys(&target, options)?,
+            "overlay" => self.overlay(&options, &target)?,
+            "file" => self.file(&source()?, &options)?,
             "proc" | "sysfs" | "tmpfs" | "devpts" | "mqueue" | "cgroup2" => {
                 MountKind::New { filesystem: kind.to_owned(), options }
             }
@@ -262,6 +276,47 @@ impl Planner<'_> {
             }
         };
         Ok(MountPlan { target, kind })
+    }
+
+    /// An overlay from the options `lowerdir=PATH`, once for each layer, topmost first; `upperdir=PATH` and `workdir=PATH`,
+    /// both or neither; and `subpath=PATH`, the part of it that is mounted.
+    fn overlay(&mut self, options: &MountOptions, target: &Path) -> Result<MountKind, ErrorKind> {
+        let values = |name: &str| -> Vec<PathBuf> {
+            let named = options.data.iter().filter(|(key, _)| key == name);
+            named.filter_map(|(_, value)| value.as_ref().map(PathBuf::from)).collect()
+        };
+        let lowers = values("lowerdir");
+        let changes = match (values("upperdir").as_slice(), values("workdir").as_slice()) {
+            ([], []) if lowers.len() > 1 => None,
+            ([upper], [work]) if !lowers.is_empty() => {
+                let (parent, upper, work) = common_parent(upper, work)?;
+                Some(Changes { parent: self.mapped(&parent)?, upper, work })
+            }
+            _ => {
+                let target = target.display();
+                let rule = "needs lower directories, and an upper with its work or two lower ones";
+                return Err(ErrorKind::Invalid(format!("the overlay at {target} {rule}")));
+            }
+        };
+        Ok(MountKind::Overlay {
+            lowers: lowers.iter().map(|lower| self.mapped(lower)).collect::<Result<_, _>>()?,
+            changes,
+            subpath: values("subpath").pop().unwrap_or_else(|| PathBuf::from("/")),
+            attributes: options.attributes,
+        })
+    }
+
+    /// The file `source`, copied into memory, with the options `mode`, `uid` and `gid`.
+    fn file(&mut self, source: &Path, options: &MountOptions) -> Result<MountKind, ErrorKind> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let content = rustix::fs::open(source, flags, Mode::empty()).step(|| "open a file to show".into())?;
+        let number = |name: &str, radix: u32, default: u32| {
+            let value = options.data.iter().find(|(key, _)| key == name).and_then(|(_, value)| value.as_ref());
+            let number = value.map_or(Some(default), |value| u32::from_str_radix(value, radix).ok());
+            number.ok_or_else(|| ErrorKind::Invalid(format!("the option `{name}` of a file's mount is no number")))
+        };
+        let (mode, uid, gid) = (number("mode", 8, 0o400)?, number("uid", 10, 0)?, number("gid", 10, 0)?);
+        Ok(MountKind::File { content: self.descriptors.keep(content), mode, uid, gid })
     }
 
     /// The machine's `/sys`. To an ordinary user the kernel gives it only with all that is mounted below.

@@ -153,6 +153,11 @@ fn set_mounts(spec: &mut Spec, blueprint: &Blueprint, scratch: &Path) -> Result<
         MountKind::Bind { .. } => bound(mount, &scratch.join("m").join(i.to_string())),
         MountKind::New { filesystem, .. } if filesystem == "sysfs" => bound(mount, &scratch.join("sys")),
         MountKind::New { .. } => Ok(mount.clone()),
+        MountKind::Overlay { .. } | MountKind::File { .. } => {
+            let (kind, target) = (mount.typ().as_deref().unwrap_or_default(), mount.destination().display());
+            let message = format!("the {kind} at {target} cannot be mounted for an OCI runtime");
+            Err(ErrorKind::Invalid(message))
+        }
     });
     spec.set_mounts(Some(mounts.collect::<Result<_, _>>()?));
     Ok(())
