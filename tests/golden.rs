@@ -10,7 +10,7 @@
 //!   config          the image's config and history
 //!   report          what is said when the build fails, or what is warned of when it does not
 //!   output          what is printed instead of an image (`--check`, `--call`)
-//!   engine          why BuildKit is not asked (see `golden_engine.rs`)
+//!   engine          what the BuildKit at hand does otherwise, and why (see `golden_engine.rs`)
 //! ```
 //!
 //! With `CFC_BLESS=1` the expected files are written instead of compared.
@@ -24,8 +24,12 @@ use crate::flatten::{Flattened, flatten};
 use crate::support::{Home, busybox, can_sandbox, copy_tree, has_program, repository};
 
 /// The base that folders call `busybox`: every applet, a few users, and the directories that programs want.
-const BASE: &str = "FROM scratch\nCOPY --chmod=755 busybox /bin/busybox\nCOPY etc /etc\n\
-    RUN [\"/bin/busybox\", \"--install\", \"-s\", \"/bin\"]\nRUN mkdir -m 1777 /tmp && mkdir /root\n";
+const BASE: &str = r#"FROM scratch
+COPY --chmod=755 busybox /bin/busybox
+COPY root /
+RUN ["/bin/busybox", "--install", "-s", "/bin"]
+RUN mkdir -m 1777 /tmp
+"#;
 
 /// One folder.
 pub struct Case {
@@ -125,7 +129,9 @@ pub fn config_text(image: &Flattened) -> String {
     for entry in object.get_mut("history").and_then(|history| history.as_array_mut()).into_iter().flatten() {
         entry.as_object_mut().expect("an object").remove("created");
     }
-    serde_json::to_string_pretty(&value).expect("JSON") + "\n"
+    let text = serde_json::to_string_pretty(&value).expect("JSON") + "\n";
+    let host = cfc_oci::Platform::host();
+    text.replace(&host.to_string(), "[PLATFORM]").replace(&format!("ARCH={}", host.architecture), "ARCH=[ARCH]")
 }
 
 /// Builds the base into the store of `home`, and as an OCI layout.
@@ -133,8 +139,11 @@ pub fn build_base(home: &Home) -> PathBuf {
     let context = home.path("base");
     fs::create_dir_all(&context).expect("writable");
     fs::copy(busybox().expect("checked before"), context.join("busybox")).expect("copied");
-    home.write("base/etc/passwd", "root:x:0:0::/root:/bin/sh\napp:x:1000:1001::/home/app:/bin/sh\n");
-    home.write("base/etc/group", "root:x:0:\napp:x:1001:\nstaff:x:50:app\n");
+    home.write("base/root/etc/passwd", "root:x:0:0::/root:/bin/sh\napp:x:1000:1001::/home/app:/bin/sh\n");
+    home.write("base/root/etc/group", "root:x:0:\napp:x:1001:\nstaff:x:50:app\n");
+    for directory in ["dev", "proc", "sys", "run", "root"] {
+        fs::create_dir_all(context.join("root").join(directory)).expect("writable");
+    }
     home.write("base/Dockerfile", BASE);
     let layout = home.path("base-layout");
     home.must(&[

@@ -34,6 +34,7 @@ impl Store {
     ///   layers/<algorithm>-<hex>/    unpacked, by diff id: whiteouts are char 0:0, opaque directories carry
     ///                                user.overlay.opaque=y, owners are the image's own
     ///   cache/<key>.json             small records of the build cache
+    ///   mounts/<sha256 of the id>/   cache mounts of builds; the builder makes and locks them
     ///   empty/                       what an image without layers consists of
     ///   tmp/<session>/               one directory a process, flocked while the process lives
     /// ```

@@ -140,7 +140,7 @@ impl Mount {
         let fields = fields(text).ok()?;
         let value = |wanted: &str| {
             let values = fields.iter().filter_map(|field| field.split_once('='));
-            values.filter(|(key, _)| key.eq_ignore_ascii_case(wanted)).last().map(|(_, value)| value.to_owned())
+            values.rev().find(|(key, _)| key.eq_ignore_ascii_case(wanted)).map(|(_, value)| value.to_owned())
         };
         let is_tmpfs = value("type").is_some_and(|kind| kind.eq_ignore_ascii_case("tmpfs"));
         value("from").filter(|from| !from.is_empty() && !is_tmpfs)
