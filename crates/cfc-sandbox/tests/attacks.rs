@@ -329,6 +329,35 @@ fn a_sysctl_is_written_to_a_proc_or_not_at_all() {
     assert_eq!(fs::read_to_string(victim).unwrap(), "untouched");
 }
 
+/// The shell's scratch filesystem lies below the root of a sandbox that cannot unmount.
+#[test]
+fn nobody_gets_below_the_root() {
+    let Some(bench) = armed() else { return };
+    let names =
+        |text: &str| text.lines().filter_map(|line| line.strip_prefix("seen: ")).map(str::to_owned).collect::<Vec<_>>();
+    let free: [(&str, Value); 1] = [("/linux/seccomp", Value::Null)];
+    let administrator = json!({"bounding": ["CAP_SYS_ADMIN", "CAP_SYS_CHROOT"], "effective": ["CAP_SYS_ADMIN", "CAP_SYS_CHROOT"], "permitted": ["CAP_SYS_ADMIN", "CAP_SYS_CHROOT"]});
+    let may_unmount = [free[0].clone(), ("/process/capabilities", administrator)];
+    let cases: [(&str, &[(&str, Value)]); 4] =
+        [("plain", &[]), ("plain", &free), ("nested", &free), ("plain", &may_unmount)];
+    for (number, (how, changes)) in cases.into_iter().enumerate() {
+        let (_, text) = bench.run_config(&with(&bench.config(&["/bin/probe", "uncover", how]), changes));
+        let seen = names(&text);
+        let scratch = ["l", "c", "mask", "null", "f"];
+        assert!(!seen.is_empty() || number == 3, "{text}");
+        assert!(seen.iter().all(|name| !scratch.contains(&name.as_str())), "{number}: {text}");
+        assert!(text.contains("chroot: 0"), "it can climb: {text}");
+        match number {
+            0 | 1 => assert!(text.contains("umount: 1\n"), "EPERM: {text}"),
+            2 => assert!(
+                text.contains("unshare: 0\n") && text.contains("umount: 22\n"),
+                "EINVAL, for they are locked: {text}"
+            ),
+            _ => assert!(text.contains("setns: 0\n"), "it comes back to its root: {text}"),
+        }
+    }
+}
+
 #[test]
 fn a_set_user_id_program_gives_nothing() {
     let Some(bench) = armed() else { return };

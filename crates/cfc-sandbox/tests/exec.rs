@@ -347,7 +347,8 @@ fn a_thousand_commands_leak_nothing() {
             }
         }
     }
-    until("all is as before", || before == (descriptors(launcher), processes()));
+    // Before, the launcher may not yet have closed what the first command left.
+    until("all is as before", || descriptors(launcher) <= before.0 && processes() == before.1);
     assert_eq!(children(launcher), [config_pid(&bench, &config.id)], "no zombie is left");
 }
 

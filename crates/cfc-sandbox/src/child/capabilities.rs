@@ -69,6 +69,12 @@ pub(crate) struct CapabilityMasks {
 }
 
 impl CapabilityMasks {
+    /// Whether a process with these can have CAP_SYS_ADMIN, which unmounts.
+    pub(crate) fn may_unmount(&self) -> bool {
+        let all = self.bounding | self.effective | self.permitted | self.inheritable | self.ambient;
+        NAMES.iter().position(|name| *name == "SYS_ADMIN").is_none_or(|number| all >> number & 1 == 1)
+    }
+
     /// The spec's sets; what it leaves out is empty.
     pub(crate) fn new(capabilities: Option<&LinuxCapabilities>) -> CapabilityMasks {
         let Some(capabilities) = capabilities else { return CapabilityMasks::default() };

@@ -6,9 +6,11 @@
 
 pub(crate) mod capabilities;
 pub(crate) mod exec;
+mod furnish;
 mod identity;
 mod init;
 pub(crate) mod oci_runtime;
+mod overlay;
 mod program;
 mod report;
 mod rootfs;
@@ -31,6 +33,7 @@ use crate::launcher::shell::ShellKind;
 use crate::redirect;
 use crate::step::Step;
 use crate::sys;
+use furnish::Room;
 pub(crate) use identity::resource;
 pub(crate) use init::program as init_program;
 use report::Channel;
@@ -70,15 +73,18 @@ fn live(kind: &ShellKind, channel: &mut Channel, entrances: Vec<OwnedFd>) -> Res
     if !channel.wait_for_go()? {
         return Ok(());
     }
-    become_shell(kind, channel, entrances)?;
+    let room = become_shell(kind, channel, entrances)?;
     match channel.wait_for_blueprint()? {
-        Some(blueprint) => Err(become_application(&blueprint, channel)?),
+        Some(blueprint) => {
+            let blueprint = Blueprint { seccomp: kind.seccomp.clone(), ..blueprint };
+            Err(become_application(&blueprint, kind, &room, channel)?)
+        }
         None => Ok(()),
     }
 }
 
-/// Does all that needs no blueprint.
-fn become_shell(kind: &ShellKind, channel: &Channel, entrances: Vec<OwnedFd>) -> Result<(), ErrorKind> {
+/// Does all that needs no blueprint. Afterwards it sees nothing of the host's files.
+fn become_shell(kind: &ShellKind, channel: &Channel, entrances: Vec<OwnedFd>) -> Result<Room, ErrorKind> {
     entrances.iter().try_for_each(cgroup::enter)?;
     if kind.clone_flags & libc::CLONE_NEWUSER as u64 != 0 {
         identity::become_root()?;
@@ -99,16 +105,23 @@ fn become_shell(kind: &ShellKind, channel: &Channel, entrances: Vec<OwnedFd>) ->
         };
         channel.report(&Report::Outbound(outcome), &sockets);
     }
-    fail_point("child.shell.made").step(|| "be a shell".into())
+    let room = furnish::furnish(&kind.furniture)?;
+    fail_point("child.shell.made").step(|| "be a shell".into())?;
+    Ok(room)
 }
 
 /// Returns only when it failed.
-fn become_application(blueprint: &Blueprint, channel: &Channel) -> Result<ErrorKind, ErrorKind> {
+fn become_application(
+    blueprint: &Blueprint,
+    kind: &ShellKind,
+    room: &Room,
+    channel: &Channel,
+) -> Result<ErrorKind, ErrorKind> {
     fail_point("child.start.go").step(|| "go on".into())?;
     if let Some(hostname) = &blueprint.hostname {
         rustix::system::sethostname(hostname.as_bytes()).step(|| format!("set the host name `{hostname}`"))?;
     }
-    let stubs = rootfs::enter(blueprint)?;
+    let stubs = rootfs::enter(blueprint, &kind.furniture, room)?;
     fail_point("child.start.root").step(|| "be in its root".into())?;
     identity::set_rlimits(&blueprint.rlimits)?;
     let is_cwd_set = program::change_or_make_directory(&blueprint.cwd)?;

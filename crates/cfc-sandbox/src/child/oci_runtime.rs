@@ -14,8 +14,9 @@ use rustix::process::{Gid, Pid, Uid, WaitOptions};
 use rustix::thread::CapabilitySets;
 
 use super::init::{close_all, code};
+use super::overlay::mount_root;
 use super::report::{Channel, Report};
-use super::rootfs::{attach, mount_root, new_filesystem};
+use super::rootfs::{attach, new_filesystem};
 use super::stubs::Stubs;
 use super::{FAILED, Wiring, bring_loopback_up, connect_stdio, die_with_launcher};
 use crate::cgroup;

@@ -1,7 +1,7 @@
 //! Opens and makes mount points inside the new root, never following a link out of it.
 
 use std::ffi::OsStr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -20,7 +20,7 @@ const LINKS_MAX: u32 = 8;
 pub(crate) struct Targets {
     pub(crate) root: OwnedFd,
     root_device: u64,
-    /// The root as the launcher's mount namespace names it: what `/proc/self/fd` shows before everything else.
+    /// Where the root is as long as it is not the root.
     prefix: PathBuf,
     /// The overlay's upper directory, when what is made in it is to be removed again.
     upper: Option<PathBuf>,
@@ -83,9 +83,11 @@ impl Targets {
         if rustix::fs::fstat(directory)?.st_dev != self.root_device {
             return Ok(());
         }
-        let shown = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&directory.as_fd()));
-        let actual = rustix::fs::readlink(shown, Vec::new())?;
-        let actual = PathBuf::from(String::from_utf8_lossy(actual.as_bytes()).into_owned());
+        // There may be no /proc yet to ask.
+        rustix::process::fchdir(directory)?;
+        let actual = rustix::process::getcwd(Vec::new());
+        rustix::process::chdir("/")?;
+        let actual = PathBuf::from(OsStr::from_bytes(actual?.as_bytes()));
         let Ok(parent) = actual.strip_prefix(&self.prefix) else { return Ok(()) };
         self.stubs.record(upper, &self.root, parent, name, is_directory)
     }

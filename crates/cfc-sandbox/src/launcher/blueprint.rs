@@ -9,7 +9,6 @@ use std::ffi::CString;
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceType, LinuxNamespaceType, Mount, Process, Spec};
@@ -22,7 +21,7 @@ use crate::config::{INIT_ANNOTATION, Network, Root, SandboxConfig};
 use crate::disk::Disk;
 use crate::error::ErrorKind;
 use crate::launcher::mount_options::MountOptions;
-use crate::seccomp::Instruction;
+use crate::seccomp::Program;
 use crate::step::Step;
 use crate::sys;
 
@@ -34,10 +33,8 @@ pub(crate) struct Blueprint {
     pub(crate) root: RootPlan,
     pub(crate) is_root_readonly: bool,
     pub(crate) mounts: Vec<MountPlan>,
-    /// Host device nodes to show below `/dev`, when the spec mounts a `/dev`.
+    /// Device nodes to show below `/dev` besides those that every `/dev` shows, when the spec mounts one.
     pub(crate) devices: Vec<(PathBuf, Handle)>,
-    /// A copy of the host's `/dev/null`, to lay over masked files.
-    pub(crate) null: Handle,
     pub(crate) masked_paths: Vec<String>,
     pub(crate) readonly_paths: Vec<String>,
     pub(crate) sysctl: Vec<(String, String)>,
@@ -45,7 +42,9 @@ pub(crate) struct Blueprint {
     pub(crate) rlimits: Vec<(u32, u64, u64)>,
     pub(crate) capabilities: CapabilityMasks,
     pub(crate) no_new_privileges: bool,
-    pub(crate) seccomp: Vec<Instruction>,
+    /// The shell has it already.
+    #[serde(skip)]
+    pub(crate) seccomp: Program,
     pub(crate) user: UserPlan,
     /// Neither these nor the environment hold a zero byte.
     pub(crate) arguments: Vec<String>,
@@ -129,9 +128,6 @@ pub(crate) struct Changes {
     pub(crate) work: String,
 }
 
-/// The device nodes that every `/dev` shows.
-const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
-
 const UMASK_DEFAULT: u32 = 0o022;
 
 impl Blueprint {
@@ -139,7 +135,6 @@ impl Blueprint {
     /// becomes the process's own.
     pub(crate) fn new(
         config: &SandboxConfig,
-        seccomp: &[Instruction],
         idmap: Option<BorrowedFd<'_>>,
         disk: Option<OwnedFd>,
         stdio: [OwnedFd; 3],
@@ -165,7 +160,6 @@ impl Blueprint {
             is_root_readonly: spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false),
             mounts: mounts.map(|mount| planner.mount(mount)).collect::<Result<_, _>>()?,
             devices: planner.devices(linux)?,
-            null: planner.descriptors.keep(detached(Path::new("/dev/null"), false)?),
             masked_paths: linux.masked_paths().clone().unwrap_or_default(),
             readonly_paths: linux.readonly_paths().clone().unwrap_or_default(),
             sysctl: plan_sysctl(linux, has(LinuxNamespaceType::Network))?,
@@ -173,7 +167,7 @@ impl Blueprint {
             rlimits: rlimits.map(|limit| (limit.typ() as u32, limit.soft(), limit.hard())).collect(),
             capabilities: CapabilityMasks::new(process.capabilities().as_ref()),
             no_new_privileges: process.no_new_privileges().unwrap_or(false),
-            seccomp: seccomp.to_vec(),
+            seccomp: Program::default(),
             user: plan_user(process),
             arguments: without_zeros(process.args().as_deref().unwrap_or_default(), "process.args")?,
             environment: without_zeros(process.env().as_deref().unwrap_or_default(), "process.env")?,
@@ -182,6 +176,16 @@ impl Blueprint {
             oom_score_adj: process.oom_score_adj(),
             descriptors: planner.descriptors,
         })
+    }
+}
+
+/// Whether the mount is a new filesystem. A sandbox that shares the host's network is shown the host's sysfs.
+pub(crate) fn is_new(mount: &Mount, shares_network: bool) -> bool {
+    let is_bind = mount.options().iter().flatten().any(|option| option == "bind" || option == "rbind");
+    match mount.typ().as_deref().unwrap_or_default() {
+        _ if is_bind => false,
+        "sysfs" => !shares_network,
+        kind => ["proc", "tmpfs", "devpts", "mqueue", "cgroup2"].contains(&kind),
     }
 }
 
@@ -261,15 +265,12 @@ impl Planner<'_> {
                 .ok_or_else(|| ErrorKind::Invalid(format!("the mount at {} has no source", target.display())))
         };
         let kind = match kind {
-            _ if options.is_bind => self.bind(&source()?, &target, &options, self.idmap)?,
-            "bind" => self.bind(&source()?, &target, &options, self.idmap)?,
             // A new sysfs shows a network namespace, which must be the user namespace's own.
-            "sysfs" if self.shares_network => self.sys(&target, options)?,
+            "sysfs" if self.shares_network && !options.is_bind => self.sys(&target, options)?,
+            _ if is_new(mount, self.shares_network) => MountKind::New { filesystem: kind.to_owned(), options },
             "overlay" => self.overlay(&options, &target)?,
             "file" => self.file(&source()?, &options)?,
-            "proc" | "sysfs" | "tmpfs" | "devpts" | "mqueue" | "cgroup2" => {
-                MountKind::New { filesystem: kind.to_owned(), options }
-            }
+            _ if options.is_bind || kind == "bind" => self.bind(&source()?, &target, &options, self.idmap)?,
             other => {
                 let target = target.display();
                 return Err(ErrorKind::Invalid(format!("a mount of type `{other}` (at {target}) is not supported")));
@@ -346,13 +347,6 @@ impl Planner<'_> {
 
     fn devices(&mut self, linux: &Linux) -> Result<Vec<(PathBuf, Handle)>, ErrorKind> {
         let mut devices = Vec::new();
-        for path in DEVICES.iter().map(|name| Path::new("/dev").join(name)) {
-            let metadata = fs::metadata(&path).step(|| format!("find the device {}", path.display()))?;
-            if metadata.file_type().is_char_device() && metadata.rdev() != 0 {
-                let tree = detached(&path, false)?;
-                devices.push((path, self.descriptors.keep(tree)));
-            }
-        }
         for device in linux.devices().iter().flatten() {
             // A node of our own has the mode that the spec says, whatever the host's has; a launcher that may not make
             // nodes shows the host's.
@@ -405,7 +399,7 @@ fn common_parent(upper: &Path, work: &Path) -> Result<(PathBuf, String, String),
     Ok((parent, upper, work))
 }
 
-fn plan_sysctl(linux: &Linux, owns_network: bool) -> Result<Vec<(String, String)>, ErrorKind> {
+pub(crate) fn plan_sysctl(linux: &Linux, owns_network: bool) -> Result<Vec<(String, String)>, ErrorKind> {
     let ordered: BTreeMap<_, _> = linux.sysctl().iter().flatten().collect();
     let mut plan = Vec::new();
     for (name, value) in ordered {

@@ -33,7 +33,6 @@ impl ExecTemplate {
         blueprint: &Blueprint,
         kind: &ShellKind,
         mappings: Option<&IdMappings>,
-        seccomp: Program,
     ) -> Result<ExecTemplate, ErrorKind> {
         let cgroup = if kind.has_cgroup_namespace { LinuxNamespaceType::Cgroup as u64 } else { 0 };
         Ok(ExecTemplate {
@@ -42,7 +41,7 @@ impl ExecTemplate {
             rlimits: blueprint.rlimits.clone(),
             capabilities: blueprint.capabilities,
             no_new_privileges: blueprint.no_new_privileges,
-            seccomp,
+            seccomp: kind.seccomp.clone(),
             user: blueprint.user.clone(),
             environment: c_strings(&blueprint.environment, "process.env")?,
             cwd: blueprint.cwd.clone(),

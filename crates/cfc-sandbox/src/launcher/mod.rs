@@ -11,6 +11,7 @@ mod disks;
 mod event_loop;
 mod exec;
 pub(crate) mod exec_template;
+pub(crate) mod furniture;
 pub(crate) mod host_ids;
 mod idmap;
 mod log_file;

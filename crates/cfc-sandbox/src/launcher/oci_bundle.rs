@@ -59,7 +59,7 @@ impl Bundle {
         disk: Option<OwnedFd>,
         stdio: [OwnedFd; 3],
     ) -> Result<Bundle, ErrorKind> {
-        let blueprint = Blueprint::new(config, &[], user.map(|(namespace, _)| namespace), disk, stdio)?;
+        let blueprint = Blueprint::new(config, user.map(|(namespace, _)| namespace), disk, stdio)?;
         let mappings = user.map(|(_, mappings)| mappings);
         let scratch = scratch(runtime.program())?;
         let mut spec = config.spec.clone();

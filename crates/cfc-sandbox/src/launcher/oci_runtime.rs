@@ -24,6 +24,7 @@ use crate::error::ErrorKind;
 use crate::oci_runtime::OciRuntime;
 use crate::protocol;
 use crate::rootless::is_rootless;
+use crate::seccomp::Program;
 use crate::status::Started;
 use crate::step::Step;
 use crate::sys::{self, Cloned};
@@ -52,7 +53,7 @@ impl Starter {
                 "the OCI runtime `{name}` needs cfc to run as the machine's root"
             )));
         }
-        let kind = ShellKind::of(config, &self.hierarchies)?;
+        let kind = ShellKind::of(config, &self.hierarchies, Program::default())?;
         let (stdio, outputs) = connect(&config.stdio, descriptors)?;
         let (range, mappings) = self.mappings_for(runtime, &kind)?;
         let made = self.hierarchies.make(&self.parent, &config.id, &kind.controllers);

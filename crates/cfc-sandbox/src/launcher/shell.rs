@@ -14,6 +14,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::{WaitId, WaitIdOptions};
 
 use super::blueprint::{Blueprint, namespace_flags};
+use super::furniture::Furniture;
 use super::idmap::IdMappings;
 use super::ranges::{Range, Ranges};
 use crate::cgroup::{Cgroup, Hierarchies, controllers};
@@ -21,6 +22,7 @@ use crate::child::{self, Order, Report, Wiring};
 use crate::config::{Network, SandboxConfig};
 use crate::error::ErrorKind;
 use crate::protocol::{self, DESCRIPTORS_MAX, Receiver};
+use crate::seccomp::Program;
 use crate::status::Started;
 use crate::step::Step;
 use crate::sys::{self, Cloned};
@@ -36,6 +38,8 @@ pub(crate) struct ShellKind {
     pub(crate) redirect: Option<RedirectPlan>,
     /// The cgroup controllers that it is under.
     pub(crate) controllers: BTreeSet<&'static str>,
+    pub(crate) furniture: Furniture,
+    pub(crate) seccomp: Program,
 }
 
 /// Which user namespace a sandbox has.
@@ -55,23 +59,31 @@ pub(crate) struct RedirectPlan {
 }
 
 impl ShellKind {
-    /// What `config` needs.
-    pub(crate) fn of(config: &SandboxConfig, hierarchies: &Hierarchies) -> Result<ShellKind, ErrorKind> {
+    /// What `config` needs. `seccomp` is its filter.
+    pub(crate) fn of(
+        config: &SandboxConfig,
+        hierarchies: &Hierarchies,
+        seccomp: Program,
+    ) -> Result<ShellKind, ErrorKind> {
         let empty = super::start::empty_linux();
         let linux = config.spec.linux().as_ref().unwrap_or(&empty);
         let flags = namespace_flags(linux, config.network)?;
         let has = |flag: LinuxNamespaceType| flags & flag as u64 != 0;
+        let owns_network = has(LinuxNamespaceType::Network);
+        let shares_network = !owns_network && has(LinuxNamespaceType::User);
         Ok(ShellKind {
             // The cgroup namespace is entered later, by the process itself, from within its cgroups.
             clone_flags: flags & !(LinuxNamespaceType::Cgroup as u64),
             user_namespace: if has(LinuxNamespaceType::User) { user_namespace(linux)? } else { UserNamespace::None },
             has_cgroup_namespace: has(LinuxNamespaceType::Cgroup),
-            has_network_namespace: has(LinuxNamespaceType::Network),
+            has_network_namespace: owns_network,
             redirect: match config.network {
                 Network::Redirected { ipv6 } => Some(RedirectPlan { ipv6 }),
                 Network::Isolated | Network::Host => None,
             },
             controllers: controllers(hierarchies, linux.resources().as_ref()),
+            furniture: Furniture::of(&config.spec, linux, shares_network, owns_network)?,
+            seccomp,
         })
     }
 }

@@ -72,7 +72,9 @@ impl Starter {
         if let Some(runtime) = &config.runtime {
             return self.start_with(runtime, config, descriptors, client, disk);
         }
-        let kind = ShellKind::of(config, &self.hierarchies)?;
+        let profile = config.spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+        let seccomp = programs(&mut self.profiles, profile)?;
+        let kind = ShellKind::of(config, &self.hierarchies, seccomp)?;
         let (stdio, outputs) = connect(&config.stdio, descriptors)?;
         let shell = self.pool.take(&kind, &self.hierarchies, &mut self.ranges, &self.parent)?;
         let fitted = fail_point("launcher.start.cgroup").step(|| "have cgroups".into());
@@ -113,13 +115,11 @@ impl Starter {
         kind: &ShellKind,
         shell: &Shell,
     ) -> Result<ExecTemplate, ErrorKind> {
-        let linux = config.spec.linux().as_ref();
-        if let Some(resources) = linux.and_then(|linux| linux.resources().as_ref()) {
+        if let Some(resources) = config.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref()) {
             shell.cgroup.limit(resources)?;
         }
-        let seccomp = programs(&mut self.profiles, linux.and_then(|linux| linux.seccomp().as_ref()))?;
         let idmap = shell.user_namespace().filter(|_| self.ids.can_map_mounts());
-        let mut blueprint = Blueprint::new(config, &seccomp, idmap, disk, stdio)?;
+        let mut blueprint = Blueprint::new(config, idmap, disk, stdio)?;
         if wants_init(&config.spec) {
             let program = self.init_program()?;
             blueprint.init = Some(blueprint.descriptors.keep(program));
@@ -141,7 +141,7 @@ impl Starter {
         fail_point("launcher.start.cloned").step(|| "have a process".into())?;
         shell.become_sandbox(&blueprint)?;
         fail_point("launcher.start.gone").step(|| "have let it go on".into())?;
-        ExecTemplate::new(&blueprint, kind, shell.user.as_ref().map(|(_, mappings)| mappings), seccomp)
+        ExecTemplate::new(&blueprint, kind, shell.user.as_ref().map(|(_, mappings)| mappings))
     }
 }
 

@@ -370,6 +370,35 @@ static int track(int count) {
 }
 
 // Empty files until no more can be made.
+/* Looks for what lies below the root: climbs out of a chroot, before and after it has tried to unmount what covers it;
+   in a user and mount namespace of its own when `nested`. */
+static void climb(void) {
+    int here = open("/", O_RDONLY | O_DIRECTORY);
+    mkdir("/cage", 0755);
+    printf("chroot: %d\n", chroot("/cage") ? errno : 0);
+    fchdir(here);
+    for (int i = 0; i < 64; i++) chdir("..");
+    chroot(".");
+    DIR *directory = opendir("/");
+    for (struct dirent *entry; directory && (entry = readdir(directory));)
+        if (entry->d_name[0] != '.') printf("seen: %s\n", entry->d_name);
+    if (directory) closedir(directory);
+    close(here);
+}
+
+static int uncover(int nested) {
+    if (nested) printf("unshare: %d\n", unshare(CLONE_NEWUSER | CLONE_NEWNS) ? errno : 0);
+    int outside = open("/", O_RDONLY | O_DIRECTORY), namespace = open("/proc/self/ns/mnt", O_RDONLY);
+    climb();
+    fchdir(outside);
+    printf("umount: %d\n", umount2("/", MNT_DETACH) ? errno : 0);
+    printf("umount .: %d\n", umount2(".", MNT_DETACH) ? errno : 0);
+    climb();
+    printf("setns: %d\n", setns(namespace, CLONE_NEWNS) ? errno : 0);
+    climb();
+    return 0;
+}
+
 static int inodes(const char *directory) {
     long count = 0;
     char path[256];
@@ -407,6 +436,7 @@ int main(int argc, char **argv) {
     if (argc == 3 && !strcmp(argv[1], "hoard")) return hoard(atoi(argv[2]));
     if (argc == 3 && !strcmp(argv[1], "track")) return track(atoi(argv[2]));
     if (argc == 3 && !strcmp(argv[1], "inodes")) return inodes(argv[2]);
+    if (argc == 3 && !strcmp(argv[1], "uncover")) return uncover(!strcmp(argv[2], "nested"));
     if (argc == 3 && !strcmp(argv[1], "serve")) return serve(atoi(argv[2]));
     if (argc == 4 && !strcmp(argv[1], "connect")) return join(argv[2], atoi(argv[3]));
     // What it tries would do harm outside.
