@@ -20,7 +20,8 @@ pub(crate) enum Cloned {
     Parent { pid: i32, pidfd: OwnedFd },
 }
 
-/// Forks with `flags` (`CLONE_NEW*`, or `CLONE_PARENT` for a sibling) and a pidfd, into the v2 cgroup `cgroup` if one is
+/// Forks with `flags` (`CLONE_NEW*`, `CLONE_PARENT` for a sibling, `CLONE_FILES` for one that begins with
+/// [`leave_shared_descriptors`]) and a pidfd, into the v2 cgroup `cgroup` if one is
 /// given.
 ///
 /// To be called only while this process has a single thread: the child then is an exact copy in which everything,
@@ -172,6 +173,29 @@ pub(crate) fn execute_file(file: BorrowedFd<'_>, arguments: &[CString], environm
 
 fn pointers(strings: &[CString]) -> Vec<*const c_char> {
     strings.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect()
+}
+
+/// Makes `descriptor` available as `number` too, whatever had that before. It closes at `execve`.
+///
+/// To be called only with numbers that no owner has ([`Slots`](crate::launcher::slots::Slots) reserves them).
+pub(crate) fn put_at(descriptor: BorrowedFd<'_>, number: RawFd) -> io::Result<()> {
+    // JUSTIFICATION: rustix replaces only descriptors that it has an owner of.
+    // SAFETY: `descriptor` is open; the caller promises that nobody owns `number`.
+    check(unsafe { libc::dup3(descriptor.as_raw_fd(), number, libc::O_CLOEXEC) }.into())
+}
+
+/// In a process that was made with CLONE_FILES: gives it a table of its own, with the standard descriptors and the `count`
+/// from `first` on, which are returned. For a process that drops nothing else any more.
+pub(crate) fn leave_shared_descriptors(first: RawFd, count: usize) -> io::Result<Vec<OwnedFd>> {
+    let end = first + count as RawFd;
+    // JUSTIFICATION: rustix has no close_range.
+    // SAFETY: with CLOSE_RANGE_UNSHARE the table of the other process stays as it is; here no owner sees its own closed,
+    // since the caller drops nothing.
+    check(unsafe { libc::syscall(libc::SYS_close_range, end, libc::c_uint::MAX, libc::CLOSE_RANGE_UNSHARE) })?;
+    let kept: Vec<RawFd> = (first..end).collect();
+    close_all_but(&kept);
+    // SAFETY: they are open, and in this process nobody owns them.
+    Ok(kept.into_iter().map(|number| unsafe { OwnedFd::from_raw_fd(number) }).collect())
 }
 
 /// Makes every descriptor from `first` on close at `execve`.

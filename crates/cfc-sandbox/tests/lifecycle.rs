@@ -330,9 +330,10 @@ fn cycles_and_concurrent_starts_leak_nothing() {
             scope.spawn(|| (0..5).for_each(|_| cycle(&config())));
         }
     });
-    // Idle connections stay: at most one a thread. So do four shells, with four descriptors each.
-    let connections = threads + 2;
-    wait_for(|| count() <= 12 + connections + 4 * 4);
+    // Idle connections stay: at most one a thread. So do four shells, with four descriptors each, and the slots in which
+    // shells get theirs.
+    let (connections, slots) = (threads + 2, 24 + 1);
+    wait_for(|| count() <= 12 + connections + 4 * 4 + slots);
     assert_eq!(launcher.list().unwrap(), []);
     let config = config();
     let id = config.id.clone();

@@ -19,7 +19,7 @@ mod targets;
 mod terminal;
 
 use std::ffi::CString;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::panic::AssertUnwindSafe;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
@@ -30,6 +30,7 @@ use crate::error::ErrorKind;
 use crate::fail::fail_point;
 use crate::launcher::blueprint::Blueprint;
 use crate::launcher::shell::ShellKind;
+use crate::launcher::slots::Filled;
 use crate::redirect;
 use crate::step::Step;
 use crate::sys;
@@ -43,6 +44,9 @@ pub(crate) use stubs::{Stubs, remove_stubs};
 /// The exit code of a process that failed before `execve`; the report says why.
 const FAILED: i32 = 125;
 
+/// The first thing that the new process says: it has its own descriptors.
+pub(crate) const APART: &[u8; 1] = b"a";
+
 /// What the new process is given.
 pub(crate) struct Wiring {
     /// Brings [`Order`]s and takes [`Report`]s.
@@ -52,10 +56,11 @@ pub(crate) struct Wiring {
 }
 
 /// The new process's whole life. Never returns, so that nothing of the launcher's runs twice.
-pub(crate) fn run(kind: &ShellKind, wiring: Wiring) -> ! {
-    let Wiring { control, entrances } = wiring;
-    // What it inherits of other sandboxes' would stay open for as long as it waits.
-    sys::close_all_but(&entrances.iter().chain([&control]).map(AsRawFd::as_raw_fd).collect::<Vec<_>>());
+pub(crate) fn run(kind: &ShellKind, filled: Filled) -> ! {
+    // What belongs to other sandboxes would stay open for as long as it waits.
+    let Ok(Wiring { control, entrances }) = filled.leave() else { sys::exit_now(FAILED) };
+    // From here on the launcher may use the slots for another.
+    let _ = rustix::io::write(&control, APART);
     let mut channel = Channel::new(control);
     let result = std::panic::catch_unwind(AssertUnwindSafe(|| live(kind, &mut channel, entrances)));
     let failure = match result {

@@ -6,6 +6,8 @@ use crate::disk::{Disk, DiskKind};
 
 /// How many disks of a size are kept ready. A disk costs about 300 KiB of the kernel's memory and 70 KiB of space.
 const READY: usize = 4;
+/// With how few left more are ordered at once, although a start is under way: starts come faster than they can rest.
+const SCARCE: usize = 1;
 /// For how many sizes disks are kept ready: those that were wanted last.
 const KINDS_MAX: usize = 4;
 
@@ -56,10 +58,13 @@ impl<W> DiskPool<W> {
         self.waiting.iter().map(|(_, who)| who)
     }
 
-    /// How many disks of this kind are to be ordered for those who wait. They count as ordered from now on.
-    pub(super) fn order_awaited(&mut self, kind: &DiskKind) -> usize {
+    /// How many disks of this kind are to be ordered at once: for those who wait, and when hardly any are left. They count
+    /// as ordered from now on.
+    pub(super) fn order_urgent(&mut self, kind: &DiskKind) -> usize {
         let waiting = self.count_waiting(kind);
-        self.shelf(kind).order(waiting)
+        let shelf = self.shelf(kind);
+        let is_scarce = shelf.has_sold && shelf.ready.len() <= SCARCE;
+        shelf.order(waiting + if is_scarce { READY } else { 0 })
     }
 
     /// How many of each kind are to be ordered so that some are kept ready. They count as ordered from now on.
@@ -166,8 +171,8 @@ mod tests {
         let mut pool = DiskPool::default();
         assert!(pool.take(&kind(1)).is_none());
         pool.wait(kind(1), "a");
-        assert_eq!((pool.order_awaited(&kind(1)), pool.order_awaited(&kind(1))), (1, 0));
-        assert_eq!(restock(&mut pool), [(1, READY)]);
+        assert_eq!((pool.order_urgent(&kind(1)), pool.order_urgent(&kind(1))), (1 + READY, 0));
+        assert_eq!(restock(&mut pool), [(1, 0)]);
         assert!(!pool.has_sold());
         assert!(matches!(pool.arrive(&kind(1), disk()), Some(("a", Ok(_)))));
         for _ in 0..READY {
@@ -176,6 +181,7 @@ mod tests {
         assert_eq!(restock(&mut pool), []);
         assert!(pool.take(&kind(2)).is_none() && pool.take(&kind(1)).is_some());
         assert!(pool.has_sold());
+        assert_eq!(pool.order_urgent(&kind(1)), 0, "there are enough for the moment");
         assert_eq!(restock(&mut pool), [(2, READY), (1, 1)]);
     }
 
@@ -183,7 +189,7 @@ mod tests {
     fn a_disk_that_cannot_be_made_fails_one_who_waits_and_is_ordered_again_by_the_next() {
         let mut pool = DiskPool::default();
         pool.wait(kind(1), "a");
-        pool.order_awaited(&kind(1));
+        pool.order_urgent(&kind(1));
         restock(&mut pool);
         assert!(matches!(pool.arrive(&kind(1), Err("full")), Some(("a", Err("full")))));
         for _ in 0..READY {
@@ -191,8 +197,8 @@ mod tests {
         }
         assert_eq!(restock(&mut pool), []);
         pool.wait(kind(1), "b");
-        assert_eq!(pool.order_awaited(&kind(1)), 1);
-        assert_eq!(restock(&mut pool), [(1, READY)]);
+        assert_eq!(pool.order_urgent(&kind(1)), 1 + READY);
+        assert_eq!(restock(&mut pool), [(1, 0)]);
         assert_eq!(pool.lose_orders().collect::<Vec<_>>(), ["b"]);
         assert!(!pool.has_sold());
         pool.take(&kind(1));

@@ -60,11 +60,9 @@ impl EventLoop {
         }
         match self.disks.pool.take(&kind) {
             Some(disk) => self.start_on(client, &config, descriptors, disk),
-            None => {
-                self.disks.pool.wait(kind.clone(), Waiting::Start { client, config, descriptors });
-                self.order_awaited_disks(&kind);
-            }
+            None => self.disks.pool.wait(kind.clone(), Waiting::Start { client, config, descriptors }),
         }
+        self.order_urgent_disks(&kind);
     }
 
     /// Whether a start of this id waits for its disk.
@@ -94,7 +92,7 @@ impl EventLoop {
             self.respond(client, Ok(Reply::Done), Vec::new());
         } else {
             self.disks.pool.wait(kind.clone(), Waiting::Preparation { client, kind: kind.clone() });
-            self.order_awaited_disks(&kind);
+            self.order_urgent_disks(&kind);
         }
     }
 
@@ -103,10 +101,12 @@ impl EventLoop {
         self.sandboxes.iter().filter_map(|(id, s)| Some((id.clone(), of(s.disk.as_ref()?)?))).collect()
     }
 
-    /// Has those made at once that somebody waits for. Those that are kept ready wait for a quiet moment.
-    fn order_awaited_disks(&mut self, kind: &DiskKind) {
-        let missing = self.disks.pool.order_awaited(kind);
-        self.order_disks(kind, missing);
+    /// Has those made that cannot wait for a quiet moment.
+    fn order_urgent_disks(&mut self, kind: &DiskKind) {
+        let missing = self.disks.pool.order_urgent(kind);
+        if missing > 0 {
+            self.order_disks(kind, missing);
+        }
     }
 
     fn order_disks(&mut self, kind: &DiskKind, count: usize) {

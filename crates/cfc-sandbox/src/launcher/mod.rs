@@ -24,6 +24,7 @@ mod requests;
 mod sandbox;
 mod sandbox_events;
 pub(crate) mod shell;
+pub(crate) mod slots;
 mod start;
 
 use std::ffi::{OsStr, OsString};
@@ -82,7 +83,7 @@ fn run_private() -> std::io::Result<()> {
     let null = rustix::fs::open("/dev/null", rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC, Mode::empty())?;
     rustix::stdio::dup2_stdin(null)?;
     prepare_process()?;
-    EventLoop::new(protocol::cgroup_parent(std::process::id()), Pool::empty(), None)?.run_private(control)
+    EventLoop::new(protocol::cgroup_parent(std::process::id()), Pool::empty()?, None)?.run_private(control)
 }
 
 fn run_disks() -> std::io::Result<()> {
@@ -97,7 +98,7 @@ fn run_listening(socket: &Path) -> std::io::Result<()> {
     let socket = std::path::absolute(socket)?;
     prepare_process()?;
     let listener = listen(&socket)?;
-    let event_loop = EventLoop::new(protocol::cgroup_parent(std::process::id()), Pool::new(), Some(socket))?;
+    let event_loop = EventLoop::new(protocol::cgroup_parent(std::process::id()), Pool::new()?, Some(socket))?;
     tell_ready()?;
     event_loop.run_listening(listener)
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::ranges::Ranges;
 use super::shell::{Shell, ShellKind};
+use super::slots::Slots;
 use crate::cgroup::Hierarchies;
 use crate::error::ErrorKind;
 
@@ -23,17 +24,19 @@ pub(crate) struct Pool {
     /// Not before this moment is another one made.
     due: Instant,
     made: u64,
+    slots: Slots,
 }
 
 impl Pool {
     /// A pool that keeps shells ready.
-    pub(crate) fn new() -> Pool {
-        Pool { size: SIZE, ..Pool::empty() }
+    pub(crate) fn new() -> std::io::Result<Pool> {
+        Ok(Pool { size: SIZE, ..Pool::empty()? })
     }
 
     /// A pool that never holds any, for a launcher that lives for a moment.
-    pub(crate) fn empty() -> Pool {
-        Pool { size: 0, wanted: None, ready: Vec::new(), due: Instant::now(), made: 0 }
+    pub(crate) fn empty() -> std::io::Result<Pool> {
+        let slots = Slots::reserve()?;
+        Ok(Pool { size: 0, wanted: None, ready: Vec::new(), due: Instant::now(), made: 0, slots })
     }
 
     /// A shell of this kind: one that waits, or a new one.
@@ -90,6 +93,6 @@ impl Pool {
         parent: &str,
     ) -> Result<Shell, ErrorKind> {
         self.made += 1;
-        Shell::make(kind, hierarchies, ranges, parent, &format!("shell-{}", self.made))
+        Shell::make(kind, hierarchies, ranges, &self.slots, parent, &format!("shell-{}", self.made))
     }
 }

@@ -9,16 +9,19 @@ use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use oci_spec::runtime::{Linux, LinuxNamespaceType};
+use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{MemfdFlags, Mode, OFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::{WaitId, WaitIdOptions};
+use rustix::time::Timespec;
 
 use super::blueprint::{Blueprint, namespace_flags};
 use super::furniture::Furniture;
 use super::idmap::IdMappings;
 use super::ranges::{Range, Ranges};
+use super::slots::Slots;
 use crate::cgroup::{Cgroup, Hierarchies, controllers};
-use crate::child::{self, Order, Report, Wiring};
+use crate::child::{self, APART, Order, Report, Wiring};
 use crate::config::{Network, SandboxConfig};
 use crate::error::ErrorKind;
 use crate::protocol::{self, DESCRIPTORS_MAX, Receiver};
@@ -115,6 +118,7 @@ impl Shell {
         kind: &ShellKind,
         hierarchies: &Hierarchies,
         ranges: &mut Ranges,
+        slots: &Slots,
         parent: &str,
         name: &str,
     ) -> Result<Shell, ErrorKind> {
@@ -133,7 +137,7 @@ impl Shell {
                 return Err(failure);
             }
         };
-        let made = make_process(kind, mappings, &cgroup);
+        let made = make_process(kind, mappings, &cgroup, slots);
         match made {
             Ok(process) => {
                 let Process { started, pidfd, control, network, user } = process;
@@ -239,16 +243,28 @@ struct Process {
     user: Option<(OwnedFd, IdMappings)>,
 }
 
-fn make_process(kind: &ShellKind, mappings: Option<IdMappings>, cgroup: &Cgroup) -> Result<Process, ErrorKind> {
+fn make_process(
+    kind: &ShellKind,
+    mappings: Option<IdMappings>,
+    cgroup: &Cgroup,
+    slots: &Slots,
+) -> Result<Process, ErrorKind> {
     let (control, theirs) = socket_pair()?;
     let wiring = Wiring { control: theirs, entrances: cgroup.entrances()? };
     let birthplace = cgroup.birthplace()?;
-    let cloned = sys::clone_process(kind.clone_flags, birthplace.as_ref().map(|fd| fd.as_fd()));
-    let (pid, pidfd) = match cloned.step(|| "make the namespaces".into())? {
-        Cloned::Parent { pid, pidfd } => (pid, pidfd),
-        Cloned::Child => child::run(kind, wiring),
+    let filled = slots.fill(&wiring)?;
+    let flags = kind.clone_flags | libc::CLONE_FILES as u64;
+    let cloned = sys::clone_process(flags, birthplace.as_ref().map(|fd| fd.as_fd()));
+    let (pid, pidfd) = match cloned.step(|| "make the namespaces".into()) {
+        Ok(Cloned::Parent { pid, pidfd }) => (pid, pidfd),
+        Ok(Cloned::Child) => child::run(kind, filled),
+        Err(failure) => return slots.empty(filled).and(Err(failure)),
     };
+    // Its copy of the socket would hide from us that the process has ended.
+    drop(wiring);
     let prepared = prepare(kind, mappings, pid).and_then(|prepared| {
+        wait_until_apart(&control)?;
+        slots.empty(filled)?;
         send(&control, &Order::Go, &[]).step(|| "let the sandbox go on".into())?;
         Ok(prepared)
     });
@@ -258,8 +274,24 @@ fn make_process(kind: &ShellKind, mappings: Option<IdMappings>, cgroup: &Cgroup)
         }
         Err(failure) => {
             end(&pidfd);
+            slots.empty(filled)?;
             Err(failure)
         }
+    }
+}
+
+/// Far longer than it takes on the busiest machine.
+const APART_TIMEOUT_SECONDS: i64 = 30;
+
+/// Waits until the new process has its own descriptors, which is the first thing that it does.
+fn wait_until_apart(control: &OwnedFd) -> Result<(), ErrorKind> {
+    let step = || "let the new process have its own descriptors".to_owned();
+    let timeout = Timespec { tv_sec: APART_TIMEOUT_SECONDS, tv_nsec: 0 };
+    let mut awaited = [PollFd::new(control, PollFlags::IN)];
+    rustix::io::retry_on_intr(|| rustix::event::poll(&mut awaited, Some(&timeout))).step(step)?;
+    match rustix::io::read(control, &mut [0; APART.len()]).step(step)? {
+        0 => Err(ErrorKind::Unavailable("the process died while it was made (out of memory?)".into())),
+        _ => Ok(()),
     }
 }
 
