@@ -11,6 +11,7 @@ use crate::directory::InstanceDirectory;
 use crate::error::{AtPath, Result, RuntimeErrorKind};
 use crate::instance::{InstanceSpec, Isolation};
 use crate::launch::{Place, sandbox_config};
+use crate::prepared::PreparedImage;
 
 /// What a launcher needs to run `spec` with descriptors that the caller passes along. `directory` must be empty; it gets
 /// the container's disk and is the caller's to remove after the end.
@@ -28,7 +29,8 @@ pub fn foreground_sandbox(
         }
         let network = Network::Redirected { ipv6: cfc_sandbox::has_ipv6_route() };
         let place = Place { directory: &instance, disks: None };
-        let config = sandbox_config(store, spec, instance_type, 1, &place, network, isolation)?;
+        let image = PreparedImage::of(store, &spec.image)?;
+        let config = sandbox_config(&image, spec, instance_type, 1, &place, network, isolation)?;
         Ok(SandboxConfig { stdio: Stdio::Files, ..config })
     };
     make().map_err(|kind| kind.of("prepare", &spec.name))

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use cfc_oci::ContainerConfig;
 use cfc_sandbox::{DiskKind, INIT_ANNOTATION, Network, ResolvedUser, Root, SandboxConfig, Stdio};
 use cfc_scheduler::InstanceType;
-use cfc_store::Store;
 use oci_spec::runtime::{
     LinuxMemoryBuilder, LinuxPidsBuilder, LinuxResources, LinuxResourcesBuilder, Mount, MountBuilder, PosixRlimit,
     PosixRlimitBuilder, PosixRlimitType, ProcessBuilder, Spec, UserBuilder,
@@ -16,6 +15,7 @@ use crate::boost::cpu_share;
 use crate::directory::InstanceDirectory;
 use crate::error::{AtPath, RuntimeErrorKind};
 use crate::instance::{InstanceSpec, Isolation};
+use crate::prepared::PreparedImage;
 
 /// The annotation that says which launch of an instance a sandbox is.
 pub(crate) const LAUNCH_ANNOTATION: &str = "cfc.launch";
@@ -39,9 +39,9 @@ pub(crate) struct Place<'a> {
     pub disks: Option<&'a Path>,
 }
 
-/// Everything the launcher needs to start `spec`. Writes the files that are mounted into it.
+/// Everything the launcher needs to start `spec`, of which `image` is the image. Writes the files that are mounted into it.
 pub(crate) fn sandbox_config(
-    store: &Store,
+    image: &PreparedImage,
     spec: &InstanceSpec,
     instance_type: &InstanceType,
     launch: u64,
@@ -50,14 +50,12 @@ pub(crate) fn sandbox_config(
     isolation: &Isolation,
 ) -> Result<SandboxConfig, RuntimeErrorKind> {
     let Place { directory, disks } = *place;
-    let image = store.images().load(&spec.image)?;
-    let lowers = store.unpack_image(&image)?;
-    let config = &image.config.config;
-    let user = cfc_sandbox::resolve_user(&lowers, &config.user)?;
+    let PreparedImage { config, lowers, user } = image;
+    let lowers = lowers.clone();
     let hostname = hostname(&spec.name);
     let mut sandbox = cfc_sandbox::default_spec();
-    set_process(&mut sandbox, config, spec, &user, &hostname)?;
-    set_limits(&mut sandbox, instance_type, &cfc_sandbox::missing_controllers())?;
+    set_process(&mut sandbox, config, spec, user, &hostname)?;
+    set_limits(&mut sandbox, instance_type, cfc_sandbox::missing_controllers())?;
     set_etc(&mut sandbox, directory, &hostname, network)?;
     sandbox.set_hostname(Some(hostname));
     isolation.grants.iter().try_for_each(|grant| grant.add_to(&mut sandbox))?;

@@ -67,7 +67,7 @@ impl Runtime {
         instance_type: InstanceType,
     ) -> std::result::Result<Launched, RuntimeErrorKind> {
         let asked = Instant::now();
-        let Shared { directories, store, launcher, .. } = &*self.shared;
+        let Shared { directories, store, images, launcher, .. } = &*self.shared;
         let directory = directories.of(name);
         let mut journal = match self.lock().records.get_mut(name) {
             Some(record) => {
@@ -93,7 +93,8 @@ impl Runtime {
         let isolation = isolation.unwrap_or_default();
         let network = self.network_of(name);
         let place = Place { directory: &directory, disks };
-        let mut config = sandbox_config(store, &journal.spec, &instance_type, launch, &place, network, &isolation)?;
+        let image = images.get(store, &journal.spec.image)?;
+        let mut config = sandbox_config(&image, &journal.spec, &instance_type, launch, &place, network, &isolation)?;
         if self.is_boosted_at_start(&journal.spec.application) {
             boost(&mut config.spec)?;
             if let Some(record) = self.lock().records.get_mut(name) {

@@ -25,6 +25,7 @@ use crate::launch::{MAX_OPEN_FILES, disk_of};
 use crate::logs::LogReader;
 use crate::machine::Shares;
 use crate::metrics::Metrics;
+use crate::prepared::PreparedImages;
 use crate::ready::Readiness;
 use crate::trial::is_trial;
 
@@ -54,6 +55,8 @@ pub struct Runtime {
 pub(crate) struct Shared {
     pub directories: Directories,
     pub store: Store,
+    /// The images that were started last.
+    pub images: PreparedImages,
     pub launcher: Launcher,
     pub readiness: Readiness,
     pub relays: Relays,
@@ -144,6 +147,7 @@ impl Runtime {
         let shared = Shared {
             directories,
             store,
+            images: PreparedImages::default(),
             launcher,
             relays,
             stop_grace,

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, Resource};
@@ -191,8 +192,11 @@ fn check_descriptors() -> Option<Finding> {
 }
 
 /// The cgroup controllers that no hierarchy of this machine has: limits of these a sandbox cannot be given.
-pub fn missing_controllers() -> Vec<&'static str> {
-    lacking_controllers(&Hierarchies::detect())
+///
+/// Looked for once: where they are mounted does not change under a running system.
+pub fn missing_controllers() -> &'static [&'static str] {
+    static MISSING: OnceLock<Vec<&'static str>> = OnceLock::new();
+    MISSING.get_or_init(|| lacking_controllers(&Hierarchies::detect()))
 }
 
 fn lacking_controllers(hierarchies: &Hierarchies) -> Vec<&'static str> {

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use crate::disk::{Disk, DiskKind};
 
 /// How many disks of a size are kept ready. A disk costs about 300 KiB of the kernel's memory and 70 KiB of space.
-const READY: usize = 4;
+const READY: usize = 6;
 /// With how few left more are ordered at once, although a start is under way: starts come faster than they can rest.
 const SCARCE: usize = 1;
 /// For how many sizes disks are kept ready: those that were wanted last.
