@@ -1,5 +1,6 @@
 //! The integration tests: one binary, with real parts at every station.
 
+mod add;
 mod arrows;
 mod exec;
 mod flatten;

@@ -38,6 +38,14 @@ impl<'a> ContextTree<'a> {
         })
     }
 
+    /// All of `directory`, which is no build context but holds what is copied.
+    pub(crate) fn of_directory(directory: &Path) -> Result<ContextTree<'static>> {
+        let root = fs::canonicalize(directory).on("find", directory)?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let handle = rustix::fs::open(&root, flags, Mode::empty()).on("open", &root)?;
+        Ok(ContextTree { root, handle, ignore: None, ignore_path: None })
+    }
+
     /// Where the context is.
     pub(crate) fn root(&self) -> &Path {
         &self.root

@@ -21,6 +21,8 @@ pub(crate) struct Entry {
     pub(crate) uid: u32,
     pub(crate) gid: u32,
     pub(crate) attributes: BTreeMap<OsString, Vec<u8>>,
+    /// Its own time, in seconds since 1970; the image's where that is earlier or this is none.
+    pub(crate) mtime: Option<i64>,
 }
 
 /// What an entry is.
@@ -36,7 +38,9 @@ pub(crate) enum EntryKind {
 /// Where a file's content comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SourceFile {
-    /// The file in the tree that is copied from.
+    /// The tree it is in, among those that the layer is written from.
+    pub(crate) tree: usize,
+    /// The file in that tree.
     pub(crate) path: PathBuf,
     pub(crate) size: u64,
     /// What the file was when it was looked at.
@@ -50,14 +54,14 @@ pub(crate) struct SourceFile {
 impl Entry {
     /// A directory of this owner.
     pub(crate) fn directory(mode: u32, uid: u32, gid: u32) -> Entry {
-        Entry { kind: EntryKind::Directory, mode, uid, gid, attributes: BTreeMap::new() }
+        Entry { kind: EntryKind::Directory, mode, uid, gid, attributes: BTreeMap::new(), mtime: None }
     }
 }
 
 /// The digest of everything that decides a layer's bytes. Two equal ones make equal layers, wherever their files are.
 pub(crate) fn content_digest(entries: &Entries, mtime: i64) -> Digest {
     let mut hasher = KeyHasher(Hasher::new(Algorithm::Sha256));
-    hasher.text(b"cfc layer 1");
+    hasher.text(b"cfc layer 2");
     hasher.number(mtime as u64);
     let mut groups: BTreeMap<(u64, u64), &Path> = BTreeMap::new();
     for (path, entry) in entries {
@@ -65,6 +69,7 @@ pub(crate) fn content_digest(entries: &Entries, mtime: i64) -> Digest {
         for number in [entry.mode, entry.uid, entry.gid] {
             hasher.number(u64::from(number));
         }
+        hasher.number(entry.mtime.map_or(mtime, |own| own.min(mtime)) as u64);
         hasher.number(entry.attributes.len() as u64);
         for (name, value) in &entry.attributes {
             hasher.text(name.as_bytes());

@@ -15,30 +15,30 @@ use crate::tree::{Identity, Tree};
 
 const BUFFER_BYTES: usize = 256 << 10;
 
-/// Fills in the digest of every file of `entries`. Files of a build context are remembered in `cache`.
-pub(crate) fn fill_digests(entries: &mut Entries, tree: &dyn Tree, cache: Option<&StatCache>) -> Result<()> {
+/// Fills in the digest of every file of `entries`. Those of the first tree are remembered in `cache`.
+pub(crate) fn fill_digests(entries: &mut Entries, trees: &[&dyn Tree], cache: Option<&StatCache>) -> Result<()> {
     let files = entries.values_mut().filter_map(|entry| match &mut entry.kind {
         EntryKind::File(file) => Some(file),
         _ => None,
     });
     let mut unknown: Vec<&mut SourceFile> = Vec::new();
     for file in files {
-        match cache.and_then(|cache| cache.get(&file.identity)) {
+        match cache.filter(|_| file.tree == 0).and_then(|cache| cache.get(&file.identity)) {
             Some(digest) => file.digest = digest,
             None => unknown.push(file),
         }
     }
-    hash_all(unknown, tree, cache)
+    hash_all(unknown, trees, cache)
 }
 
-fn hash_all(files: Vec<&mut SourceFile>, tree: &dyn Tree, cache: Option<&StatCache>) -> Result<()> {
+fn hash_all(files: Vec<&mut SourceFile>, trees: &[&dyn Tree], cache: Option<&StatCache>) -> Result<()> {
     // Starting threads for a handful of small files takes longer than hashing them.
     let n_bytes: u64 = files.iter().map(|file| file.size).sum();
     let n_processors = std::thread::available_parallelism().map_or(1, usize::from);
     let n_threads = if n_bytes < 1 << 20 { 1 } else { n_processors.min(files.len()) };
     if n_threads <= 1 {
         let mut buffer = vec![0; BUFFER_BYTES];
-        return files.into_iter().try_for_each(|file| hash_one(file, tree, cache, &mut buffer));
+        return files.into_iter().try_for_each(|file| hash_one(file, trees, cache, &mut buffer));
     }
     let next = AtomicUsize::new(0);
     let files: Vec<Mutex<&mut SourceFile>> = files.into_iter().map(Mutex::new).collect();
@@ -46,7 +46,7 @@ fn hash_all(files: Vec<&mut SourceFile>, tree: &dyn Tree, cache: Option<&StatCac
         let mut buffer = vec![0; BUFFER_BYTES];
         while let Some(file) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
             let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
-            hash_one(&mut file, tree, cache, &mut buffer)?;
+            hash_one(&mut file, trees, cache, &mut buffer)?;
         }
         Ok(())
     };
@@ -58,8 +58,8 @@ fn hash_all(files: Vec<&mut SourceFile>, tree: &dyn Tree, cache: Option<&StatCac
     })
 }
 
-fn hash_one(file: &mut SourceFile, tree: &dyn Tree, cache: Option<&StatCache>, buffer: &mut [u8]) -> Result<()> {
-    let mut open = open_unchanged(tree, file)?;
+fn hash_one(file: &mut SourceFile, trees: &[&dyn Tree], cache: Option<&StatCache>, buffer: &mut [u8]) -> Result<()> {
+    let mut open = open_unchanged(trees, file)?;
     let mut hasher = Sha256::new();
     loop {
         let length = open.read(buffer).on("read", &file.path)?;
@@ -70,15 +70,15 @@ fn hash_one(file: &mut SourceFile, tree: &dyn Tree, cache: Option<&StatCache>, b
     }
     refuse_changed(&open, file)?;
     file.digest = hasher.finalize().into();
-    if let Some(cache) = cache {
+    if let Some(cache) = cache.filter(|_| file.tree == 0) {
         cache.put(file.identity, file.digest);
     }
     Ok(())
 }
 
 /// Opens `file`, which must still be what it was when it was looked at.
-pub(crate) fn open_unchanged(tree: &dyn Tree, file: &SourceFile) -> Result<File> {
-    let open = tree.open(&file.path)?;
+pub(crate) fn open_unchanged(trees: &[&dyn Tree], file: &SourceFile) -> Result<File> {
+    let open = trees[file.tree].open(&file.path)?;
     refuse_changed(&open, file)?;
     Ok(open)
 }

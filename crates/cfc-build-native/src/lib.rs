@@ -9,11 +9,15 @@ mod image;
 
 mod native;
 
+mod assemble;
+
 mod copy;
 
 mod run;
 
 mod mount;
+
+mod remote;
 
 mod cache;
 mod context;

@@ -6,14 +6,16 @@ use std::sync::OnceLock;
 
 use cfc_oci::{Descriptor, History, ImageConfig, Manifest, media_type};
 use cfc_plan::{
-    BuildError, BuildProgress, Builder, BuiltImage, Context, Copy, CopySource, Node, NodeId, NodeOutcome, Op, Plan, Run,
+    BuildError, BuildProgress, Builder, BuiltImage, Context, Copy, CopySource, Downloads, Node, NodeId, NodeOutcome,
+    Op, Plan, Run,
 };
 use cfc_sandbox::Launcher;
 use cfc_store::{Compression, Store};
 
+use crate::assemble::{Assembler, exclude_patterns};
 use crate::cache::LayerCache;
 use crate::context::ContextTree;
-use crate::copy::{self, Rules};
+use crate::copy::{self, Copier};
 use crate::entry::{Entries, content_digest};
 use crate::failure::{Failure, Result};
 use crate::hash::fill_digests;
@@ -42,6 +44,7 @@ pub struct NativeBuilder {
     store: Store,
     launcher: LauncherSource,
     options: NativeOptions,
+    downloads: Option<Box<dyn Downloads>>,
 }
 
 /// Where sandboxes come from.
@@ -54,14 +57,20 @@ enum LauncherSource {
 impl NativeBuilder {
     /// A builder that keeps everything in `store` and runs programs through `launcher`.
     pub fn new(store: Store, launcher: Launcher, options: NativeOptions) -> NativeBuilder {
-        NativeBuilder { store, launcher: LauncherSource::Given(launcher), options }
+        NativeBuilder { store, launcher: LauncherSource::Given(launcher), options, downloads: None }
+    }
+
+    /// The same builder, with a way to the network for `ADD`.
+    pub fn with_downloads(mut self, downloads: Box<dyn Downloads>) -> NativeBuilder {
+        self.downloads = Some(downloads);
+        self
     }
 
     /// A builder that keeps everything in `store`. The first `RUN` starts a launcher of its own from `program`, which
     /// ends with the builder.
     pub fn with_program(store: Store, program: &Path, options: NativeOptions) -> NativeBuilder {
         let launcher = LauncherSource::Private(program.to_path_buf(), OnceLock::new());
-        NativeBuilder { store, launcher, options }
+        NativeBuilder { store, launcher, options, downloads: None }
     }
 }
 
@@ -100,6 +109,7 @@ impl Builder for NativeBuilder {
         let session = Session {
             store: &self.store,
             launcher: &self.launcher,
+            downloads: self.downloads.as_deref(),
             cache: LayerCache::new(self.store.clone(), !self.options.no_cache),
             plan,
             context,
@@ -115,6 +125,7 @@ impl Builder for NativeBuilder {
 struct Session<'a> {
     store: &'a Store,
     launcher: &'a LauncherSource,
+    downloads: Option<&'a dyn Downloads>,
     cache: LayerCache,
     plan: &'a Plan,
     context: &'a Context,
@@ -168,7 +179,7 @@ impl<'a> Session<'a> {
                 self.run(node, run, base, mounted)?
             }
             Op::MakeDirectory { path, user } => self.make_directory(path, user, base)?,
-            Op::Copy(copy) => match copy.source {
+            Op::Copy(copy) => match copy.from {
                 CopySource::Context => self.copy_from_context(copy, base)?,
                 CopySource::Node(source) => self.copy_from_node(node, copy, base, layers_of(source))?,
             },
@@ -211,24 +222,22 @@ impl<'a> Session<'a> {
     fn part_of_context(&self, path: &str) -> Result<(Layer, NodeOutcome)> {
         let files = self.context_files()?;
         let mut entries = copy::part(&files.tree, Path::new(path))?;
-        fill_digests(&mut entries, &files.tree, Some(&files.digests))?;
+        fill_digests(&mut entries, &[&files.tree], Some(&files.digests))?;
         let mtime = self.plan.source_date_epoch;
         self.cached(LayerCache::internal_key(&content_digest(&entries, mtime), mtime), || {
-            write_layer(self.store, &entries, Some(&files.tree), mtime, Compression::None)
+            write_layer(self.store, &entries, &[&files.tree], mtime, Compression::None)
         })
     }
 
     fn make_directory(&self, path: &str, user: &str, base: &[Layer]) -> Result<(Layer, NodeOutcome)> {
         let owner = self.owner(user, base)?;
         let view = View::for_lookup(self.store, base)?;
-        self.layer(copy::make_directory(path, owner, &view)?, None)
+        self.layer(copy::make_directory(path, owner, &view)?, &[])
     }
 
     fn copy_from_context(&self, copy: &Copy, base: &[Layer]) -> Result<(Layer, NodeOutcome)> {
         let files = self.context_files()?;
-        let mut entries = self.copied(copy, &files.tree, base, false)?;
-        fill_digests(&mut entries, &files.tree, Some(&files.digests))?;
-        self.layer(entries, Some(&files.tree))
+        self.copied(copy, &files.tree, base, Some(&files.digests))
     }
 
     fn copy_from_node(
@@ -238,24 +247,37 @@ impl<'a> Session<'a> {
         base: &[Layer],
         source: &[Layer],
     ) -> Result<(Layer, NodeOutcome)> {
-        let key = LayerCache::operation_key(&node.op, base, source, self.plan.source_date_epoch);
+        let below = if copy.is_linked { &[] } else { base };
+        let key = LayerCache::operation_key(&node.op, below, source, self.plan.source_date_epoch);
         // First by what the layers are, which is known; only then by what the files are, which takes reading them.
         if let Some(layer) = self.cache.get(&key)? {
             return Ok((layer, NodeOutcome::Cached));
         }
         let view = View::for_reading(self.store, source)?;
-        let mut entries = self.copied(copy, &view, base, true)?;
-        fill_digests(&mut entries, &view, None)?;
-        let (layer, outcome) = self.layer(entries, Some(&view))?;
+        let (layer, outcome) = self.copied(copy, &view, base, None)?;
         self.cache.put(&key, &layer)?;
         Ok((layer, outcome))
     }
 
-    /// The entries that `copy` makes; `is_image` says whether `source` is an image rather than a build context.
-    fn copied(&self, copy: &Copy, source: &dyn Tree, base: &[Layer], is_image: bool) -> Result<Entries> {
+    /// The layer that `copy` makes; `digests` are there where `tree` is a build context rather than an image.
+    fn copied(
+        &self,
+        copy: &Copy,
+        tree: &dyn Tree,
+        base: &[Layer],
+        digests: Option<&StatCache>,
+    ) -> Result<(Layer, NodeOutcome)> {
         let owner = copy.owner.as_deref().map(|owner| self.owner(owner, base)).transpose()?;
-        let rules = Rules { owner, mode: copy.mode, keeps_owners: is_image };
-        copy::copy(copy, source, &View::for_lookup(self.store, base)?, rules)
+        let exclude = exclude_patterns(&copy.exclude)?;
+        let below = if copy.is_linked { View::empty() } else { View::for_lookup(self.store, base)? };
+        let workspace = self.store.temp_dir()?;
+        let assembler = Assembler { store: self.store, downloads: self.downloads, workspace: workspace.path(), tree };
+        let staged = assembler.stage(copy, digests.is_none())?;
+        let copier = Copier::new(&below, owner, copy.mode.as_ref(), &exclude);
+        let mut entries = staged.copy(copier, &copy.destination)?;
+        let trees = staged.trees();
+        fill_digests(&mut entries, &trees, digests)?;
+        self.layer(entries, &trees)
     }
 
     fn owner(&self, spec: &str, base: &[Layer]) -> Result<Owner> {
@@ -265,11 +287,11 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// The layer that consists of `entries`, their contents in `tree`.
-    fn layer(&self, entries: Entries, tree: Option<&dyn Tree>) -> Result<(Layer, NodeOutcome)> {
+    /// The layer that consists of `entries`, their contents in `trees`.
+    fn layer(&self, entries: Entries, trees: &[&dyn Tree]) -> Result<(Layer, NodeOutcome)> {
         let mtime = self.plan.source_date_epoch;
         self.cached(LayerCache::content_key(&content_digest(&entries, mtime), mtime), || {
-            let layer = write_layer(self.store, &entries, tree, mtime, Compression::Gzip)?;
+            let layer = write_layer(self.store, &entries, trees, mtime, Compression::Gzip)?;
             LayerIndex::of(&entries).save(self.store, &layer.diff_id)?;
             Ok(layer)
         })

@@ -12,11 +12,11 @@ use crate::hash::{open_unchanged, refuse_changed};
 use crate::layer::Layer;
 use crate::tree::{Tree, relative};
 
-/// Writes the layer that consists of `entries`, their contents taken from `tree`. Every entry's time is `mtime`.
+/// Writes the layer that consists of `entries`, their contents taken from `trees`. No entry's time is later than `mtime`.
 pub(crate) fn write_layer(
     store: &Store,
     entries: &Entries,
-    tree: Option<&dyn Tree>,
+    trees: &[&dyn Tree],
     mtime: i64,
     compression: Compression,
 ) -> Result<Layer> {
@@ -35,7 +35,7 @@ pub(crate) fn write_layer(
             Some(first) => {
                 writer.hard_link(relative(path), relative(first), &metadata(entry, mtime)).on("write", path)?
             }
-            None => write_entry(&mut writer, path, entry, tree, mtime)?,
+            None => write_entry(&mut writer, path, entry, trees, mtime)?,
         }
     }
     let blob = writer.finish().on("finish the layer in", store.root())?.finish()?;
@@ -46,26 +46,26 @@ fn write_entry<W: Write>(
     writer: &mut LayerWriter<W>,
     path: &Path,
     entry: &Entry,
-    tree: Option<&dyn Tree>,
+    trees: &[&dyn Tree],
     mtime: i64,
 ) -> Result<()> {
     let metadata = metadata(entry, mtime);
     let name = relative(path);
-    match (&entry.kind, tree) {
-        (EntryKind::Directory, _) => writer.directory(name, &metadata),
-        (EntryKind::Symlink(target), _) => writer.symlink(name, target, &metadata),
-        (EntryKind::Device { kind, major, minor }, _) => writer.device(name, &metadata, *kind, *major, *minor),
-        (EntryKind::Fifo, _) => writer.fifo(name, &metadata),
-        (EntryKind::File(file), Some(tree)) => {
-            let mut content = open_unchanged(tree, file)?;
+    match &entry.kind {
+        EntryKind::Directory => writer.directory(name, &metadata),
+        EntryKind::Symlink(target) => writer.symlink(name, target, &metadata),
+        EntryKind::Device { kind, major, minor } => writer.device(name, &metadata, *kind, *major, *minor),
+        EntryKind::Fifo => writer.fifo(name, &metadata),
+        EntryKind::File(file) => {
+            let mut content = open_unchanged(trees, file)?;
             writer.file(name, &metadata, file.size, &mut content).on("copy", &file.path)?;
             return refuse_changed(&content, file);
         }
-        (EntryKind::File(_), None) => writer.file(name, &metadata, 0, &mut std::io::empty()),
     }
     .on("write", path)
 }
 
 fn metadata(entry: &Entry, mtime: i64) -> Metadata {
+    let mtime = entry.mtime.map_or(mtime, |own| own.min(mtime));
     Metadata { mode: entry.mode, uid: entry.uid, gid: entry.gid, mtime, xattrs: entry.attributes.clone() }
 }

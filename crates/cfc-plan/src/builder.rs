@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use cfc_dockerfile::IgnoreFile;
@@ -48,6 +49,26 @@ pub struct Ignore {
     pub path: PathBuf,
     /// What it says.
     pub file: IgnoreFile,
+}
+
+/// Gets files from the network, for `ADD`.
+pub trait Downloads: Send + Sync {
+    /// Writes what is at `url` to `to`, all of it, and returns when it was last modified, in seconds since 1970, where the
+    /// server says so. After an error, `to` holds a part.
+    fn download(&self, url: &str, to: &mut File) -> Result<Option<i64>, DownloadError>;
+}
+
+/// Why a file could not be had.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct DownloadError {
+    /// What went wrong with which address.
+    pub message: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+    /// The cause.
+    #[source]
+    pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
 /// A finished image.

@@ -1,9 +1,28 @@
-//! `COPY`.
+//! `COPY` and `ADD`.
 
-use cfc_dockerfile::{Instruction, Span, Spanned};
+use cfc_dockerfile::{Add, Expander, Heredoc, Instruction, Span, Spanned};
 
+use crate::source::is_url;
 use crate::stage::StageLowering;
-use crate::{Copy, CopySource, Op, PlanError, path};
+use crate::{Copy, CopySource, GitSource, ModeChange, Op, Parents, PlanError, Source, UrlSource, path};
+
+/// `COPY` and `ADD` alike.
+struct Words<'a> {
+    name: &'static str,
+    sources: &'a [String],
+    destination: &'a str,
+    from: Option<&'a str>,
+    chown: Option<&'a String>,
+    chmod: Option<&'a String>,
+    exclude: &'a [String],
+    heredocs: &'a [Heredoc],
+    parents: bool,
+    link: bool,
+    /// `--unpack`; by default what `ADD` takes from the context is unpacked, and nothing else is.
+    unpack: Option<bool>,
+    checksum: Option<&'a String>,
+    keep_git_dir: Option<bool>,
+}
 
 impl StageLowering<'_, '_> {
     pub(crate) fn copy(
@@ -11,72 +30,158 @@ impl StageLowering<'_, '_> {
         copy: &cfc_dockerfile::Copy,
         instruction: &Spanned<Instruction>,
     ) -> Result<(), PlanError> {
+        let words = Words {
+            name: "COPY",
+            sources: &copy.sources,
+            destination: &copy.destination,
+            from: copy.from.as_deref(),
+            chown: copy.chown.as_ref(),
+            chmod: copy.chmod.as_ref(),
+            exclude: &copy.exclude,
+            heredocs: &copy.heredocs,
+            parents: copy.parents,
+            link: copy.link,
+            unpack: Some(false),
+            checksum: None,
+            keep_git_dir: None,
+        };
+        self.copy_or_add(&words, instruction)
+    }
+
+    pub(crate) fn add(&mut self, add: &Add, instruction: &Spanned<Instruction>) -> Result<(), PlanError> {
+        let words = Words {
+            name: "ADD",
+            sources: &add.sources,
+            destination: &add.destination,
+            from: None,
+            chown: add.chown.as_ref(),
+            chmod: add.chmod.as_ref(),
+            exclude: &add.exclude,
+            heredocs: &add.heredocs,
+            parents: false,
+            link: add.link,
+            unpack: add.unpack,
+            checksum: add.checksum.as_ref(),
+            keep_git_dir: add.keep_git_dir,
+        };
+        self.copy_or_add(&words, instruction)
+    }
+
+    fn copy_or_add(&mut self, words: &Words<'_>, instruction: &Spanned<Instruction>) -> Result<(), PlanError> {
         let span = instruction.span;
-        self.refuse_unsupported(copy, span)?;
-        let sources: Vec<String> = copy.sources.iter().map(|word| self.expand(word, span)).collect::<Result<_, _>>()?;
-        let destination = self.expand(&copy.destination, span)?;
-        let owner = copy.chown.as_ref().map(|word| self.expand(word, span)).transpose()?;
-        let mode = copy.chmod.as_ref().map(|word| self.expand(word, span)).transpose()?;
-        let created_by = history(&sources, &destination, owner.as_deref(), mode.as_deref());
-        for source in &sources {
-            if source.starts_with("http://") || source.starts_with("https://") {
-                return Err(self
-                    .error(span, format!("`COPY` cannot take the URL `{source}`"))
-                    .with_hint("download it in a RUN, or before the build"));
-            }
+        let expand = |word: &String| self.expand(word, span);
+        let written: Vec<String> = words.sources.iter().map(expand).collect::<Result<_, _>>()?;
+        let destination = self.expand(words.destination, span)?;
+        let given = |word: Option<&String>| Ok(word.map(expand).transpose()?.filter(|text| !text.is_empty()));
+        let (owner, mode) = (given(words.chown)?, given(words.chmod)?);
+        let exclude: Vec<String> = words.exclude.iter().map(expand).collect::<Result<_, _>>()?;
+        let created_by = history(words, &written, &destination, owner.as_deref(), mode.as_deref());
+        let mut sources: Vec<Source> =
+            written.iter().map(|source| self.source(words, source, &written, span)).collect::<Result<_, _>>()?;
+        for heredoc in words.heredocs {
+            let content = self.heredoc(heredoc, span)?;
+            sources.push(Source::File { name: heredoc.name.clone(), content });
         }
+        let change = mode.as_deref().map(|text| self.mode_change(words.name, text, span)).transpose()?;
         let op = Op::Copy(Copy {
-            source: match &copy.from {
+            from: match words.from {
                 Some(name) => CopySource::Node(self.copy_node(name, instruction)?),
                 None => CopySource::Context,
             },
-            paths: sources.iter().map(|source| path::clean(source)).collect(),
+            sources,
             destination: path::join_keeping_slash(&self.state.config.config.working_dir, &destination),
-            owner: owner.filter(|owner| !owner.is_empty()),
-            mode: match mode.filter(|mode| !mode.is_empty()) {
-                Some(text) => Some(self.octal_mode(&text, span)?),
-                None => None,
-            },
+            owner,
+            mode: change,
+            exclude,
+            is_linked: words.link,
         });
         self.change(op, instruction, created_by);
         Ok(())
     }
 
-    fn refuse_unsupported(&self, copy: &cfc_dockerfile::Copy, span: Span) -> Result<(), PlanError> {
-        if copy.link {
-            return self.unsupported("COPY --link", "remove the flag; the files are the same", span);
+    /// What a source means: a repository, a file of the network, or paths.
+    fn source(&self, words: &Words<'_>, source: &str, all: &[String], span: Span) -> Result<Source, PlanError> {
+        let name = words.name;
+        let checksum = words.checksum.map(|word| self.expand(word, span)).transpose()?;
+        if checksum.is_some() && all.len() != 1 {
+            return Err(self.error(span, "`ADD --checksum` can't be specified for multiple sources".to_string()));
         }
-        if copy.parents {
-            return self.unsupported("COPY --parents", "name the parent directories in the destination", span);
+        let git = GitSource::parse(source);
+        if (git.is_some() || is_url(source)) && name == "COPY" {
+            let error = self.error(span, format!("`COPY` cannot take `{source}` from the network"));
+            return Err(error.with_hint("use ADD"));
         }
-        if !copy.exclude.is_empty() {
-            return self.unsupported("COPY --exclude", "exclude the files in .dockerignore", span);
+        if let Some(git) = git {
+            let mut git = git.map_err(|message| self.error(span, format!("`{name} {source}`: {message}")))?;
+            git.keeps_git_directory = words.keep_git_dir.unwrap_or(git.keeps_git_directory);
+            git.checksum = checksum.or(git.checksum);
+            return Ok(Source::Git(git));
         }
-        if !copy.heredocs.is_empty() {
-            return self.unsupported("COPY with a heredoc", "put the text into a file of the build context", span);
+        if is_url(source) {
+            let parsed = checksum.map(|text| {
+                let bad = |error| self.error(span, format!("`{name} --checksum={text}`: {error}"));
+                text.parse().map_err(bad)
+            });
+            let source = UrlSource::new(source, parsed.transpose()?);
+            return Ok(Source::Url { source, unpack: words.unpack.unwrap_or(false) });
         }
-        Ok(())
+        if checksum.is_some() {
+            let message = format!("`{name} --checksum`: `{source}` is neither an address nor a Git repository");
+            return Err(self.error(span, message));
+        }
+        let unpack = words.unpack.unwrap_or(true);
+        if words.parents {
+            let (pivot, pattern) = source.split_once("/./").unwrap_or(("/", source));
+            let parents = Parents { pivot: path::clean(pivot), pattern: path::clean(pattern) };
+            return Ok(Source::Path { path: path::clean(source), parents: Some(parents), unpack });
+        }
+        Ok(Source::Path { path: path::clean(source), parents: None, unpack })
     }
 
-    fn octal_mode(&self, text: &str, span: Span) -> Result<u32, PlanError> {
-        let is_octal = text.bytes().all(|byte| matches!(byte, b'0'..=b'7'));
-        match u32::from_str_radix(text, 8) {
-            Ok(mode) if is_octal && mode <= 0o7777 => Ok(mode),
-            _ => {
-                let error = self.error(span, format!("`COPY --chmod={text}`: expected an octal number up to 7777"));
-                Err(error.with_hint("for example `--chmod=755`; letters as in `u+x` are not supported yet"))
-            }
+    /// The content of a file that the Dockerfile holds.
+    fn heredoc(&self, heredoc: &Heredoc, span: Span) -> Result<String, PlanError> {
+        let body = heredoc.body();
+        if !heredoc.expand {
+            return Ok(body);
         }
+        let environment = &self.state.environment;
+        let env = |name: &str| environment.get(name).map(str::to_string);
+        // The backslash escapes here whatever the escape directive says.
+        let expansion = Expander::for_heredoc('\\').expand(&body, &env);
+        Ok(expansion.map_err(|error| self.error(span, format!("heredoc `{}`: {}", heredoc.name, error.message)))?.text)
+    }
+
+    fn mode_change(&self, name: &str, text: &str, span: Span) -> Result<ModeChange, PlanError> {
+        ModeChange::parse(text).map_err(|message| {
+            let error = self.error(span, format!("`{name} --chmod={text}`: {message}"));
+            error.with_hint("for example `--chmod=755`, `--chmod=u=rwX,go=rX`")
+        })
     }
 }
 
-fn history(sources: &[String], destination: &str, owner: Option<&str>, mode: Option<&str>) -> String {
-    let mut text = "COPY".to_string();
-    if let Some(owner) = owner.filter(|owner| !owner.is_empty()) {
+/// The instruction as the image's history has it: some flags, expanded words, files by their names.
+fn history(
+    words: &Words<'_>,
+    sources: &[String],
+    destination: &str,
+    owner: Option<&str>,
+    mode: Option<&str>,
+) -> String {
+    let mut text = words.name.to_string();
+    if words.parents {
+        text.push_str(" --parents");
+    }
+    if let Some(owner) = owner {
         text.push_str(&format!(" --chown={owner}"));
     }
-    if let Some(mode) = mode.filter(|mode| !mode.is_empty()) {
+    if let Some(mode) = mode {
         text.push_str(&format!(" --chmod={mode}"));
     }
-    format!("{text} {} {destination} # buildkit", sources.join(" "))
+    for source in sources {
+        text.push_str(&format!(" {source}"));
+    }
+    for heredoc in words.heredocs {
+        text.push_str(&format!(" <<{}", heredoc.name));
+    }
+    format!("{text} {destination} # buildkit")
 }

@@ -24,20 +24,24 @@ mod onbuild;
 
 mod arguments;
 mod builder;
+mod chmod;
 mod environment;
 mod error;
 mod graph;
 mod history;
 pub mod path;
 mod ports;
+mod source;
 
 pub use builder::{
-    BuildError, BuildProgress, Builder, BuiltImage, Context, FailedInstruction, Ignore, NodeOutcome, OutputStream,
-    SecretSource, Silent,
+    BuildError, BuildProgress, Builder, BuiltImage, Context, DownloadError, Downloads, FailedInstruction, Ignore,
+    NodeOutcome, OutputStream, SecretSource, Silent,
 };
+pub use chmod::ModeChange;
 pub use error::PlanError;
 pub use lower::lower;
 pub use plan::{
     BaseImage, BaseImageError, BaseImages, BuildRequest, Copy, CopySource, Entitlement, FileOwner, Mount, MountKind,
-    Node, NodeId, Op, Plan, Run, RunNetwork, SecretVariable,
+    Node, NodeId, Op, Parents, Plan, Run, RunNetwork, SecretVariable, Source,
 };
+pub use source::{GitSource, UrlSource};

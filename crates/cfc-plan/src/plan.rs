@@ -8,6 +8,8 @@ use cfc_dockerfile::{Sharing, Span};
 use cfc_oci::{Descriptor, Digest, ImageConfig, Platform};
 use serde::Serialize;
 
+use crate::{GitSource, ModeChange, UrlSource};
+
 /// What to build.
 #[derive(Clone, Debug)]
 pub struct BuildRequest {
@@ -136,7 +138,7 @@ impl Op {
     /// The nodes that it copies from or mounts, in order.
     pub fn sources(&self) -> impl Iterator<Item = NodeId> + '_ {
         let copied = match self {
-            Op::Copy(Copy { source: CopySource::Node(node), .. }) => Some(*node),
+            Op::Copy(Copy { from: CopySource::Node(node), .. }) => Some(*node),
             _ => None,
         };
         let mounts = match self {
@@ -336,17 +338,64 @@ fn serialize_sharing<S: serde::Serializer>(sharing: &Sharing, serializer: S) -> 
 /// Files to copy.
 #[derive(Clone, Debug, Serialize)]
 pub struct Copy {
-    /// Where the sources are.
+    /// Where paths are looked for.
     #[serde(serialize_with = "CopySource::serialize_kind")]
-    pub source: CopySource,
-    /// Paths below the source's root, a trailing `/` or `/.` kept; they may hold wildcards (`*`, `?`, `[a-z]`).
-    pub paths: Vec<String>,
+    pub from: CopySource,
+    /// What is copied, in this order.
+    pub sources: Vec<Source>,
     /// Where to, a trailing `/` kept.
     pub destination: String,
     /// The owner, `user[:group]`, where `--chown` named one.
     pub owner: Option<String>,
-    /// Permission bits, where `--chmod` named them.
-    pub mode: Option<u32>,
+    /// What becomes of permission bits, where `--chmod` says so.
+    pub mode: Option<ModeChange>,
+    /// Patterns of what is left out, as in a `.dockerignore`, seen from what is copied.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub exclude: Vec<String>,
+    /// `--link`: nothing of the filesystem below is looked at, so that the layer is the same on top of any.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub is_linked: bool,
+}
+
+/// One source of a `COPY` or `ADD`.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Source {
+    /// A path, or several.
+    Path {
+        /// Absolute and clean; it may hold wildcards (`*`, `?`, `[a-z]`).
+        path: String,
+        /// With `--parents`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        parents: Option<Parents>,
+        /// Whether archives are unpacked.
+        unpack: bool,
+    },
+    /// A file that the Dockerfile holds.
+    File {
+        /// What it is called where the destination is a directory.
+        name: String,
+        /// Its content.
+        content: String,
+    },
+    /// A file of the network.
+    Url {
+        /// Which.
+        source: UrlSource,
+        /// Whether an archive is unpacked.
+        unpack: bool,
+    },
+    /// A Git repository.
+    Git(GitSource),
+}
+
+/// A path in two: what is copied keeps its directories below the pivot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Parents {
+    /// Where the directories that are kept begin, absolute and clean; it may hold wildcards.
+    pub pivot: String,
+    /// What is copied, seen from there, clean; it may hold wildcards, `**` too.
+    pub pattern: String,
 }
 
 /// Where `COPY` finds its sources.

@@ -64,7 +64,7 @@ impl<'l, 'a> StageLowering<'l, 'a> {
             Instruction::Expose(ports) => self.expose(ports, span),
             Instruction::StopSignal(signal) => self.stop_signal(signal, span),
             Instruction::Volume(paths) => self.volume(paths, span),
-            Instruction::Add(_) => self.unsupported("ADD", "use COPY for files of the build context", span),
+            Instruction::Add(add) => self.add(add, instruction),
             Instruction::Entrypoint(command) => {
                 self.entrypoint(command);
                 Ok(())

@@ -2,7 +2,7 @@
 
 mod common;
 
-use cfc_plan::{Copy, CopySource, Op, Run};
+use cfc_plan::{Copy, CopySource, ModeChange, Op, Run, Source};
 use common::{Images, history, lower, plan, request, with_args};
 
 fn run(plan: &cfc_plan::Plan, index: usize) -> &Run {
@@ -27,6 +27,14 @@ fn copy(plan: &cfc_plan::Plan, index: usize) -> &Copy {
         })
         .collect();
     copies[index]
+}
+
+fn paths(copy: &Copy) -> Vec<&str> {
+    let path = |source| match source {
+        &Source::Path { ref path, .. } => Some(path.as_str()),
+        _ => None,
+    };
+    copy.sources.iter().filter_map(path).collect()
 }
 
 fn variable<'a>(run: &'a Run, name: &str) -> Option<&'a str> {
@@ -146,11 +154,11 @@ fn copies_know_their_paths_owner_and_mode() {
         "FROM scratch AS one\nFROM scratch\nWORKDIR /w\nCOPY --from=one --chown=1:2 --chmod=0640 ../a/ b* dest\nCOPY . /x/\nCOPY --from=0 /a /b/.\n",
     );
     let first = copy(&lowered, 0);
-    assert_eq!(first.paths, ["/a", "/b*"]);
+    assert_eq!(paths(first), ["/a", "/b*"]);
     assert_eq!(first.destination, "/w/dest");
-    assert_eq!((first.owner.as_deref(), first.mode), (Some("1:2"), Some(0o640)));
-    assert!(matches!(first.source, CopySource::Node(_)));
-    assert_eq!((copy(&lowered, 1).source, copy(&lowered, 1).paths[0].as_str()), (CopySource::Context, "/"));
+    assert_eq!((first.owner.as_deref(), first.mode.clone()), (Some("1:2"), Some(ModeChange::Bits(0o640))));
+    assert!(matches!(first.from, CopySource::Node(_)));
+    assert_eq!((copy(&lowered, 1).from, paths(copy(&lowered, 1))[0]), (CopySource::Context, "/"));
     assert_eq!(copy(&lowered, 1).destination, "/x/");
     assert_eq!(copy(&lowered, 2).destination, "/b/");
     assert_eq!(

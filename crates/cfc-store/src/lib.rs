@@ -29,5 +29,5 @@ pub use layer_tar::{DeviceKind, LayerWriter, Metadata};
 pub use parallel::{Codec, ParallelEncoder};
 pub use store::Store;
 pub use tempfile::TempDir;
-pub use unpack::{UnpackLimits, unpack_layer};
+pub use unpack::{UnpackLimits, is_tar, unpack_archive, unpack_layer};
 pub use upper::{UpperOptions, write_upper_as_layer};

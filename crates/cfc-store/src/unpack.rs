@@ -61,8 +61,33 @@ pub fn unpack_layer(
     algorithm: Algorithm,
     limits: &UnpackLimits,
 ) -> Result<Digest, StoreErrorKind> {
+    unpack(compressed, root, algorithm, limits, true)
+}
+
+/// As [`unpack_layer`], for an archive that is no layer: names that would remove something in a layer are refused.
+pub fn unpack_archive(compressed: impl Read, root: &Path, limits: &UnpackLimits) -> Result<(), StoreErrorKind> {
+    unpack(compressed, root, Algorithm::Sha256, limits, false).map(drop)
+}
+
+/// Whether `compressed` (as it is, or in gzip or zstd) begins as a tar archive does. Bytes that cannot be decompressed do
+/// not.
+pub fn is_tar(compressed: impl Read) -> io::Result<bool> {
+    let mut block = Vec::with_capacity(tar_reader::BLOCK);
+    let reader = LayerReader::new(compressed, Algorithm::Sha256, u64::MAX)?;
+    let _ = reader.take(tar_reader::BLOCK as u64).read_to_end(&mut block);
+    Ok(tar_reader::is_header(&block))
+}
+
+fn unpack(
+    compressed: impl Read,
+    root: &Path,
+    algorithm: Algorithm,
+    limits: &UnpackLimits,
+    is_layer: bool,
+) -> Result<Digest, StoreErrorKind> {
     let reader = LayerReader::new(compressed, algorithm, limits.bytes)?;
     let mut unpacker = Unpacker {
+        is_layer,
         tree: Tree::open(root)?,
         archive: TarReader::new(reader),
         directories: BTreeMap::new(),
@@ -92,6 +117,8 @@ struct DirectoryStamp {
 const IMPLICIT_DIRECTORY: DirectoryStamp = DirectoryStamp { mode: 0o755, mtime: (0, 0) };
 
 struct Unpacker<R: Read> {
+    /// Whether names that begin with `.wh.` mean that something is removed.
+    is_layer: bool,
     tree: Tree,
     archive: TarReader<R>,
     directories: BTreeMap<PathBuf, DirectoryStamp>,
@@ -126,6 +153,9 @@ impl<R: Read> Unpacker<R> {
     fn entry(&mut self, entry: &TarEntry) -> io::Result<()> {
         match EntryName::parse(&entry.path)? {
             EntryName::Root => self.root(entry),
+            EntryName::Ignored | EntryName::Opaque { .. } | EntryName::Whiteout { .. } if !self.is_layer => {
+                Err(invalid("its name means in an image that something is removed"))
+            }
             EntryName::Ignored => Ok(()),
             EntryName::Opaque { directory } => {
                 let directory = self.make_parent(&directory)?;

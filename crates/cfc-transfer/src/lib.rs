@@ -18,9 +18,11 @@ mod options;
 mod progress;
 mod registry;
 mod upload;
+mod url;
 
 pub use error::{PullError, PushError, TransferErrorKind};
 pub use options::{Credentials, Options};
 pub use progress::{NoProgress, Outcome, Progress};
 pub use pull::pull;
 pub use push::push;
+pub use url::{FetchError, fetch_url};

@@ -14,6 +14,7 @@ use cfc_store::Store;
 use crate::failure::Failure;
 use crate::images::base::StoreThenRegistry;
 use crate::images::local_reference;
+use crate::images::network::Network;
 use crate::images::trust::Trust;
 use crate::output;
 use crate::settings::Settings;
@@ -67,7 +68,7 @@ pub fn build_container(
 pub fn build_image(settings: &Settings, store: &Store, build: &ImageBuild, tag: &Reference) -> Result<Built, Failure> {
     let program = crate::server::launcher_program()?;
     let options = NativeOptions { no_cache: build.no_cache };
-    let mut builder = NativeBuilder::with_program(store.clone(), &program, options);
+    let mut builder = NativeBuilder::with_program(store.clone(), &program, options).with_downloads(Box::new(Network));
     let mut request = ImageRequest::new(&build.dockerfile, &build.context);
     request.target = build.target.clone();
     request.build_args = build.build_args.clone();

@@ -2,6 +2,7 @@
 
 pub mod base;
 pub mod build;
+mod network;
 pub mod push;
 pub mod trust;
 

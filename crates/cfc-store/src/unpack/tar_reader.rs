@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStringExt;
 
 use crate::layer_tar::XATTR_PREFIX;
 
-const BLOCK: usize = 512;
+pub(crate) const BLOCK: usize = 512;
 /// Go's bound for the same thing. The longest path has 4096 bytes and an attribute has at most 64 KiB.
 const MAX_EXTENSION_BYTES: u64 = 1 << 20;
 
@@ -227,6 +227,12 @@ fn parse_time(value: &[u8]) -> Option<(i64, u32)> {
         true => Some((whole.checked_sub(1)?, 1_000_000_000 - nanoseconds)),
         false => Some((whole, nanoseconds)),
     }
+}
+
+/// Whether `block` is a header: of a whole block's size, not empty, and with the right checksum.
+pub(crate) fn is_header(block: &[u8]) -> bool {
+    let Ok(bytes) = <[u8; BLOCK]>::try_from(block) else { return false };
+    bytes.iter().any(|byte| *byte != 0) && Header(bytes).check().is_ok()
 }
 
 /// A header block; [`crate::LayerWriter`] documents its fields.
