@@ -10,8 +10,14 @@ const APPLICATION: &str = "container-starter-mycontainer";
 
 /// A platform with one instance of the starter, which here has busybox beside its server; and the instance's name.
 fn with_instance(test: impl FnOnce(&Home, &str)) {
+    with_instance_by("cfc", test);
+}
+
+/// As [`with_instance`], with the instance run by `runtime`.
+fn with_instance_by(runtime: &str, test: impl FnOnce(&Home, &str)) {
     let (true, true, Some(busybox)) = (can_sandbox(), tools().is_some(), busybox()) else { return };
     let home = Home::new();
+    home.write("config.toml", &format!("runtime = \"{runtime}\"\n"));
     let project = home.project_with_shell(WORKER, &busybox, "");
     let platform = Platform::start(&home);
     home.must(&["deploy", &project.display().to_string()]);
@@ -85,6 +91,27 @@ fn a_command_runs_in_an_instance_with_pipes() {
     });
 }
 
+#[test]
+fn a_command_runs_in_an_instance_of_each_runtime() {
+    for runtime in ["runc", "crun", "runsc"].into_iter().filter(|runtime| has_program(runtime)) {
+        with_instance_by(runtime, |home, name| {
+            let script = |text: &'static str| ["--", "/bin/sh", "-c", text];
+            let with = |more: &[&'static str], text| [more, &[name][..], &script(text)].concat();
+            check(home, &with(&[], "echo out; echo err >&2; exit 3"), b"", (3, "out\n", "err\n"));
+            check(home, &with(&[], "kill -9 $$"), b"", (137, "", ""));
+            check(home, &with(&["-i"], "cat; echo end"), b"typed\n", (0, "typed\nend\n", ""));
+            let options = ["-u", "0:7", "-w", "/bin", "-e", "A=x y"];
+            let show = "busybox id -u; busybox id -g; pwd; echo $A";
+            check(home, &with(&options, show), b"", (0, "0\n7\n/bin\nx y\n", ""));
+            let said = home.must_fail(&["containers", "exec", name, "--", "/no/such/command"]);
+            assert!(said.contains("command `/no/such/command` not found"), "{runtime}: {said}");
+            if has_program("python3") {
+                converse(home, name);
+            }
+        });
+    }
+}
+
 /// Plays a person at a terminal: says lines when it has seen others, resizes, and ends with the command's exit code.
 const PERSON: &str = r#"
 import fcntl, os, pty, signal, struct, sys, termios, time
@@ -127,19 +154,21 @@ fn a_terminal_is_passed_on_key_by_key() {
     if !has_program("python3") {
         return;
     }
-    with_instance(|home, name| {
-        let cfc = home.cfc();
-        let mut person = Command::new("python3");
-        person.args(["-c", PERSON]).arg(cfc.get_program());
-        for (key, value) in cfc.get_envs() {
-            match value {
-                Some(value) => person.env(key, value),
-                None => person.env_remove(key),
-            };
-        }
-        person.args(["containers", "exec", "-it", name, "--", "/bin/sh", "-c", IN_TERMINAL]);
-        let output = person.output().expect("python runs");
-        let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-        assert!(said.contains("code 9"), "{said}");
-    });
+    with_instance(converse);
+}
+
+fn converse(home: &Home, name: &str) {
+    let cfc = home.cfc();
+    let mut person = Command::new("python3");
+    person.args(["-c", PERSON]).arg(cfc.get_program());
+    for (key, value) in cfc.get_envs() {
+        match value {
+            Some(value) => person.env(key, value),
+            None => person.env_remove(key),
+        };
+    }
+    person.args(["containers", "exec", "-it", name, "--", "/bin/sh", "-c", IN_TERMINAL]);
+    let output = person.output().expect("python runs");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("code 9"), "{said}");
 }

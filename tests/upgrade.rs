@@ -12,6 +12,21 @@ fn inode(path: &Path) -> u64 {
     std::fs::metadata(path).unwrap_or_else(|error| panic!("{}: {error}", path.display())).ino()
 }
 
+/// The launcher of the platform in `home`, which runs the program that is installed there.
+fn launcher_of(home: &Home) -> u32 {
+    let pids = std::fs::read_dir("/proc").expect("there is a /proc").flatten();
+    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let is_it = |pid: &u32| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let exe = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+        let comm = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        line.starts_with(b"cfc-launcher\0/") && comm == "cfc-launcher\n" && exe == home.path("bin/cfc")
+    };
+    let found: Vec<u32> = pids.filter(is_it).collect();
+    assert_eq!(found.len(), 1, "{found:?}");
+    found[0]
+}
+
 fn ask(address: &str, session: &str) -> (u16, String) {
     let body = format!("{{\"session-id\": \"{session}\"}}");
     let request = format!(
@@ -33,6 +48,7 @@ fn an_upgrade_under_load_loses_no_request_and_no_instance() {
     let address = platform.address("gateway");
     let before: Vec<String> = ["alice", "bob"].map(|session| ask(&address, session).1).to_vec();
 
+    let launcher = launcher_of(&home);
     let (is_over, answered) = (AtomicBool::new(false), AtomicU32::new(0));
     std::thread::scope(|scope| {
         let clients: Vec<_> = ["alice", "bob"]
@@ -59,6 +75,8 @@ fn an_upgrade_under_load_loses_no_request_and_no_instance() {
                 assert_eq!(platform.generation(), generation);
                 let executed = inode(&PathBuf::from(format!("/proc/{}/exe", platform.pid())));
                 assert_eq!(executed, inode(&program), "the new program runs in the old one's process");
+                let executed = inode(&PathBuf::from(format!("/proc/{launcher}/exe")));
+                assert_eq!(executed, inode(&program), "and in the launcher's");
                 wait_for("the clients to be answered", || {
                     (answered.load(Ordering::Relaxed) > answered_before + 10).then_some(())
                 });

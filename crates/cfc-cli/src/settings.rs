@@ -148,6 +148,9 @@ pub struct Addresses {
     pub refusals: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refusal: Option<String>,
+    /// Why the launcher goes on with an older program than the server's, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub launcher_refusal: Option<String>,
 }
 
 impl Settings {

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::uri::{Authority, PathAndQuery, Uri};
-use http::{Method, Request, Response, StatusCode, Version};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Body as _, Incoming};
 use tokio::time::{Duration, Instant, sleep, sleep_until};
@@ -55,8 +55,9 @@ async fn try_forward(
         let Some(client_upgrade) = client_upgrade else {
             return Err(answer::broken(&worker, "it changed the protocol without being asked to"));
         };
-        tunnel(inner, client_upgrade, hyper::upgrade::on(&mut response));
         let protocol = headers::upgrade_protocol(response.headers());
+        let agreed = protocol.clone().unwrap_or(HeaderValue::from_static(""));
+        tunnel(inner, &agreed, client_upgrade, hyper::upgrade::on(&mut response));
         headers::remove_hop_by_hop(response.headers_mut());
         if let Some(protocol) = protocol {
             headers::set_upgrade(response.headers_mut(), protocol);

@@ -32,12 +32,17 @@ impl Default for GatewayOptions {
     }
 }
 
+/// How long WebSockets have to answer when they are told that the gateway leaves.
+const FAREWELL: Duration = Duration::from_secs(1);
+
 /// How far the gateway is on its way out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Phase {
     Serving,
     /// Connections end after the request they are at.
     Draining,
+    /// WebSockets are told, and have a moment to answer. All else ends.
+    Leaving,
     /// Connections end now.
     Ended,
 }
@@ -97,13 +102,16 @@ impl Gateway {
         crate::serve::serve(self.inner.clone(), listener).await;
     }
 
-    /// Accepts nothing more, lets requests under way finish for `grace`, then ends what is left, tunnels included.
+    /// Accepts nothing more, lets requests under way finish for `grace`, then ends what is left, tunnels included; to
+    /// WebSockets it says so (1001, going away), both to the client and to the Worker.
     /// [`Gateway::serve`] returns when its connections have ended.
     pub async fn shutdown(&self, grace: Duration) {
         self.inner.phase.send_replace(Phase::Draining);
         // Every connection and tunnel holds a receiver; the last one to go closes the channel.
         let all_ended = tokio::time::timeout(grace, self.inner.phase.closed()).await.is_ok();
         if !all_ended {
+            self.inner.phase.send_replace(Phase::Leaving);
+            let _ = tokio::time::timeout(FAREWELL, self.inner.phase.closed()).await;
             self.inner.phase.send_replace(Phase::Ended);
             self.inner.phase.closed().await;
         }

@@ -15,6 +15,7 @@ mod forward;
 mod headers;
 mod upgrade;
 mod upstream;
+mod websocket;
 
 mod answer;
 

@@ -81,7 +81,7 @@ async fn connection(inner: Arc<Inner>, stream: TcpStream, client: SocketAddr) {
             changed = phase.changed() => match (changed, *phase.borrow()) {
                 (Ok(()), Phase::Serving) => {}
                 (Ok(()), Phase::Draining) => connection.as_mut().graceful_shutdown(),
-                (Ok(()), Phase::Ended) | (Err(_), _) => return,
+                (Ok(()), Phase::Leaving | Phase::Ended) | (Err(_), _) => return,
             },
         }
     };

@@ -19,6 +19,7 @@ use oci_spec::runtime::LinuxResources;
 use rustix::fs::{Mode, OFlags};
 
 use crate::error::ErrorKind;
+use crate::launcher::CgroupState;
 use crate::rootless;
 use crate::status::Usage;
 use crate::step::Step;
@@ -198,6 +199,29 @@ impl Cgroup {
             self.directories.push(directory.clone());
         }
         self.controllers.insert(controller, (directory, version));
+    }
+
+    /// For the launcher's next program.
+    pub(crate) fn save(&self) -> CgroupState {
+        let controllers = self.controllers.iter();
+        let controllers = controllers.map(|(name, (path, version))| {
+            let is_v2 = *version == Version::V2;
+            ((*name).to_owned(), path.clone(), is_v2)
+        });
+        CgroupState {
+            directories: self.directories.clone(),
+            controllers: controllers.collect(),
+            is_lenient: self.is_lenient,
+        }
+    }
+
+    pub(crate) fn restore(state: CgroupState) -> Cgroup {
+        let CgroupState { directories, controllers, is_lenient } = state;
+        let controllers = controllers.into_iter().filter_map(|(name, path, is_v2)| {
+            let known = KNOWN_CONTROLLERS.into_iter().find(|known| *known == name)?;
+            Some((known, (path, if is_v2 { Version::V2 } else { Version::V1 })))
+        });
+        Cgroup { directories, controllers: controllers.collect(), is_lenient }
     }
 
     /// Sets the limits of `resources`. What they do not name stays as it is.

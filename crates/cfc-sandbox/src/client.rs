@@ -257,6 +257,32 @@ impl Launcher {
         }
     }
 
+    /// Has the launcher execute `program` in its place. Its process, its sandboxes and all connections to it stay, this one
+    /// included. Returns when the new program serves.
+    ///
+    /// Fails, and the launcher goes on as it is, when it is of a cfc that could not do that yet, or when `program` does not
+    /// understand what it knows.
+    pub fn replace(&self, program: &Path) -> Result<()> {
+        let program =
+            std::path::absolute(program).map_err(|error| launcher_error(format!("find its program: {error}")))?;
+        match self.call(&Request::Succeed { program }, &[])?.0 {
+            Reply::Hello(_) => Ok(()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Whether the launcher's program is another than that of this process.
+    pub fn is_of_another_program(&self) -> bool {
+        use std::os::unix::fs::MetadataExt;
+        let identity = |pid: &str| {
+            std::fs::metadata(format!("/proc/{pid}/exe"))
+                .ok()
+                .map(|file| (file.dev(), file.ino(), file.mtime(), file.ctime_nsec()))
+        };
+        let theirs = self.process_id().and_then(|pid| identity(&pid.to_string()));
+        theirs.is_some_and(|theirs| Some(theirs) != identity("self"))
+    }
+
     /// Ends all sandboxes and the launcher, and returns when they are gone.
     pub fn shutdown(&self) -> Result<()> {
         done(self.call(&Request::Shutdown, &[])?.0)
@@ -267,7 +293,7 @@ impl Launcher {
         let bytes = protocol::encode(request).map_err(|error| launcher_error(format!("ask it: {error}")))?;
         let idle = lock(&self.shared.idle).pop();
         if let Some(connection) = idle {
-            match exchange(&connection, &bytes, descriptors) {
+            match exchange_if_known(&connection, request, &bytes, descriptors) {
                 Ok(answer) => return self.finish(connection, answer),
                 // It belongs to a launcher that had ended before. A new one may have taken its place.
                 Err(Broken::Unsent) => {}
@@ -281,7 +307,7 @@ impl Launcher {
             (Err(_), Request::Start(_) | Request::List) => self.shared.reach.revive()?,
             (connected, _) => connected?,
         };
-        let answer = exchange(&connection, &bytes, descriptors)?;
+        let answer = exchange_if_known(&connection, request, &bytes, descriptors)?;
         self.finish(connection, answer)
     }
 
@@ -394,6 +420,29 @@ fn exchange(
     descriptors: &[BorrowedFd<'_>],
 ) -> std::result::Result<(Response, Vec<OwnedFd>), Broken> {
     exchange_first(connection, bytes, descriptors, &mut Receiver::default())
+}
+
+/// As [`exchange`], with a launcher that knows all of `request`: it is asked each time for its version, since it may have
+/// been replaced meanwhile, be it by an older one.
+fn exchange_if_known(
+    connection: &OwnedFd,
+    request: &Request,
+    bytes: &[u8],
+    descriptors: &[BorrowedFd<'_>],
+) -> std::result::Result<(Response, Vec<OwnedFd>), Broken> {
+    if request.since() > protocol::PROTOCOL_MIN {
+        let greeting = protocol::encode(&Request::Hello)?;
+        // Of the request itself nothing was sent.
+        let (answer, _) = exchange(connection, &greeting, &[]).map_err(|_| Broken::Unsent)?;
+        let hello = match answer {
+            Ok(Reply::Hello(hello)) => hello,
+            _ => protocol::Hello::of_the_first(),
+        };
+        if let Err(reason) = request.check_known(&hello) {
+            return Ok((Err(launcher_error(reason)), Vec::new()));
+        }
+    }
+    exchange(connection, bytes, descriptors)
 }
 
 /// As [`exchange`], where more than one answer may come: `receiver` has what came with the first.
@@ -558,6 +607,33 @@ mod tests {
         let launcher = Launcher::connect_or_start(Path::new("/no/such/program"), &socket).expect("it is old enough");
         assert_eq!(launcher.list().expect("it answers"), []);
         assert_eq!(theirs.join().expect("it was asked"), ["\"Hello\"", "\"List\""]);
+    }
+
+    /// What limits or isolates is not sent to a launcher that would ignore it, whatever it was when it was connected to.
+    #[test]
+    fn a_runtime_is_asked_of_no_launcher_that_would_not_use_it() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let socket = directory.path().join("socket");
+        let hello =
+            |protocol| Ok(Reply::Hello(protocol::Hello { protocol, oldest: 1, version: "7.0.0".to_owned(), pid: 42 }));
+        // One of now, in whose place there is an older one when the start comes.
+        let theirs = launcher_that_says(&socket, vec![hello(protocol::PROTOCOL), hello(2)]);
+        let launcher =
+            Launcher::connect_or_start(Path::new("/no/such/program"), &socket).expect("they understand each other");
+        let runtime = crate::OciRuntime::find("sh", Path::new("sh"), &[], None).expect("there is a shell");
+        let config = SandboxConfig {
+            id: "x".to_owned(),
+            spec: crate::build_spec(),
+            root: crate::Root::Directory { path: "/".into() },
+            network: crate::Network::Isolated,
+            stdio: Stdio::Log { path: "/log".into(), max_bytes: 1 },
+            runtime: Some(runtime),
+        };
+        let mut config = config;
+        config.spec.process_mut().as_mut().expect("has one").set_args(Some(vec!["true".to_owned()]));
+        let refused = launcher.start(&config).expect_err("it would run in the launcher's own sandbox");
+        assert!(refused.to_string().contains("7.0.0") && refused.to_string().contains("runtimes"), "{refused}");
+        assert_eq!(theirs.join().expect("it was asked"), ["\"Hello\"", "\"Hello\""]);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 
 use oci_spec::runtime::LinuxResources;
 use rustix::net::{
@@ -19,6 +20,7 @@ use crate::config::SandboxConfig;
 use crate::disk::{DiskKind, DiskUsage};
 use crate::error::Error;
 use crate::exec::ExecConfig;
+use crate::launcher::{Passing, ReceivedState, take_all};
 use crate::status::{Exit, ExitStatus, Started, Status, Usage};
 
 /// The longest message either side accepts. A spec is about 10 KiB; an environment may reach megabytes.
@@ -28,9 +30,10 @@ pub(crate) const DESCRIPTORS_MAX: usize = 253;
 const READ_LENGTH: usize = 64 << 10;
 
 /// Which version of this protocol this program speaks. A launcher outlives the cfc that started it, so the two may be of
-/// different programs. Unknown fields are ignored and missing ones have defaults; where that would be wrong (a new field
-/// that limits or isolates), this number and [`PROTOCOL_MIN`] rise. Version 1 had no [`Request::Hello`].
-pub(crate) const PROTOCOL: u32 = 2;
+/// different programs. Unknown fields are ignored and missing ones have defaults. Where that would be wrong, for a new field
+/// that limits or isolates, this number rises, and [`Request::since`] keeps the request from launchers that speak an older
+/// one. Version 1 had no [`Request::Hello`], version 2 no [`Request::Succeed`], and of its programs some had no runtimes.
+pub(crate) const PROTOCOL: u32 = 3;
 
 /// The oldest version that the other side may speak.
 pub(crate) const PROTOCOL_MIN: u32 = 1;
@@ -93,7 +96,44 @@ pub(crate) enum Request {
     },
     /// The process of this connection no longer ends with it. No reply.
     ExecRelease,
+    /// The launcher is to execute this program in its place, which goes on where it left off.
+    Succeed {
+        program: PathBuf,
+    },
     Shutdown,
+}
+
+impl Request {
+    /// The version of the protocol since which launchers know all that this request says and that must not be ignored: a
+    /// launcher ignores fields that it does not know, and one that limits or isolates would be missing without a word. A
+    /// kind of request that it does not know it refuses by itself.
+    pub(crate) fn since(&self) -> u32 {
+        match self {
+            Request::Start(config) if config.runtime.is_some() => 3,
+            _ => 1,
+        }
+    }
+
+    /// What is new in it, for a message.
+    fn novelty(&self) -> &'static str {
+        match self {
+            Request::Start(_) => "other runtimes than its own",
+            _ => "it",
+        }
+    }
+
+    /// Why a launcher that greets like this must not be sent it, if that is so.
+    pub(crate) fn check_known(&self, hello: &Hello) -> Result<(), String> {
+        let Hello { protocol, version, .. } = hello;
+        if *protocol >= self.since() {
+            return Ok(());
+        }
+        Err(format!(
+            "it is of cfc {version}, which does not know {} (`cfc upgrade` replaces it, if it is new enough for that; else it \
+             goes when `cfc serve` is stopped with SIGTERM)",
+            self.novelty()
+        ))
+    }
 }
 
 /// What the launcher answers.
@@ -117,6 +157,11 @@ impl Hello {
     pub(crate) fn own() -> Hello {
         let version = env!("CARGO_PKG_VERSION").to_owned();
         Hello { protocol: PROTOCOL, oldest: PROTOCOL_MIN, version, pid: std::process::id() }
+    }
+
+    /// What a launcher would say that does not know the question yet.
+    pub(crate) fn of_the_first() -> Hello {
+        Hello { protocol: 1, oldest: 1, version: "0.1.0".to_owned(), pid: 0 }
     }
 
     /// Whether this program and that launcher understand each other, or what to do when not.
@@ -254,6 +299,16 @@ impl Receiver {
         Ok(received.bytes > 0)
     }
 
+    /// For the launcher's next program.
+    pub(crate) fn save(&self, passing: &Passing) -> ReceivedState {
+        ReceivedState { bytes: self.bytes.clone(), descriptors: passing.pass_all(&self.descriptors) }
+    }
+
+    pub(crate) fn restore(state: ReceivedState) -> io::Result<Receiver> {
+        let ReceivedState { bytes, descriptors } = state;
+        Ok(Receiver { bytes, descriptors: take_all(descriptors)?.into() })
+    }
+
     /// A descriptor that has come.
     pub(crate) fn take_descriptor(&mut self) -> Option<OwnedFd> {
         self.descriptors.pop_front()
@@ -272,6 +327,10 @@ impl Receiver {
         Ok(Some((message, self.descriptors.drain(..).collect())))
     }
 }
+
+#[cfg(test)]
+#[path = "protocol_tests.rs"]
+mod older_launchers;
 
 #[cfg(test)]
 mod tests {

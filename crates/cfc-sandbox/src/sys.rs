@@ -380,6 +380,22 @@ pub(crate) fn standard_input() -> io::Result<OwnedFd> {
     Ok(rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?)
 }
 
+/// Makes the descriptor of this number, which an earlier program of this process has left open, this program's own.
+pub(crate) fn adopt_descriptor(number: RawFd) -> io::Result<OwnedFd> {
+    close_on_exec(number, true)?;
+    // JUSTIFICATION: a number is all that an earlier program can pass on.
+    // SAFETY: it is open, as the call before has shown, and the launcher's state names each descriptor once.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Whether the descriptor of this number is closed at `execve`.
+pub(crate) fn close_on_exec(number: RawFd, is_closed: bool) -> io::Result<()> {
+    let flags = if is_closed { libc::FD_CLOEXEC } else { 0 };
+    // JUSTIFICATION: descriptors that are passed on are known by their numbers.
+    // SAFETY: nothing is closed or read; a number that is not open only fails.
+    check(i64::from(unsafe { libc::fcntl(number, libc::F_SETFD, flags) }))
+}
+
 fn check(result: i64) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

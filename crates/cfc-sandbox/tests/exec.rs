@@ -7,11 +7,11 @@ use std::fs;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use cfc_sandbox::{ErrorKind, ExecConfig, ExitStatus, Terminal, WindowSize};
+use cfc_sandbox::{ErrorKind, ExecConfig, ExitStatus, WindowSize};
 use serde_json::json;
-use support::exec::{command, output, refused, run, running, script, start, until};
+use support::exec::{command, output, read_until, refused, run, running, script, start, until};
 use support::{Bench, bench, field, with};
 
 const SIZE: WindowSize = WindowSize { rows: 30, columns: 100 };
@@ -180,25 +180,6 @@ fn a_sandbox_without_a_shell_takes_commands_too() {
     bench.launcher.start(&config).unwrap();
     assert_eq!(output(&bench, &config.id, &command(&["/busybox", "echo", "hello"])), "hello\n");
     assert_eq!(refused(&bench, &config.id, &command(&["sh"])).exit_code(), Some(127));
-}
-
-/// Reads from a terminal until `wanted` was shown.
-fn read_until(terminal: &Terminal, wanted: &str) -> String {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    let mut shown = String::new();
-    while !shown.contains(wanted) {
-        assert!(Instant::now() < deadline, "{wanted:?} never came, only {shown:?}");
-        let mut buffer = [0; 4096];
-        match terminal.read(&mut buffer) {
-            Ok(0) => panic!("it ended before {wanted:?}: {shown:?}"),
-            Ok(count) => shown.push_str(&String::from_utf8_lossy(&buffer[..count])),
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            Err(error) => panic!("{error}"),
-        }
-    }
-    shown
 }
 
 #[test]

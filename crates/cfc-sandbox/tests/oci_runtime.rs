@@ -9,34 +9,10 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use cfc_sandbox::{
-    DiskKind, ErrorKind, ExecConfig, ExitStatus, INIT_ANNOTATION, Network, OciRuntime, Root, SandboxConfig, State,
-    Stdio,
-};
+use cfc_sandbox::{DiskKind, ErrorKind, ExitStatus, Network, OciRuntime, Root, SandboxConfig, State, Stdio};
 use serde_json::json;
-use support::{Bench, bench, field, log_text, own_directory, with};
-
-const RUNTIMES: [&str; 3] = ["runc", "crun", "runsc"];
-
-/// Calls `test` with each runtime that is on this machine.
-fn with_each(test: impl Fn(&Bench, &OciRuntime)) {
-    let Some(bench) = bench() else { return };
-    for name in RUNTIMES {
-        match OciRuntime::find(name, Path::new(name), &[], None) {
-            Ok(runtime) => test(&bench, &runtime),
-            Err(error) => eprintln!("skipped: {error}"),
-        }
-    }
-}
-
-fn config(bench: &Bench, runtime: &OciRuntime, script: &str) -> SandboxConfig {
-    SandboxConfig { runtime: Some(runtime.clone()), ..bench.config(&["sh", "-c", script]) }
-}
-
-/// As the runtime of instances has it: a signal that is not handled ends the application.
-fn as_instance(config: &SandboxConfig) -> SandboxConfig {
-    with(config, &[("/annotations", json!({INIT_ANNOTATION: "true"}))])
-}
+use support::oci::{as_instance, config, with_each};
+use support::{bench, field, log_text, own_directory, with};
 
 fn wait_for(what: &str, is_it: impl Fn() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(30);
@@ -64,6 +40,17 @@ fn output_and_exit_code_are_those_of_the_command() {
         let mut lines: Vec<_> = text.lines().collect();
         lines.sort_unstable();
         assert_eq!(lines, ["/home", "0", "a b", "c", "err", "out", "the-host"], "{name}");
+    });
+}
+
+#[test]
+fn a_name_may_be_as_long_as_any_instances() {
+    with_each(|bench, runtime| {
+        let id = format!("workerd-{}-{}", "a-worker".repeat(8), "0123456789abcdef".repeat(4));
+        let config = SandboxConfig { id, ..config(bench, runtime, "exit 5") };
+        bench.launcher.start(&config).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(bench.launcher.wait(&config.id).unwrap().status, ExitStatus::Code(5), "{}", runtime.name());
+        bench.launcher.remove(&config.id).unwrap();
     });
 }
 
@@ -144,6 +131,32 @@ fn signals_end_it_as_they_end_an_instance_of_our_own() {
         for config in [handled, unhandled, ignored] {
             bench.launcher.remove(&config.id).unwrap();
         }
+    });
+}
+
+/// As in a sandbox of our own: process 1 is ours, reaps orphans, is not to be looked into, and is on no disk.
+#[test]
+fn process_1_is_our_own_and_reaps_orphans() {
+    with_each(|bench, runtime| {
+        let name = runtime.name();
+        let script = "head -c 8 /proc/1/cmdline | grep -c cfc; cat /proc/1/comm; echo $$ $PPID; \
+                      for i in 1 2 3; do sh -c 'sleep 0.1 & :'; done; sleep 1; \
+                      grep -l '^State:.Z' /proc/[0-9]*/status | wc -l; cat /dev/.cfc-init; echo x > /dev/.cfc-init; \
+                      ls -a / /dev | grep cfc; exit 3";
+        let config = as_instance(&config(bench, runtime, script));
+        let (exit, text) = bench.run_config(&config);
+        assert_eq!(exit.status, ExitStatus::Code(3), "{name}: {text}");
+        assert!(text.contains("cfc-init") && text.contains("\n0\n"), "{name}: {text}");
+        assert!(text.contains("sh: can't create /dev/.cfc-init"), "{name}: it cannot be changed: {text}");
+        // gVisor leaves an empty file where it mounts one.
+        let below = fs::read(support::own_directory(&config).join("upper/dev/.cfc-init"));
+        assert!(below.is_err() || name == "runsc" && below.unwrap().is_empty(), "{name}: it is no part of the disk");
+        for (command, code) in [("no-such-command", 127), ("/no/such/file", 127), ("/etc/not-executable", 126)] {
+            let config = SandboxConfig { runtime: Some(runtime.clone()), ..bench.config(&[command]) };
+            let error = bench.launcher.start(&as_instance(&config)).expect_err(command);
+            assert_eq!(error.exit_code(), Some(code), "{name}: {error}");
+        }
+        assert_eq!(bench.launcher.list().unwrap(), []);
     });
 }
 
@@ -359,30 +372,6 @@ fn it_outlives_whoever_started_it_and_is_found_again() {
         assert_eq!(launcher.wait(&config.id).unwrap().status.shell_code(), 143, "{name}");
         launcher.remove(&config.id).unwrap();
         launcher.shutdown().unwrap();
-    });
-}
-
-/// The process that the launcher knows is outside of the container: a command there would have the host's rights.
-#[test]
-fn a_further_command_is_refused_and_never_runs_outside() {
-    with_each(|bench, runtime| {
-        let config = config(bench, runtime, "sleep 1000");
-        bench.launcher.start(&config).unwrap();
-        let trace = bench.directory.path().join("trace");
-        let command = ExecConfig {
-            arguments: vec!["touch".to_owned(), trace.to_str().unwrap().to_owned()],
-            environment: Vec::new(),
-            user: None,
-            cwd: None,
-            terminal: None,
-        };
-        let null = || fs::File::options().read(true).write(true).open("/dev/null").unwrap().into();
-        let error = bench.launcher.exec(&config.id, &command, [null(), null(), null()]).expect_err("refused");
-        assert!(error.to_string().contains("an OCI runtime runs it"), "{error}");
-        assert!(!trace.exists());
-        bench.launcher.kill_all(&config.id).unwrap();
-        bench.launcher.wait(&config.id).unwrap();
-        bench.launcher.remove(&config.id).unwrap();
     });
 }
 

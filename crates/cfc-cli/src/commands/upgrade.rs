@@ -28,6 +28,9 @@ pub fn run(settings: &Settings) -> Result<ExitCode, Failure> {
         })?;
         if now.generation != before.generation {
             output::tell(format!("upgraded to cfc {}; instances went on", now.version));
+            if let Some(reason) = now.launcher_refusal {
+                output::tell(format!("warning: the launcher goes on with its older program: {reason}"));
+            }
             return Ok(ExitCode::SUCCESS);
         }
         if now.refusals != before.refusals {

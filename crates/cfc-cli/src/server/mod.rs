@@ -55,6 +55,21 @@ pub fn launcher_program() -> Result<PathBuf, Failure> {
     cfc_sandbox::current_program().map_err(|error| Failure::because("cannot find the program that is running", &error))
 }
 
+/// Has a launcher go on with this program that an older or a newer cfc has left behind. Why it does not, if it does not:
+/// everything works then too, as far as the two understand each other.
+fn replace_launcher(launcher: &Launcher) -> Result<Option<String>, Failure> {
+    if !launcher.is_of_another_program() {
+        return Ok(None);
+    }
+    match launcher.replace(&launcher_program()?) {
+        Ok(()) => Ok(None),
+        Err(error) => {
+            tracing::warn!(reason = %error, "the launcher goes on with its program");
+            Ok(Some(error.to_string()))
+        }
+    }
+}
+
 /// What a server is started with.
 pub struct Server {
     pub settings: Settings,
@@ -110,6 +125,7 @@ async fn serve(server: Server) -> Result<Option<Handover>, Failure> {
         generation,
         refusals: 0,
         refusal: None,
+        launcher_refusal: None,
     };
 
     let token = token::load_or_create(settings)?;
@@ -120,6 +136,7 @@ async fn serve(server: Server) -> Result<Option<Handover>, Failure> {
         tracing::warn!(sandbox = %swept, "removed what an earlier launcher left");
     }
     let launcher = Launcher::connect_or_start(&launcher_program()?, &launcher_socket).map_err(sandbox_failure)?;
+    addresses.launcher_refusal = replace_launcher(&launcher)?;
     let store = settings.open_store()?;
     let runtime = Runtime::open(runtime_config(settings, &store, &launcher)?).await.map_err(runtime_failure)?;
     runtime.share_machine(settings.file.shares()?);

@@ -1,7 +1,9 @@
 //! Commands in containers: over the socket as Docker's clients ask for them, and by the real workerd.
 
+use std::path::Path;
 use std::time::Duration;
 
+use cfc_sandbox::OciRuntime;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -16,7 +18,8 @@ pub const TESTS: &[Test] = &[
     ("exec_holds_back_a_flood_and_ends_with_its_container", || on_platform(flood)),
     ("exec_refuses_by_name", || on_platform(refusals)),
     ("exec_plays_workerds_wrapper_and_helper", || on_platform(wrapper)),
-    ("exec_by_a_durable_object_of_the_real_workerd", durable_object),
+    ("exec_by_a_durable_object_of_the_real_workerd", || durable_object(None)),
+    ("exec_by_a_durable_object_in_what_an_oci_runtime_runs", each_runtime),
 ];
 
 const PID_FILE: &str = "/tmp/.workerd-exec-6f2c1a52-93d3-4d0e-8a55-1f3ce2a0b7d4.pid";
@@ -316,7 +319,16 @@ export default {
 };
 "#;
 
-fn durable_object() {
+fn each_runtime() {
+    for name in ["runc", "runsc"] {
+        match OciRuntime::find(name, Path::new(name), &[], None) {
+            Ok(runtime) => durable_object(Some(runtime)),
+            Err(error) => eprintln!("skipped: {error}"),
+        }
+    }
+}
+
+fn durable_object(runtime: Option<OciRuntime>) {
     let Some(toolchain) = toolchain() else { return };
     let directory = tempfile::tempdir().expect("a directory");
     let project = directory.path().join("project");
@@ -327,6 +339,7 @@ fn durable_object() {
     block_on(async {
         let platform = Platform::open(directory.path()).await;
         platform.run_script("exec sleep 1000");
+        runtime.into_iter().for_each(|runtime| platform.run_by(runtime));
         let worker = start_workerd(&platform, &toolchain, &project).await;
         let told =
             |stdout: &str, stderr: &str, code: i32| json!({ "stdout": stdout, "stderr": stderr, "exitCode": code });

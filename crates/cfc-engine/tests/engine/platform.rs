@@ -7,7 +7,7 @@ use std::time::Duration;
 use cfc_engine::{EgressPolicy, Engine, WorkerNames};
 use cfc_oci::{ContainerConfig, Descriptor};
 use cfc_runtime::{Application, Capacity, InstanceType, Isolation, Relays, Runtime, RuntimeConfig, STOP_GRACE};
-use cfc_sandbox::Launcher;
+use cfc_sandbox::{Launcher, OciRuntime};
 use cfc_store::Store;
 use serde_json::{Value, json};
 use tokio::net::UnixListener;
@@ -97,6 +97,16 @@ impl Platform {
             instance_type,
             startup_cpu_boost: true,
             isolation: Isolation::default(),
+        });
+    }
+
+    /// Has the application's further containers run by `runtime`, with memory enough for that.
+    pub fn run_by(&self, runtime: OciRuntime) {
+        let application = self.runtime.application("app").expect("was set");
+        self.runtime.set_application(Application {
+            instance_type: InstanceType::custom(1.0, 512, 100),
+            isolation: Isolation { runtime: Some(runtime), grants: Vec::new() },
+            ..application
         });
     }
 

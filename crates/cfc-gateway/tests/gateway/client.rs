@@ -35,6 +35,23 @@ impl Client {
         self.stream.write_all(text.as_bytes()).await.expect("the gateway reads");
     }
 
+    pub async fn send_bytes(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).await.expect("the gateway reads");
+    }
+
+    /// The next `count` bytes.
+    pub async fn receive_bytes(&mut self, count: usize) -> Vec<u8> {
+        while self.received.len() < count {
+            let mut buffer = [0; 4096];
+            let read = tokio::time::timeout(PATIENCE, self.stream.read(&mut buffer)).await.expect("in time");
+            let count = read.expect("readable");
+            assert!(count > 0, "ended after {:?}", self.received);
+            self.received.extend_from_slice(&buffer[..count]);
+        }
+        let rest = self.received.split_off(count);
+        std::mem::replace(&mut self.received, rest)
+    }
+
     /// Reads until what was received contains `end`, and takes it up to there.
     pub async fn receive_until(&mut self, end: &str) -> String {
         let receive = async {

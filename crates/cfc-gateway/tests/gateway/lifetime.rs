@@ -38,6 +38,31 @@ async fn a_shutdown_ends_a_socket_after_the_grace() {
     let before = Instant::now();
     gateway.shutdown(Duration::from_millis(200)).await;
     assert!(before.elapsed() >= Duration::from_millis(200));
+    assert_eq!(client.receive_bytes(4).await, GOING_AWAY);
+    assert!(client.is_closed().await);
+}
+
+/// A frame that closes, with the code 1001.
+const GOING_AWAY: [u8; 4] = [0x88, 2, 0x03, 0xe9];
+
+#[tokio::test]
+async fn a_websocket_is_told_between_two_frames_that_the_gateway_goes_and_may_answer() {
+    let worker = echoing_worker();
+    let (gateway, address) = gateway_to(&worker).await;
+    let mut client = Client::connect(address).await;
+    client.send(UPGRADE).await;
+    client.receive_head().await;
+    // A frame of 5 bytes of which 3 have come when the gateway goes.
+    client.send("\u{2}\u{5}abc").await;
+    client.receive_until("abc").await;
+    let leaving = tokio::spawn(async move { gateway.shutdown(Duration::from_millis(50)).await });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    client.send("de\u{2}\u{1}x").await;
+    assert_eq!(client.receive_bytes(2).await, *b"de", "what has begun is whole");
+    assert_eq!(client.receive_bytes(4).await, GOING_AWAY, "and nothing comes after it");
+    // The Worker, which sends back what it gets, was told too: that is its answer. Ours ends it all.
+    client.send_bytes(&[0x88, 0x80, 1, 2, 3, 4]).await;
+    tokio::time::timeout(Duration::from_secs(5), leaving).await.expect("it does not wait for more").expect("ends");
     assert!(client.is_closed().await);
 }
 

@@ -24,12 +24,12 @@ use crate::cgroup;
 use crate::error::ErrorKind;
 use crate::exec::ExecConfig;
 use crate::launcher::blueprint::{UserPlan, c_strings};
-use crate::launcher::exec_template::ExecTemplate;
+use crate::launcher::exec_template::{Defaults, ExecTemplate};
 use crate::launcher::give_pipes;
 use crate::rootless;
 use crate::step::Step;
 use crate::sys;
-use crate::user::{ResolvedUser, resolve_user};
+use crate::user::resolve_user;
 
 /// What the process reports, as one line of JSON; then the pipe ends when `execve` has succeeded.
 #[derive(Debug, Serialize, Deserialize)]
@@ -73,13 +73,13 @@ fn join_and_execute(
 ) -> Result<std::convert::Infallible, ErrorKind> {
     leave_host(template, wiring)?;
     join(template, &wiring.first)?;
-    let (user, environment) = find_user(template, config)?;
+    let (user, environment) = find_user(&template.defaults, config, Path::new("/"))?;
     match &wiring.handover {
         Some(handover) => terminal::open(config.terminal, &user, handover)?,
         None => give_pipes(&standard_descriptors(), user.uid, user.gid),
     }
     identity::set_rlimits(&template.rlimits)?;
-    let cwd: &Path = config.cwd.as_deref().unwrap_or(&template.cwd);
+    let cwd: &Path = config.cwd.as_deref().unwrap_or(&template.defaults.cwd);
     let is_cwd_set = program::change_directory(cwd)?;
     sys::reset_signals();
     sys::close_on_exec_from(3).step(|| "close inherited files".into())?;
@@ -105,10 +105,7 @@ fn join_and_execute(
 fn leave_host(template: &ExecTemplate, wiring: &ExecWiring) -> Result<(), ErrorKind> {
     identity::close_memory()?;
     wiring.entrances.iter().try_for_each(cgroup::enter)?;
-    if let Some(adjustment) = template.oom_score_adj {
-        std::fs::write("/proc/self/oom_score_adj", adjustment.to_string())
-            .step(|| format!("set oom_score_adj to {adjustment}"))?;
-    }
+    adjust_oom_score(template.defaults.oom_score_adj)?;
     rustix::process::setsid().step(|| "start a session".into())?;
     connect_stdio(template, wiring)?;
     let kept = [Some(&wiring.report), Some(&wiring.first), wiring.handover.as_ref()];
@@ -117,17 +114,26 @@ fn leave_host(template: &ExecTemplate, wiring: &ExecWiring) -> Result<(), ErrorK
     Ok(())
 }
 
+pub(super) fn adjust_oom_score(adjustment: Option<i32>) -> Result<(), ErrorKind> {
+    let Some(adjustment) = adjustment else { return Ok(()) };
+    std::fs::write("/proc/self/oom_score_adj", adjustment.to_string())
+        .step(|| format!("set oom_score_adj to {adjustment}"))
+}
+
 fn connect_stdio(template: &ExecTemplate, wiring: &ExecWiring) -> Result<(), ErrorKind> {
     if let Some(stdio) = &wiring.stdio {
-        if let Some((uid, gid)) = template.on_host(0, 0) {
+        if let Some((uid, gid)) = template.defaults.on_host(0, 0) {
             give_pipes(stdio, uid, gid);
         }
         return super::connect_stdio(stdio);
     }
     // The launcher's own would do until the terminal is there, were its stderr not a file of the host.
+    connect_nothing()
+}
+
+pub(super) fn connect_nothing() -> Result<(), ErrorKind> {
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
-    let null = null.step(|| "open /dev/null".into())?;
-    connect_all(&null)
+    connect_all(&null.step(|| "open /dev/null".into())?)
 }
 
 pub(super) fn connect_all(descriptor: &OwnedFd) -> Result<(), ErrorKind> {
@@ -152,12 +158,18 @@ fn join(template: &ExecTemplate, first: &OwnedFd) -> Result<(), ErrorKind> {
     Ok(())
 }
 
-fn standard_descriptors() -> [BorrowedFd<'static>; 3] {
+pub(super) fn standard_descriptors() -> [BorrowedFd<'static>; 3] {
     [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()]
 }
 
-/// The user that is asked for, and the environment, in which `HOME` is that user's where it was the default before.
-fn find_user(template: &ExecTemplate, config: &ExecConfig) -> Result<(UserPlan, Vec<CString>), ErrorKind> {
+/// The user that is asked for, of those in the files below `root`, and the environment, in which `HOME` is that user's where
+/// it was the default before.
+pub(super) fn find_user(
+    template: &Defaults,
+    config: &ExecConfig,
+    root: &Path,
+) -> Result<(UserPlan, Vec<CString>), ErrorKind> {
+    let resolve = |user: &str| resolve_user(&[root.to_owned()], user).map_err(|error| error.kind().clone());
     let mut defaults = template.environment.clone();
     if config.terminal.is_some() && value(&defaults, "TERM").is_none() {
         defaults.push(c"TERM=xterm".to_owned());
@@ -176,10 +188,6 @@ fn find_user(template: &ExecTemplate, config: &ExecConfig) -> Result<(UserPlan, 
         return Err(ErrorKind::Invalid(format!("the user {}:{} is not in the id mappings", user.uid, user.gid)));
     }
     Ok((user, merge(defaults, c_strings(&config.environment, "environment")?)))
-}
-
-fn resolve(user: &str) -> Result<ResolvedUser, ErrorKind> {
-    resolve_user(&["/".into()], user).map_err(|error| error.kind().clone())
 }
 
 /// `defaults` with `given` in their places, the last of a key only.

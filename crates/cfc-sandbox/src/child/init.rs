@@ -3,6 +3,7 @@
 use std::ffi::{CStr, CString};
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
 use rustix::fs::{MemfdFlags, Mode, SealFlags};
 use rustix::io::Errno;
@@ -15,6 +16,12 @@ use crate::sys::{self, Cloned};
 
 const PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/cfc-init"));
 const NAME: &CStr = c"cfc-init";
+
+/// The program, for a file of somebody else's making. What may not be read cannot be traced: so it is to be only executable.
+pub(crate) fn write_program(path: &Path) -> std::io::Result<()> {
+    std::fs::write(path, PROGRAM)?;
+    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o111))
+}
 
 /// The program as a file without a name that nobody can change. What may not be read cannot be traced either, from its
 /// first instruction on: so it is only executable.

@@ -9,6 +9,8 @@ pub(crate) mod exec;
 mod furnish;
 mod identity;
 mod init;
+mod oci_command;
+pub(crate) mod oci_exec;
 pub(crate) mod oci_runtime;
 mod overlay;
 mod program;

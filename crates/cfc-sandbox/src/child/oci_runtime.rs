@@ -1,39 +1,44 @@
 //! The first process of a sandbox that an OCI runtime runs: it puts the bundle together, runs the runtime, and is process 1
 //! of the pid namespace in which that and all it starts lives.
 
-use std::ffi::CString;
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::AssertUnwindSafe;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::CWD;
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::mount::{MountPropagationFlags, UnmountFlags};
 use rustix::process::{Gid, Pid, Uid, WaitOptions};
 use rustix::thread::CapabilitySets;
 
-use super::init::{close_all, code};
+use super::init::{self, close_all, code};
+use super::oci_command::RuntimeCommand;
 use super::overlay::mount_root;
+use super::program::PATH_DEFAULT;
 use super::report::{Channel, Report};
 use super::rootfs::{attach, new_filesystem};
 use super::stubs::Stubs;
 use super::{FAILED, Wiring, bring_loopback_up, connect_stdio, die_with_launcher};
 use crate::cgroup;
 use crate::error::ErrorKind;
-use crate::launcher::blueprint::MountKind;
+use crate::inside::open_inside;
+use crate::launcher::blueprint::{Blueprint, MountKind};
 use crate::launcher::mount_options::MountOptions;
-use crate::launcher::oci_bundle::Bundle;
+use crate::launcher::oci_bundle::{Bundle, INIT};
 use crate::launcher::shell::ShellKind;
 use crate::oci_runtime::Kind;
 use crate::redirect;
 use crate::step::Step;
-use crate::sys::{self, Cloned};
+use crate::sys;
 
 /// How often it is looked whether the container runs, until it does.
 const START_POLL: Duration = Duration::from_millis(2);
 /// How often a runtime is asked, which costs a process each time.
 const STATE_POLL: Duration = Duration::from_millis(20);
+
+/// The null device, in the scratch filesystem.
+const NULL: &str = "null";
 
 /// The process's whole life.
 pub(crate) fn run(bundle: &Bundle, kind: &ShellKind, wiring: Wiring) -> ! {
@@ -75,7 +80,8 @@ fn prepare(bundle: &Bundle, kind: &ShellKind, channel: &mut Channel, entrances: 
     }
     sys::reset_signals();
     connect_stdio(&bundle.blueprint.stdio.map(|handle| bundle.blueprint.descriptors.get(handle)))?;
-    own_null(&bundle.scratch)?;
+    make_null(&bundle.scratch)?;
+    use_own_null(&bundle.scratch)?;
     sys::close_on_exec_from(3).step(|| "close inherited files".into())?;
     start_runtime(bundle)
 }
@@ -114,18 +120,26 @@ fn mount_bundle(bundle: &Bundle) -> Result<(), ErrorKind> {
                 .step(|| format!("mount the source of {}", mount.target.display()))?;
         }
     }
+    if bundle.has_init {
+        check_command(&bundle.blueprint)?;
+        init::write_program(Path::new(INIT)).step(|| "write the program of process 1".into())?;
+    }
     fs::write("bundle/config.json", &bundle.config).step(|| "write config.json".into())?;
     rustix::process::chdir("/").step(|| "enter the root".into())
 }
 
-/// Puts a node of our own in place of the machine's `/dev/null` where that is a standard stream: runtimes give the streams
-/// to the container's user, with `fchown`.
-fn own_null(scratch: &Path) -> Result<(), ErrorKind> {
-    let step = || "make a null device".to_owned();
-    let (path, device) = (scratch.join("null"), rustix::fs::makedev(1, 3));
+/// A null device of our own.
+fn make_null(scratch: &Path) -> Result<(), ErrorKind> {
     let mode = rustix::fs::Mode::from_raw_mode(0o666);
-    rustix::fs::mknodat(CWD, &path, rustix::fs::FileType::CharacterDevice, mode, device).step(step)?;
-    let null = fs::File::options().read(true).write(true).open(&path).step(step)?;
+    rustix::fs::mknodat(CWD, scratch.join(NULL), rustix::fs::FileType::CharacterDevice, mode, null_device())
+        .step(|| "make a null device".into())
+}
+
+/// Puts our own null device in place of the machine's where that is a standard stream: runtimes give the streams to the
+/// container's user, with `fchown`.
+pub(super) fn use_own_null(scratch: &Path) -> Result<(), ErrorKind> {
+    let (step, device) = (|| "use the null device".to_owned(), null_device());
+    let null = fs::File::options().read(true).write(true).open(scratch.join(NULL)).step(step)?;
     let is_null = |stream: BorrowedFd<'_>| rustix::fs::fstat(stream).is_ok_and(|stat| stat.st_rdev == device);
     if is_null(rustix::stdio::stdin()) {
         rustix::stdio::dup2_stdin(&null).step(step)?;
@@ -137,6 +151,10 @@ fn own_null(scratch: &Path) -> Result<(), ErrorKind> {
         rustix::stdio::dup2_stderr(&null).step(step)?;
     }
     Ok(())
+}
+
+fn null_device() -> u64 {
+    rustix::fs::makedev(1, 3)
 }
 
 /// Does something as the host's user who is the container's root, with all rights. An overlay writes as whoever mounted it,
@@ -184,44 +202,22 @@ fn protect_cgroups(kind: Kind) -> Result<(), ErrorKind> {
 
 fn start_runtime(bundle: &Bundle) -> Result<i32, ErrorKind> {
     let at = |name: &str| bundle.scratch.join(name).to_string_lossy().into_owned();
-    let words = ["run", "--bundle", &at("bundle"), "--pid-file", &at("pid"), &bundle.id].map(str::to_owned);
-    spawn(bundle, &words, None)
+    command(bundle, "log").spawn(&["run", "--bundle", &at("bundle"), "--pid-file", &at("pid"), &bundle.id], || {})
 }
 
-/// Runs the runtime with a command of its own, and optionally its output elsewhere.
-fn spawn(bundle: &Bundle, command: &[String], output: Option<&OwnedFd>) -> Result<i32, ErrorKind> {
-    let program = bundle.runtime.program().display().to_string();
-    let at = |name: &str| bundle.scratch.join(name).to_string_lossy().into_owned();
-    // Only what `run` says is about the start.
-    let log = if command.first().is_some_and(|word| word == "run") { "log" } else { "log-of-others" };
-    let own = ["--root", &at("state"), "--log", &at(log), "--log-format", "json"].map(str::to_owned);
-    let global = bundle.runtime.global_arguments();
-    let words = [program.clone()].into_iter().chain(global).chain(own).chain(command.iter().cloned());
-    let arguments = words.map(|word| c_string(&word)).collect::<Result<Vec<_>, _>>()?;
-    let path = std::env::var("PATH").unwrap_or_else(|_| super::program::PATH_DEFAULT.to_owned());
-    let environment = [c_string(&format!("PATH={path}"))?, c_string("HOME=/")?];
-    let (path, step) = (c_string(&program)?, || format!("run {program}"));
-    match sys::clone_process(0, None).step(step)? {
-        Cloned::Parent { pid, .. } => Ok(pid),
-        Cloned::Child => {
-            if log != "log" {
-                // What it says about such a question is not the application's output.
-                let _ = fs::File::options().write(true).open("/dev/null").map(|null| {
-                    let _ = rustix::stdio::dup2_stderr(&null);
-                    rustix::stdio::dup2_stdout(output.map_or(null.as_fd(), AsFd::as_fd))
-                });
-            }
-            sys::reset_signals();
-            let error = sys::execute(&path, &arguments, &environment);
-            let entry = serde_json::json!({"level": "error", "msg": format!("cannot execute {program}: {error}")});
-            let _ = fs::write(at(log), entry.to_string());
-            sys::exit_now(FAILED)
-        }
-    }
+/// A call of the runtime. Only what `run` says is about the start.
+fn command<'a>(bundle: &'a Bundle, log: &str) -> RuntimeCommand<'a> {
+    RuntimeCommand { runtime: &bundle.runtime, scratch: &bundle.scratch, log: bundle.scratch.join(log) }
 }
 
-fn c_string(text: &str) -> Result<CString, ErrorKind> {
-    CString::new(text).map_err(|_| ErrorKind::Invalid(format!("a zero byte in {text:?}")))
+/// Asks the runtime something, whose answer goes into a file. What it says beside is not the application's output.
+fn ask(bundle: &Bundle, words: &[&str], answer: Option<&fs::File>) -> Result<i32, ErrorKind> {
+    command(bundle, "log-of-others").spawn(words, || {
+        let _ = fs::File::options().write(true).open("/dev/null").map(|null| {
+            let _ = rustix::stdio::dup2_stderr(&null);
+            rustix::stdio::dup2_stdout(answer.map_or(null.as_fd(), AsFd::as_fd))
+        });
+    })
 }
 
 /// Process 1: reaps, passes on signals, and ends as the runtime ends.
@@ -229,8 +225,6 @@ struct Supervisor<'a> {
     bundle: &'a Bundle,
     channel: &'a Channel,
     runtime: i32,
-    /// The signal that was answered for an application that does not handle it.
-    ended_by: Option<i32>,
 }
 
 /// How a child ended.
@@ -242,21 +236,21 @@ enum Ended {
 
 impl<'a> Supervisor<'a> {
     fn new(bundle: &'a Bundle, channel: &'a Channel, runtime: i32) -> Supervisor<'a> {
-        Supervisor { bundle, channel, runtime, ended_by: None }
+        Supervisor { bundle, channel, runtime }
     }
 
     /// Returns why the container did not start; ends the process when it has started and ended.
-    fn run(&mut self) -> ErrorKind {
+    fn run(&self) -> ErrorKind {
         sys::block_signals();
         if let Err(code) = self.wait_for_start() {
-            return self.failure(code);
+            return command(self.bundle, "log").failure(&self.bundle.blueprint.arguments[0], code);
         }
         self.channel.report(&Report::Ready(Stubs::default()), &[]);
         // Whoever waits for the end of a pipe must not wait for this process.
         let _ = close_all();
         loop {
             match self.reap() {
-                Ended::Runtime(code) => sys::exit_now(self.ended_by.map_or(code, |signal| 128 + signal)),
+                Ended::Runtime(code) => sys::exit_now(code),
                 Ended::Other => continue,
                 Ended::None => {}
             }
@@ -301,16 +295,16 @@ impl<'a> Supervisor<'a> {
 
     /// Asks the runtime.
     fn says_running(&self) -> bool {
-        let ask = || -> Result<bool, ErrorKind> {
+        let look = || -> Result<bool, ErrorKind> {
             let answer = self.bundle.scratch.join("answer");
             let file = fs::File::create(&answer).step(|| "make a file".into())?;
-            let pid = spawn(self.bundle, &["state".to_owned(), self.bundle.id.clone()], Some(&file.into()))?;
+            let pid = ask(self.bundle, &["state", &self.bundle.id], Some(&file))?;
             let _ = Pid::from_raw(pid).map(|pid| rustix::process::waitpid(Some(pid), WaitOptions::empty()));
             let text = fs::read_to_string(&answer).step(|| "read the state".into())?;
             let state: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
             Ok(state["status"] == "running")
         };
-        ask().unwrap_or(false)
+        look().unwrap_or(false)
     }
 
     fn reap(&self) -> Ended {
@@ -321,69 +315,46 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    fn pass_on(&mut self, signal: i32) {
+    fn pass_on(&self, signal: i32) {
         let Some(container) = self.container() else { return sys::forward_signal(self.runtime, signal) };
         match self.bundle.runtime.kind() {
-            Kind::Runc | Kind::Crun => {
-                let is_the_end =
-                    self.bundle.ends_on_signals && ends_by_default(signal) && !is_handled(container, signal);
-                self.ended_by = is_the_end.then_some(signal).or(self.ended_by);
-                sys::forward_signal(container, if is_the_end { libc::SIGKILL } else { signal });
-            }
+            Kind::Runc | Kind::Crun => sys::forward_signal(container, signal),
             // What the file calls the container may be a whole virtual machine.
             Kind::Runsc | Kind::Other => {
-                let words = ["kill".to_owned(), self.bundle.id.clone(), signal.to_string()];
-                let _ = spawn(self.bundle, &words, None);
+                let _ = ask(self.bundle, &["kill", &self.bundle.id, &signal.to_string()], None);
             }
-        }
-    }
-
-    /// Why the container did not start, as the runtime put it.
-    fn failure(&self, code: i32) -> ErrorKind {
-        let command = self.bundle.blueprint.arguments[0].clone();
-        let said = self.complaints();
-        let is_missing = said.contains("executable file") && said.contains("not found");
-        let is_absent = said.contains(&format!("{}: no such file", command.to_lowercase()));
-        let is_nowhere = said.contains("error finding executable");
-        if is_missing || is_absent || is_nowhere {
-            return ErrorKind::CommandNotFound(command);
-        }
-        if said.contains("exec") && said.contains("permission denied") {
-            return ErrorKind::NotExecutable { command, errno: libc::EACCES };
-        }
-        let name = self.bundle.runtime.name();
-        match said.is_empty() {
-            true => ErrorKind::Unavailable(format!("the runtime `{name}` ended with {code} and did not say why")),
-            false => ErrorKind::Unavailable(format!("the runtime `{name}` failed: {said}")),
         }
     }
 
     fn has_complained(&self) -> bool {
-        !self.complaints().is_empty()
-    }
-
-    /// The errors in the runtime's log.
-    fn complaints(&self) -> String {
-        let text = fs::read_to_string(self.bundle.scratch.join("log")).unwrap_or_default();
-        let entries = serde_json::Deserializer::from_str(&text).into_iter::<serde_json::Value>().map_while(Result::ok);
-        let is_error = |entry: &serde_json::Value| matches!(entry["level"].as_str(), Some("error" | "fatal"));
-        let messages = entries.filter(is_error).filter_map(|entry| entry["msg"].as_str().map(str::to_owned));
-        messages.collect::<Vec<_>>().join("; ").to_lowercase()
+        !command(self.bundle, "log").complaints().is_empty()
     }
 }
 
-/// Whether a process without a handler ends.
-fn ends_by_default(signal: i32) -> bool {
-    let others = [libc::SIGCHLD, libc::SIGURG, libc::SIGWINCH, libc::SIGCONT, libc::SIGSTOP, libc::SIGTSTP];
-    !others.contains(&signal) && ![libc::SIGTTIN, libc::SIGTTOU].contains(&signal)
-}
-
-/// Whether the process catches, ignores or blocks the signal. One that cannot be looked at has ended.
-fn is_handled(pid: i32, signal: i32) -> bool {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let mask = |key: &str| {
-        let value = status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
-        value.and_then(|value| u64::from_str_radix(value.trim(), 16).ok()).unwrap_or(u64::MAX)
+/// Looks whether the command is there. Our process 1 would find out too late: when it runs, the container has started.
+/// What the container's own mounts may show is left to it.
+fn check_command(blueprint: &Blueprint) -> Result<(), ErrorKind> {
+    let command = &blueprint.arguments[0];
+    let path = blueprint.environment.iter().rev().find_map(|variable| variable.strip_prefix("PATH="));
+    let candidates: Vec<PathBuf> = match command.contains('/') {
+        true => vec![blueprint.cwd.join(command)],
+        false => path.unwrap_or(PATH_DEFAULT).split(':').map(|directory| Path::new(directory).join(command)).collect(),
     };
-    ["SigCgt", "SigIgn", "SigBlk"].iter().any(|key| mask(key) & 1 << (signal - 1) != 0)
+    let root = rustix::fs::open("root", OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+    let root = root.step(|| "open the new root".into())?;
+    let mut outcome = Err(ErrorKind::CommandNotFound(command.clone()));
+    for candidate in candidates {
+        if blueprint.mounts.iter().any(|mount| mount.target != Path::new("/") && candidate.starts_with(&mount.target)) {
+            return Ok(());
+        }
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        let Ok(file) = open_inside(&root, &candidate, OFlags::PATH, resolve) else { continue };
+        let mode = rustix::fs::fstat(&file).step(|| format!("look at {}", candidate.display()))?.st_mode;
+        let is_file = FileType::from_raw_mode(mode) == FileType::RegularFile;
+        if is_file && mode & 0o111 != 0 {
+            return Ok(());
+        }
+        outcome = Err(ErrorKind::NotExecutable { command: command.clone(), errno: libc::EACCES });
+    }
+    outcome
 }

@@ -64,6 +64,11 @@ impl Maker {
         Ok(Maker { socket: ours, process })
     }
 
+    /// Its process id.
+    pub(crate) fn pid(&self) -> i32 {
+        self.process.id() as i32
+    }
+
     /// `Ok(false)` when the socket takes nothing more now.
     pub(crate) fn send(&self, message: &ToMaker, descriptors: &[BorrowedFd<'_>]) -> io::Result<bool> {
         let bytes = protocol::encode(message)?;

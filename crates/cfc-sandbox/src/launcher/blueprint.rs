@@ -79,7 +79,7 @@ impl Descriptors {
 }
 
 /// The process's identity inside the sandbox.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct UserPlan {
     pub(crate) uid: u32,
     pub(crate) gid: u32,

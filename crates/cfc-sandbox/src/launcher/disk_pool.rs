@@ -58,6 +58,16 @@ impl<W> DiskPool<W> {
         self.waiting.iter().map(|(_, who)| who)
     }
 
+    /// The disks that are ready.
+    pub(super) fn ready(&self) -> impl Iterator<Item = (&DiskKind, &Disk)> {
+        self.shelves.iter().flat_map(|shelf| shelf.ready.iter().map(|disk| (&shelf.kind, disk)))
+    }
+
+    /// Those who wait, and for which disk.
+    pub(super) fn all_waiting(&self) -> impl Iterator<Item = &(DiskKind, W)> {
+        self.waiting.iter()
+    }
+
     /// How many disks of this kind are to be ordered at once: for those who wait, and when hardly any are left. They count
     /// as ordered from now on.
     pub(super) fn order_urgent(&mut self, kind: &DiskKind) -> usize {

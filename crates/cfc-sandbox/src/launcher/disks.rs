@@ -7,6 +7,7 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 
 use super::disk_pool::DiskPool;
 use super::event_loop::{EventLoop, Source};
+use super::succession::{DisksState, Passing, WaitingState, take_all};
 use crate::config::{Root, SandboxConfig};
 use crate::disk::{self, Disk, DiskKind, DiskUsage, FromMaker, Maker, ToMaker};
 use crate::error::{Error, ErrorKind};
@@ -63,6 +64,50 @@ impl EventLoop {
             None => self.disks.pool.wait(kind.clone(), Waiting::Start { client, config, descriptors }),
         }
         self.order_urgent_disks(&kind);
+    }
+
+    /// For the launcher's next program, which starts a process of its own that makes disks.
+    pub(super) fn save_disks(&self, passing: &Passing) -> DisksState {
+        let save = |waiting: &Waiting| match waiting {
+            Waiting::Start { client, config, descriptors } => WaitingState::Start {
+                client: *client,
+                config: config.clone(),
+                descriptors: passing.pass_all(descriptors),
+            },
+            Waiting::Preparation { client, .. } => WaitingState::Preparation { client: *client },
+        };
+        let ready = self.disks.pool.ready();
+        DisksState {
+            ready: ready
+                .map(|(kind, Disk { mount, root })| (kind.clone(), passing.pass(mount), passing.pass(root)))
+                .collect(),
+            waiting: self.disks.pool.all_waiting().map(|(kind, waiting)| (kind.clone(), save(waiting))).collect(),
+            over: passing
+                .pass_all(self.disks.outbox.iter().filter_map(|(_, root)| root.as_ref()).chain(&self.disks.discarded)),
+        }
+    }
+
+    pub(super) fn restore_disks(&mut self, state: DisksState) -> std::io::Result<()> {
+        for (kind, mount, root) in state.ready {
+            let _ = self.disks.pool.put::<ErrorKind>(&kind, Ok(Disk { mount: mount.take()?, root: root.take()? }));
+        }
+        self.disks.discarded = take_all(state.over)?;
+        for (kind, waiting) in state.waiting {
+            let waiting = match waiting {
+                WaitingState::Start { client, config, descriptors } => {
+                    Waiting::Start { client, config, descriptors: take_all(descriptors)? }
+                }
+                WaitingState::Preparation { client } => Waiting::Preparation { client, kind: kind.clone() },
+            };
+            self.disks.pool.wait(kind.clone(), waiting);
+            self.order_urgent_disks(&kind);
+        }
+        Ok(())
+    }
+
+    /// The process that makes disks, which the next program does not take over.
+    pub(super) fn maker_pid(&self) -> Option<i32> {
+        self.disks.maker.as_ref().map(|(_, maker)| maker.pid())
     }
 
     /// Whether a start of this id waits for its disk.

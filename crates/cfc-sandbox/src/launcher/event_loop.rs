@@ -45,6 +45,8 @@ pub(crate) struct EventLoop {
     pub(super) last_start: Instant,
     /// Outputs that came too fast, and when to look at them again.
     pub(super) paused: Vec<(Instant, String, Stream)>,
+    /// The children of an earlier program that will end and that nobody asks for.
+    pub(super) retired: Vec<(i32, OwnedFd)>,
 }
 
 /// What a descriptor that became ready is.
@@ -61,6 +63,8 @@ pub(super) enum Source {
     Output(String, Stream),
     ExecReport(u64),
     ExecExit(u64),
+    /// The end of a child that nobody asks for: its number.
+    Retired(i32),
 }
 
 /// The launcher is to end once no sandbox runs.
@@ -94,6 +98,7 @@ impl EventLoop {
             watchers: Vec::new(),
             last_start: Instant::now(),
             paused: Vec::new(),
+            retired: Vec::new(),
         })
     }
 
@@ -110,7 +115,7 @@ impl EventLoop {
         self.run()
     }
 
-    fn run(mut self) -> std::io::Result<()> {
+    pub(super) fn run(mut self) -> std::io::Result<()> {
         let mut events = Vec::with_capacity(EVENTS_MAX);
         while !self.is_done() {
             events.clear();
@@ -154,6 +159,7 @@ impl EventLoop {
                 self.on_exec_report(token, client);
             }
             Source::ExecExit(client) => self.on_exec_exit(token, client),
+            Source::Retired(pid) => self.on_retired(token, pid),
         }
     }
 
@@ -226,6 +232,15 @@ impl EventLoop {
         Ok(())
     }
 
+    /// A client of the program before.
+    pub(super) fn restore_client(&mut self, token: u64, connection: Connection) -> rustix::io::Result<()> {
+        epoll::add(&self.epoll, &connection.socket, EventData::new_u64(token), EventFlags::IN)?;
+        self.sources.insert(token, Source::Client);
+        self.clients.insert(token, connection);
+        self.flush(token);
+        Ok(())
+    }
+
     fn serve(&mut self, token: u64) {
         let Some(client) = self.clients.get_mut(&token) else { return };
         let is_open = match client.receiver.receive(&client.socket) {
@@ -284,7 +299,7 @@ impl Source {
         match self {
             Source::Exit(known) | Source::Report(known) | Source::Output(known, _) => known == id,
             Source::Listener | Source::Client | Source::Control | Source::Disks => false,
-            Source::ExecReport(_) | Source::ExecExit(_) => false,
+            Source::ExecReport(_) | Source::ExecExit(_) | Source::Retired(_) => false,
         }
     }
 }

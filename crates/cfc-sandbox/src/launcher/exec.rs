@@ -14,14 +14,17 @@ use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, waitid};
 use rustix::thread::ThreadNameSpaceType;
 
 use super::event_loop::{EventLoop, Source};
+use super::exec_template::ExecMeans;
 use super::sandbox::{Phase, Sandbox, ended};
 use super::shell::socket_pair;
 use super::start::output_pipe;
-use crate::child::exec::{self as child, ExecReport, ExecWiring};
-use crate::child::parse_all;
+use super::succession::{ExecState, Passed, Passing};
+use crate::child::exec::{ExecReport, ExecWiring};
+use crate::child::oci_exec::ExecOrder;
+use crate::child::{self, parse_all};
 use crate::error::{Error, ErrorKind};
 use crate::exec::{ExecConfig, operation};
-use crate::protocol::{Receiver, Reply};
+use crate::protocol::{self, Receiver, Reply};
 use crate::rootless;
 use crate::status::ExitStatus;
 use crate::step::Step;
@@ -36,6 +39,8 @@ pub(super) struct ExecProcess {
     /// As the host numbers it.
     pid: i32,
     pidfd: OwnedFd,
+    /// Where an OCI runtime has started it, the process beside it takes orders here: it is that process which we know.
+    control: Option<OwnedFd>,
     /// Whether it goes on when its client goes.
     is_released: bool,
     phase: ExecPhase,
@@ -91,6 +96,27 @@ impl EventLoop {
             self.execs.insert(client, process);
             self.traced_execs.push(client);
             return Err(ErrorKind::Unavailable("the launcher cannot watch another process".into()));
+        }
+        self.execs.insert(client, process);
+        Ok(())
+    }
+
+    /// For the launcher's next program.
+    pub(super) fn save_execs(&self, passing: &Passing) -> Vec<ExecState> {
+        let save =
+            |(client, exec): (&u64, &ExecProcess)| exec.save(*client, self.traced_execs.contains(client), passing);
+        self.execs.iter().map(save).collect()
+    }
+
+    pub(super) fn restore_exec(&mut self, state: ExecState) -> std::io::Result<()> {
+        let (client, is_traced) = (state.client, state.is_traced);
+        let process = ExecProcess::restore(state)?;
+        if let ExecPhase::Starting { report, .. } = &process.phase {
+            self.watch(report, Source::ExecReport(client))?;
+        }
+        match is_traced {
+            true => self.traced_execs.push(client),
+            false => drop(self.watch(&process.pidfd, Source::ExecExit(client))?),
         }
         self.execs.insert(client, process);
         Ok(())
@@ -186,10 +212,8 @@ impl EventLoop {
 
     /// What has ended, or was never there, gets no signal.
     pub(super) fn signal_exec(&self, client: u64, signal: i32, group: bool) {
-        let Some(process) = self.execs.get(&client) else { return };
-        match group {
-            true => sys::signal_group(process.pid, signal),
-            false => drop(sys::send_signal(process.pidfd.as_fd(), signal)),
+        if let Some(process) = self.execs.get(&client) {
+            process.signal(signal, group);
         }
     }
 
@@ -210,8 +234,62 @@ impl EventLoop {
 impl ExecProcess {
     /// Kills it and its process group. It was not waited for, so the number is still its own.
     fn kill(&self) {
-        sys::signal_group(self.pid, libc::SIGKILL);
-        let _ = sys::send_signal(self.pidfd.as_fd(), libc::SIGKILL);
+        self.signal(libc::SIGKILL, true);
+        if self.control.is_none() {
+            let _ = sys::send_signal(self.pidfd.as_fd(), libc::SIGKILL);
+        }
+    }
+
+    /// For the launcher's next program.
+    fn save(&self, client: u64, is_traced: bool, passing: &Passing) -> ExecState {
+        let starting = match &self.phase {
+            ExecPhase::Starting { report, handover, received } => {
+                let handover = handover.as_ref().map(|socket| passing.pass(socket));
+                Some((passing.pass(report), handover, received.clone()))
+            }
+            ExecPhase::Running => None,
+        };
+        ExecState {
+            client,
+            sandbox: self.sandbox.clone(),
+            pid: self.pid,
+            pidfd: passing.pass(&self.pidfd),
+            control: self.control.as_ref().map(|control| passing.pass(control)),
+            is_released: self.is_released,
+            is_traced,
+            starting,
+        }
+    }
+
+    fn restore(state: ExecState) -> std::io::Result<ExecProcess> {
+        let phase = match state.starting {
+            Some((report, handover, received)) => {
+                let handover = handover.map(Passed::take).transpose()?;
+                ExecPhase::Starting { report: report.take()?, handover, received }
+            }
+            None => ExecPhase::Running,
+        };
+        let (pidfd, control) = (state.pidfd.take()?, state.control.map(Passed::take).transpose()?);
+        Ok(ExecProcess {
+            sandbox: state.sandbox,
+            pid: state.pid,
+            pidfd,
+            control,
+            is_released: state.is_released,
+            phase,
+        })
+    }
+
+    fn signal(&self, signal: i32, group: bool) {
+        match &self.control {
+            // It reads at once, and has ended when it does not.
+            Some(control) => {
+                let order = protocol::encode(&ExecOrder { signal, group });
+                drop(order.map(|bytes| protocol::send(control, &bytes, &[])));
+            }
+            None if group => sys::signal_group(self.pid, signal),
+            None => drop(sys::send_signal(self.pidfd.as_fd(), signal)),
+        }
     }
 
     /// How it ended, if it has and it is ours to know. Does not wait.
@@ -226,10 +304,6 @@ impl ExecProcess {
 }
 
 fn launch(sandbox: &Sandbox, config: &ExecConfig, descriptors: Vec<OwnedFd>) -> Result<ExecProcess, ErrorKind> {
-    // Its process 1 is one of ours, outside of the container and with the host's rights: nothing may be started there.
-    let template = sandbox.exec.as_ref().ok_or_else(|| {
-        ErrorKind::Invalid("an OCI runtime runs it, in which no further command can be started".into())
-    })?;
     let stdio: Option<[OwnedFd; 3]> = match (config.terminal, descriptors.try_into()) {
         (Some(_), _) => None,
         (None, Ok(stdio)) => Some(stdio),
@@ -241,14 +315,24 @@ fn launch(sandbox: &Sandbox, config: &ExecConfig, descriptors: Vec<OwnedFd>) -> 
     let (handover, handover_write) = config.terminal.map(|_| socket_pair()).transpose()?.unzip();
     let first = sandbox.pidfd.try_clone().step(|| "copy a descriptor".into())?;
     let entrances = sandbox.cgroup.entrances()?;
-    let wiring = ExecWiring { report: report_write, handover: handover_write, stdio, entrances, first };
     let birthplace = sandbox.cgroup.birthplace()?;
+    let control = match &sandbox.exec {
+        ExecMeans::Own(_) => None,
+        ExecMeans::Runtime(_) => Some(socket_pair()?),
+    };
+    let (control, their_control) = control.unzip();
+    let wiring = ExecWiring { report: report_write, handover: handover_write, stdio, entrances, first };
     match clone_inside(sandbox, birthplace.as_ref())? {
-        Cloned::Child => child::run(template, config, &wiring),
+        Cloned::Child => match (&sandbox.exec, their_control) {
+            (ExecMeans::Runtime(exec), Some(control)) => child::oci_exec::run(exec, config, &wiring, &control),
+            (ExecMeans::Own(template), _) => child::exec::run(template, config, &wiring),
+            (ExecMeans::Runtime(_), None) => sys::exit_now(libc::EIO),
+        },
         Cloned::Parent { pid, pidfd } => Ok(ExecProcess {
             sandbox: sandbox.id.clone(),
             pid,
             pidfd,
+            control,
             is_released: false,
             phase: ExecPhase::Starting { report, handover, received: Vec::new() },
         }),

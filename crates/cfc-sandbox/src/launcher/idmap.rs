@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxIdMappingBuilder};
 use rustix::process::{WaitId, WaitIdOptions};
+use serde::{Deserialize, Serialize};
 
 use super::ranges::{self, Range};
 use crate::error::ErrorKind;
@@ -12,7 +13,7 @@ use crate::step::Step;
 use crate::sys::{self, Cloned};
 
 /// A sandbox's id mappings, in the form of `/proc/<pid>/uid_map`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct IdMappings {
     uids: String,
     gids: String,

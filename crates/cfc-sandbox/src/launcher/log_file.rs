@@ -7,8 +7,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+use super::succession::{LogState, Passing};
 use crate::error::ErrorKind;
 use crate::step::Step;
 use crate::time::rfc3339;
@@ -17,7 +18,7 @@ use crate::time::rfc3339;
 const LINE_LENGTH_MAX: usize = 16 << 10;
 
 /// Which of the two streams a line came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Stream {
     Stdout,
@@ -52,6 +53,20 @@ impl LogFile {
         let file = open(path).step(|| format!("open the log {}", path.display()))?;
         let length = file.metadata().map_or(0, |metadata| metadata.len());
         Ok(LogFile { path: path.to_owned(), max_bytes, file, length, unfinished: Default::default() })
+    }
+
+    /// For the next program.
+    pub(crate) fn save(&self, passing: &Passing) -> LogState {
+        let LogFile { path, max_bytes, file, unfinished, .. } = self;
+        let (path, unfinished) = (path.clone(), unfinished.clone());
+        LogState { path, max_bytes: *max_bytes, file: passing.pass(file), unfinished }
+    }
+
+    pub(crate) fn restore(state: LogState) -> std::io::Result<LogFile> {
+        let LogState { path, max_bytes, file, unfinished } = state;
+        let file = File::from(file.take()?);
+        let length = file.metadata().map_or(0, |metadata| metadata.len());
+        Ok(LogFile { path, max_bytes, file, length, unfinished })
     }
 
     /// Takes bytes as they came from `stream`.

@@ -17,6 +17,7 @@ mod idmap;
 mod log_file;
 pub(crate) mod mount_options;
 pub(crate) mod oci_bundle;
+pub(crate) mod oci_exec;
 mod oci_runtime;
 mod pool;
 mod ranges;
@@ -26,6 +27,7 @@ mod sandbox_events;
 pub(crate) mod shell;
 pub(crate) mod slots;
 mod start;
+mod succession;
 
 use std::ffi::{OsStr, OsString};
 use std::io::Write;
@@ -41,6 +43,7 @@ use crate::sys;
 use event_loop::EventLoop;
 use pool::Pool;
 pub(crate) use start::give_pipes;
+pub(crate) use succession::{CgroupState, Passing, ReceivedState, take_all};
 
 /// The `argv[0]` that makes a program a launcher.
 pub const LAUNCHER_ARGV0: &str = "cfc-launcher";
@@ -50,6 +53,13 @@ pub(crate) const PRIVATE: &str = "--private";
 
 /// The argument of the process in which a launcher has its disks made.
 pub(crate) const DISKS: &str = "--disks";
+
+/// The second argument, after the socket, of a launcher that goes on where an earlier program of its process has left off;
+/// the number of a descriptor follows.
+const RESUME: &str = "--resume";
+
+/// The argument of a program that is to say whether it could go on from the state that is its standard input.
+const CHECK_STATE: &str = "--check-state";
 
 /// What a launcher writes to its standard output when its socket accepts connections.
 pub(crate) const READY: &[u8] = b"ready\n";
@@ -61,8 +71,11 @@ const BACKLOG: i32 = 128;
 /// `args` are the process's arguments, `argv[0]` included: `cfc-launcher <socket>` or `cfc-launcher --private`. Call it
 /// before any thread starts.
 pub fn launcher_main(args: impl IntoIterator<Item = OsString>) -> ! {
-    let argument = args.into_iter().nth(1);
+    let mut args = args.into_iter().skip(1);
+    let (argument, further, number) = (args.next(), args.next(), args.next());
     let result = match &argument {
+        Some(_) if further.as_deref() == Some(OsStr::new(RESUME)) => succession::resume(number.as_deref()),
+        Some(argument) if argument == OsStr::new(CHECK_STATE) => succession::check_state(),
         Some(argument) if argument == OsStr::new(PRIVATE) => run_private(),
         Some(argument) if argument == OsStr::new(DISKS) => run_disks(),
         Some(socket) => run_listening(Path::new(socket)),

@@ -7,6 +7,7 @@
 //!   l/ c/                  what the overlay consists of
 //!   m/0 … m/n              the bind mounts' sources, ids mapped
 //!   sys/                   a sysfs of the sandbox's network
+//!   init                   process 1 of the container, where it is ours
 //!   state/ log pid         the runtime's own
 //! ```
 
@@ -16,18 +17,25 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{
     LinuxNamespaceType, LinuxSeccomp, LinuxSeccompAction, LinuxSyscall, Mount, MountBuilder, PosixRlimitBuilder,
-    RootBuilder, Spec,
+    Process, RootBuilder, Spec,
 };
 use rustix::process::Resource;
 
-use super::blueprint::{Blueprint, MountKind};
+use super::blueprint::{Blueprint, MountKind, wants_init};
 use super::idmap::IdMappings;
-use crate::config::{INIT_ANNOTATION, Network, SandboxConfig};
+use crate::config::{Network, SandboxConfig};
 use crate::error::ErrorKind;
 use crate::oci_runtime::{Kind, OciRuntime};
 
 /// The newest version that all known runtimes accept.
 const OCI_VERSION: &str = "1.0.2";
+
+/// The file of process 1, in the scratch filesystem and in the container.
+pub(crate) const INIT: &str = "init";
+const INIT_INSIDE: &str = "/dev/.cfc-init";
+
+/// The longest name of a container that gVisor takes, which adds to it.
+const NAME_LENGTH_MAX: usize = 64;
 
 /// Directories that any host has one of, to lay the scratch filesystem over.
 const SCRATCH_CANDIDATES: [&str; 4] = ["/run", "/tmp", "/mnt", "/var"];
@@ -38,6 +46,8 @@ pub(crate) struct Bundle {
     pub(crate) blueprint: Blueprint,
     pub(crate) scratch: PathBuf,
     pub(crate) config: Vec<u8>,
+    /// The `process` of that.
+    pub(crate) process: Process,
     /// Of the network namespace, which the runtime does not own: names with slashes.
     pub(crate) network_sysctls: Vec<(String, String)>,
     pub(crate) runtime: OciRuntime,
@@ -45,8 +55,8 @@ pub(crate) struct Bundle {
     pub(crate) id: String,
     /// The host's ids of the container's root, when it has a user namespace.
     pub(crate) owner: Option<(u32, u32)>,
-    /// Whether a signal that the application does not handle ends it, although it is its namespace's process 1.
-    pub(crate) ends_on_signals: bool,
+    /// Whether process 1 is our own, as in a sandbox without a runtime, and the application its child.
+    pub(crate) has_init: bool,
 }
 
 impl Bundle {
@@ -72,17 +82,20 @@ impl Bundle {
         if spec.hostname().as_deref().unwrap_or_default().is_empty() {
             spec.set_hostname(blueprint.hostname.clone());
         }
-        let ends_on_signals =
-            spec.annotations().as_ref().and_then(|a| a.get(INIT_ANNOTATION)).is_some_and(|v| v == "true");
+        let has_init = wants_init(&config.spec);
+        if has_init {
+            add_init(&mut spec, &scratch)?;
+        }
         Ok(Bundle {
             blueprint,
             config: serde_json::to_vec(&spec).map_err(bug)?,
+            process: spec.process().clone().unwrap_or_default(),
             scratch,
             network_sysctls: sysctls,
             runtime: runtime.clone(),
-            id: config.id.clone(),
+            id: name_for(runtime, &config.id),
             owner: mappings.and_then(|mappings| mappings.on_host(0, 0)),
-            ends_on_signals,
+            has_init,
         })
     }
 }
@@ -91,6 +104,13 @@ impl Bundle {
 /// the host has already dropped its rights.
 pub(crate) fn makes_user_namespace(runtime: &OciRuntime) -> bool {
     runtime.kind() != Kind::Runsc
+}
+
+/// How the runtime is to call the container. gVisor makes a socket of the name, which must be short; it shares a network
+/// with no other, and names of instances differ at their ends.
+fn name_for(runtime: &OciRuntime, id: &str) -> String {
+    let surplus = if runtime.kind() == Kind::Runsc { id.len().saturating_sub(NAME_LENGTH_MAX) } else { 0 };
+    id[surplus..].trim_start_matches(|c: char| !c.is_ascii_alphanumeric()).to_owned()
 }
 
 /// The runtime must still be found below the scratch filesystem.
@@ -169,6 +189,20 @@ fn bound(mount: &Mount, source: &Path) -> Result<Mount, ErrorKind> {
     let options = ["rbind".to_owned(), "rprivate".to_owned()].into_iter().chain(given).collect::<Vec<_>>();
     let destination = mount.destination().clone();
     MountBuilder::default().typ("bind").source(source).destination(destination).options(options).build().map_err(bug)
+}
+
+/// Has the application started by a process 1 of ours: a file in the container's `/dev`, which is no part of its disk.
+fn add_init(spec: &mut Spec, scratch: &Path) -> Result<(), ErrorKind> {
+    let options = ["bind", "rprivate", "ro", "nosuid", "nodev"].map(str::to_owned).to_vec();
+    let mount =
+        MountBuilder::default().typ("bind").source(scratch.join(INIT)).destination(INIT_INSIDE).options(options);
+    let mounts = spec.mounts().iter().flatten().cloned().chain([mount.build().map_err(bug)?]).collect();
+    spec.set_mounts(Some(mounts));
+    let Some(process) = spec.process_mut() else { return Ok(()) };
+    let own = [INIT_INSIDE.to_owned(), "--".to_owned()];
+    let arguments = own.into_iter().chain(process.args().iter().flatten().cloned()).collect();
+    process.set_args(Some(arguments));
+    Ok(())
 }
 
 /// To what this machine's hard limits allow: runtimes give up where one is higher.

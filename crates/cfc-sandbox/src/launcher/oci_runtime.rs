@@ -10,9 +10,11 @@ use oci_spec::runtime::LinuxNamespaceType;
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{WaitId, WaitIdOptions};
 
+use super::exec_template::ExecMeans;
 use super::give_pipes;
 use super::idmap::IdMappings;
 use super::oci_bundle::{Bundle, makes_user_namespace};
+use super::oci_exec::OciExec;
 use super::ranges::Range;
 use super::sandbox::{NewProcess, Sandbox};
 use super::shell::{ShellKind, UserNamespace, send, socket_pair};
@@ -35,6 +37,7 @@ struct Process {
     pidfd: OwnedFd,
     control: OwnedFd,
     network: Option<OwnedFd>,
+    exec: OciExec,
 }
 
 impl Starter {
@@ -67,10 +70,10 @@ impl Starter {
                 }
             }
         });
-        let (Process { started, pidfd, control, network }, cgroup) =
+        let (Process { started, pidfd, control, network, exec }, cgroup) =
             made.inspect_err(|_| self.ranges.give_back(range))?;
         let process = NewProcess { started, pidfd, control, network, cgroup, range };
-        Ok(Sandbox::starting(config, client, process, outputs, None))
+        Ok(Sandbox::starting(config, client, process, outputs, ExecMeans::Runtime(Box::new(exec))))
     }
 
     fn mappings_for(
@@ -104,6 +107,7 @@ fn make_process(
     let namespace = mappings.map(IdMappings::make_namespace).transpose()?;
     let user = namespace.as_ref().map(AsFd::as_fd).zip(mappings);
     let bundle = Bundle::new(runtime, config, user, disk, stdio)?;
+    let exec = OciExec::new(&bundle, mappings, kind.has_network_namespace)?;
     let ids = (bundle.blueprint.user.uid, bundle.blueprint.user.gid);
     let owner = mappings.map_or(Some(ids), |mappings| mappings.on_host(ids.0, ids.1));
     let (uid, gid) =
@@ -124,7 +128,7 @@ fn make_process(
     match release(pid, kind, &control) {
         Ok(network) => {
             let started = Started { pid, start_time: protocol::start_time(pid).ok().flatten().unwrap_or(0) };
-            Ok(Process { started, pidfd, control, network })
+            Ok(Process { started, pidfd, control, network, exec })
         }
         Err(failure) => {
             let _ = sys::send_signal(pidfd.as_fd(), libc::SIGKILL);

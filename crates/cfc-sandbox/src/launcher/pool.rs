@@ -39,6 +39,16 @@ impl Pool {
         Ok(Pool { size: 0, wanted: None, ready: Vec::new(), due: Instant::now(), made: 0, slots })
     }
 
+    /// As [`new`](Pool::new), in the place of a pool that has made so many: no two shells of a launcher have one name.
+    pub(crate) fn continuing(made: u64) -> std::io::Result<Pool> {
+        Ok(Pool { made, ..Pool::new()? })
+    }
+
+    /// How many it has made.
+    pub(crate) fn made(&self) -> u64 {
+        self.made
+    }
+
     /// A shell of this kind: one that waits, or a new one.
     pub(crate) fn take(
         &mut self,

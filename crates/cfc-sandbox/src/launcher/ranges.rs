@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
+use super::succession::{Passing, RangesState, take_all};
 use crate::error::ErrorKind;
 use crate::step::Step;
 
@@ -64,6 +65,18 @@ impl Ranges {
     /// To be called when no process and no file of the sandbox is left.
     pub(crate) fn give_back(&mut self, range: Option<Range>) {
         self.free.extend(range);
+    }
+
+    /// For the next program.
+    pub(crate) fn save(&self, passing: &Passing) -> RangesState {
+        let blocks = self.blocks.iter().map(|block| passing.pass(block)).collect();
+        RangesState { free: self.free.iter().map(|range| range.first).collect(), blocks }
+    }
+
+    pub(crate) fn restore(state: RangesState) -> std::io::Result<Ranges> {
+        let blocks = take_all(state.blocks)?.into_iter().map(File::from).collect();
+        let free = state.free.into_iter().map(|first| Range { first }).collect();
+        Ok(Ranges { free, blocks, ..Ranges::new() })
     }
 
     fn take_block(&mut self) -> Result<(), ErrorKind> {

@@ -43,6 +43,7 @@ impl EventLoop {
             },
             Request::ExecSignal { signal, group } => return self.signal_exec(client, signal, group),
             Request::ExecRelease => return self.release_exec(client),
+            Request::Succeed { program } => return self.succeed(client, &program),
             Request::Shutdown => return self.begin_ending(Some(client)),
             Request::Hello => Ok(Reply::Hello(Hello::own())),
             Request::Attach => match descriptors.pop().map(|socket| self.add_client(socket, Source::Client)) {
@@ -115,7 +116,7 @@ impl EventLoop {
         Ok(())
     }
 
-    fn watch_sandbox(&mut self, sandbox: &Sandbox) -> rustix::io::Result<()> {
+    pub(super) fn watch_sandbox(&mut self, sandbox: &Sandbox) -> rustix::io::Result<()> {
         self.watch(&sandbox.pidfd, Source::Exit(sandbox.id.clone()))?;
         if let Phase::Starting { control, .. } = &sandbox.phase {
             self.watch(control, Source::Report(sandbox.id.clone()))?;

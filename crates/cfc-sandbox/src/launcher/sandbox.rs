@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{WaitId, WaitIdOptions, WaitIdStatus};
 
-use super::exec_template::ExecTemplate;
+use super::exec_template::ExecMeans;
 use super::log_file::{LogFile, Stream};
 use super::ranges::Range;
 use super::start::Outputs;
+use super::succession::{Passed, Passing, PhaseState, SandboxState, take_all};
 use crate::cgroup::Cgroup;
 use crate::child::{Stubs, remove_stubs};
 use crate::config::{Root, SandboxConfig};
@@ -33,8 +34,8 @@ pub(crate) struct Sandbox {
     /// The sockets to which its outbound traffic is redirected, when it was to be, or why there are none.
     pub(crate) outbound: Option<Result<Vec<OwnedFd>, ErrorKind>>,
     pub(crate) cgroup: Cgroup,
-    /// What further processes of it are given; nothing where an OCI runtime runs it, whose namespaces are not the sandbox's.
-    pub(crate) exec: Option<ExecTemplate>,
+    /// How further processes of it are made.
+    pub(crate) exec: ExecMeans,
     /// Its host ids, when the launcher chose them.
     pub(crate) range: Option<Range>,
     pub(crate) annotations: BTreeMap<String, String>,
@@ -125,7 +126,7 @@ impl Sandbox {
         client: u64,
         process: NewProcess,
         outputs: Outputs,
-        exec: Option<ExecTemplate>,
+        exec: ExecMeans,
     ) -> Sandbox {
         let NewProcess { started, pidfd, control, network, cgroup, range } = process;
         let upper = match &config.root {
@@ -151,6 +152,77 @@ impl Sandbox {
             stubs: Stubs::default(),
             waiting: Vec::new(),
         }
+    }
+
+    /// For the launcher's next program.
+    pub(crate) fn save(&self, passing: &Passing) -> SandboxState {
+        let pass = |descriptor: &Option<OwnedFd>| descriptor.as_ref().map(|descriptor| passing.pass(descriptor));
+        let phase = match &self.phase {
+            Phase::Starting { client, control, receiver, outcome } => PhaseState::Starting {
+                client: *client,
+                control: passing.pass(control),
+                received: receiver.save(passing),
+                outcome: outcome.clone(),
+            },
+            Phase::Running => PhaseState::Running,
+            Phase::Exited(exit) => PhaseState::Exited(*exit),
+        };
+        SandboxState {
+            id: self.id.clone(),
+            started: self.started,
+            phase,
+            pidfd: passing.pass(&self.pidfd),
+            network: pass(&self.network),
+            outbound: self.outbound.as_ref().map(|sockets| match sockets {
+                Ok(sockets) => Ok(passing.pass_all(sockets)),
+                Err(kind) => Err(kind.clone()),
+            }),
+            cgroup: self.cgroup.save(),
+            exec: self.exec.clone(),
+            range: self.range.map(|range| range.first),
+            annotations: self.annotations.clone(),
+            log: self.log.as_ref().map(|log| log.save(passing)),
+            outputs: self.outputs.iter().map(|(stream, pipe)| (*stream, passing.pass(pipe))).collect(),
+            upper: self.upper.clone(),
+            stubs: self.stubs.clone(),
+            disk: pass(&self.disk),
+            waiting: self.waiting.clone(),
+        }
+    }
+
+    pub(crate) fn restore(state: SandboxState) -> std::io::Result<Sandbox> {
+        let phase = match state.phase {
+            PhaseState::Starting { client, control, received, outcome } => {
+                let (control, receiver) = (control.take()?, Receiver::restore(received)?);
+                Phase::Starting { client, control, receiver, outcome }
+            }
+            PhaseState::Running => Phase::Running,
+            PhaseState::Exited(exit) => Phase::Exited(exit),
+        };
+        let outputs = state.outputs.into_iter().map(|(stream, pipe)| Ok((stream, pipe.take()?)));
+        Ok(Sandbox {
+            id: state.id,
+            started: state.started,
+            phase,
+            pidfd: state.pidfd.take()?,
+            network: state.network.map(Passed::take).transpose()?,
+            outbound: match state.outbound {
+                Some(Ok(sockets)) => Some(Ok(take_all(sockets)?)),
+                Some(Err(kind)) => Some(Err(kind)),
+                None => None,
+            },
+            cgroup: Cgroup::restore(state.cgroup),
+            exec: state.exec,
+            range: state.range.map(|first| Range { first }),
+            annotations: state.annotations,
+            log: state.log.map(LogFile::restore).transpose()?,
+            outputs: outputs.collect::<std::io::Result<_>>()?,
+            rate: Rate::new(),
+            upper: state.upper,
+            stubs: state.stubs,
+            disk: state.disk.map(Passed::take).transpose()?,
+            waiting: state.waiting,
+        })
     }
 
     pub(crate) fn status(&self) -> Status {

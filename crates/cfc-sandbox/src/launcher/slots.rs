@@ -31,6 +31,9 @@ pub(crate) struct Filled {
 }
 
 impl Slots {
+    /// The first number and how many: a launcher's next program must find nothing there.
+    pub(crate) const NUMBERS: (RawFd, usize) = (FIRST, COUNT);
+
     /// Takes the numbers. To be called before the launcher opens much: whatever has them is closed.
     pub(crate) fn reserve() -> std::io::Result<Slots> {
         let slots = Slots { null: rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())? };

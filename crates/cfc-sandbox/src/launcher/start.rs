@@ -8,7 +8,7 @@ use rustix::fs::{FileType, Gid, Mode, OFlags, Uid};
 use rustix::pipe::PipeFlags;
 
 use super::blueprint::{Blueprint, wants_init};
-use super::exec_template::ExecTemplate;
+use super::exec_template::{ExecMeans, ExecTemplate};
 use super::host_ids::HostIds;
 use super::log_file::{LogFile, Stream};
 use super::pool::Pool;
@@ -89,7 +89,7 @@ impl Starter {
         let Shell { started, pidfd, control, mut cgroup, network, range, .. } = shell;
         cgroup.rename(&config.id);
         let process = NewProcess { started, pidfd, control, network, cgroup, range };
-        Ok(Sandbox::starting(config, client, process, outputs, Some(exec)))
+        Ok(Sandbox::starting(config, client, process, outputs, ExecMeans::Own(Box::new(exec))))
     }
 
     /// Makes the next shell of the pool.

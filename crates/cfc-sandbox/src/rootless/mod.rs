@@ -29,6 +29,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::step::Step;
 use crate::sys;
 
+pub(crate) use inherit::keep_capabilities;
 pub use inherit::spawn_with_capabilities;
 pub use obstacle::Obstacle;
 

@@ -6,7 +6,7 @@ use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use cfc_sandbox::{Exec, ExecConfig, ExitStatus, INIT_ANNOTATION, SandboxConfig};
+use cfc_sandbox::{Exec, ExecConfig, ExitStatus, INIT_ANNOTATION, SandboxConfig, Terminal};
 use serde_json::json;
 
 use super::{Bench, with};
@@ -76,4 +76,23 @@ pub fn until(what: &str, is_so: impl Fn() -> bool) {
         assert!(Instant::now() < deadline, "{what}");
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// Reads from a terminal until `wanted` was shown.
+pub fn read_until(terminal: &Terminal, wanted: &str) -> String {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let mut shown = String::new();
+    while !shown.contains(wanted) {
+        assert!(Instant::now() < deadline, "{wanted:?} never came, only {shown:?}");
+        let mut buffer = [0; 4096];
+        match terminal.read(&mut buffer) {
+            Ok(0) => panic!("it ended before {wanted:?}: {shown:?}"),
+            Ok(count) => shown.push_str(&String::from_utf8_lossy(&buffer[..count])),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    shown
 }

@@ -2,6 +2,7 @@
 #![allow(dead_code, clippy::unwrap_used, missing_docs)]
 
 pub mod exec;
+pub mod oci;
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
