@@ -21,7 +21,7 @@ fn with_instance_by(runtime: &str, test: impl FnOnce(&Home, &str)) {
     let project = home.project_with_shell(WORKER, &busybox, "");
     let platform = Platform::start(&home);
     home.must(&["deploy", &project.display().to_string()]);
-    let (status, body) = platform.ask(WORKER, "alice");
+    let (status, body) = platform.ask(WORKER, "who-runs-commands");
     assert_eq!(status, 200, "{body}");
     let instances = home.must(&["containers", "instances", APPLICATION, "--json"]);
     let instances: serde_json::Value = serde_json::from_str(&instances).expect("JSON");

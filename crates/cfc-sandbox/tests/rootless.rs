@@ -10,7 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use cfc_sandbox::{ErrorKind, ExitStatus, INIT_ANNOTATION, Launcher, Root};
+use cfc_sandbox::{ErrorKind, ExecConfig, ExitStatus, INIT_ANNOTATION, Launcher, OciRuntime, Root, SandboxConfig};
 use serde_json::json;
 use support::exec::{output, refused, run, script};
 use support::{Bench, LAUNCHER, ready, with};
@@ -59,6 +59,54 @@ fn bench() -> Option<(Bench, Process)> {
 fn give(path: &Path) {
     let owner = format!("{FIRST}:{FIRST}");
     assert!(Command::new("chown").args(["-R", &owner]).arg(path).status().unwrap().success());
+}
+
+/// Each runtime as the root of a user namespace: a container's whole life, and commands in it.
+#[test]
+fn oci_runtimes_run_in_the_users_own_namespace() {
+    let Some((bench, _process)) = bench() else { return };
+    for name in ["runc", "crun", "runsc"] {
+        let runtime = match OciRuntime::find(name, Path::new(name), &[], None) {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                eprintln!("skipped: {error}");
+                continue;
+            }
+        };
+        let config = |script: &str| {
+            let config =
+                with(&bench.config(&["sh", "-c", script]), &[("/annotations", json!({ INIT_ANNOTATION: "true" }))]);
+            give(&support::own_directory(&config));
+            SandboxConfig { runtime: Some(runtime.clone()), ..config }
+        };
+        let once = config("id -u; cat /proc/self/uid_map; echo x > /made; echo err >&2; chown 7:8 /made; exit 42");
+        let (exit, text) = bench.run_config(&once);
+        assert_eq!(exit.status, ExitStatus::Code(42), "{name}: {text}");
+        assert!(text.contains("0\n") && text.contains("err"), "{name}: {text}");
+        let Root::Overlay { upper, .. } = &once.root else { panic!("an overlay") };
+        let made = fs::metadata(upper.join("made")).unwrap();
+        assert_eq!((made.uid(), made.gid()), (FIRST + 7, FIRST + 8), "{name}");
+
+        let stays = config("trap 'exit 6' TERM; while true; do sleep 0.05; done");
+        let started = bench.launcher.start(&stays).unwrap();
+        let owner = fs::metadata(format!("/proc/{}", started.pid)).unwrap().uid();
+        assert!(owner == 0 || owner == FIRST, "{name}: {owner}");
+        assert_eq!(output(&bench, &stays.id, &script("id -u; echo $$ >/of-a-command")), "0\n", "{name}");
+        assert_eq!(
+            run(&bench, &stays.id, &script("echo out; echo err >&2; exit 4")),
+            (ExitStatus::Code(4), "out\n".into(), "err\n".into()),
+            "{name}"
+        );
+        let app = ExecConfig { user: Some("app".into()), ..script("id -u") };
+        assert_eq!(output(&bench, &stays.id, &app), "1000\n", "{name}");
+        assert!(bench.launcher.network(&stays.id).unwrap().listeners().unwrap().ports().unwrap().is_empty());
+        bench.launcher.kill(&stays.id, libc::SIGTERM).unwrap();
+        assert_eq!(bench.launcher.wait(&stays.id).unwrap().status, ExitStatus::Code(6), "{name}");
+        bench.launcher.remove(&stays.id).unwrap();
+        let error = bench.launcher.start(&SandboxConfig { runtime: Some(runtime), ..bench.config(&["no-such"]) });
+        assert!(error.is_err(), "{name}");
+    }
+    bench.launcher.shutdown().unwrap();
 }
 
 #[test]

@@ -17,10 +17,11 @@ use crate::sys::{self, Cloned};
 const PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/cfc-init"));
 const NAME: &CStr = c"cfc-init";
 
-/// The program, for a file of somebody else's making. What may not be read cannot be traced: so it is to be only executable.
+/// The program as a file with a name. crun looks into process 1 with the rights of the container's own user namespace,
+/// which it could not if nobody might read the file.
 pub(crate) fn write_program(path: &Path) -> std::io::Result<()> {
     std::fs::write(path, PROGRAM)?;
-    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o111))
+    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o555))
 }
 
 /// The program as a file without a name that nobody can change. What may not be read cannot be traced either, from its

@@ -35,6 +35,7 @@ use crate::launcher::give_pipes;
 use crate::launcher::oci_exec::OciExec;
 use crate::oci_runtime::Kind;
 use crate::protocol::{self, Receiver};
+use crate::rootless;
 use crate::step::Step;
 use crate::sys;
 use crate::terminal::{WindowSize, set_size};
@@ -82,7 +83,9 @@ fn start<'a>(
 ) -> Result<Command<'a>, ErrorKind> {
     join(exec, wiring, control)?;
     let (user, environment) = exec::find_user(&exec.defaults, config, &exec.scratch.join("root"))?;
-    if let (Some(_), Some((uid, gid))) = (&wiring.stdio, exec.defaults.on_host(user.uid, user.gid)) {
+    let ids = (user.uid, user.gid);
+    let ids = if exec.has_user_namespace() { Some(ids) } else { exec.defaults.on_host(ids.0, ids.1) };
+    if let (Some(_), Some((uid, gid))) = (&wiring.stdio, ids) {
         give_pipes(&exec::standard_descriptors(), uid, gid);
     }
     let environment = environment.into_iter().map(|variable| variable.to_string_lossy().into_owned()).collect();
@@ -121,7 +124,12 @@ fn join(exec: &OciExec, wiring: &ExecWiring, control: &OwnedFd) -> Result<(), Er
     rustix::process::setsid().step(|| "start a session".into())?;
     let _ = rustix::thread::set_name(c"cfc-exec");
     match &wiring.stdio {
-        Some(stdio) => super::connect_stdio(stdio)?,
+        Some(stdio) => {
+            if let Some((uid, gid)) = exec.defaults.on_host(0, 0).filter(|_| exec.has_user_namespace()) {
+                give_pipes(stdio, uid, gid);
+            }
+            super::connect_stdio(stdio)?;
+        }
         None => exec::connect_nothing()?,
     }
     let kept = [Some(&wiring.report), Some(control), Some(&wiring.first), wiring.handover.as_ref()];
@@ -129,9 +137,16 @@ fn join(exec: &OciExec, wiring: &ExecWiring, control: &OwnedFd) -> Result<(), Er
     let flags = ThreadNameSpaceType::from_bits_retain(exec.namespaces as u32);
     match rustix::thread::move_into_thread_name_spaces(wiring.first.as_fd(), flags) {
         Err(Errno::SRCH) => return Err(ErrorKind::NotRunning),
+        // To whoever is not the machine's root the kernel says EPERM of a process that is ending.
+        Err(Errno::PERM) if rootless::is_rootless() => return Err(ErrorKind::NotRunning),
         result => result.step(|| "join the runtime's namespaces".into())?,
     }
-    use_own_null(&exec.scratch)?;
+    if exec.has_user_namespace() {
+        identity::become_root()?;
+    }
+    if !exec.has_user_namespace() {
+        use_own_null(&exec.scratch)?;
+    }
     sys::reset_signals();
     sys::close_on_exec_from(3).step(|| "close inherited files".into())
 }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, UnmountFlags};
 use rustix::process::{Gid, Pid, Uid, WaitOptions};
 use rustix::thread::CapabilitySets;
@@ -19,7 +20,7 @@ use super::program::PATH_DEFAULT;
 use super::report::{Channel, Report};
 use super::rootfs::{attach, new_filesystem};
 use super::stubs::Stubs;
-use super::{FAILED, Wiring, bring_loopback_up, connect_stdio, die_with_launcher};
+use super::{FAILED, Wiring, bring_loopback_up, connect_stdio, die_with_launcher, identity};
 use crate::cgroup;
 use crate::error::ErrorKind;
 use crate::inside::open_inside;
@@ -40,11 +41,12 @@ const STATE_POLL: Duration = Duration::from_millis(20);
 /// The null device, in the scratch filesystem.
 const NULL: &str = "null";
 
-/// The process's whole life.
-pub(crate) fn run(bundle: &Bundle, kind: &ShellKind, wiring: Wiring) -> ! {
+/// The process's whole life. `has_user_namespace` says whether it was made with a user namespace of its own.
+pub(crate) fn run(bundle: &Bundle, kind: &ShellKind, has_user_namespace: bool, wiring: Wiring) -> ! {
     let Wiring { control, entrances } = wiring;
     let mut channel = Channel::new(control);
-    let result = std::panic::catch_unwind(AssertUnwindSafe(|| prepare(bundle, kind, &mut channel, &entrances)));
+    let prepare = || prepare(bundle, kind, has_user_namespace, &mut channel, &entrances);
+    let result = std::panic::catch_unwind(AssertUnwindSafe(prepare));
     let failure = match result {
         Ok(Ok(runtime)) => Supervisor::new(bundle, &channel, runtime).run(),
         Ok(Err(failure)) => failure,
@@ -55,12 +57,21 @@ pub(crate) fn run(bundle: &Bundle, kind: &ShellKind, wiring: Wiring) -> ! {
 }
 
 /// Everything up to the start of the runtime, whose pid is returned.
-fn prepare(bundle: &Bundle, kind: &ShellKind, channel: &mut Channel, entrances: &[OwnedFd]) -> Result<i32, ErrorKind> {
+fn prepare(
+    bundle: &Bundle,
+    kind: &ShellKind,
+    has_user_namespace: bool,
+    channel: &mut Channel,
+    entrances: &[OwnedFd],
+) -> Result<i32, ErrorKind> {
     if !channel.wait_for_go()? {
         // The launcher gave up or died. Nobody reads a report.
         sys::exit_now(FAILED);
     }
     entrances.iter().try_for_each(cgroup::enter)?;
+    if has_user_namespace {
+        identity::become_root()?;
+    }
     rustix::process::setsid().step(|| "start a session".into())?;
     if kind.has_network_namespace {
         bring_loopback_up()?;
@@ -80,8 +91,10 @@ fn prepare(bundle: &Bundle, kind: &ShellKind, channel: &mut Channel, entrances: 
     }
     sys::reset_signals();
     connect_stdio(&bundle.blueprint.stdio.map(|handle| bundle.blueprint.descriptors.get(handle)))?;
-    make_null(&bundle.scratch)?;
-    use_own_null(&bundle.scratch)?;
+    if !has_user_namespace {
+        make_null(&bundle.scratch)?;
+        use_own_null(&bundle.scratch)?;
+    }
     sys::close_on_exec_from(3).step(|| "close inherited files".into())?;
     start_runtime(bundle)
 }
@@ -182,7 +195,12 @@ fn protect_cgroups(kind: Kind) -> Result<(), ErrorKind> {
     }
     // crun refuses a v2 tree with a controller beside v1 trees, which it is not to touch at all.
     if kind == Kind::Crun && Path::new(UNIFIED).join("cgroup.controllers").exists() {
-        rustix::mount::unmount(UNIFIED, UnmountFlags::DETACH).step(|| format!("hide {UNIFIED}"))?;
+        let hide = || match rustix::mount::unmount(UNIFIED, UnmountFlags::DETACH) {
+            // In an ordinary user's namespace the machine's mounts can be covered only.
+            Err(Errno::INVAL) => attach(&new_filesystem("tmpfs", &MountOptions::default())?, CWD, Path::new(UNIFIED)),
+            result => result.map_err(Into::into),
+        };
+        hide().step(|| format!("hide {UNIFIED}"))?;
     }
     let step = || format!("make {POINT} read-only");
     let make_readonly = || {

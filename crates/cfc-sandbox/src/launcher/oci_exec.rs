@@ -29,20 +29,21 @@ pub(crate) struct OciExec {
 }
 
 impl OciExec {
-    pub(crate) fn new(
-        bundle: &Bundle,
-        mappings: Option<&IdMappings>,
-        has_network_namespace: bool,
-    ) -> Result<OciExec, ErrorKind> {
-        let network = if has_network_namespace { LinuxNamespaceType::Network as u64 } else { 0 };
+    /// `flags` are those with which the runtime's process was made.
+    pub(crate) fn new(bundle: &Bundle, mappings: Option<&IdMappings>, flags: u64) -> Result<OciExec, ErrorKind> {
         Ok(OciExec {
             runtime: bundle.runtime.clone(),
             scratch: bundle.scratch.clone(),
             id: bundle.id.clone(),
-            namespaces: LinuxNamespaceType::Mount as u64 | network,
+            namespaces: flags & !(LinuxNamespaceType::Pid as u64),
             defaults: Defaults::new(&bundle.blueprint, mappings)?,
             process: bundle.process.clone(),
         })
+    }
+
+    /// Whether the runtime is root in a user namespace only: the container's.
+    pub(crate) fn has_user_namespace(&self) -> bool {
+        self.namespaces & LinuxNamespaceType::User as u64 != 0
     }
 
     /// The `process.json` of a command: the container's own, and what is asked for in its place.

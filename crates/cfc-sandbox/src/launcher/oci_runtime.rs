@@ -50,12 +50,6 @@ impl Starter {
         client: u64,
         disk: Option<OwnedFd>,
     ) -> Result<Sandbox, ErrorKind> {
-        if is_rootless() {
-            let name = runtime.name();
-            return Err(ErrorKind::Unavailable(format!(
-                "the OCI runtime `{name}` needs cfc to run as the machine's root"
-            )));
-        }
         let kind = ShellKind::of(config, &self.hierarchies, Program::default())?;
         let (stdio, outputs) = connect(&config.stdio, descriptors)?;
         let (range, mappings) = self.mappings_for(runtime, &kind)?;
@@ -82,6 +76,11 @@ impl Starter {
         kind: &ShellKind,
     ) -> Result<(Option<Range>, Option<IdMappings>), ErrorKind> {
         match &kind.user_namespace {
+            UserNamespace::Given(mappings) if is_rootless() => Ok((None, Some(mappings.clone()))),
+            // It would be the user who runs cfc.
+            UserNamespace::None if is_rootless() => Err(ErrorKind::Invalid(
+                "without root, an OCI runtime needs `linux.namespaces` to have a user one".into(),
+            )),
             UserNamespace::Given(mappings) if makes_user_namespace(runtime) => Ok((None, Some(mappings.clone()))),
             UserNamespace::Own if makes_user_namespace(runtime) => {
                 let range = self.ranges.take()?;
@@ -104,10 +103,13 @@ fn make_process(
     if let Some(resources) = config.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref()) {
         cgroup.limit(resources)?;
     }
-    let namespace = mappings.map(IdMappings::make_namespace).transpose()?;
-    let user = namespace.as_ref().map(AsFd::as_fd).zip(mappings);
+    // Of an ordinary user's, the namespace is made with the process, and the runtime is root in it.
+    let (of_runtime, of_process) = if is_rootless() { (None, mappings) } else { (mappings, None) };
+    let namespace = of_runtime.map(IdMappings::make_namespace).transpose()?;
+    let user = namespace.as_ref().map(AsFd::as_fd).zip(of_runtime);
     let bundle = Bundle::new(runtime, config, user, disk, stdio)?;
-    let exec = OciExec::new(&bundle, mappings, kind.has_network_namespace)?;
+    let flags = clone_flags(kind, of_process.is_some());
+    let exec = OciExec::new(&bundle, mappings, flags)?;
     let ids = (bundle.blueprint.user.uid, bundle.blueprint.user.gid);
     let owner = mappings.map_or(Some(ids), |mappings| mappings.on_host(ids.0, ids.1));
     let (uid, gid) =
@@ -116,16 +118,16 @@ fn make_process(
     let (control, theirs) = socket_pair()?;
     let wiring = Wiring { control: theirs, entrances: cgroup.entrances()? };
     let birthplace = cgroup.birthplace()?;
-    let cloned = sys::clone_process(clone_flags(kind), birthplace.as_ref().map(|fd| fd.as_fd()));
+    let cloned = sys::clone_process(flags, birthplace.as_ref().map(|fd| fd.as_fd()));
     let (pid, pidfd) = match cloned.step(|| "make the namespaces".into())? {
         Cloned::Parent { pid, pidfd } => (pid, pidfd),
         Cloned::Child => {
             // Only the launcher may hold this end, so that its death is noticed.
             drop(control);
-            child::oci_runtime::run(&bundle, kind, wiring)
+            child::oci_runtime::run(&bundle, kind, of_process.is_some(), wiring)
         }
     };
-    match release(pid, kind, &control) {
+    match release(pid, kind, of_process, &control) {
         Ok(network) => {
             let started = Started { pid, start_time: protocol::start_time(pid).ok().flatten().unwrap_or(0) };
             Ok(Process { started, pidfd, control, network, exec })
@@ -138,18 +140,27 @@ fn make_process(
     }
 }
 
-/// No user namespace: the runtime makes that of the container, and needs this machine's root for it.
-fn clone_flags(kind: &ShellKind) -> u64 {
+/// The machine's root has the runtime make the user namespace of the container.
+fn clone_flags(kind: &ShellKind, has_user_namespace: bool) -> u64 {
     let network = if kind.has_network_namespace { LinuxNamespaceType::Network as u64 } else { 0 };
-    LinuxNamespaceType::Mount as u64 | LinuxNamespaceType::Pid as u64 | network
+    let user = if has_user_namespace { LinuxNamespaceType::User as u64 } else { 0 };
+    LinuxNamespaceType::Mount as u64 | LinuxNamespaceType::Pid as u64 | network | user
 }
 
-fn release(pid: i32, kind: &ShellKind, control: &OwnedFd) -> Result<Option<OwnedFd>, ErrorKind> {
+fn release(
+    pid: i32,
+    kind: &ShellKind,
+    mappings: Option<&IdMappings>,
+    control: &OwnedFd,
+) -> Result<Option<OwnedFd>, ErrorKind> {
     let open = || {
         let path = format!("/proc/{pid}/ns/net");
         rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
             .step(|| "open the network namespace".into())
     };
+    if let Some(mappings) = mappings {
+        mappings.write(pid)?;
+    }
     let network = kind.has_network_namespace.then(open).transpose()?;
     // Whatever is inherited from cfc, the runtime is no better a victim than what it runs.
     let _ = fs::write(format!("/proc/{pid}/oom_score_adj"), "0");
