@@ -72,6 +72,7 @@ impl Sidecar {
     pub fn start(&mut self, engine: &Engine, instance: &str) -> io::Result<u16> {
         let listener = std::net::TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
         listener.set_nonblocking(true)?;
+        cfc_runtime::unpaced(&listener);
         let listener = TcpListener::from_std(listener)?;
         let port = listener.local_addr()?.port();
         let served = Served { engine: engine.clone(), instance: instance.into(), settings: self.settings.clone() };

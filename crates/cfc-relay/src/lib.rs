@@ -11,6 +11,7 @@
 //! What is absent: nothing here decides who may connect where, and nobody here reads what is carried.
 
 mod counts;
+mod pacing;
 mod relays;
 
 mod event_loop;
@@ -21,5 +22,6 @@ mod process;
 mod tunnel;
 
 pub use counts::{Counts, Group, Kind};
+pub use pacing::unpaced;
 pub use process::{RELAY_ARGV0, relay_main};
 pub use relays::Relays;

@@ -99,6 +99,7 @@ async fn connect_to(network: &Arc<NetworkHandle>, address: SocketAddr) -> io::Re
         .await
         .map_err(io::Error::other)?
         .map_err(io::Error::other)?;
+    cfc_relay::unpaced(&socket);
     let stream = TcpSocket::from_std_stream(std::net::TcpStream::from(socket)).connect(address).await?;
     stream.set_nodelay(true)?;
     Ok(stream)

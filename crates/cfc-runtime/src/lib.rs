@@ -31,7 +31,7 @@ mod trial;
 mod tunnels;
 mod usage;
 
-pub use cfc_relay::{Counts, Kind, Relays};
+pub use cfc_relay::{Counts, Kind, Relays, unpaced};
 pub use cfc_sandbox::WindowSize;
 pub use cfc_sandbox::fail_point;
 /// Whether a connection over the loopback comes from a process of our own user.

@@ -48,6 +48,8 @@ impl Runtime {
         let phase = self.phase(name).ok_or_else(|| failed(RuntimeErrorKind::NotRunning))?;
         let (launcher, id) = (self.shared().launcher.clone(), name.to_string());
         let sockets = blocking(move || launcher.outbound(&id)).await.map_err(|error| failed(error.into()))?;
+        // What it connects to it reaches over its loopback.
+        cfc_relay::unpaced(&sockets.tcp);
         let adopt = || -> io::Result<Outbound> {
             let tcp = TcpListener::from_std(StdListener::from(sockets.tcp))?;
             let udp = sockets.udp.into_iter().map(|socket| UdpSocket::from_std(StdUdpSocket::from(socket)));

@@ -7,7 +7,7 @@ use std::time::Duration;
 use cfc_egress::{DNS_PORT, answer_stream, is_stand_in};
 use cfc_runtime::Kind;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use super::Egress;
 
@@ -54,7 +54,9 @@ async fn offer(stream: &mut TcpStream, destination: SocketAddr, egress: &Egress)
     let host = if destination.port() == HTTP_PORT { host_name(stream, &mut said).await? } else { None };
     let settings = egress.settings().await.ok_or_else(no_workerd)?;
     let port = settings.port.ok_or_else(no_workerd)?;
-    let mut workerd = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
+    let socket = TcpSocket::new_v4()?;
+    cfc_runtime::unpaced(&socket);
+    let mut workerd = socket.connect((Ipv4Addr::LOCALHOST, port).into()).await?;
     let _ = workerd.set_nodelay(true);
     workerd.write_all(request(destination, stream.peer_addr()?, host.as_deref()).as_bytes()).await?;
     let (status, answered) =
