@@ -18,6 +18,10 @@ pub struct GatewayOptions {
     pub hold: Duration,
     /// The largest request body in bytes; what is above is answered 413.
     pub max_request_body: u64,
+    /// How long a connection may take for a request's headers, its first or its next, however it dribbles.
+    pub header_timeout: Duration,
+    /// How many clients may be connected; more wait in the listener's queue until one goes.
+    pub max_connections: usize,
 }
 
 impl Default for GatewayOptions {
@@ -28,6 +32,10 @@ impl Default for GatewayOptions {
             hold: Duration::from_secs(10),
             // Cloudflare's largest plan; the body is streamed, so the limit protects the Worker and not this process.
             max_request_body: 500_000_000,
+            header_timeout: Duration::from_secs(75),
+            // A client and its Worker take a descriptor each, of the 20,000 that a process usually has; the rest of
+            // the platform needs some too.
+            max_connections: 8_000,
         }
     }
 }

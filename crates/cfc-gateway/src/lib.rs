@@ -6,6 +6,7 @@
 //! pass through as they come; nothing here holds one.
 
 mod gateway;
+mod preface;
 mod serve;
 
 mod host;

@@ -15,13 +15,11 @@ use tokio::task::JoinSet;
 
 use crate::forward::forward;
 use crate::gateway::{Inner, Phase, reached};
+use crate::preface;
 
 /// Cloudflare's limit for a request's headers together.
 const MAX_HEADER_BYTES: usize = 128 << 10;
 const MAX_HEADERS: usize = 256;
-
-/// How long a connection may wait for a request's headers, its first or its next.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(75);
 
 /// How long a connection that is just there may take to say something while the gateway drains.
 const FIRST_WORD: Duration = Duration::from_millis(200);
@@ -33,10 +31,11 @@ pub(crate) async fn serve(inner: Arc<Inner>, listener: TcpListener) {
     let mut phase = inner.phase.subscribe();
     let mut connections = JoinSet::new();
     loop {
+        let has_room = connections.len() < inner.options.max_connections;
         tokio::select! {
             () = reached(&mut phase, |phase| phase != Phase::Serving) => break,
             Some(_) = connections.join_next() => {}
-            accepted = listener.accept() => match accepted {
+            accepted = listener.accept(), if has_room => match accepted {
                 Ok((stream, client)) => drop(connections.spawn(connection(inner.clone(), stream, client))),
                 Err(error) => {
                     tracing::warn!(%error, "the gateway cannot accept a connection");
@@ -56,8 +55,12 @@ async fn connection(inner: Arc<Inner>, stream: TcpStream, client: SocketAddr) {
         return;
     }
     let mut phase = inner.phase.subscribe();
-    if !speaks(&stream, &mut phase).await {
+    let header_timeout = inner.options.header_timeout;
+    if !speaks(&stream, &mut phase, header_timeout).await {
         return;
+    }
+    if preface::is_http2(&stream).await {
+        return preface::decline(stream).await;
     }
     // The gateway may have begun to drain between accept and here.
     phase.mark_changed();
@@ -67,7 +70,7 @@ async fn connection(inner: Arc<Inner>, stream: TcpStream, client: SocketAddr) {
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
+        .header_read_timeout(header_timeout)
         .max_header_size(MAX_HEADER_BYTES)
         .max_headers(MAX_HEADERS)
         .serve_connection(TokioIo::new(stream), service)
@@ -92,7 +95,7 @@ async fn connection(inner: Arc<Inner>, stream: TcpStream, client: SocketAddr) {
 
 /// Waits until the client has sent something. When the gateway drains meanwhile, a client that has just connected gets a
 /// moment to do so: it was accepted, so it is answered. False when there is nobody to be answered.
-async fn speaks(stream: &TcpStream, phase: &mut watch::Receiver<Phase>) -> bool {
+async fn speaks(stream: &TcpStream, phase: &mut watch::Receiver<Phase>, patience: Duration) -> bool {
     let draining = async {
         reached(phase, |phase| phase != Phase::Serving).await;
         tokio::time::sleep(FIRST_WORD).await;
@@ -101,6 +104,6 @@ async fn speaks(stream: &TcpStream, phase: &mut watch::Receiver<Phase>) -> bool 
         biased;
         readable = stream.readable() => readable.is_ok(),
         () = draining => false,
-        () = tokio::time::sleep(HEADER_TIMEOUT) => false,
+        () = tokio::time::sleep(patience) => false,
     }
 }

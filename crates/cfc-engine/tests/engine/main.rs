@@ -11,6 +11,7 @@ mod egress;
 mod exec;
 mod harness;
 mod image;
+mod ingress;
 mod inside;
 mod lifecycle;
 mod limits;
@@ -30,6 +31,7 @@ const TESTS: &[&[Test]] = &[
     adoption::TESTS,
     workerd::TESTS,
     egress::TESTS,
+    ingress::TESTS,
     exec::TESTS,
     stop::TESTS,
     crowd::TESTS,
@@ -43,6 +45,7 @@ fn main() -> ExitCode {
         [adoption::VICTIM, directory] => adoption::be_victim(directory.as_ref()),
         [egress::ALONE, directory] => egress::be_alone(directory.as_ref()),
         [egress::VICTIM, directory] => egress::be_victim(directory.as_ref()),
+        [ingress::APP] => ingress::be_app(),
         [inside::ECHO] => inside::be_echo(),
         [crowd::CLIENT, port, count] => crowd::be_client(port, count),
         [adoption::BUSY_VICTIM, directory] => adoption::be_busy_victim(directory.as_ref()),

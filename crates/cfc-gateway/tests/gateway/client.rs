@@ -52,6 +52,11 @@ impl Client {
         std::mem::replace(&mut self.received, rest)
     }
 
+    /// Whether the gateway still takes what is sent.
+    pub async fn try_send(&mut self, text: &str) -> bool {
+        self.stream.write_all(text.as_bytes()).await.is_ok()
+    }
+
     /// Reads until what was received contains `end`, and takes it up to there.
     pub async fn receive_until(&mut self, end: &str) -> String {
         let receive = async {
