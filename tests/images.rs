@@ -5,7 +5,7 @@ use std::process::Command;
 use crate::support::{Home, Platform, busybox, can_sandbox, has_program};
 
 /// A context with a busybox image: links to every applet, made by a RUN.
-fn busybox_context(home: &Home) -> String {
+pub fn busybox_context(home: &Home) -> String {
     let context = home.path("context");
     std::fs::create_dir_all(&context).expect("writable");
     std::fs::copy(busybox().expect("checked before"), context.join("busybox")).expect("copied");
@@ -34,7 +34,7 @@ CMD ["cat greeting; id -u"]
     context.display().to_string()
 }
 
-fn output_of(command: &mut Command) -> String {
+pub fn output_of(command: &mut Command) -> String {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     assert!(output.status.success(), "{command:?}:\n{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).expect("UTF-8")

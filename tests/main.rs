@@ -12,6 +12,7 @@ mod limits;
 mod messages;
 mod operations;
 mod ordinary_user;
+mod outputs;
 mod rootless;
 mod runtimes;
 mod settings;

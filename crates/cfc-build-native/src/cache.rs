@@ -2,7 +2,7 @@
 
 use cfc_oci::Digest;
 use cfc_plan::{Op, Run};
-use cfc_store::Store;
+use cfc_store::{Encoding, Store};
 use serde::Serialize;
 
 use crate::failure::Result;
@@ -64,6 +64,11 @@ impl LayerCache {
     /// The key of `op` on top of `base`, reading `source`.
     pub(crate) fn operation_key(op: &Op, base: &[Layer], source: &[Layer], mtime: i64) -> String {
         key(What::Operation { op, base: diff_ids(base), source: diff_ids(source) }, mtime)
+    }
+
+    /// The key of a layer in an encoding.
+    pub(crate) fn encoding_key(diff_id: &Digest, encoding: Encoding) -> String {
+        format!("layer-{}-{encoding}", diff_id.hex())
     }
 
     /// The layer that was made for `key`, if its blob is still there.

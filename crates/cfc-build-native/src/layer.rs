@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use cfc_oci::{Descriptor, Digest};
-use cfc_store::{LayerBlob, Store};
+use cfc_store::{Encoding, LayerBlob, Store};
 use serde::{Deserialize, Serialize};
 
 use crate::entry::{Entries, EntryKind};
@@ -18,11 +18,20 @@ pub(crate) struct Layer {
     pub(crate) diff_id: Digest,
     /// The blob.
     pub(crate) blob: Descriptor,
+    /// How it is encoded; none for one of an image, which stays as it came.
+    #[serde(default = "usual")]
+    pub(crate) encoding: Option<Encoding>,
 }
 
-impl From<LayerBlob> for Layer {
-    fn from(blob: LayerBlob) -> Layer {
-        Layer { diff_id: blob.diff_id, blob: blob.descriptor }
+/// That of layers which were made before there was a choice.
+fn usual() -> Option<Encoding> {
+    Some(Encoding::default())
+}
+
+impl Layer {
+    /// One that was made here.
+    pub(crate) fn made(blob: LayerBlob, encoding: Encoding) -> Layer {
+        Layer { diff_id: blob.diff_id, blob: blob.descriptor, encoding: Some(encoding) }
     }
 }
 

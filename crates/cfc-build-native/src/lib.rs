@@ -22,6 +22,7 @@ mod remote;
 mod cache;
 mod context;
 mod entry;
+mod export;
 mod failure;
 mod glob;
 mod hash;
@@ -37,6 +38,7 @@ mod upper;
 mod view;
 mod write;
 
+pub use export::{ExportError, export_root};
 pub use image::{ImageError, ImageRequest, build_image};
 pub use images::StoreImages;
 pub use native::{NativeBuilder, NativeOptions};

@@ -10,7 +10,7 @@ use cfc_plan::{
     Op, Plan, Run,
 };
 use cfc_sandbox::Launcher;
-use cfc_store::{Compression, Store};
+use cfc_store::{Compression, Encoding, Store};
 
 use crate::assemble::{Assembler, exclude_patterns};
 use crate::cache::LayerCache;
@@ -37,6 +37,10 @@ const MAX_THREADS: usize = 8;
 pub struct NativeOptions {
     /// Carries every operation out, even those whose result is known.
     pub no_cache: bool,
+    /// How the layers are encoded that the build makes.
+    pub encoding: Encoding,
+    /// Annotations of the manifest.
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// Builds images into a store, with sandboxes for `RUN`.
@@ -111,6 +115,8 @@ impl Builder for NativeBuilder {
             launcher: &self.launcher,
             downloads: self.downloads.as_deref(),
             cache: LayerCache::new(self.store.clone(), !self.options.no_cache),
+            encoding: self.options.encoding,
+            annotations: &self.options.annotations,
             plan,
             context,
             context_files: OnceLock::new(),
@@ -127,6 +133,8 @@ struct Session<'a> {
     launcher: &'a LauncherSource,
     downloads: Option<&'a dyn Downloads>,
     cache: LayerCache,
+    encoding: Encoding,
+    annotations: &'a BTreeMap<String, String>,
     plan: &'a Plan,
     context: &'a Context,
     context_files: OnceLock<ContextFiles<'a>>,
@@ -172,7 +180,7 @@ impl<'a> Session<'a> {
         let base = node.base.map_or(&[][..], layers_of);
         let (layer, outcome) = match &node.op {
             Op::Scratch => return Ok((Vec::new(), NodeOutcome::Built)),
-            Op::Image { manifest, .. } => return Ok((self.image_layers(manifest)?, NodeOutcome::Built)),
+            Op::Image { manifest, .. } => return Ok((image_layers(self.store, manifest)?, NodeOutcome::Built)),
             Op::Context { path } => self.part_of_context(path)?,
             Op::Run(run) => {
                 let mounted = node.op.sources().map(|source| (source, layers_of(source))).collect();
@@ -189,18 +197,6 @@ impl<'a> Session<'a> {
         Ok((layers, outcome))
     }
 
-    fn image_layers(&self, manifest: &Descriptor) -> Result<Vec<Layer>> {
-        let image = self.store.images().load(manifest)?;
-        let (blobs, diff_ids) = (image.manifest.layers, image.config.rootfs.diff_ids);
-        if blobs.len() != diff_ids.len() {
-            let (n_blobs, n_diff_ids) = (blobs.len(), diff_ids.len());
-            let message = format!("the image's manifest has {n_blobs} layers, its config has {n_diff_ids}");
-            return Err(Failure::new(message).hint("the image is damaged: pull or build it again"));
-        }
-        let layers = diff_ids.into_iter().zip(blobs);
-        Ok(layers.map(|(diff_id, blob)| Layer { diff_id, blob: in_oci_terms(blob) }).collect())
-    }
-
     fn run(
         &self,
         node: &Node,
@@ -212,7 +208,7 @@ impl<'a> Session<'a> {
         let in_order: Vec<&[Layer]> = node.op.sources().map(|source| mounted[&source]).collect();
         self.cached(LayerCache::run_key(run, base, &in_order, mtime), || {
             let launcher = self.launcher.get()?;
-            let runner = Runner { store: self.store, launcher, running: &self.running, mtime };
+            let runner = Runner { store: self.store, launcher, running: &self.running, mtime, encoding: self.encoding };
             let sources = Sources { context: self.context, layers: mounted };
             runner.run(run, base, &sources, &|stream, bytes| self.progress.output(node, stream, bytes))
         })
@@ -225,7 +221,7 @@ impl<'a> Session<'a> {
         fill_digests(&mut entries, &[&files.tree], Some(&files.digests))?;
         let mtime = self.plan.source_date_epoch;
         self.cached(LayerCache::internal_key(&content_digest(&entries, mtime), mtime), || {
-            write_layer(self.store, &entries, &[&files.tree], mtime, Compression::None)
+            write_layer(self.store, &entries, &[&files.tree], mtime, Compression::None.into())
         })
     }
 
@@ -291,7 +287,7 @@ impl<'a> Session<'a> {
     fn layer(&self, entries: Entries, trees: &[&dyn Tree]) -> Result<(Layer, NodeOutcome)> {
         let mtime = self.plan.source_date_epoch;
         self.cached(LayerCache::content_key(&content_digest(&entries, mtime), mtime), || {
-            let layer = write_layer(self.store, &entries, trees, mtime, Compression::Gzip)?;
+            let layer = write_layer(self.store, &entries, trees, mtime, self.encoding)?;
             LayerIndex::of(&entries).save(self.store, &layer.diff_id)?;
             Ok(layer)
         })
@@ -306,6 +302,24 @@ impl<'a> Session<'a> {
         Ok((layer, NodeOutcome::Built))
     }
 
+    /// The layer in this build's encoding: an earlier build may have made it in another.
+    fn encoded(&self, layer: &Layer) -> Result<Layer> {
+        if layer.encoding.is_none_or(|encoding| encoding == self.encoding) {
+            return Ok(layer.clone());
+        }
+        let key = LayerCache::encoding_key(&layer.diff_id, self.encoding);
+        if let Some(known) = self.cache.get(&key)? {
+            return Ok(known);
+        }
+        let encoded = Layer::made(self.store.encode_layer(&layer.blob, self.encoding)?, self.encoding);
+        if encoded.diff_id != layer.diff_id {
+            let message = format!("the blob `{}` does not hold the layer `{}`", layer.blob.digest, layer.diff_id);
+            return Err(Failure::new(message).hint("the store is damaged: build again with --no-cache"));
+        }
+        self.cache.put(&key, &encoded)?;
+        Ok(encoded)
+    }
+
     fn context_files(&self) -> Result<&ContextFiles<'a>> {
         if let Some(files) = self.context_files.get() {
             return Ok(files);
@@ -317,6 +331,7 @@ impl<'a> Session<'a> {
 
     /// Writes config and manifest.
     fn assemble(&self, layers: &[Layer]) -> Result<BuiltImage> {
+        let layers = layers.iter().map(|layer| self.encoded(layer)).collect::<Result<Vec<_>>>()?;
         let mut config = self.plan.config.clone();
         config.rootfs.diff_ids = layers.iter().map(|layer| layer.diff_id.clone()).collect();
         complete_history(&mut config);
@@ -324,10 +339,24 @@ impl<'a> Session<'a> {
         let config_bytes = config.to_bytes();
         let config_blob = Descriptor::new(media_type::CONFIG, blobs.put(&config_bytes)?, config_bytes.len() as u64);
         let layer_blobs = layers.iter().map(|layer| layer.blob.clone()).collect();
-        let manifest = Manifest::new(config_blob, layer_blobs).to_bytes();
+        let manifest = Manifest { annotations: self.annotations.clone(), ..Manifest::new(config_blob, layer_blobs) };
+        let manifest = manifest.to_bytes();
         let descriptor = Descriptor::new(media_type::MANIFEST, blobs.put(&manifest)?, manifest.len() as u64);
         Ok(BuiltImage { manifest: descriptor, config })
     }
+}
+
+/// The layers of an image in the store, lowest first.
+pub(crate) fn image_layers(store: &Store, manifest: &Descriptor) -> Result<Vec<Layer>> {
+    let image = store.images().load(manifest)?;
+    let (blobs, diff_ids) = (image.manifest.layers, image.config.rootfs.diff_ids);
+    if blobs.len() != diff_ids.len() {
+        let (n_blobs, n_diff_ids) = (blobs.len(), diff_ids.len());
+        let message = format!("the image's manifest has {n_blobs} layers, its config has {n_diff_ids}");
+        return Err(Failure::new(message).hint("the image is damaged: pull or build it again"));
+    }
+    let layers = diff_ids.into_iter().zip(blobs);
+    Ok(layers.map(|(diff_id, blob)| Layer { diff_id, blob: in_oci_terms(blob), encoding: None }).collect())
 }
 
 /// An OCI manifest names its layers by OCI's types; Docker's twins are the same bytes.

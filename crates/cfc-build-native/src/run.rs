@@ -11,7 +11,7 @@ use cfc_sandbox::{
     ErrorKind, Exit, ExitStatus, Launcher, Network, ResolvedUser, Root, SandboxConfig, Stdio, build_spec,
     insecure_build_spec, oci, resolve_user,
 };
-use cfc_store::{Compression, LayerWriter, Store, UpperOptions, write_upper_as_layer};
+use cfc_store::{Encoding, LayerWriter, Store, UpperOptions, write_upper_as_layer};
 
 use crate::failure::{Failure, OnPath, Result};
 use crate::layer::Layer;
@@ -30,6 +30,7 @@ pub(crate) struct Runner<'a> {
     pub(crate) running: &'a Running,
     /// The latest modification time of files in the layer, in seconds since 1970.
     pub(crate) mtime: i64,
+    pub(crate) encoding: Encoding,
 }
 
 impl Runner<'_> {
@@ -103,13 +104,13 @@ impl Runner<'_> {
     }
 
     fn take_in(&self, upper: PathBuf) -> Result<Layer> {
-        let mut writer = LayerWriter::new(self.store.layer_writer(Compression::Gzip)?);
+        let mut writer = LayerWriter::new(self.store.layer_writer(self.encoding)?);
         let options = UpperOptions { clamp_mtime: Some(self.mtime), skip: None };
         write_upper_as_layer(&upper, &mut writer, &options)?;
         let blob = writer.finish().on("finish the layer of", &upper)?.finish()?;
         // The directory is the unpacked layer already.
         self.store.layers().adopt_directory(&blob.diff_id, upper)?;
-        Ok(blob.into())
+        Ok(Layer::made(blob, self.encoding))
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io::Write;
 use std::path::Path;
 
-use cfc_store::{Compression, LayerWriter, Metadata, Store};
+use cfc_store::{Encoding, LayerWriter, Metadata, Store};
 
 use crate::entry::{Entries, Entry, EntryKind, SourceFile};
 use crate::failure::{OnPath, Result};
@@ -18,9 +18,9 @@ pub(crate) fn write_layer(
     entries: &Entries,
     trees: &[&dyn Tree],
     mtime: i64,
-    compression: Compression,
+    encoding: Encoding,
 ) -> Result<Layer> {
-    let mut writer = LayerWriter::new(store.layer_writer(compression)?);
+    let mut writer = LayerWriter::new(store.layer_writer(encoding)?);
     // The first name of each file that has several.
     let mut written: HashMap<(u64, u64), &Path> = HashMap::new();
     for (path, entry) in entries {
@@ -39,7 +39,7 @@ pub(crate) fn write_layer(
         }
     }
     let blob = writer.finish().on("finish the layer in", store.root())?.finish()?;
-    Ok(blob.into())
+    Ok(Layer::made(blob, encoding))
 }
 
 fn write_entry<W: Write>(

@@ -64,7 +64,7 @@ fn without_the_cache_everything_is_carried_out_and_nothing_changes() {
     let fixture = fixture();
     let request = fixture.request(DOCKERFILE);
     let (first, _) = fixture.build_request(&request);
-    let (second, record) = fixture.build_with(&request, NativeOptions { no_cache: true });
+    let (second, record) = fixture.build_with(&request, NativeOptions { no_cache: true, ..NativeOptions::default() });
     assert_eq!(record.built().len(), 4);
     assert_eq!(first.expect("builds"), second.expect("builds"));
 }

@@ -30,7 +30,7 @@ pub struct Global {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Build the images of a project, or one image from a directory
-    Build(Build),
+    Build(Box<Build>),
     /// Upload images to a registry
     Push(Push),
     /// Build, push and start a new version of a project, and wait until it serves
@@ -73,14 +73,14 @@ pub struct Build {
     pub path: PathBuf,
     #[command(flatten)]
     pub project: ProjectSelection,
-    /// Build one image from the context, and name it so
-    #[arg(short, long, value_name = "NAME:TAG")]
-    pub tag: Option<String>,
+    /// Build one image from the context, and name it so; repeat for more names
+    #[arg(short, long = "tag", value_name = "NAME:TAG")]
+    pub tags: Vec<String>,
     /// The Dockerfile [default: CONTEXT/Dockerfile]
-    #[arg(short, long, value_name = "FILE", requires = "tag")]
+    #[arg(short, long, value_name = "FILE", requires = "tags")]
     pub file: Option<PathBuf>,
     /// The stage to build [default: the last]
-    #[arg(long, value_name = "STAGE", requires = "tag")]
+    #[arg(long, value_name = "STAGE", requires = "tags")]
     pub target: Option<String>,
     /// Give a build argument its value; without =VALUE the environment's
     #[arg(long = "build-arg", value_name = "NAME[=VALUE]")]
@@ -100,9 +100,30 @@ pub struct Build {
     /// Let the Dockerfile use this machine's network, or nearly all of the kernel
     #[arg(long = "allow", value_name = "network.host|security.insecure")]
     pub allow: Vec<String>,
+    /// Add an annotation to the image's manifest
+    #[arg(long = "annotation", value_name = "[manifest:]NAME=VALUE")]
+    pub annotations: Vec<String>,
+    /// How to compress the layers that the build makes [default: gzip]
+    #[arg(long, value_name = "KIND", value_parser = ["gzip", "zstd", "none"])]
+    pub compression: Option<String>,
+    /// How hard to compress: 0 to 9 for gzip [default: 1], 1 to 22 for zstd [default: 3]
+    #[arg(long, value_name = "LEVEL", allow_negative_numbers = true)]
+    pub compression_level: Option<i32>,
+    /// Also write the image to a file or its files to a directory: type=oci|docker|tar|local|registry,dest=PATH
+    #[arg(short, long = "output", value_name = "type=TYPE,dest=PATH|DIR|-", requires = "tags")]
+    pub outputs: Vec<String>,
     /// Also write the image as an OCI layout
-    #[arg(long, value_name = "DIR", requires = "tag")]
+    #[arg(long, value_name = "DIR", requires = "tags")]
     pub oci_layout: Option<PathBuf>,
+    /// Also push the image to the registry that its names say
+    #[arg(long, requires = "tags")]
+    pub push: bool,
+    /// Write the digest of the image's config to a file
+    #[arg(long, value_name = "FILE", requires = "tags")]
+    pub iidfile: Option<PathBuf>,
+    /// Write the image's digests and names to a file, as JSON
+    #[arg(long, value_name = "FILE", requires = "tags")]
+    pub metadata_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -18,7 +18,7 @@ use crate::{Result, Store, StoreError, StoreErrorKind};
 
 /// The annotation that names an image of a layout.
 const NAME_ANNOTATION: &str = "org.opencontainers.image.ref.name";
-const MARKER: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
+pub(crate) const MARKER: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 /// Indexes in indexes, below the layout's own.
 const MAX_INDEX_DEPTH: usize = 4;
 /// Far above any honest index, far below what hurts.
@@ -38,12 +38,9 @@ impl Store {
             true => read_index(&path)?,
             false => Index::new(Vec::new()),
         };
-        let name = reference.map(|reference| reference.tag.clone().unwrap_or_else(Tag::latest).to_string());
-        let mut descriptor = image.clone();
-        descriptor.annotations.remove(NAME_ANNOTATION);
-        descriptor.annotations.extend(name.iter().map(|name| (NAME_ANNOTATION.to_string(), name.clone())));
-        index.manifests.retain(|present| match &name {
-            Some(_) => present.annotations.get(NAME_ANNOTATION) != name.as_ref(),
+        let descriptor = named(image, reference);
+        index.manifests.retain(|present| match image_name(&descriptor) {
+            Some(name) => image_name(present) != Some(name),
             None => present.digest != image.digest,
         });
         index.manifests.push(descriptor);
@@ -144,6 +141,15 @@ impl Store {
         }
         writer.commit(Some(&blob.digest)).map(drop)
     }
+}
+
+/// `image` as a layout calls it that has it as `reference`.
+pub(crate) fn named(image: &Descriptor, reference: Option<&Reference>) -> Descriptor {
+    let mut descriptor = image.clone();
+    descriptor.annotations.remove(NAME_ANNOTATION);
+    let name = reference.map(|reference| reference.tag.clone().unwrap_or_else(Tag::latest).to_string());
+    descriptor.annotations.extend(name.map(|name| (NAME_ANNOTATION.to_string(), name)));
+    descriptor
 }
 
 fn push_once(blobs: &mut Vec<Descriptor>, blob: Descriptor) {

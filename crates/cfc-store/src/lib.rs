@@ -6,6 +6,7 @@
 
 pub mod layer_tar;
 
+mod archive;
 mod blob;
 mod cache;
 mod compression;
@@ -19,9 +20,10 @@ mod store;
 mod unpack;
 mod upper;
 
+pub use archive::ArchiveKind;
 pub use blob::{BlobStore, BlobWriter};
 pub use cache::Cache;
-pub use compression::{Compression, LayerBlob, LayerBlobWriter};
+pub use compression::{Compression, Encoding, LayerBlob, LayerBlobWriter};
 pub use error::{Result, StoreError, StoreErrorKind};
 pub use image::{Image, ImageStore};
 pub use layer::LayerStore;

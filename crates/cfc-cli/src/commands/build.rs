@@ -1,22 +1,25 @@
 //! `cfc build`: the images of a project, or one image from a directory.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use cfc_oci::Reference;
+use cfc_store::{Compression, Encoding};
 
 use crate::args::Build;
 use crate::failure::Failure;
 use crate::images::build::{ImageBuild, build_container, build_image, parse_pairs};
+use crate::images::built_by;
+use crate::images::outputs::Outputs;
 use crate::images::trust::Trust;
-use crate::images::{built_by, resolve};
 use crate::output;
 use crate::project::open_project;
 use crate::settings::Settings;
 
 pub fn run(settings: &Settings, arguments: &Build) -> Result<ExitCode, Failure> {
-    match &arguments.tag {
-        Some(tag) => build_one(settings, arguments, &Reference::parse(tag)?),
-        None => build_project(settings, arguments),
+    match arguments.tags.is_empty() {
+        false => build_one(settings, arguments),
+        true => build_project(settings, arguments),
     }?;
     Ok(ExitCode::SUCCESS)
 }
@@ -26,15 +29,8 @@ fn build_project(settings: &Settings, arguments: &Build) -> Result<(), Failure> 
     let store = settings.open_store()?;
     let mut built_any = false;
     for container in built_by(&project) {
-        let extra = ImageBuild {
-            build_args: parse_pairs(&arguments.build_args, "--build-arg")?,
-            labels: parse_pairs(&arguments.labels, "--label")?,
-            no_cache: arguments.no_cache,
-            trust: Trust::parse(arguments)?,
-            ..ImageBuild::default()
-        };
-        let built = build_container(settings, &store, container, extra)?;
-        output::data(format!("{}  {}", built.reference, built.digest));
+        let built = build_container(settings, &store, container, common(arguments)?)?;
+        output::data(format!("{}  {}", built.reference, built.image.digest));
         built_any = true;
     }
     if !built_any {
@@ -43,26 +39,68 @@ fn build_project(settings: &Settings, arguments: &Build) -> Result<(), Failure> 
     Ok(())
 }
 
-fn build_one(settings: &Settings, arguments: &Build, tag: &Reference) -> Result<(), Failure> {
+fn build_one(settings: &Settings, arguments: &Build) -> Result<(), Failure> {
     if arguments.project.config.is_some() || arguments.project.env.is_some() {
         return Err(Failure::new("--config and --env belong to a project, --tag builds without one")
             .hint("leave out --tag to build the project's images"));
     }
+    let names = arguments.tags.iter().map(|tag| Reference::parse(tag)).collect::<Result<Vec<_>, _>>()?;
+    let outputs = Outputs::parse(arguments)?;
+    outputs.check(&names)?;
     let store = settings.open_store()?;
     let build = ImageBuild {
         dockerfile: arguments.file.clone().unwrap_or_else(|| arguments.path.join("Dockerfile")),
         context: arguments.path.clone(),
         target: arguments.target.clone(),
+        ..common(arguments)?
+    };
+    let built = build_image(settings, &store, &build, &names[0])?;
+    for name in &names[1..] {
+        store.images().tag(name, &built.image)?;
+    }
+    outputs.send(&store, &built.image, &names)?;
+    for name in &names {
+        let line = format!("{name}  {}", built.image.digest);
+        if outputs.use_stdout() { output::tell(line) } else { output::data(line) }
+    }
+    Ok(())
+}
+
+/// What the command line says of every image.
+fn common(arguments: &Build) -> Result<ImageBuild, Failure> {
+    Ok(ImageBuild {
         build_args: parse_pairs(&arguments.build_args, "--build-arg")?,
         labels: parse_pairs(&arguments.labels, "--label")?,
         no_cache: arguments.no_cache,
         trust: Trust::parse(arguments)?,
+        encoding: encoding(arguments)?,
+        annotations: annotations(&arguments.annotations)?,
+        ..ImageBuild::default()
+    })
+}
+
+fn encoding(arguments: &Build) -> Result<Encoding, Failure> {
+    let compression = match arguments.compression.as_deref() {
+        Some("none") => Compression::None,
+        Some("zstd") => Compression::Zstd,
+        _ => Compression::Gzip,
     };
-    let built = build_image(settings, &store, &build, tag)?;
-    if let Some(directory) = &arguments.oci_layout {
-        let image = resolve(&store, tag)?;
-        store.export_oci_layout(&image, Some(tag), directory)?;
+    let encoding = Encoding::new(compression, arguments.compression_level);
+    encoding.map_err(|what| Failure::new(format!("--compression-level: {what}")))
+}
+
+/// Docker names what is annotated in front; a build of one image has a manifest only.
+fn annotations(pairs: &[String]) -> Result<BTreeMap<String, String>, Failure> {
+    for pair in pairs {
+        let name = pair.split('=').next().unwrap_or_default();
+        if let Some((level @ ("index" | "manifest-descriptor" | "index-descriptor"), _)) = name.split_once(':') {
+            return Err(Failure::new(format!(
+                "--annotation `{pair}`: a build of one image has no {level} to annotate"
+            ))
+            .hint("annotate its manifest: `--annotation NAME=VALUE`"));
+        }
     }
-    output::data(format!("{}  {}", built.reference, built.digest));
-    Ok(())
+    let pairs: Vec<String> =
+        pairs.iter().map(|pair| pair.strip_prefix("manifest:").unwrap_or(pair).to_string()).collect();
+    parse_pairs(&pairs, "--annotation")
 }

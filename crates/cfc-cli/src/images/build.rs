@@ -6,10 +6,10 @@ use std::sync::{Mutex, PoisonError};
 
 use cfc_build_native::{ImageError, ImageRequest, NativeBuilder, NativeOptions};
 use cfc_dockerfile::Problem;
-use cfc_oci::{Digest, Reference};
+use cfc_oci::{Descriptor, Reference};
 use cfc_plan::{BuildProgress, Node, NodeOutcome, OutputStream};
 use cfc_project::{Container, ImageSource};
-use cfc_store::Store;
+use cfc_store::{Encoding, Store};
 
 use crate::failure::Failure;
 use crate::images::base::StoreThenRegistry;
@@ -36,6 +36,10 @@ pub struct ImageBuild {
     pub no_cache: bool,
     /// What the build may be trusted with.
     pub trust: Trust,
+    /// How the layers are encoded that the build makes.
+    pub encoding: Encoding,
+    /// Annotations of the manifest.
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// An image that is in the store.
@@ -43,8 +47,8 @@ pub struct ImageBuild {
 pub struct Built {
     /// Its name there.
     pub reference: Reference,
-    /// The digest of its manifest.
-    pub digest: Digest,
+    /// Its manifest.
+    pub image: Descriptor,
 }
 
 /// Builds the image of one of a project's containers, called after it. The container's own build arguments give way to
@@ -67,7 +71,8 @@ pub fn build_container(
 /// Builds one image and calls it `tag`.
 pub fn build_image(settings: &Settings, store: &Store, build: &ImageBuild, tag: &Reference) -> Result<Built, Failure> {
     let program = crate::server::launcher_program()?;
-    let options = NativeOptions { no_cache: build.no_cache };
+    let options =
+        NativeOptions { no_cache: build.no_cache, encoding: build.encoding, annotations: build.annotations.clone() };
     let mut builder = NativeBuilder::with_program(store.clone(), &program, options).with_downloads(Box::new(Network));
     let mut request = ImageRequest::new(&build.dockerfile, &build.context);
     request.target = build.target.clone();
@@ -82,7 +87,7 @@ pub fn build_image(settings: &Settings, store: &Store, build: &ImageBuild, tag: 
     let image = cfc_build_native::build_image(&mut builder, &request, &bases, &progress).map_err(image_failure)?;
     store.images().tag(tag, &image.manifest)?;
     tracing::debug!(data = %settings.data.display(), %tag, digest = %image.manifest.digest, "built");
-    Ok(Built { reference: tag.clone(), digest: image.manifest.digest })
+    Ok(Built { reference: tag.clone(), image: image.manifest })
 }
 
 /// An error of the sandbox with its hint.

@@ -3,6 +3,7 @@
 pub mod base;
 pub mod build;
 mod network;
+pub mod outputs;
 pub mod push;
 pub mod trust;
 

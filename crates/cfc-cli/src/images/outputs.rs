@@ -1,0 +1,269 @@
+//! Where a build's image goes besides the store: `--output`, `--push`, `--iidfile`, `--metadata-file`.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use cfc_build_native::export_root;
+use cfc_oci::{Descriptor, Reference};
+use cfc_store::{ArchiveKind, Store, UnpackLimits, unpack_layer};
+use serde_json::json;
+
+use crate::args::Build;
+use crate::commands::client_runtime;
+use crate::failure::Failure;
+use crate::images::push::push_image;
+use crate::output;
+
+/// What becomes of an image.
+#[derive(Debug, Default)]
+pub struct Outputs {
+    outputs: Vec<Output>,
+    iidfile: Option<PathBuf>,
+    metadata_file: Option<PathBuf>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Output {
+    /// A tar of the image for other tools.
+    Archive(ArchiveKind, Destination),
+    /// An OCI layout as a directory.
+    Layout(PathBuf),
+    /// The root filesystem as a tar.
+    Tar(Destination),
+    /// The root filesystem as a directory.
+    Local(PathBuf),
+    /// The registry that the image's names say.
+    Registry,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Destination {
+    Stdout,
+    File(PathBuf),
+}
+
+impl Outputs {
+    /// What the command line says.
+    pub fn parse(arguments: &Build) -> Result<Outputs, Failure> {
+        let mut outputs = arguments.outputs.iter().map(|text| parse(text)).collect::<Result<Vec<_>, _>>()?;
+        outputs.extend(arguments.oci_layout.clone().map(Output::Layout));
+        outputs.extend(arguments.push.then_some(Output::Registry));
+        if outputs.iter().filter(|output| output.is_stdout()).count() > 1 {
+            return Err(Failure::new("two outputs cannot both go to stdout"));
+        }
+        Ok(Outputs { outputs, iidfile: arguments.iidfile.clone(), metadata_file: arguments.metadata_file.clone() })
+    }
+
+    /// Whether stdout carries an output and nothing else may.
+    pub fn use_stdout(&self) -> bool {
+        self.outputs.iter().any(Output::is_stdout)
+    }
+
+    /// Refuses before the build what cannot succeed after it.
+    pub fn check(&self, names: &[Reference]) -> Result<(), Failure> {
+        let pushes = self.outputs.contains(&Output::Registry);
+        match names.iter().find(|name| name.registry.is_none()) {
+            Some(name) if pushes => Err(Failure::new(format!("`{name}` names no registry to push to"))
+                .hint(format!("put the registry's host in front, for example `127.0.0.1:5000/{name}`"))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Sends `image`, which is called `names`, to where it is to go.
+    pub fn send(&self, store: &Store, image: &Descriptor, names: &[Reference]) -> Result<(), Failure> {
+        for output in &self.outputs {
+            output.send(store, image, names)?;
+        }
+        let loaded = store.images().load(image)?;
+        if let Some(path) = &self.iidfile {
+            // As Docker: what identifies an image is its config.
+            write_file(path, loaded.manifest.config.digest.to_string().as_bytes())?;
+        }
+        if let Some(path) = &self.metadata_file {
+            let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+            let metadata = json!({
+                "containerimage.config.digest": loaded.manifest.config.digest,
+                "containerimage.descriptor": image,
+                "containerimage.digest": image.digest,
+                "image.name": names.join(","),
+            });
+            write_file(path, format!("{metadata:#}\n").as_bytes())?;
+        }
+        Ok(())
+    }
+}
+
+impl Output {
+    fn is_stdout(&self) -> bool {
+        matches!(self, Output::Archive(_, Destination::Stdout) | Output::Tar(Destination::Stdout))
+    }
+
+    fn send(&self, store: &Store, image: &Descriptor, names: &[Reference]) -> Result<(), Failure> {
+        match self {
+            Output::Archive(kind, destination) => {
+                destination.write(|file| Ok(store.export_archive(image, names, *kind, file)?))
+            }
+            Output::Layout(directory) => {
+                for name in names {
+                    store.export_oci_layout(image, Some(name), directory)?;
+                }
+                Ok(())
+            }
+            Output::Tar(destination) => destination.write(|file| export(store, image, file)),
+            Output::Local(directory) => unpack(store, image, directory),
+            Output::Registry => {
+                for name in names {
+                    let pushed = client_runtime()?.block_on(push_image(store, image, name))?;
+                    output::tell(format!("pushed {pushed}"));
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+fn export(store: &Store, image: &Descriptor, output: &mut dyn Write) -> Result<(), Failure> {
+    export_root(store, image, output).map_err(|error| {
+        let hint = error.hint.clone();
+        Failure::from(error).maybe_hint(hint)
+    })
+}
+
+/// The archive goes through a pipe into the directory: one way of writing files is enough.
+fn unpack(store: &Store, image: &Descriptor, directory: &Path) -> Result<(), Failure> {
+    let at = |error: io::Error| Failure::because(format!("cannot write to `{}`", directory.display()), &error);
+    fs::create_dir_all(directory).map_err(at)?;
+    if fs::read_dir(directory).map_err(at)?.next().is_some() {
+        return Err(Failure::new(format!("the output directory `{}` is not empty", directory.display()))
+            .hint("name an empty or a new one, so that nothing of yours is overwritten"));
+    }
+    let (reader, mut writer) = io::pipe().map_err(at)?;
+    std::thread::scope(|scope| {
+        let unpacked = scope
+            .spawn(|| unpack_layer(reader, directory, cfc_oci::Algorithm::Sha256, &UnpackLimits::default()).map(drop));
+        let exported = export(store, image, &mut writer);
+        drop(writer);
+        let unpacked = unpacked.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        unpacked.map_err(|error| Failure::because(format!("cannot write to `{}`", directory.display()), &error))?;
+        exported
+    })
+}
+
+impl Destination {
+    /// Writes a whole file or none; what is no regular file gets the bytes as they come.
+    fn write(&self, content: impl FnOnce(&mut dyn Write) -> Result<(), Failure>) -> Result<(), Failure> {
+        let path = match self {
+            Destination::Stdout => return content(&mut BufWriter::new(io::stdout().lock())),
+            Destination::File(path) => path,
+        };
+        let at = |error: io::Error| Failure::because(format!("cannot write `{}`", path.display()), &error);
+        let is_special = path.metadata().is_ok_and(|metadata| !metadata.is_file());
+        if is_special {
+            return content(&mut File::options().write(true).open(path).map_err(at)?);
+        }
+        let mut partial = path.clone().into_os_string();
+        partial.push(format!(".{}.partial", std::process::id()));
+        let partial = PathBuf::from(partial);
+        let mut file = BufWriter::with_capacity(1 << 20, File::create(&partial).map_err(at)?);
+        let written = content(&mut file).and_then(|()| file.flush().map_err(at));
+        let placed = written.and_then(|()| fs::rename(&partial, path).map_err(at));
+        if placed.is_err() {
+            let _ = fs::remove_file(&partial);
+        }
+        placed
+    }
+}
+
+fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    Destination::File(path.to_path_buf()).write(|file| {
+        file.write_all(bytes).map_err(|error| Failure::because(format!("cannot write `{}`", path.display()), &error))
+    })
+}
+
+/// `type=TYPE[,dest=PATH]`, a directory alone, or `-` for a tar on stdout, as Docker reads it.
+fn parse(text: &str) -> Result<Output, Failure> {
+    let bad = |what: String| {
+        Failure::new(format!("--output `{text}`: {what}"))
+            .hint("write `type=oci|docker|tar,dest=FILE`, `type=local,dest=DIR`, `type=registry`, or a directory")
+    };
+    if text == "-" {
+        return Ok(Output::Tar(Destination::Stdout));
+    }
+    if !text.contains('=') {
+        return Ok(Output::Local(PathBuf::from(text)));
+    }
+    let (mut kind, mut dest, mut is_archive) = (None, None, true);
+    for field in text.split(',') {
+        let (key, value) = field.split_once('=').ok_or_else(|| bad(format!("`{field}` is not KEY=VALUE")))?;
+        match (key, value) {
+            ("type", value) => kind = Some(value),
+            ("dest", value) => dest = Some(value),
+            ("tar", "true" | "false") => is_archive = value == "true",
+            ("push", "true") if matches!(kind, Some("image" | "registry")) => {}
+            _ => return Err(bad(format!("`{field}` is not supported"))),
+        }
+    }
+    let destination = |dest: Option<&str>| match dest {
+        None => Err(bad("it has no `dest`".to_string())),
+        Some("-") => Ok(Destination::Stdout),
+        Some(path) => Ok(Destination::File(PathBuf::from(path))),
+    };
+    let directory = |dest: Option<&str>| match destination(dest)? {
+        Destination::Stdout => Err(bad("a directory cannot go to stdout".to_string())),
+        Destination::File(path) => Ok(path),
+    };
+    if !is_archive && kind != Some("oci") {
+        return Err(bad("only `type=oci` can be without `tar`".to_string()));
+    }
+    match kind.ok_or_else(|| bad("it has no `type`".to_string()))? {
+        "oci" if !is_archive => Ok(Output::Layout(directory(dest)?)),
+        "oci" => Ok(Output::Archive(ArchiveKind::Oci, destination(dest)?)),
+        "docker" => Ok(Output::Archive(ArchiveKind::Docker, destination(dest)?)),
+        "tar" => Ok(Output::Tar(destination(dest)?)),
+        "local" => Ok(Output::Local(directory(dest)?)),
+        "registry" | "image" if dest.is_some() => Err(bad("a registry has no `dest`".to_string())),
+        "registry" => Ok(Output::Registry),
+        "image" if text.contains("push=true") => Ok(Output::Registry),
+        "image" => Err(bad("the image is in cfc's store in any case; `push=true` also pushes it".to_string())),
+        other => Err(bad(format!("there is no type `{other}`"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outputs_are_read_as_docker_reads_them() {
+        let file = |path: &str| Destination::File(PathBuf::from(path));
+        let cases = [
+            ("out", Output::Local(PathBuf::from("out"))),
+            ("-", Output::Tar(Destination::Stdout)),
+            ("type=local,dest=a", Output::Local(PathBuf::from("a"))),
+            ("type=tar,dest=-", Output::Tar(Destination::Stdout)),
+            ("type=oci,dest=a.tar", Output::Archive(ArchiveKind::Oci, file("a.tar"))),
+            ("type=oci,dest=a,tar=false", Output::Layout(PathBuf::from("a"))),
+            ("type=docker,dest=a.tar", Output::Archive(ArchiveKind::Docker, file("a.tar"))),
+            ("type=registry", Output::Registry),
+            ("type=image,push=true", Output::Registry),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(parse(text).ok(), Some(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_supported_is_named() {
+        let message = |text: &str| parse(text).expect_err(text).message;
+        assert!(message("type=oci").contains("it has no `dest`"));
+        assert!(message("type=squash,dest=a").contains("there is no type `squash`"));
+        assert!(
+            message("type=oci,dest=a,force-compression=true").contains("`force-compression=true` is not supported")
+        );
+        assert!(message("type=local,dest=-").contains("cannot go to stdout"));
+        assert!(message("type=image").contains("in cfc's store in any case"));
+        assert!(message("dest=a").contains("it has no `type`"));
+        assert!(message("type=tar,dest=a,tar=false").contains("only `type=oci`"));
+    }
+}
