@@ -24,7 +24,9 @@ for file in passwd subuid subgid; do mount --bind "$home/etc/$file" "/etc/$file"
 mount --bind "$CFC_OF_TEST" "$home/cfc"
 if [ -n "${CFC_TOOLS_OF_TEST:-}" ]; then mount --bind "$CFC_TOOLS_OF_TEST" "$home/tools"; fi
 unset CFC_OF_TEST CFC_TOOLS_OF_TEST
-exec setpriv --reuid "$user" --regid "$user" --clear-groups -- "$home/cfc" "$@"
+program=$home/cfc
+if [ -e "$home/next-cfc" ]; then program=$home/next-cfc; fi
+exec setpriv --reuid "$user" --regid "$user" --clear-groups -- "$program" "$@"
 "#;
 
 pub struct OrdinaryUser {

@@ -122,7 +122,11 @@ fn the_starter_serves_an_ordinary_user_through_a_crash_and_leaves_nothing() {
     assert_eq!(outside, first + 1000, "of {SUBORDINATE_IDS} from {first} on; the user is {uid}");
 
     platform.kill();
+    // The next program has the launcher go on with it, with the rights that it needs for further containers.
+    std::fs::copy(env!("CARGO_BIN_EXE_cfc"), home.path("next-cfc")).expect("copied");
     let platform = Platform::start(&home);
+    let programs = launchers_of(uid);
+    assert_eq!(programs, [home.path("next-cfc")]);
     let after = ask(&platform, "alice");
     assert_eq!(before["instance"], after["instance"], "the container was not adopted");
     assert_eq!(after["visits"], 2);
@@ -137,6 +141,17 @@ fn the_starter_serves_an_ordinary_user_through_a_crash_and_leaves_nothing() {
     // Files of images belong to others; the user is rid of them all the same.
     home.must(&["unshare", "rm", "-rf", &home.data().display().to_string()]);
     assert!(!home.data().exists());
+}
+
+/// The programs of a user's launchers, those of shells left out.
+fn launchers_of(uid: u32) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir("/proc").expect("readable").flatten().map(|entry| entry.path());
+    let is_launcher = |path: &std::path::PathBuf| {
+        let line = std::fs::read(path.join("cmdline")).unwrap_or_default();
+        let comm = std::fs::read_to_string(path.join("comm")).unwrap_or_default();
+        uid_of(path) == Some(uid) && line.starts_with(b"cfc-launcher\0/") && comm == "cfc-launcher\n"
+    };
+    entries.filter(is_launcher).filter_map(|path| std::fs::read_link(path.join("exe")).ok()).collect()
 }
 
 #[test]
@@ -163,6 +178,27 @@ fn the_root_of_an_unprivileged_container_builds_and_runs() {
     let (code, said) = run(&home, &[]);
     assert_eq!(code, Some(7), "{said}");
     assert!(said.starts_with("1000\n1000\n"), "{said}");
+}
+
+/// With 65536 ids and with a single one.
+#[test]
+fn oci_runtimes_run_an_ordinary_users_containers() {
+    for user in [OrdinaryUser::new(), OrdinaryUser::with_a_single_id()] {
+        let Some(user) = user else { return };
+        let (uid, subordinate) = (user.uid, user.subordinate);
+        let home = Home::of(user);
+        build(&home, &WITHOUT_OWNERS.replace("cat /who; stat -c %u /opt/tool; cat; ", "id -u; cat /who; "));
+        let doctor = String::from_utf8(home.run(&["doctor"]).stdout).expect("UTF-8");
+        for runtime in ["runc", "crun", "runsc"].into_iter().filter(|runtime| has_program(runtime)) {
+            let output = home.run(&["run", "--runtime", runtime, "test/app:1"]);
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(7), "{runtime}: {said}");
+            assert_eq!(String::from_utf8_lossy(&output.stdout), "0\n0\n", "{runtime}: {said}");
+            let line = doctor.lines().find(|line| line.contains(&format!("the OCI runtime `{runtime}`")));
+            assert!(line.is_some_and(|line| line.ends_with(" works")), "{runtime}, {subordinate:?}:\n{doctor}");
+        }
+        crate::support::wait_for("the user's processes to end", || processes_of(uid).is_empty().then_some(()));
+    }
 }
 
 #[test]

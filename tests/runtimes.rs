@@ -84,6 +84,33 @@ fn a_runtime_that_is_not_there_is_named_before_anything_starts() {
 }
 
 #[test]
+fn the_doctor_tries_each_runtime_that_is_configured() {
+    if !can_sandbox() {
+        return;
+    }
+    let home = Home::new();
+    let broken = home.write("broken", "#!/bin/sh\n[ \"$1\" = --version ] && echo broken 7 && exit\nexit 3\n");
+    std::fs::set_permissions(&broken, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("ours");
+    let broken = broken.display();
+    home.write(
+        "config.toml",
+        &format!(
+            "runtime = \"runc\"\n[runtimes.broken]\npath = \"{broken}\"\n[runtimes.gone]\npath = \"/no/such/runtime\"\n"
+        ),
+    );
+    let doctor = String::from_utf8(home.run(&["doctor"]).stdout).expect("UTF-8");
+    let says = |words: &[&str]| doctor.lines().any(|line| words.iter().all(|word| line.contains(word)));
+    assert!(
+        says(&["warning: ", "`broken`", &format!("{broken}, broken 7"), "does not work here", "ended with 3"]),
+        "{doctor}"
+    );
+    assert!(says(&["warning: ", "`gone`", "there is no program `/no/such/runtime`"]), "{doctor}");
+    for runtime in ["runc", "crun", "runsc"].into_iter().filter(|runtime| has_program(runtime)) {
+        assert!(says(&["note: ", &format!("`{runtime}`"), &format!("{runtime} version "), " works"]), "{doctor}");
+    }
+}
+
+#[test]
 fn one_container_runs_in_the_foreground_by_each_runtime() {
     if !can_sandbox() {
         return;

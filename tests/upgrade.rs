@@ -1,9 +1,12 @@
 //! `cfc upgrade`: a new program in the place of the old one, under load.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
 
 use crate::starter::{APPLICATION, WORKER, assert_nothing_left, container_of, ready, visits_of};
 use crate::support::{Home, Platform, http, wait_for};
@@ -96,6 +99,73 @@ fn an_upgrade_under_load_loses_no_request_and_no_instance() {
     assert!(listed.contains(APPLICATION), "{listed}");
     platform.stop();
     assert_nothing_left(&home);
+}
+
+const SOCKETS: &str = r#"
+export default {
+  async fetch() {
+    const [client, server] = Object.values(new WebSocketPair());
+    server.accept();
+    server.addEventListener("message", (event) => server.send(`got ${event.data}`));
+    server.addEventListener("close", (event) => console.log(`closed with ${event.code}`));
+    return new Response(null, { status: 101, webSocket: client });
+  },
+};
+"#;
+
+/// A frame of text as clients send them, with a mask of zeros.
+fn text_frame(text: &str) -> Vec<u8> {
+    [&[0x81, 0x80 | text.len() as u8, 0, 0, 0, 0], text.as_bytes()].concat()
+}
+
+#[test]
+fn an_open_websocket_is_told_that_the_server_goes_away() {
+    if !ready() {
+        return;
+    }
+    let home = Home::installed();
+    home.write(
+        "project/wrangler.jsonc",
+        r#"{ "name": "sockets", "main": "index.js", "compatibility_date": "2025-10-03" }"#,
+    );
+    home.write("project/index.js", SOCKETS);
+    let platform = Platform::start(&home);
+    home.must(&["deploy", &home.path("project").display().to_string()]);
+    let mut socket = TcpStream::connect(platform.address("gateway")).expect("the gateway listens");
+    socket.set_read_timeout(Some(Duration::from_secs(60))).expect("a socket");
+    let upgrade = "GET / HTTP/1.1\r\nHost: sockets.localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                   Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    socket.write_all(upgrade.as_bytes()).expect("is read");
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        socket.read_exact(&mut byte).unwrap_or_else(|error| panic!("{error} after {head:?}"));
+        head.push(byte[0]);
+    }
+    assert!(head.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&head));
+    socket.write_all(&text_frame("one")).expect("is read");
+    let mut answer = [0; 9];
+    socket.read_exact(&mut answer).expect("is answered");
+    assert_eq!(&answer, b"\x81\x07got one");
+
+    home.install();
+    std::thread::scope(|scope| {
+        let upgraded = scope.spawn(|| home.must(&["upgrade"]));
+        let mut farewell = [0; 4];
+        socket.read_exact(&mut farewell).expect("it is told");
+        assert_eq!(farewell, [0x88, 2, 0x03, 0xe9], "a frame that closes with 1001");
+        socket.write_all(&[0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe9]).expect("is read");
+        let mut rest = Vec::new();
+        socket.read_to_end(&mut rest).expect("it ends");
+        assert_eq!(rest, b"", "and nothing comes after it");
+        upgraded.join().expect("upgraded");
+    });
+    let log = home.data().join("workers/sockets/log");
+    let said = wait_for("the Worker to say it", || {
+        std::fs::read_to_string(&log).ok().filter(|text| text.contains("closed with"))
+    });
+    assert!(said.contains("closed with 1001"), "{said}");
+    platform.stop();
 }
 
 #[test]

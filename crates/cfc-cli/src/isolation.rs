@@ -50,6 +50,15 @@ pub fn of_run(settings: &Settings, flag: Option<&str>, grant_flags: &[String]) -
     Ok(Isolation { runtime, grants: grants(grant_flags, "--grant")? })
 }
 
+/// The runtimes that the configuration file names, and what is found of each.
+pub fn configured(settings: &Settings) -> Vec<(String, Result<OciRuntime, Failure>)> {
+    let of_applications = settings.file.applications.values().filter_map(|entry| entry.runtime.as_ref());
+    let named = settings.file.runtimes.keys().chain(&settings.file.runtime).chain(of_applications);
+    let names: std::collections::BTreeSet<&String> = named.filter(|name| *name != OWN).collect();
+    let find = |name: &String| find_runtime(settings, Some(name), "`runtimes`").transpose();
+    names.into_iter().filter_map(|name| Some((name.clone(), find(name)?))).collect()
+}
+
 fn find_runtime(settings: &Settings, name: Option<&str>, place: &str) -> Result<Option<OciRuntime>, Failure> {
     let Some(name) = name.filter(|name| *name != OWN) else { return Ok(None) };
     let path = std::env::var("PATH").ok();

@@ -73,7 +73,7 @@ pub fn check_host() -> Vec<Finding> {
         false => findings.extend(check_cgroups(&Hierarchies::detect()).into_iter().chain(check_disks())),
         true => findings.extend([check_ids(), missing_limits(), check_disk(), check_ports()].into_iter().flatten()),
     }
-    findings.extend([check_runtimes(), check_fuse()]);
+    findings.push(check_fuse());
     findings
 }
 
@@ -229,20 +229,36 @@ fn check_disks() -> Option<Finding> {
 }
 
 /// Which classes of isolation there are besides cfc's own sandbox.
-fn check_runtimes() -> Finding {
+/// The well-known OCI runtimes that this machine has.
+pub fn well_known_runtimes() -> Vec<OciRuntime> {
     let path = std::env::var("PATH").ok();
-    let find = |name: &&str| OciRuntime::find(name, Path::new(name), &[], path.as_deref()).ok();
-    let found: Vec<OciRuntime> = WELL_KNOWN.iter().filter_map(find).collect();
-    let shown: Vec<_> = found.iter().map(|r| format!("{} ({})", r.name(), r.program().display())).collect();
-    let what = match shown.is_empty() {
-        true => "no OCI runtime besides cfc's own sandbox".to_owned(),
-        false => format!("OCI runtimes besides cfc's own sandbox: {}", shown.join(", ")),
-    };
-    let remedy = match found.iter().any(|runtime| runtime.name() == "runsc") {
-        true => "none needed; `runtime = \"runsc\"` in the configuration file is the class for hostile code",
-        false => "none needed; for hostile code install runsc (gVisor), and set `runtime = \"runsc\"`",
-    };
-    Finding::new(Severity::Note, what, remedy)
+    WELL_KNOWN.iter().filter_map(|name| OciRuntime::find(name, Path::new(name), &[], path.as_deref()).ok()).collect()
+}
+
+/// What there is to say of an OCI runtime: where it is, which version, and whether it works, which is tried with a launcher
+/// made from `program`. One that was `asked` for and does not work is worth a warning.
+pub fn check_runtime(runtime: &OciRuntime, program: &Path, asked: bool) -> Finding {
+    let version = runtime.version().unwrap_or_else(|| "of an unknown version".to_owned());
+    let what = format!("the OCI runtime `{}` ({}, {version})", runtime.name(), runtime.program().display());
+    match runtime.check(program) {
+        Ok(()) => {
+            let is_hostile = runtime.kind() == crate::oci_runtime::Kind::Runsc;
+            let remedy = format!(
+                "none needed; `runtime = \"{}\"` in the configuration file uses it{}",
+                runtime.name(),
+                if is_hostile { ": the class for hostile code" } else { "" }
+            );
+            Finding::new(Severity::Note, format!("{what} works"), remedy)
+        }
+        Err(error) => {
+            let severity = if asked { Severity::Warning } else { Severity::Note };
+            let remedy = match asked {
+                true => "correct it, or take another; `cfc` is the sandbox that needs no other program",
+                false => "none needed; nothing uses it",
+            };
+            Finding::new(severity, format!("{what} does not work here: {error}"), remedy)
+        }
+    }
 }
 
 fn check_fuse() -> Finding {

@@ -28,6 +28,7 @@ mod oci_runtime;
 mod peer;
 mod redirect;
 mod rootless;
+mod runtime_check;
 mod terminal;
 mod time;
 mod user;
@@ -53,7 +54,9 @@ pub use error::{Error, ErrorKind, Result};
 pub use exec::{Exec, ExecConfig};
 pub use fail::fail_point;
 pub use grant::Grant;
-pub use host::{Finding, Severity, check_host, missing_controllers, missing_limits, sweep};
+pub use host::{
+    Finding, Severity, check_host, check_runtime, missing_controllers, missing_limits, sweep, well_known_runtimes,
+};
 pub use ipv6::has_ipv6_route;
 pub use launcher::{LAUNCHER_ARGV0, launcher_main};
 pub use listeners::Listeners;

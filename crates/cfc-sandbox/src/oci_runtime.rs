@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// The runtimes that are looked for by [`check_host`](crate::check_host).
+/// The runtimes that are looked for by [`well_known_runtimes`](crate::well_known_runtimes).
 pub(crate) const WELL_KNOWN: [&str; 5] = ["runc", "crun", "runsc", "youki", "kata-runtime"];
 
 /// Where programs are when the environment has no `PATH`.
@@ -53,6 +53,9 @@ impl OciRuntime {
             )
         };
         let program = std::fs::canonicalize(found.ok_or_else(missing)?).map_err(|_| missing())?;
+        if let Some(obstacle) = obstacle(&program) {
+            return Err(Error::new(format!("use the OCI runtime `{name}`"), ErrorKind::Unavailable(obstacle)));
+        }
         Ok(OciRuntime { name: name.to_owned(), program, arguments: arguments.to_vec() })
     }
 
@@ -86,6 +89,27 @@ impl OciRuntime {
     }
 }
 
+/// Why a runtime cannot do what is asked of it, as far as that is known before it tries. Kata's virtual machines need the
+/// kernel's, and since version 2 it has no `run`: only containerd starts it, by a shim.
+fn obstacle(program: &Path) -> Option<String> {
+    let name = program.file_name()?.to_str()?;
+    if !name.contains("kata") {
+        return None;
+    }
+    let said = std::process::Command::new(program).arg("--help").output().ok();
+    let said = said.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    let has_run = said.lines().any(|line| line.split_whitespace().next().is_some_and(|word| word == "run"));
+    let path = program.display();
+    if !has_run {
+        return Some(format!(
+            "`{path}` has no `run` command: Kata Containers 2 and newer are started by containerd only (use runsc for hostile \
+             code)"
+        ));
+    }
+    let kvm = std::fs::File::options().read(true).write(true).open("/dev/kvm");
+    kvm.err().map(|error| format!("`{path}` runs virtual machines, which need /dev/kvm: {error}"))
+}
+
 fn is_executable(path: &Path) -> bool {
     path.is_file() && rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok()
 }
@@ -93,6 +117,24 @@ fn is_executable(path: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn kata_is_refused_where_it_cannot_run() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let program = directory.path().join("kata-runtime");
+        let find = |help: &str| {
+            std::fs::write(&program, format!("#!/bin/sh\necho '{help}'\n")).expect("writable");
+            std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("ours");
+            OciRuntime::find("kata", &program, &[], None).map_err(|error| error.to_string())
+        };
+        let refused = find("COMMANDS:\n  check  tests if system can run Kata\n  env").expect_err("there is no `run`");
+        assert!(refused.contains("`kata`") && refused.contains("containerd"), "{refused}");
+        let has_kvm = std::fs::File::options().read(true).write(true).open("/dev/kvm").is_ok();
+        match find("COMMANDS:\n  run  create and run a container") {
+            Ok(_) => assert!(has_kvm),
+            Err(refused) => assert!(!has_kvm && refused.contains("/dev/kvm"), "{refused}"),
+        }
+    }
 
     #[test]
     fn a_program_is_found_by_name_and_by_path_and_a_missing_one_is_named() {

@@ -2,17 +2,20 @@
 
 use std::process::ExitCode;
 
-use cfc_sandbox::{Severity, check_host};
+use cfc_sandbox::{Finding, Severity, check_host, check_runtime, well_known_runtimes};
 use cfc_workers::Toolchain;
 
 use crate::failure::Failure;
+use crate::isolation;
 use crate::output;
+use crate::server::launcher_program;
 use crate::settings::Settings;
 
 /// Prints a line a finding. The exit code is 1 when something that cfc cannot do without is missing.
 pub fn run(settings: &Settings) -> Result<ExitCode, Failure> {
     let mut findings = check_host();
     findings.extend(check_tools(settings));
+    findings.extend(check_runtimes(settings)?);
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     for finding in &findings {
         let label = match finding.severity {
@@ -28,6 +31,32 @@ pub fn run(settings: &Settings) -> Result<ExitCode, Failure> {
     }
     output::data("this machine can run cfc");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Each runtime that the configuration file names, and those that are there besides: whether they work, they have to show.
+fn check_runtimes(settings: &Settings) -> Result<Vec<Finding>, Failure> {
+    let program = launcher_program()?;
+    let configured = isolation::configured(settings);
+    let names: Vec<String> = configured.iter().map(|(name, _)| name.clone()).collect();
+    let of_configured = configured.into_iter().map(|(name, found)| match found {
+        Ok(runtime) => check_runtime(&runtime, &program, true),
+        Err(failure) => Finding {
+            severity: Severity::Warning,
+            what: format!("the OCI runtime `{name}`: {}", failure.message),
+            remedy: "install it, or correct the configuration file".to_string(),
+        },
+    });
+    let others = well_known_runtimes().into_iter().filter(|runtime| !names.iter().any(|name| name == runtime.name()));
+    let of_others = others.map(|runtime| check_runtime(&runtime, &program, false));
+    let mut findings: Vec<Finding> = of_configured.chain(of_others).collect();
+    if findings.is_empty() {
+        findings.push(Finding {
+            severity: Severity::Note,
+            what: "no OCI runtime besides cfc's own sandbox".to_string(),
+            remedy: "none needed; for hostile code install runsc (gVisor), and set `runtime = \"runsc\"`".to_string(),
+        });
+    }
+    Ok(findings)
 }
 
 fn check_tools(settings: &Settings) -> Option<cfc_sandbox::Finding> {

@@ -17,6 +17,9 @@ use crate::sys::{self, Cloned};
 const PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/cfc-init"));
 const NAME: &CStr = c"cfc-init";
 
+/// With what the program ends that was told nothing to do.
+pub(crate) const USAGE: i32 = 125;
+
 /// The program as a file with a name. crun looks into process 1 with the rights of the container's own user namespace,
 /// which it could not if nobody might read the file.
 pub(crate) fn write_program(path: &Path) -> std::io::Result<()> {

@@ -38,7 +38,7 @@ use crate::step::Step;
 use crate::sys;
 use furnish::Room;
 pub(crate) use identity::resource;
-pub(crate) use init::program as init_program;
+pub(crate) use init::{USAGE as INIT_USAGE, program as init_program, write_program as write_init_program};
 use report::Channel;
 pub(crate) use report::{Order, Report, parse_all};
 pub(crate) use stubs::{Stubs, remove_stubs};

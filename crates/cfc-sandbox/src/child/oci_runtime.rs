@@ -198,7 +198,7 @@ fn protect_cgroups(kind: Kind) -> Result<(), ErrorKind> {
         let hide = || match rustix::mount::unmount(UNIFIED, UnmountFlags::DETACH) {
             // In an ordinary user's namespace the machine's mounts can be covered only.
             Err(Errno::INVAL) => attach(&new_filesystem("tmpfs", &MountOptions::default())?, CWD, Path::new(UNIFIED)),
-            result => result.map_err(Into::into),
+            result => result,
         };
         hide().step(|| format!("hide {UNIFIED}"))?;
     }
