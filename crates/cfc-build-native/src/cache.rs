@@ -9,7 +9,7 @@ use crate::failure::Result;
 use crate::layer::Layer;
 
 /// Changes when the same operation would make another layer than before.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Finished layers by key.
 pub(crate) struct LayerCache {

@@ -106,7 +106,7 @@ pub struct Build {
     /// How to compress the layers that the build makes [default: gzip]
     #[arg(long, value_name = "KIND", value_parser = ["gzip", "zstd", "none"])]
     pub compression: Option<String>,
-    /// How hard to compress: 0 to 9 for gzip [default: 1], 1 to 22 for zstd [default: 3]
+    /// How hard to compress: 0 to 9 for gzip [default: 2], 1 to 22 for zstd [default: 3]
     #[arg(long, value_name = "LEVEL", allow_negative_numbers = true)]
     pub compression_level: Option<i32>,
     /// Also write the image to a file or its files to a directory: type=oci|docker|tar|local|registry,dest=PATH

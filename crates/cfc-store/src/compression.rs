@@ -46,7 +46,7 @@ pub struct Encoding {
 }
 
 impl Encoding {
-    /// `compression` at `level`: 0 to 9 for gzip (1 unless given), 1 to 22 for zstd (3 unless given). The text says what is
+    /// `compression` at `level`: 0 to 9 for gzip (2 unless given), 1 to 22 for zstd (3 unless given). The text says what is
     /// wrong with the level.
     pub fn new(compression: Compression, level: Option<i32>) -> std::result::Result<Encoding, String> {
         let (levels, name) = match compression {
@@ -201,7 +201,7 @@ mod tests {
     #[test]
     fn one_encoding_has_one_name() {
         let name = |compression, level| Encoding::new(compression, level).map(|encoding| encoding.to_string());
-        assert_eq!(name(Compression::Gzip, Some(1)), Ok("gzip".to_string()));
+        assert_eq!(name(Compression::Gzip, Some(2)), Ok("gzip".to_string()));
         assert_eq!(name(Compression::Gzip, Some(9)), Ok("gzip-9".to_string()));
         assert_eq!(name(Compression::Zstd, None), Ok("zstd".to_string()));
         assert_eq!(name(Compression::None, None), Ok("none".to_string()));

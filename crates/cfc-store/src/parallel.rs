@@ -24,8 +24,8 @@ pub enum Codec {
 }
 
 impl Codec {
-    /// gzip 2 to 3 times as fast as level 6, and 7 percent larger.
-    pub const GZIP: Codec = Codec::Gzip(1);
+    /// About 6 percent larger than zlib's level 6 in a sixth of the time; level 1 is a tenth faster and 2 percent larger.
+    pub const GZIP: Codec = Codec::Gzip(2);
     /// zstd as everybody has it.
     pub const ZSTD: Codec = Codec::Zstd(3);
 }
