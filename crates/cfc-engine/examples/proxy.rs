@@ -123,17 +123,26 @@ async fn bench(directory: &std::path::Path, rounds: usize) {
         let (status, text) = asking.await.expect("is asked");
         assert_eq!(status, 200, "{text}");
     }
+    let unpaced = inside::listen(&platform, &name, "127.0.0.1:4001");
+    cfc_relay::unpaced(&unpaced);
+    let unpaced_server = inside::role(&[SERVER], OwnedFd::from(unpaced));
     let sidecar = platform.sidecar_port(&name).await;
     let network = platform.launcher.network(&name).expect("it runs");
-    hops.push(hop("direct, inside the namespace", BULK_BYTES, move || {
+    let direct = move |port: u16, is_paced: bool| -> Box<dyn Stream> {
         let socket = network.tcp_socket(false).expect("a socket");
         rustix::io::ioctl_fionbio(&socket, false).expect("blocks");
-        let address: std::net::SocketAddr = "127.0.0.1:4000".parse().expect("an address");
-        rustix::net::connect(&socket, &address).expect("connects");
+        if !is_paced {
+            cfc_relay::unpaced(&socket);
+        }
+        rustix::net::connect(&socket, &std::net::SocketAddr::from(([127, 0, 0, 1], port))).expect("connects");
         let stream = TcpStream::from(socket);
         stream.set_nodelay(true).expect("sets");
         Box::new(stream)
-    }));
+    };
+    let direct_unpaced = direct.clone();
+    hops.push(hop("direct, inside the namespace", BULK_BYTES, move || direct(4000, true)));
+    // What a machine shows whose TCP does not pace; where it does not, the same as the line above.
+    hops.push(hop("direct, both ends unpaced", BULK_BYTES, move || direct_unpaced(4001, false)));
     hops.push(hop("tunnel", BULK_BYTES, move || {
         let mut stream = TcpStream::connect(("127.0.0.1", sidecar)).expect("connects");
         stream.set_nodelay(true).expect("sets");
@@ -159,7 +168,7 @@ async fn bench(directory: &std::path::Path, rounds: usize) {
     }
     let hops = tokio::task::spawn_blocking({
         let relays = platform.relays.clone();
-        let mut pids = vec![std::process::id(), server.id()];
+        let mut pids = vec![std::process::id(), server.id(), unpaced_server.id()];
         pids.extend(children("workerd"));
         move || {
             for _ in 0..rounds {
@@ -171,9 +180,10 @@ async fn bench(directory: &std::path::Path, rounds: usize) {
         }
     });
     print(&hops.await.expect("measures"));
-    let mut server = server;
-    server.kill().expect("runs");
-    server.wait().expect("ends");
+    for mut server in [server, unpaced_server] {
+        server.kill().expect("runs");
+        server.wait().expect("ends");
+    }
     if let Some(worker) = worker {
         worker.workerd.stop(Duration::from_secs(5)).await;
     }

@@ -60,20 +60,37 @@ probe_datagram() {
   echo "$1: ${said:-fails}"
 }
 all() {
-  probe_name handler api.test 80 "/path?q=1"
-  probe server x 10.77.0.1 8080 /
-  probe_name name known.test 8080 /
-  probe_name unknown unknown.test 8080 /
-  probe private x 10.77.0.2 8080 /
-  probe own x 203.0.113.5 8080 /
-  probe metadata x 169.254.169.254 80 /
-  probe loopback x 127.0.0.1 8080 /
-  # Where every container listens in the end, this one not yet.
-  probe other x 127.0.0.1 4000 /index.html
+  probe_name handler api.test 80 "/path?q=1" &
+  probe server x 10.77.0.1 8080 / &
+  probe_name name known.test 8080 / &
+  probe_name unknown unknown.test 8080 / &
+  probe private x 10.77.0.2 8080 / &
+  # Names of somebody's own, which lead to where the address itself would be refused.
+  for name in private loopback metadata own; do
+    probe_name "rebound $name" $name.rebound.test 8080 / &
+    probe_name "rebound $name, http" $name.rebound.test 80 / &
+  done
+  # The first answer is good, the second is not: what counts is where it connects.
+  (probe_name "first" turns.rebound.test 8080 /; probe_name "second" turns.rebound.test 8080 /) &
+  # A request on port 80 says who it is for; what it connects to decides all the same.
+  probe "host of another" 169.254.169.254 10.77.0.1 80 / &
+  probe own x 203.0.113.5 8080 / &
+  probe metadata x 169.254.169.254 80 / &
+  probe loopback x 127.0.0.1 8080 / &
+  probe server6 x fd00:77::1 8080 / &
+  probe private6 x fd00:77::2 8080 / &
+  probe loopback6 x ::1 8080 / &
+  # Where every container listens in the end, this one not yet: whatever address another one has, this one does not
+  # reach it.
+  for address in $(busybox ip -o addr | busybox sed -n 's/.* inet6* \([^\/ ]*\).*/\1/p') \
+    $(busybox sed -n 's/^\([0-9a-f:.]*\)[ \t].*/\1/p' /etc/hosts); do
+    probe other x $address 4000 /index.html &
+  done
   echo "large: $(busybox dd if=/dev/zero bs=65536 count=256 2>/dev/null | busybox timeout 20 busybox nc 10.77.0.1 7777 | busybox wc -c)"
   probe_datagram "datagram" 10.77.0.1
   probe_datagram "private datagram" 10.77.0.2
   probe_datagram "loopback datagram" 127.0.0.1
+  wait
   echo "done $1"
 }
 again() {
@@ -106,7 +123,8 @@ fn outbound() {
 
 fn policy() -> EgressPolicy {
     let resolver: SocketAddr = "127.0.0.1:5353".parse().expect("an address");
-    EgressPolicy { allowed: vec!["10.77.0.1".parse().expect("a range")], resolvers: Some(vec![resolver]) }
+    let allowed = ["10.77.0.1", "fd00:77::1"].map(|range| range.parse().expect("a range"));
+    EgressPolicy { allowed: allowed.to_vec(), resolvers: Some(vec![resolver]) }
 }
 
 pub fn be_alone(directory: &Path) -> ! {
@@ -117,13 +135,20 @@ pub fn be_alone(directory: &Path) -> ! {
         let status = Command::new(image::BUSYBOX).arg("ip").args(command.split(' ')).status();
         assert!(status.expect("busybox runs").success(), "ip {command}");
     }
-    serve("0.0.0.0:8080", |mut stream| {
-        let _ = stream.read(&mut [0; 4096]);
-        let _ = stream.write_all(b"HTTP/1.0 200 OK\r\n\r\nfrom the server");
-    });
-    serve("169.254.169.254:80", |mut stream| {
-        let _ = stream.write_all(b"HTTP/1.0 200 OK\r\n\r\nsecret");
-    });
+    serve("0.0.0.0:8080", greet);
+    if add_ipv6() {
+        serve("[fd00:77::1]:8080", greet);
+        serve("[fd00:77::2]:8080", greet);
+        serve("[::1]:8080", greet);
+    } else {
+        eprintln!("skipped: IPv6 (no veth devices here)");
+    }
+    for address in ["10.77.0.2:80", "127.0.0.1:80", "203.0.113.5:80", "169.254.169.254:80"] {
+        serve(address, |mut stream| {
+            let _ = stream.write_all(b"HTTP/1.0 200 OK\r\n\r\nsecret");
+        });
+    }
+    serve("10.77.0.1:80", greet);
     // Counts until the sender has nothing more to say, and only then sends as much back.
     serve("10.77.0.1:7777", |mut stream| {
         let mut bytes = Vec::new();
@@ -145,6 +170,21 @@ pub fn be_alone(directory: &Path) -> ! {
         check_adoption(directory, &project).await;
     });
     std::process::exit(0)
+}
+
+/// Two addresses, and a way to all others, which is what makes IPv6 of use to a container.
+fn add_ipv6() -> bool {
+    let commands = ["link add d0 type veth", "link set d0 up", "link set veth0 up", "-6 route add default dev d0"];
+    let addresses = ["addr add fd00:77::1/128 dev lo", "addr add fd00:77::2/128 dev lo"];
+    commands.iter().chain(&addresses).all(|command| {
+        let status = Command::new(image::BUSYBOX).arg("ip").args(command.split(' ')).status();
+        status.is_ok_and(|status| status.success())
+    }) && cfc_sandbox::has_ipv6_route()
+}
+
+fn greet(mut stream: std::net::TcpStream) {
+    let _ = stream.read(&mut [0; 4096]);
+    let _ = stream.write_all(b"HTTP/1.0 200 OK\r\n\r\nfrom the server");
 }
 
 /// Runs the container `kept` until it has said everything, says so, and waits for the end.
@@ -193,12 +233,25 @@ async fn check(directory: &Path, project: &Path) {
         "datagram: from the server",
     ];
     let kept_in = ["private datagram: fails", "loopback datagram: fails"];
-    let refused = ["private: fails", "own: fails", "metadata: fails", "loopback: fails", "other: fails"];
+    let rebound = ["private", "loopback", "metadata", "own"]
+        .map(|name| [format!("rebound {name}: fails"), format!("rebound {name}, http: fails")]);
+    let rebound: Vec<&str> = rebound.iter().flatten().map(String::as_str).collect();
+    let refused =
+        ["private: fails", "own: fails", "metadata: fails", "loopback: fails", "private6: fails", "loopback6: fails"];
+    let off = said(&platform, &worker.socket, "off").await;
+    // By now the other one listens.
     let on = said(&platform, &worker.socket, "on").await;
-    for line in allowed.iter().chain(&refused).chain(&kept_in) {
+    if cfc_sandbox::has_ipv6_route() {
+        assert!(on.lines().any(|line| line == "server6: from the server"), "{on}");
+    }
+    for said in [&off, &on] {
+        let others: Vec<&str> = said.lines().filter(|line| line.starts_with("other: ")).collect();
+        assert!(!others.is_empty() && others.iter().all(|line| *line == "other: fails"), "{others:?}");
+    }
+    let turns = ["first: from the server", "second: fails", "host of another: from the server"];
+    for line in allowed.iter().chain(&refused).chain(&kept_in).chain(&rebound).chain(&turns) {
         assert!(on.lines().any(|said| said == *line), "{line}\nin\n{on}");
     }
-    let off = said(&platform, &worker.socket, "off").await;
     let without =
         ["handler: handled http://api.test/path?q=1", "server: fails", "name: no address", "unknown: no address"];
     for line in without.iter().chain(&refused).chain(&kept_in).chain(&["datagram: fails"]) {
@@ -245,19 +298,33 @@ fn serve_datagrams(address: &str) {
     }
 }
 
-/// Knows `known.test` and nothing else.
+/// Knows `known.test`, and names below `rebound.test` that lead elsewhere: `turns` only from its second answer on.
 fn resolve() {
     let socket = UdpSocket::bind("127.0.0.1:5353").expect("binds");
     let mut buffer = [0; 512];
+    let mut turns = 0_usize;
     while let Ok((length, asker)) = socket.recv_from(&mut buffer) {
         let question = &buffer[..length];
-        let is_known = question.windows(7).any(|window| window == b"\x05known\x04");
+        let is_for = |name: &str| question.windows(name.len()).any(|window| window == name.as_bytes());
         let is_a = question.ends_with(&[0, 1, 0, 1]);
+        let address = match () {
+            () if is_for("\x05known\x04test") => Some([10, 77, 0, 1]),
+            () if is_for("private\x07rebound") => Some([10, 77, 0, 2]),
+            () if is_for("loopback\x07rebound") => Some([127, 0, 0, 1]),
+            () if is_for("metadata\x07rebound") => Some([169, 254, 169, 254]),
+            () if is_for("own\x07rebound") => Some([203, 0, 113, 5]),
+            () if is_for("turns\x07rebound") => {
+                turns += usize::from(is_a);
+                Some(if turns == 1 { [10, 77, 0, 1] } else { [10, 77, 0, 2] })
+            }
+            () => None,
+        };
         let mut answer = question.to_vec();
-        answer[2..4].copy_from_slice(&[0x81, if is_known { 0x80 } else { 0x83 }]);
-        if is_known && is_a {
+        answer[2..4].copy_from_slice(&[0x81, if address.is_some() { 0x80 } else { 0x83 }]);
+        if let Some(address) = address.filter(|_| is_a) {
             answer[7] = 1;
-            answer.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 10, 77, 0, 1]);
+            answer.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4]);
+            answer.extend_from_slice(&address);
         }
         let _ = socket.send_to(&answer, asker);
     }
