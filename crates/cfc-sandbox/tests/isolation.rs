@@ -182,6 +182,38 @@ fn a_mount_point_may_be_a_link_to_what_is_not_there() {
     assert!(bench.launcher.start(&on(&["/etc/loop"])).is_err());
 }
 
+/// Of an image whose `/etc/hosts` is odd: whatever file it is, ours takes its place and it stays as it was; a directory
+/// cannot be covered by a file, and the error names it.
+#[test]
+fn a_mount_point_may_be_any_file_and_is_named_when_it_is_a_directory() {
+    use std::os::unix::fs::PermissionsExt;
+    let Some(bench) = bench() else { return };
+    let hosts = bench.directory.path().join("hosts");
+    fs::write(&hosts, "127.0.0.1 localhost\n").unwrap();
+    let etc = bench.directory.path().join("layer/etc");
+    let on = |target: &str| {
+        let config = bench.config(&["cat", target]);
+        let mut mounts = serde_json::to_value(config.spec.mounts()).unwrap();
+        let mount = json!({"destination": target, "type": "bind", "source": hosts, "options": ["bind", "ro"]});
+        mounts.as_array_mut().unwrap().push(mount);
+        with(&config, &[("/mounts", mounts)])
+    };
+    fs::write(etc.join("read-only"), "the image's").unwrap();
+    fs::set_permissions(etc.join("read-only"), fs::Permissions::from_mode(0)).unwrap();
+    fs::hard_link(etc.join("read-only"), etc.join("linked")).unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, etc.join("pipe"), rustix::fs::FileType::Fifo, 0o644.into(), 0).unwrap();
+    for target in ["/etc/read-only", "/etc/linked", "/etc/pipe"] {
+        let (exit, text) = bench.run_config(&on(target));
+        assert_eq!((exit.status, text.as_str()), (ExitStatus::Code(0), "127.0.0.1 localhost"), "{target}");
+    }
+    assert_eq!(fs::read_to_string(etc.join("read-only")).unwrap(), "the image's");
+    fs::create_dir(etc.join("directory")).unwrap();
+    let error = bench.launcher.start(&on("/etc/directory")).unwrap_err().to_string();
+    let expected =
+        "`/etc/directory` in the image is a directory, and a file is mounted there: remove it from the image";
+    assert!(error.contains(expected), "{error}");
+}
+
 #[test]
 fn a_build_shares_the_hosts_network_and_may_use_set_user_id_programs() {
     let Some(bench) = bench() else { return };

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::stubs::Stubs;
@@ -47,7 +47,14 @@ impl Targets {
     /// Finds `path`, or makes it as an empty directory or file, with the directories above it. A link to something that is
     /// not there is followed, inside the root: images have `/etc/resolv.conf` lead to a file that systemd makes.
     pub(crate) fn find_or_make(&mut self, path: &Path, is_directory: bool) -> Result<OwnedFd, ErrorKind> {
-        self.find_or_make_through(path, is_directory, LINKS_MAX)
+        let target = self.find_or_make_through(path, is_directory, LINKS_MAX)?;
+        // The kernel would only say that an argument is invalid.
+        let found = rustix::fs::fstat(&target).step(|| format!("look at the mount point {}", path.display()))?;
+        match (FileType::from_raw_mode(found.st_mode).is_dir(), is_directory) {
+            (true, false) => Err(unfit(path, "a directory", "a file")),
+            (false, true) => Err(unfit(path, "a file", "a directory")),
+            _ => Ok(target),
+        }
     }
 
     fn find_or_make_through(&mut self, path: &Path, is_directory: bool, links: u32) -> Result<OwnedFd, ErrorKind> {
@@ -91,4 +98,11 @@ impl Targets {
         let Ok(parent) = actual.strip_prefix(&self.prefix) else { return Ok(()) };
         self.stubs.record(upper, &self.root, parent, name, is_directory)
     }
+}
+
+fn unfit(path: &Path, is: &str, needed: &str) -> ErrorKind {
+    let path = path.display();
+    ErrorKind::Invalid(format!(
+        "`{path}` in the image is {is}, and {needed} is mounted there: remove it from the image"
+    ))
 }
