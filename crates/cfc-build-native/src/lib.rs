@@ -35,6 +35,7 @@ mod stat_cache;
 mod target;
 mod tree;
 mod upper;
+mod verify;
 mod view;
 mod write;
 

@@ -26,6 +26,7 @@ use crate::run::{Runner, Running, sandbox_failure};
 use crate::schedule::{Results, run_graph};
 use crate::stat_cache::StatCache;
 use crate::tree::Tree;
+use crate::verify::{difference, own_layer};
 use crate::view::View;
 use crate::write::write_layer;
 
@@ -37,6 +38,8 @@ const MAX_THREADS: usize = 8;
 pub struct NativeOptions {
     /// Carries every operation out, even those whose result is known.
     pub no_cache: bool,
+    /// Carries every operation out twice, and refuses an image that does not come out the same.
+    pub verify: bool,
     /// How the layers are encoded that the build makes.
     pub encoding: Encoding,
     /// Annotations of the manifest.
@@ -114,7 +117,7 @@ impl Builder for NativeBuilder {
             store: &self.store,
             launcher: &self.launcher,
             downloads: self.downloads.as_deref(),
-            cache: LayerCache::new(self.store.clone(), !self.options.no_cache),
+            cache: LayerCache::new(self.store.clone(), !self.options.no_cache && !self.options.verify),
             encoding: self.options.encoding,
             annotations: &self.options.annotations,
             plan,
@@ -123,7 +126,11 @@ impl Builder for NativeBuilder {
             running: Running::default(),
             progress,
         };
-        session.build()
+        let layers = session.layers()?;
+        if self.options.verify {
+            session.refuse_differences(&layers, &session.layers()?)?;
+        }
+        session.finish(&layers)
     }
 }
 
@@ -149,22 +156,40 @@ struct ContextFiles<'a> {
 }
 
 impl<'a> Session<'a> {
-    fn build(&self) -> std::result::Result<BuiltImage, BuildError> {
+    /// Carries everything out. The layers up to each node.
+    fn layers(&self) -> std::result::Result<Vec<Vec<Layer>>, BuildError> {
         let nodes = &self.plan.nodes;
         let inputs = |index: usize| nodes[index].inputs().map(|NodeId(input)| input).collect();
         let n_threads = std::thread::available_parallelism().map_or(1, usize::from).clamp(2, MAX_THREADS);
-        let results = run_graph(
+        run_graph(
             nodes.len(),
             n_threads,
             inputs,
             |index, results| self.carry_out(&nodes[index], results),
             || self.running.stop_all(),
-        )?;
+        )
+    }
+
+    /// Fails for the first operation that made something else the second time.
+    fn refuse_differences(&self, first: &[Vec<Layer>], second: &[Vec<Layer>]) -> std::result::Result<(), BuildError> {
+        for (index, node) in self.plan.nodes.iter().enumerate() {
+            let [one, other] = [first, second].map(|layers| own_layer(node, layers, index));
+            if let (Some(one), Some(other)) = (one, other)
+                && one.diff_id != other.diff_id
+            {
+                let failure = difference(self.store, one, other).unwrap_or_else(|failure| failure);
+                return Err(failure.of_node(self.plan, node));
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(&self, layers: &[Vec<Layer>]) -> std::result::Result<BuiltImage, BuildError> {
         if let Some(files) = self.context_files.get() {
             files.digests.save(self.store).map_err(|failure| failure.of_plan(self.plan))?;
         }
         let NodeId(target) = self.plan.target;
-        self.assemble(&results[target]).map_err(|failure| failure.of_plan(self.plan))
+        self.assemble(&layers[target]).map_err(|failure| failure.of_plan(self.plan))
     }
 
     fn carry_out(&self, node: &Node, results: &Results<Vec<Layer>>) -> std::result::Result<Vec<Layer>, BuildError> {

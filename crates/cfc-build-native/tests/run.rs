@@ -4,7 +4,7 @@ mod common;
 
 use std::path::PathBuf;
 
-use cfc_build_native::ImageRequest;
+use cfc_build_native::{ImageRequest, NativeOptions};
 use cfc_oci::Reference;
 use common::{Fixture, args, busybox, can_run, report};
 
@@ -235,4 +235,36 @@ fn an_image_of_the_store_is_a_base() {
 
     let error = report(&fixture.build("FROM mine/base:2\n").expect_err("not there"));
     assert!(error.contains("Dockerfile:1: cannot use image `mine/base:2`: it is not in the store"), "{error}");
+}
+
+#[test]
+fn verification_names_the_step_and_the_file_that_do_not_come_out_the_same() {
+    if !can_run() {
+        return;
+    }
+    let fixture = Fixture::new();
+    let verify = |instructions: &str| {
+        let options = NativeOptions { verify: true, ..NativeOptions::default() };
+        fixture.build_with(&on_busybox(&fixture, instructions), options)
+    };
+    let steady = "RUN busybox mkdir -p /a/b; echo same >/a/b/c; busybox ln -s c /a/b/d\n";
+    let (built, record) = verify(steady);
+    let verified = built.expect("it comes out the same");
+    assert_eq!(verified, fixture.build_request(&on_busybox(&fixture, steady)).0.expect("builds"));
+    assert_eq!(record.built().iter().filter(|step| step.starts_with("RUN busybox")).count(), 2, "{:?}", record.built());
+    for (wavering, what) in [
+        ("busybox head -c 9 /dev/urandom >/a/b/z", "`/a/b/z` differs in its content"),
+        (
+            "busybox touch /a/$(busybox head -c 6 /dev/urandom | busybox md5sum | busybox head -c 8)",
+            "differs in its existence",
+        ),
+        (
+            "busybox ln -s $(busybox head -c 6 /dev/urandom | busybox md5sum | busybox head -c 8) /l",
+            "`/l` differs in its target",
+        ),
+    ] {
+        let (failed, _) = verify(&format!("{steady}RUN {wavering}\nRUN echo after >/after\n"));
+        let text = report(&failed.expect_err(wavering));
+        assert!(text.contains(what) && text.contains(wavering), "{text}");
+    }
 }

@@ -91,6 +91,9 @@ pub struct Build {
     /// Use nothing that an earlier build made
     #[arg(long)]
     pub no_cache: bool,
+    /// Build twice without cache, and name the first file that does not come out the same and the step that wrote it
+    #[arg(long)]
+    pub verify: bool,
     /// A secret for `RUN --mount=type=secret`: a file, or a variable of the environment
     #[arg(long = "secret", value_name = "id=ID[,src=FILE|,env=NAME]")]
     pub secrets: Vec<String>,

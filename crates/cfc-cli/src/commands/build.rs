@@ -72,6 +72,7 @@ fn common(arguments: &Build) -> Result<ImageBuild, Failure> {
         build_args: parse_pairs(&arguments.build_args, "--build-arg")?,
         labels: parse_pairs(&arguments.labels, "--label")?,
         no_cache: arguments.no_cache,
+        verify: arguments.verify,
         trust: Trust::parse(arguments)?,
         encoding: encoding(arguments)?,
         annotations: annotations(&arguments.annotations)?,

@@ -34,6 +34,8 @@ pub struct ImageBuild {
     pub labels: BTreeMap<String, String>,
     /// Whether to use nothing that an earlier build made.
     pub no_cache: bool,
+    /// Whether to build twice and refuse what differs.
+    pub verify: bool,
     /// What the build may be trusted with.
     pub trust: Trust,
     /// How the layers are encoded that the build makes.
@@ -71,8 +73,12 @@ pub fn build_container(
 /// Builds one image and calls it `tag`.
 pub fn build_image(settings: &Settings, store: &Store, build: &ImageBuild, tag: &Reference) -> Result<Built, Failure> {
     let program = crate::server::launcher_program()?;
-    let options =
-        NativeOptions { no_cache: build.no_cache, encoding: build.encoding, annotations: build.annotations.clone() };
+    let options = NativeOptions {
+        no_cache: build.no_cache,
+        verify: build.verify,
+        encoding: build.encoding,
+        annotations: build.annotations.clone(),
+    };
     let mut builder = NativeBuilder::with_program(store.clone(), &program, options).with_downloads(Box::new(Network));
     let mut request = ImageRequest::new(&build.dockerfile, &build.context);
     request.target = build.target.clone();
