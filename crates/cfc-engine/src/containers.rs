@@ -4,7 +4,7 @@ use axum::body::Bytes;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use cfc_runtime::{ExitReport, InstanceEventKind, InstanceSpec, Refusal, RuntimeError, RuntimeErrorKind};
+use cfc_runtime::{ExitReport, InstanceEventKind, InstanceSpec, Refusal, RuntimeError, RuntimeErrorKind, fail_point};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -77,8 +77,14 @@ pub(crate) async fn create(State(engine): State<Engine>, Query(query): Query<Cre
         engine.take_over(&name);
         engine.runtime().remove(&name).await;
     }
+    if let Some(answer) = fails("engine.create.asked") {
+        return answer;
+    }
     match engine.runtime().create(spec).await {
-        Ok(()) => created(&name),
+        Ok(()) => {
+            let _ = fail_point("engine.create.made");
+            created(&name)
+        }
         Err(problem) => failure(&problem),
     }
 }
@@ -105,12 +111,16 @@ pub(crate) async fn start(State(engine): State<Engine>, Container { name }: Cont
     }
     engine.forget_stillborn(&name);
     let was_expected = engine.was_start_expected(&name);
+    if let Some(answer) = fails("engine.start.asked") {
+        return answer;
+    }
     match engine.runtime().start(&name).await {
         // It was restarted, and whoever starts it now gets the process that runs.
         Err(RuntimeError { kind: RuntimeErrorKind::Refused(Refusal::AlreadyRunning(_)), .. }) if was_expected => {
             empty(StatusCode::NO_CONTENT)
         }
         Ok(()) => {
+            let _ = fail_point("engine.start.started");
             engine.with_sidecar(&sidecar_of(&name), |sidecar| {
                 if let Some(sidecar) = sidecar {
                     sidecar.carry(&engine, &name);
@@ -138,7 +148,7 @@ fn start_sidecar(engine: &Engine, name: &str) -> Option<Response> {
         if sidecar.port().is_some() {
             return Some(empty(StatusCode::NOT_MODIFIED));
         }
-        Some(match sidecar.start(engine, instance) {
+        Some(match fail_point("engine.sidecar.start").and_then(|()| sidecar.start(engine, instance)) {
             Ok(_) => empty(StatusCode::NO_CONTENT),
             Err(problem) => error(
                 StatusCode::INTERNAL_SERVER_ERROR,
@@ -247,8 +257,14 @@ pub(crate) async fn kill(
         stillborn.end();
         return empty(StatusCode::NO_CONTENT);
     }
+    if let Some(answer) = fails("engine.kill.asked") {
+        return answer;
+    }
     match engine.runtime().kill(&name, number).await {
-        Ok(()) => empty(StatusCode::NO_CONTENT),
+        Ok(()) => {
+            let _ = fail_point("engine.kill.sent");
+            empty(StatusCode::NO_CONTENT)
+        }
         Err(problem) => failure(&problem),
     }
 }
@@ -269,11 +285,22 @@ pub(crate) async fn remove(
     if is_live && !is_forced {
         return error(StatusCode::CONFLICT, format!("`{name}` is running; stop it, or remove it with force"));
     }
+    if let Some(answer) = fails("engine.remove.asked") {
+        return answer;
+    }
     engine.forget_stillborn(&name);
     match engine.runtime().remove(&name).await {
-        true => empty(StatusCode::NO_CONTENT),
+        true => {
+            let _ = fail_point("engine.remove.removed");
+            empty(StatusCode::NO_CONTENT)
+        }
         false => no_such_container(&name),
     }
+}
+
+/// The answer where a test wants a step to fail.
+fn fails(name: &'static str) -> Option<Response> {
+    fail_point(name).err().map(|problem| error(StatusCode::INTERNAL_SERVER_ERROR, format!("{name}: {problem}")))
 }
 
 /// The answer to what the runtime could not do.

@@ -39,17 +39,13 @@ struct Inner {
 }
 
 impl Engine {
-    /// An engine that answers with instances of `runtime`, which may reach what `egress` says.
+    /// An engine that answers with instances of `runtime`, which may reach what `egress` says. Must be called within a
+    /// tokio runtime.
     pub fn new(runtime: Runtime, names: WorkerNames, egress: EgressPolicy) -> Engine {
-        let inner = Inner { names: Arc::new(names), ..Inner::default() };
-        Engine {
-            shared: Arc::new(Shared {
-                runtime,
-                egress: Arc::new(egress),
-                execs: Execs::default(),
-                inner: Mutex::new(inner),
-            }),
-        }
+        let shared = Shared { runtime, egress: Arc::new(egress), execs: Execs::default(), inner: Mutex::default() };
+        let engine = Engine { shared: Arc::new(shared) };
+        engine.set_names(names);
+        engine
     }
 
     /// Answers on `listener` until `shutdown` is there. Connections that are open then end with their clients.
@@ -61,8 +57,11 @@ impl Engine {
     }
 
     /// From now on names mean this: the Worker has a new version. Containers that exist keep what they have.
+    ///
+    /// Must be called within a tokio runtime.
     pub fn set_names(&self, names: WorkerNames) {
         self.lock().names = Arc::new(names);
+        self.find_ownerless();
     }
 
     /// The Worker's workerd has ended. Containers go on; what they send out waits until the next one says where it
@@ -114,8 +113,9 @@ impl Engine {
         }
     }
 
-    pub(crate) fn set_ownerless(&self, name: &str) {
-        self.lock().ownerless.insert(name.to_string());
+    /// Nobody owns the container from now on. Whether somebody did.
+    pub(crate) fn set_ownerless(&self, name: &str) -> bool {
+        self.lock().ownerless.insert(name.to_string())
     }
 
     /// Whether the container was restarted from outside, and no Durable Object has asked for it since.
@@ -125,7 +125,11 @@ impl Engine {
 
     /// From now on the container has an owner. Whether it had none.
     pub(crate) fn take_over(&self, name: &str) -> bool {
-        self.lock().ownerless.remove(name)
+        let had_none = self.lock().ownerless.remove(name);
+        if had_none {
+            self.runtime().forget_ownerless(name);
+        }
+        had_none
     }
 
     /// The container runs, and whoever created it thinks that it does not yet.

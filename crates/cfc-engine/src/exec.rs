@@ -7,7 +7,7 @@ use axum::extract::{Path, Query, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use cfc_oci::Digest;
-use cfc_runtime::{ExecSpec, RuntimeError, RuntimeErrorKind, WindowSize};
+use cfc_runtime::{ExecSpec, RuntimeError, RuntimeErrorKind, WindowSize, fail_point};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -150,6 +150,7 @@ pub(crate) async fn start(
         Err(problem) => return not_started(&engine, &id, &record, &problem, start.detach, parts, framing),
     };
     engine.execs().run(&id, running.pid, running.control.clone());
+    let _ = fail_point("engine.exec.started");
     let (engine, finished) = (engine.clone(), running.control.clone());
     tokio::spawn(async move {
         let code = finished.ended().await;

@@ -5,13 +5,15 @@
 //! owner, until the Durable Object takes it over: with the `create` and `start` of its next request (a container that is
 //! created as it was is the one that runs already), or by its `wait` when it was just loaded and found it running. The
 //! `DELETE` of a Durable Object that is evicted meanwhile means the process before. A container that nobody takes over is
-//! stopped after a while, as the `Container` class would stop it for idling.
+//! stopped after a while, as the `Container` class would stop it for idling. That it has no owner is kept with it: an engine
+//! that adopts it counts on, and the time in which there was none counts too.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use cfc_runtime::{InstanceSpec, Refusal, RuntimeError, RuntimeErrorKind};
+use cfc_runtime::{InstanceSpec, Refusal, RuntimeError, RuntimeErrorKind, fail_point};
 
 use crate::Engine;
+use crate::container::own;
 use crate::worker::sidecar_of;
 
 /// How long a restarted container runs without an owner: the class's own `sleepAfter`.
@@ -25,7 +27,10 @@ impl Engine {
             Err(RuntimeError { kind: RuntimeErrorKind::NotRunning, .. }) | Ok(_) => {}
             Err(error) => return Err(error),
         }
+        fail_point("engine.restart.stopped").map_err(|error| stopped_there(name, error))?;
+        self.runtime().keep_ownerless(name)?;
         self.set_ownerless(name);
+        let _ = fail_point("engine.restart.ownerless");
         match self.runtime().start(name).await {
             Ok(()) => self.carry(name),
             // Its Durable Object was faster: it runs anew, as it should.
@@ -35,7 +40,8 @@ impl Engine {
                 return Err(error);
             }
         }
-        self.end_ownerless_later(name);
+        let _ = fail_point("engine.restart.started");
+        self.end_ownerless_later(name, OWNERLESS_MAX);
         Ok(())
     }
 
@@ -59,14 +65,48 @@ impl Engine {
         });
     }
 
-    fn end_ownerless_later(&self, name: &str) {
+    /// Goes on with those that an earlier engine has restarted and that nobody took over since.
+    pub(crate) fn find_ownerless(&self) {
+        for name in own(self).into_iter().filter(|view| view.phase.is_live()).map(|view| view.spec.name) {
+            let Some(since) = self.runtime().kept_ownerless(&name) else { continue };
+            if self.set_ownerless(&name) {
+                self.end_ownerless_later(&name, left(since, SystemTime::now()));
+            }
+        }
+    }
+
+    fn end_ownerless_later(&self, name: &str, left: Duration) {
         let (engine, name) = (self.clone(), name.to_string());
         tokio::spawn(async move {
-            tokio::time::sleep(OWNERLESS_MAX).await;
+            tokio::time::sleep(left).await;
             if engine.take_over(&name) {
                 tracing::info!(instance = name, "stopped: it was restarted, and its Durable Object never asked for it");
                 let _ = engine.runtime().stop(&name, cfc_runtime::STOP_GRACE).await;
             }
         });
+    }
+}
+
+/// How long one may go on that has had no owner since then. A clock that was set back gives it no more than a new one has.
+fn left(since: SystemTime, now: SystemTime) -> Duration {
+    OWNERLESS_MAX.saturating_sub(now.duration_since(since).unwrap_or_default())
+}
+
+fn stopped_there(name: &str, error: std::io::Error) -> RuntimeError {
+    RuntimeError { operation: format!("restart instance `{name}`"), kind: RuntimeErrorKind::Invalid(error.to_string()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_without_an_owner_is_over_after_ten_minutes_whatever_the_clock_does() {
+        let now = SystemTime::now();
+        let ago = |seconds| now.checked_sub(Duration::from_secs(seconds)).expect("a time");
+        assert_eq!(left(ago(0), now), OWNERLESS_MAX);
+        assert_eq!(left(ago(599), now), Duration::from_secs(1));
+        assert_eq!(left(ago(86_400), now), Duration::ZERO, "cfc was away for a day");
+        assert_eq!(left(now + Duration::from_secs(3_600), now), OWNERLESS_MAX, "the clock was set back");
     }
 }

@@ -21,6 +21,7 @@ const ENDED_BYTES_KEPT: u64 = 256 << 20;
 ///   <name>/            one instance
 ///     journal          what is intended with it, written before it is done
 ///     egress           how it may reach out, as its sidecar was told
+///     ownerless        since when nobody owns it, in seconds since 1970, after a restart from outside
 ///     upper/ work/     its disk where disks cannot be limited, fresh at each start; gone when it does not run
 ///     etc/             hosts, resolv.conf and hostname, mounted into it
 ///     log, log.1       its output
@@ -192,6 +193,10 @@ impl InstanceDirectory {
 
     pub fn egress(&self) -> PathBuf {
         self.path.join("egress")
+    }
+
+    pub fn ownerless(&self) -> PathBuf {
+        self.path.join("ownerless")
     }
 
     pub fn upper(&self) -> PathBuf {

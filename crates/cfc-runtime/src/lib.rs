@@ -22,6 +22,7 @@ mod logs;
 mod machine;
 mod metrics;
 mod outbound;
+mod ownerless;
 mod prepared;
 mod processes;
 mod ready;

@@ -9,12 +9,14 @@ mod crowd;
 mod docker_client;
 mod egress;
 mod exec;
+mod fault_points;
 mod harness;
 mod image;
 mod ingress;
 mod inside;
 mod lifecycle;
 mod limits;
+mod ownerless;
 mod platform;
 mod ports;
 mod stop;
@@ -36,6 +38,8 @@ const TESTS: &[&[Test]] = &[
     stop::TESTS,
     crowd::TESTS,
     docker_client::TESTS,
+    fault_points::TESTS,
+    ownerless::TESTS,
 ];
 
 fn main() -> ExitCode {
@@ -46,6 +50,8 @@ fn main() -> ExitCode {
         [egress::ALONE, directory] => egress::be_alone(directory.as_ref()),
         [egress::VICTIM, directory] => egress::be_victim(directory.as_ref()),
         [ingress::APP] => ingress::be_app(),
+        [fault_points::VICTIM, directory] => fault_points::be_victim(directory.as_ref()),
+        [ownerless::VICTIM, directory] => ownerless::be_victim(directory.as_ref()),
         [inside::ECHO] => inside::be_echo(),
         [crowd::CLIENT, port, count] => crowd::be_client(port, count),
         [adoption::BUSY_VICTIM, directory] => adoption::be_busy_victim(directory.as_ref()),

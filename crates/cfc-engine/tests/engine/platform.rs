@@ -81,19 +81,24 @@ impl Platform {
 
     /// Sets the application's image to one that runs `script`.
     pub fn run_script(&self, script: &str) {
-        self.run_image(image::busybox(&self.store, script, |_| {}));
+        self.run_script_in(script, 2);
+    }
+
+    /// As [`Platform::run_script`], with so many places.
+    pub fn run_script_in(&self, script: &str, max_instances: u32) {
+        self.run_image(image::busybox(&self.store, script, |_| {}), max_instances);
     }
 
     pub fn run_script_with(&self, script: &str, change: impl FnOnce(&mut ContainerConfig)) {
-        self.run_image(image::busybox(&self.store, script, change));
+        self.run_image(image::busybox(&self.store, script, change), 2);
     }
 
-    fn run_image(&self, image: Descriptor) {
+    fn run_image(&self, image: Descriptor, max_instances: u32) {
         let instance_type = InstanceType::custom(1.0, 64, 100);
         self.runtime.set_application(Application {
             name: "app".to_string(),
             image,
-            max_instances: 2,
+            max_instances,
             instance_type,
             startup_cpu_boost: true,
             isolation: Isolation::default(),
