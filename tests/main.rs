@@ -2,10 +2,13 @@
 
 mod add;
 mod arrows;
+mod clock;
+mod descriptors;
 mod exec;
 mod flatten;
 mod golden;
 mod golden_engine;
+mod helpers;
 mod images;
 mod licences;
 mod limits;

@@ -41,7 +41,9 @@ impl OrdinaryUser {
     /// A user whom the machine's administrator gave subordinate ids. `None`, with the reason, where that cannot be.
     pub fn new() -> Option<OrdinaryUser> {
         let mut user = OrdinaryUser::with_a_single_id()?;
-        user.subordinate = Some(FIRST_SUBORDINATE_ID);
+        // No two have ids in common.
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        user.subordinate = Some(FIRST_SUBORDINATE_ID + SUBORDINATE_IDS * NEXT.fetch_add(1, Ordering::Relaxed));
         (has_program("newuidmap") && has_program("newgidmap")).then_some(user)
     }
 

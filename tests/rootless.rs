@@ -254,3 +254,99 @@ fn the_doctor_tells_an_ordinary_user_what_there_is_not() {
         }
     }
 }
+
+#[test]
+fn two_ordinary_users_side_by_side_do_not_meet() {
+    if tools().is_none() {
+        return;
+    }
+    let (Some(one), Some(other)) = (OrdinaryUser::new(), OrdinaryUser::new()) else { return };
+    let (uids, firsts) = ([one.uid, other.uid], [&one, &other].map(|user| user.subordinate.expect("has some")));
+    let homes = [Home::of(one), Home::of(other)];
+    let platforms = [Platform::start(&homes[0]), Platform::start(&homes[1])];
+    let mut pids = Vec::new();
+    for (index, home) in homes.iter().enumerate() {
+        let project = home.project(WORKER);
+        give(uids[index], &project);
+        home.must(&["deploy", &project.display().to_string()]);
+        let (status, body) = platforms[index].ask(WORKER, "alice");
+        assert_eq!(status, 200, "{body}");
+        let listed = home.must(&["containers", "instances", APPLICATION, "--json"]);
+        let listed: serde_json::Value = serde_json::from_str(&listed).expect("JSON");
+        assert_eq!(listed.as_array().map(Vec::len), Some(1), "one sees the other's: {listed}");
+        let pid = listed[0]["pid"].as_u64().expect("it runs");
+        let outside = uid_of(&Path::new("/proc").join(pid.to_string())).expect("it runs");
+        assert_eq!(outside, firsts[index] + 1000, "its ids are not the user's");
+        pids.push(pid);
+    }
+    assert!(firsts[0].abs_diff(firsts[1]) >= SUBORDINATE_IDS);
+    // Neither reads what is the other's, from outside or as the root of a namespace.
+    let token = homes[1].data().join("token").display().to_string();
+    let stolen = homes[0].run(&["unshare", "cat", &token]);
+    assert!(!stolen.status.success() && stolen.stdout.is_empty(), "{}", String::from_utf8_lossy(&stolen.stdout));
+    let [first, second] = platforms;
+    first.kill();
+    let restarted = Platform::start(&homes[0]);
+    for platform in [&restarted, &second] {
+        let (status, body) = platform.ask(WORKER, "alice");
+        assert_eq!(status, 200, "{body}");
+        assert!(body.contains("\"visits\":2"), "{body}");
+    }
+    restarted.stop();
+    assert!(Path::new(&format!("/proc/{}", pids[1])).exists(), "one has ended the other's container");
+    assert_eq!(second.ask(WORKER, "alice").0, 200);
+    second.stop();
+    for uid in uids {
+        crate::support::wait_for("the user's processes to end", || processes_of(uid).is_empty().then_some(()));
+    }
+    for home in &homes {
+        home.must(&["unshare", "rm", "-rf", &home.data().display().to_string()]);
+    }
+}
+
+/// A machine whose settings are others than this one's, and that gives no user namespaces: a chroot is where the kernel
+/// makes none, and settings are what is mounted over them there.
+const OTHER_SETTINGS: &str = r#"
+set -e
+root=$1 setting=$2
+shift 2
+mkdir -p "$root"
+mount --rbind / "$root"
+mount -t tmpfs none "$root/proc/sys"
+mkdir -p "$root/proc/sys/user" "$root/proc/sys/kernel"
+echo 15000 >"$root/proc/sys/user/max_user_namespaces"
+echo "${setting#*=}" >"$root/proc/sys/kernel/${setting%=*}"
+exec chroot "$root" setpriv --bounding-set -sys_admin -- "$@"
+"#;
+
+#[test]
+fn the_doctor_names_the_setting_that_keeps_users_from_namespaces() {
+    if !can_sandbox() || !has_program("setpriv") || !has_program("unshare") {
+        return;
+    }
+    let root = tempfile::tempdir().expect("a directory");
+    for (setting, found, remedy) in [
+        (
+            "apparmor_restrict_unprivileged_userns=1",
+            "`kernel.apparmor_restrict_unprivileged_userns` is 1",
+            "as root: sysctl -w kernel.apparmor_restrict_unprivileged_userns=0, or give the cfc binary an AppArmor profile \
+             that allows `userns`",
+        ),
+        (
+            "unprivileged_userns_clone=0",
+            "`kernel.unprivileged_userns_clone` is 0",
+            "as root: sysctl -w kernel.unprivileged_userns_clone=1",
+        ),
+    ] {
+        let path = root.path().join("machine").display().to_string();
+        let wrapper =
+            ["unshare", "--mount", "--propagation", "private", "sh", "-c", OTHER_SETTINGS, "sh", &path, setting];
+        let home = Home::through(&wrapper);
+        let doctor = home.run(&["doctor"]);
+        let said = String::from_utf8_lossy(&doctor.stdout).into_owned();
+        let what = format!("this machine gives an ordinary user no user namespace: {found}");
+        assert!(said.contains(&what) && said.contains(remedy), "{said}{}", String::from_utf8_lossy(&doctor.stderr));
+        let said = home.must_fail(&["run", "test/app:1"]);
+        assert_eq!(said, format!("error: cannot get the rights to make sandboxes: {what}\nhint: {remedy}\n"));
+    }
+}

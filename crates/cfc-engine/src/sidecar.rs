@@ -193,7 +193,7 @@ async fn connect(request: Request<hyper::body::Incoming>, engine: &Engine, insta
             tokio::spawn(tunnel(request, stream, engine.runtime().clone(), instance.to_string()));
             text(StatusCode::OK, "")
         }
-        Err(error @ ConnectError::Failed { .. }) => {
+        Err(error @ (ConnectError::Failed { .. } | ConnectError::OutOfPorts { .. })) => {
             tracing::warn!(instance, %error, "cannot reach a container");
             text(StatusCode::BAD_GATEWAY, &error.to_string())
         }

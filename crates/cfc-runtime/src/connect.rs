@@ -31,6 +31,14 @@ pub enum ConnectError {
         /// Which port.
         port: u16,
     },
+    /// As many connections to the port are open as there are local ports for them in the container's network.
+    #[error(
+        "all local ports of the container (its `net.ipv4.ip_local_port_range`) are taken by connections to port {port}"
+    )]
+    OutOfPorts {
+        /// Which port.
+        port: u16,
+    },
     /// Something else went wrong.
     #[error("cannot connect to port {port} of the container: {error}")]
     Failed {
@@ -55,6 +63,10 @@ pub(crate) async fn connect(
         match attempt(&network, port).await {
             Ok(stream) => return Ok(stream),
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+            Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
+                still_runs(&phase)?;
+                return Err(ConnectError::OutOfPorts { port });
+            }
             Err(error) => {
                 still_runs(&phase)?;
                 return Err(ConnectError::Failed { port, error });

@@ -22,6 +22,17 @@ pub fn live_processes(directory: &Path) -> BTreeMap<String, usize> {
     found
 }
 
+/// The processes of one instance, as the machine numbers them.
+pub fn pids_of(directory: &Path, name: &str) -> Vec<i32> {
+    let mark = format!("{MARK}={}", crate::support::mark(directory, name));
+    let is_one = |process: &PathBuf| {
+        let environment = fs::read(process.join("environ")).unwrap_or_default();
+        environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes())
+    };
+    let number = |process: PathBuf| process.file_name()?.to_str()?.parse().ok();
+    processes().filter(is_one).filter_map(number).collect()
+}
+
 /// The launcher of the machine in `directory`, and its sandboxes' process 1, which are forks of it.
 pub fn launcher_processes(directory: &Path) -> Vec<PathBuf> {
     let socket = socket(directory).display().to_string();

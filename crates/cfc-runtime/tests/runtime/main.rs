@@ -5,6 +5,7 @@
 //! Random tests print `CFC_SEED=…`; with that in the environment they do the same again.
 
 mod adoption;
+mod bounds;
 mod churn;
 mod descriptors;
 mod fault_points;
@@ -12,6 +13,7 @@ mod flood;
 mod full_disk;
 #[path = "../../../cfc-engine/tests/engine/harness.rs"]
 mod harness;
+mod helpers;
 mod history;
 #[path = "../../../cfc-engine/tests/engine/image.rs"]
 mod image;
@@ -26,10 +28,12 @@ use harness::Test;
 
 const TESTS: &[&[Test]] = &[
     adoption::TESTS,
+    bounds::TESTS,
     descriptors::TESTS,
     fault_points::TESTS,
     flood::TESTS,
     full_disk::TESTS,
+    helpers::TESTS,
     history::TESTS,
     races::TESTS,
 ];

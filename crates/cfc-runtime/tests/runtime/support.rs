@@ -38,6 +38,7 @@ pub fn directory() -> tempfile::TempDir {
 pub struct Machine {
     pub directory: PathBuf,
     pub launcher: Launcher,
+    pub relays: Relays,
     pub runtime: Runtime,
     pub image: Descriptor,
 }
@@ -59,17 +60,18 @@ impl Machine {
         let launcher = Launcher::connect_or_start(&program, &socket(directory)).expect("a launcher");
         note_launcher(directory);
         let image = image::busybox(&store, script, |_| {});
+        let relays = Relays::start(&program).expect("a relay");
         let config = RuntimeConfig {
             instances_dir: directory.join("data/instances"),
             store,
             launcher: launcher.clone(),
-            relays: Relays::start(&program).expect("a relay"),
+            relays: relays.clone(),
             capacity: Capacity::default(),
             stop_grace: cfc_runtime::STOP_GRACE,
         };
         std::fs::create_dir_all(directory.join("data")).expect("a directory");
         let runtime = Runtime::open(config).await?;
-        let machine = Machine { directory: directory.to_path_buf(), launcher, runtime, image };
+        let machine = Machine { directory: directory.to_path_buf(), launcher, relays, runtime, image };
         machine.set_application(max_instances);
         Ok(machine)
     }
