@@ -200,8 +200,10 @@ fn run(home: &Home, case: &Case, base: &Flattened) -> Result<(), String> {
         command.env(key, value);
     }
     let output = command.current_dir(&copy).output().expect("cfc runs");
-    let redact =
-        |bytes: &[u8]| home.redact(&String::from_utf8_lossy(bytes).replace(&copy.display().to_string(), "[FOLDER]"));
+    let redact = |bytes: &[u8]| {
+        let text = String::from_utf8_lossy(bytes).replace(&copy.display().to_string(), "[FOLDER]");
+        home.redact(&text).replace(&cfc_oci::Platform::host().to_string(), "[PLATFORM]")
+    };
     let said = redact(&output.stderr);
     if asks_only {
         case.check("output", &redact(&output.stdout))?;

@@ -84,7 +84,7 @@ fn an_unknown_instruction_is_named_with_file_and_line() {
 fn an_instruction_that_is_not_supported_yet_is_named() {
     let home = Home::new();
     project(&home, |config| config);
-    home.write("demo/Dockerfile", "FROM scratch\nCOPY hello /hello\nADD hello /other\n");
+    home.write("demo/Dockerfile", "FROM scratch\nCOPY hello /hello\nRUN --device=x true\n");
     insta::assert_snapshot!(home.must_fail(&["build", "demo"]));
 }
 

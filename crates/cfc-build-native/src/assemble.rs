@@ -60,7 +60,7 @@ impl<'a> Assembler<'a> {
                     assembled.parts.push(Part::Parents { pivot: &parents.pivot, pattern: &parents.pattern });
                 }
                 (Source::Path { path, unpack, .. }, _) => {
-                    let from = assembled.from_tree();
+                    let from = assembled.of_tree();
                     let was_matched = crate::glob::has_wildcard(path);
                     for path in Copier::matches(from, path)? {
                         let unpacked = if *unpack { self.unpacked(&mut assembled, self.tree, &path)? } else { false };
@@ -100,7 +100,7 @@ impl<'a> Assembler<'a> {
 }
 
 impl Assembled<'_> {
-    fn from_tree(&self) -> From<'_> {
+    fn of_tree(&self) -> From<'_> {
         From { tree: self.tree, number: 0, keeps_owners: self.is_image, keeps_times: false }
     }
 
@@ -126,10 +126,10 @@ impl Assembled<'_> {
         for part in &self.parts {
             match part {
                 Part::Path { path, was_matched } => {
-                    copier.copy_into(self.from_tree(), path, destination, *was_matched)?;
+                    copier.copy_into(self.of_tree(), path, destination, *was_matched)?;
                 }
                 Part::Parents { pivot, pattern } => {
-                    copier.copy_with_parents(self.from_tree(), pivot, pattern, destination)?;
+                    copier.copy_with_parents(self.of_tree(), pivot, pattern, destination)?;
                 }
                 Part::Staged { staged, keeps_times } => {
                     number += 1;

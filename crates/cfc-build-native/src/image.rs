@@ -100,18 +100,30 @@ pub fn build_image(
     progress: &dyn BuildProgress,
 ) -> Result<BuiltImage, ImageError> {
     let context = open_context(request)?;
-    let plan = cfc_plan::lower(&plan_request(request)?, bases)?;
+    let plan = cfc_plan::lower(&plan_request(request, context.ignore.as_ref())?, bases)?;
+    plan.lint.iter().for_each(|warning| progress.linted(warning));
     plan.warnings.iter().for_each(|warning| progress.warned(warning));
     Ok(builder.build(&plan, &context, progress)?)
 }
 
-fn plan_request(request: &ImageRequest) -> Result<BuildRequest, ImageError> {
+/// The text of the Dockerfile of `request`.
+pub fn read_dockerfile(request: &ImageRequest) -> Result<Vec<u8>, ImageError> {
     let path = &request.dockerfile;
-    let text = read_bounded(path)?.ok_or_else(|| ImageError::Input {
+    read_bounded(path)?.ok_or_else(|| ImageError::Input {
         message: format!("there is no Dockerfile `{}`", path.display()),
         hint: Some("name the right file: `-f FILE`, or `image` in the project's config".to_string()),
         source: None,
-    })?;
+    })
+}
+
+/// What [`cfc_plan`] takes of `request`: for those who ask about a Dockerfile and build nothing.
+pub fn describe_image(request: &ImageRequest) -> Result<BuildRequest, ImageError> {
+    plan_request(request, open_context(request)?.ignore.as_ref())
+}
+
+fn plan_request(request: &ImageRequest, ignore: Option<&Ignore>) -> Result<BuildRequest, ImageError> {
+    let path = &request.dockerfile;
+    let text = read_dockerfile(request)?;
     let parsed = cfc_dockerfile::parse(&text);
     let dockerfile = parsed.map_err(|problems| ImageError::Problems { path: path.clone(), problems })?;
     let mut build_args = request.build_args.clone();
@@ -126,6 +138,7 @@ fn plan_request(request: &ImageRequest) -> Result<BuildRequest, ImageError> {
         labels: request.labels.clone(),
         platform: request.platform.clone(),
         allowed: request.allowed.clone(),
+        ignore: ignore.map(|ignore| ignore.file.clone()),
     })
 }
 

@@ -1,6 +1,6 @@
 //! [`StoreImages`]: base images that are in the store already.
 
-use cfc_oci::{Platform, Reference};
+use cfc_oci::{Descriptor, Digest, ImageConfig, Platform, Reference, media_type};
 use cfc_plan::{BaseImage, BaseImageError, BaseImages};
 use cfc_store::Store;
 
@@ -30,6 +30,26 @@ impl StoreImages {
         let Some(descriptor) = images.resolve(&parsed).map_err(unreadable)? else { return Ok(None) };
         let image = images.load_for(&descriptor, platform).map_err(unreadable)?;
         Ok(Some(BaseImage { manifest: image.descriptor, config: image.config }))
+    }
+}
+
+/// Knows what the store knows, and takes every other image for one without a config: for those who ask about a Dockerfile
+/// and build nothing, which must not take a download.
+#[derive(Clone, Debug)]
+pub struct KnownImages(pub StoreImages);
+
+impl BaseImages for KnownImages {
+    fn find(&self, reference: &str, platform: &Platform) -> Result<BaseImage, BaseImageError> {
+        if let Some(known) = self.0.find_in_store(reference, platform)? {
+            return Ok(known);
+        }
+        let config = ImageConfig {
+            os: platform.os.clone(),
+            architecture: platform.architecture.clone(),
+            variant: platform.variant.clone(),
+            ..ImageConfig::default()
+        };
+        Ok(BaseImage { manifest: Descriptor::new(media_type::MANIFEST, Digest::of(reference.as_bytes()), 0), config })
     }
 }
 

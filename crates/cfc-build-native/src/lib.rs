@@ -40,6 +40,6 @@ mod view;
 mod write;
 
 pub use export::{ExportError, export_root};
-pub use image::{ImageError, ImageRequest, build_image};
-pub use images::StoreImages;
+pub use image::{ImageError, ImageRequest, build_image, describe_image, read_dockerfile};
+pub use images::{KnownImages, StoreImages};
 pub use native::{NativeBuilder, NativeOptions};

@@ -206,3 +206,29 @@ fn inputs_that_are_not_there_are_named() {
     let error = report(&fixture.build("FROM scratch\nCOPY --chown=nobody . /\n").expect_err("no such user"));
     assert!(error.contains("there is no `nobody` in the image's `/etc/passwd`\nhint: make it in a RUN"), "{error}");
 }
+
+/// A directory's time of access tells who listed it.
+#[test]
+fn what_is_ignored_is_not_walked() {
+    let fixture = Fixture::new();
+    fixture.file("kept/f", "1").file("left/out/f", "2").file("partly/deep/f", "3").file("partly/other/f", "4");
+    fixture.file(".dockerignore", "left\npartly\n!partly/deep/f\n");
+    let old = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
+    let directories = ["kept", "left", "left/out", "partly", "partly/deep", "partly/other"];
+    for directory in directories {
+        let file = fs::File::open(fixture.context().join(directory)).expect("opens");
+        file.set_times(fs::FileTimes::new().set_accessed(old)).expect("sets");
+    }
+    let accessed = |directory: &str| {
+        let metadata = fs::metadata(fixture.context().join(directory)).expect("is there");
+        metadata.accessed().expect("has one") != old
+    };
+    let layers = fixture.layers("FROM scratch\nCOPY . /\n");
+    assert!(layers[0].iter().any(|line| line.ends_with(" partly/deep/f")), "{layers:?}");
+    if !accessed("kept") {
+        eprintln!("skipped: this file system keeps no times of access");
+        return;
+    }
+    let walked: Vec<&str> = directories.into_iter().filter(|directory| accessed(directory)).collect();
+    assert_eq!(walked, ["kept", "partly", "partly/deep"]);
+}

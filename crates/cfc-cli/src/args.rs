@@ -77,10 +77,10 @@ pub struct Build {
     #[arg(short, long = "tag", value_name = "NAME:TAG")]
     pub tags: Vec<String>,
     /// The Dockerfile [default: CONTEXT/Dockerfile]
-    #[arg(short, long, value_name = "FILE", requires = "tags")]
+    #[arg(short, long, value_name = "FILE")]
     pub file: Option<PathBuf>,
     /// The stage to build [default: the last]
-    #[arg(long, value_name = "STAGE", requires = "tags")]
+    #[arg(long, value_name = "STAGE")]
     pub target: Option<String>,
     /// Give a build argument its value; without =VALUE the environment's
     #[arg(long = "build-arg", value_name = "NAME[=VALUE]")]
@@ -94,6 +94,12 @@ pub struct Build {
     /// Build twice without cache, and name the first file that does not come out the same and the step that wrote it
     #[arg(long)]
     pub verify: bool,
+    /// Look for mistakes and build nothing: the same as --call check
+    #[arg(long)]
+    pub check: bool,
+    /// Say something of the Dockerfile instead of building it; `,format=json` for programs
+    #[arg(long, value_name = "check|lint|outline|targets")]
+    pub call: Option<String>,
     /// A secret for `RUN --mount=type=secret`: a file, or a variable of the environment
     #[arg(long = "secret", value_name = "id=ID[,src=FILE|,env=NAME]")]
     pub secrets: Vec<String>,

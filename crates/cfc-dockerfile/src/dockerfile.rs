@@ -12,6 +12,8 @@ pub struct Dockerfile {
     pub global_args: Vec<Spanned<ArgInstruction>>,
     /// At least one, in the order written.
     pub stages: Vec<Stage>,
+    /// Instructions with an empty line in their middle, which counts as none for now.
+    pub empty_continuations: Vec<Span>,
 }
 
 /// From one `FROM` to the next.
@@ -27,6 +29,8 @@ pub struct Stage {
     pub span: Span,
     /// The text of the `FROM` itself.
     pub original: String,
+    /// The comment lines directly before it, without `#`.
+    pub comments: Vec<String>,
     /// What follows the `FROM`.
     pub instructions: Vec<Spanned<Instruction>>,
 }
@@ -36,10 +40,11 @@ pub struct Stage {
 pub fn parse(text: &[u8]) -> Result<Dockerfile, Vec<Problem>> {
     let ast = parser::parse(text);
     let mut builder = Builder { problems: ast.problems, global_args: Vec::new(), stages: Vec::new() };
+    let empty_continuations = ast.warnings.iter().map(|warning| warning.span).collect();
     for node in &ast.nodes {
         builder.add(node);
     }
-    builder.finish(ast.directives)
+    builder.finish(ast.directives, empty_continuations)
 }
 
 /// Reads one instruction that stands alone, such as the trigger that an image's `ONBUILD` has left. Not for `FROM`.
@@ -82,14 +87,15 @@ impl Builder {
         }
     }
 
-    fn finish(mut self, directives: Directives) -> Result<Dockerfile, Vec<Problem>> {
+    fn finish(mut self, directives: Directives, empty_continuations: Vec<Span>) -> Result<Dockerfile, Vec<Problem>> {
         if self.stages.is_empty() && self.problems.is_empty() {
             let last = self.global_args.last().map_or(Span::line(1), |arg| arg.span);
             let problem = Problem::new(ProblemKind::Empty, last, "dockerfile contains no stages to build");
             self.problems.push(problem.with_hint("begin a stage with `FROM <image>`"));
         }
         if self.problems.is_empty() {
-            return Ok(Dockerfile { directives, global_args: self.global_args, stages: self.stages });
+            let (global_args, stages) = (self.global_args, self.stages);
+            return Ok(Dockerfile { directives, global_args, stages, empty_continuations });
         }
         self.problems.sort_by_key(|problem| problem.span);
         Err(self.problems)
@@ -97,5 +103,5 @@ impl Builder {
 }
 
 fn spanned<T>(value: T, node: &Node) -> Spanned<T> {
-    Spanned { value, span: node.span, original: node.original.trim().to_owned() }
+    Spanned { value, span: node.span, original: node.original.trim().to_owned(), comments: node.comments.clone() }
 }

@@ -24,4 +24,5 @@ pub use instruction::{
 pub use parser::Directives;
 pub use problem::{Problem, ProblemKind};
 pub use span::{Span, Spanned};
+pub use suggest::nearest;
 pub use words::{Expander, Expansion, WordError, expand, expand_words};

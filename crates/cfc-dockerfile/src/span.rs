@@ -44,4 +44,6 @@ pub struct Spanned<T> {
     /// How it was said: the instruction's text with continuation lines joined and comments left out, without
     /// heredoc bodies.
     pub original: String,
+    /// The comment lines directly before it, without `#`.
+    pub comments: Vec<String>,
 }

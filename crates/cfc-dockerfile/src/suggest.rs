@@ -4,9 +4,10 @@
 const MAX_DISTANCE: usize = 2;
 
 /// The nearest of `candidates`, if any is near.
-pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let distances = candidates.into_iter().map(|candidate| (distance(word, candidate), candidate));
-    let near = distances.filter(|(distance, candidate)| *distance <= MAX_DISTANCE.min(candidate.len() - 1));
+    let near =
+        distances.filter(|(distance, candidate)| *distance <= MAX_DISTANCE.min(candidate.len().saturating_sub(1)));
     near.min_by_key(|(distance, _)| *distance).map(|(_, candidate)| candidate)
 }
 

@@ -13,10 +13,19 @@ const SOURCE_DATE_EPOCH: &str = "SOURCE_DATE_EPOCH";
 
 /// The variables that `FROM` lines see.
 pub(crate) fn global(request: &BuildRequest) -> Result<Environment, PlanError> {
+    global_with(request, &request.build_args)
+}
+
+/// As [`global`], if no build arguments were given.
+pub(crate) fn defaults(request: &BuildRequest) -> Result<Environment, PlanError> {
+    global_with(request, &BTreeMap::new())
+}
+
+fn global_with(request: &BuildRequest, build_args: &BTreeMap<String, String>) -> Result<Environment, PlanError> {
     let mut arguments = predefined(request);
     for declaration in &request.dockerfile.global_args {
         for (key, default) in &declaration.value {
-            let value = match (request.build_args.get(key), default) {
+            let value = match (build_args.get(key), default) {
                 (Some(given), _) => Some(given.clone()),
                 (None, Some(default)) => {
                     let expanded = expand(&request.dockerfile, default, &arguments);

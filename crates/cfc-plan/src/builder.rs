@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use cfc_dockerfile::IgnoreFile;
 use cfc_oci::{Descriptor, ImageConfig};
 
-use crate::{Node, Plan};
+use crate::{LintWarning, Node, Plan};
 
 /// How much of an instruction an error message shows.
 const SHOWN_CHARACTERS: usize = 100;
@@ -84,6 +84,10 @@ pub struct BuiltImage {
 pub trait BuildProgress: Send + Sync {
     /// Something that is no error and should be known.
     fn warned(&self, warning: &str) {
+        let _ = warning;
+    }
+    /// The Dockerfile breaks a rule of lint.
+    fn linted(&self, warning: &LintWarning) {
         let _ = warning;
     }
     /// `node` begins.

@@ -14,6 +14,10 @@ impl Environment {
         self.0.iter().find(|(existing, _)| existing == key).map(|(_, value)| value.as_str())
     }
 
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|(key, _)| key.as_str())
+    }
+
     pub(crate) fn pairs(&self) -> Vec<(String, String)> {
         self.0.clone()
     }

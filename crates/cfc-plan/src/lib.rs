@@ -12,6 +12,8 @@ mod stages;
 
 mod stage;
 
+mod stage_lint;
+
 mod copy;
 
 mod run;
@@ -29,6 +31,8 @@ mod environment;
 mod error;
 mod graph;
 mod history;
+mod lint;
+mod outline;
 pub mod path;
 mod ports;
 mod source;
@@ -39,7 +43,9 @@ pub use builder::{
 };
 pub use chmod::ModeChange;
 pub use error::PlanError;
-pub use lower::lower;
+pub use lint::{LintWarning, Rule};
+pub use lower::{Checked, check, lower};
+pub use outline::{Outline, OutlineArgument, OutlineMount, outline};
 pub use plan::{
     BaseImage, BaseImageError, BaseImages, BuildRequest, Copy, CopySource, Entitlement, FileOwner, Mount, MountKind,
     Node, NodeId, Op, Parents, Plan, Run, RunNetwork, SecretVariable, Source,

@@ -10,6 +10,8 @@ use crate::environment::Environment;
 use crate::error::Located;
 use crate::graph::{Graph, Origin};
 use crate::history::rfc3339;
+use crate::lint::{LintConfig, LintWarning, Linter, Rule, check_syntax};
+use crate::outline::Capture;
 use crate::stage::{StageLowering, State};
 use crate::stages::{Source, Stages};
 use crate::{BaseImage, BaseImages, BuildRequest, NodeId, Op, Plan, PlanError};
@@ -17,9 +19,53 @@ use crate::{BaseImage, BaseImages, BuildRequest, NodeId, Op, Plan, PlanError};
 /// Lowers `request` to the operations that build it. Base images are asked of `bases` for the stages that the target
 /// needs, and only for those.
 pub fn lower(request: &BuildRequest, bases: &dyn BaseImages) -> Result<Plan, PlanError> {
+    let linter = Linter::new(lint_config(request)?);
+    let mut plan = lower_with(request, bases, &linter, false, &mut Capture::default())?;
+    if let Some(rules) = linter.violated() {
+        let error = request.error(format!("lint violation found for rules: {rules}"));
+        return Err(error.with_hint("`cfc build --check` shows them; `# check=error=true` makes them errors"));
+    }
+    plan.lint = linter.into_warnings();
+    Ok(plan)
+}
+
+/// What is wrong with a Dockerfile.
+#[derive(Debug)]
+pub struct Checked {
+    /// Which rules of lint it breaks, in the order of its lines.
+    pub warnings: Vec<LintWarning>,
+    /// Why it cannot be built, if so.
+    pub error: Option<PlanError>,
+}
+
+/// Checks the target and what it needs; without a target, all stages. Nothing is built.
+pub fn check(request: &BuildRequest, bases: &dyn BaseImages) -> Checked {
+    let linter = match lint_config(request) {
+        Ok(config) => Linter::new(config),
+        Err(error) => return Checked { warnings: Vec::new(), error: Some(error) },
+    };
+    let lowered = lower_with(request, bases, &linter, request.target.is_none(), &mut Capture::default());
+    Checked { warnings: linter.into_warnings(), error: lowered.err() }
+}
+
+fn lint_config(request: &BuildRequest) -> Result<LintConfig, PlanError> {
+    let given = request.build_args.get("BUILDKIT_DOCKERFILE_CHECK").or(request.dockerfile.directives.check.as_ref());
+    let parsed = given.map(|text| LintConfig::parse(text)).transpose();
+    Ok(parsed.map_err(|message| request.error(format!("`check`: {message}")))?.unwrap_or_default())
+}
+
+/// Lowers the target, or all stages and then the target; what the Dockerfile can be given goes to `capture`.
+pub(crate) fn lower_with(
+    request: &BuildRequest,
+    bases: &dyn BaseImages,
+    linter: &Linter,
+    all_stages: bool,
+    capture: &mut Capture,
+) -> Result<Plan, PlanError> {
+    check_syntax(&request.dockerfile, linter);
     let arguments = arguments::global(request)?;
     let epoch = arguments::source_date_epoch(request, &arguments)?;
-    let stages = Stages::new(request, &arguments)?;
+    let stages = Stages::new(request, &arguments, linter)?;
     let target = stages.target()?;
     let order = stages.reachable(target)?;
     let mut lowering = Lowering {
@@ -33,8 +79,14 @@ pub fn lower(request: &BuildRequest, bases: &dyn BaseImages) -> Result<Plan, Pla
         finished: HashMap::new(),
         images: HashMap::new(),
         open: Vec::new(),
+        linter,
+        capture,
     };
     lowering.lower_all(order)?;
+    for stage in if all_stages { 0..request.dockerfile.stages.len() } else { 0..0 } {
+        let order = lowering.stages.reachable(stage)?;
+        lowering.lower_all(order)?;
+    }
     let state = lowering.finished.remove(&target).expect("the target is the last of the reachable stages");
     Ok(Plan {
         nodes: lowering.graph.nodes,
@@ -43,6 +95,7 @@ pub fn lower(request: &BuildRequest, bases: &dyn BaseImages) -> Result<Plan, Pla
         source_date_epoch: epoch,
         dockerfile_path: request.dockerfile_path.clone(),
         warnings: arguments::unused(request).into_iter().collect(),
+        lint: Vec::new(),
     })
 }
 
@@ -68,6 +121,8 @@ pub(crate) struct Lowering<'a> {
     images: HashMap<(String, String), BaseImage>,
     /// The stages under way: more than one while a trigger waits for a stage that it needs.
     open: Vec<usize>,
+    pub(crate) linter: &'a Linter,
+    pub(crate) capture: &'a mut Capture,
 }
 
 impl Lowering<'_> {
@@ -119,6 +174,14 @@ impl Lowering<'_> {
                 image
             }
         };
+        let (wanted, actual) = (platform, image.config.platform());
+        if (&wanted.os, &wanted.architecture) != (&actual.os, &actual.architecture) && !actual.os.is_empty() {
+            let wanted = wanted.to_string();
+            let message = format!(
+                "Base image {reference} was pulled with platform \"{actual}\", expected {wanted:?} for current build"
+            );
+            self.linter.warn(Rule::INVALID_BASE_IMAGE_PLATFORM, origin.span, message);
+        }
         let op = Op::Image { manifest: image.manifest, reference: reference.to_string() };
         Ok((self.graph.add(op, None, origin), image.config))
     }

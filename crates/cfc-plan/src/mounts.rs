@@ -34,8 +34,8 @@ impl StageLowering<'_, '_> {
                     let target = self.target(&mount, text, instruction.span)?;
                     mounts.mounts.push(Mount { target, kind: MountKind::Tmpfs { size: mount.size } });
                 }
-                Kind::Secret => self.secret(&mount, &mut mounts),
-                Kind::Ssh => self.ssh(&mount, &mut mounts),
+                Kind::Secret => self.secret(&mount, &mut mounts, instruction.span),
+                Kind::Ssh => self.ssh(&mount, &mut mounts, instruction.span),
             }
         }
         Ok(mounts)
@@ -90,11 +90,12 @@ impl StageLowering<'_, '_> {
         Ok(Mount { target, kind })
     }
 
-    fn secret(&self, mount: &cfc_dockerfile::Mount, mounts: &mut Mounts) {
+    fn secret(&mut self, mount: &cfc_dockerfile::Mount, mounts: &mut Mounts, span: Span) {
         let named = mount.source.clone().or_else(|| mount.id.clone());
         let of_target = || mount.target.as_deref().map(|target| last_part(target).to_string());
         let id = named.or_else(of_target).or_else(|| mount.env.clone()).unwrap_or_default();
         let is_required = mount.required;
+        self.lowering.capture.secret(&id, is_required, span);
         if let Some(name) = &mount.env {
             mounts.secret_variables.push(SecretVariable { id: id.clone(), name: name.clone(), is_required });
         }
@@ -106,15 +107,13 @@ impl StageLowering<'_, '_> {
         }
     }
 
-    fn ssh(&self, mount: &cfc_dockerfile::Mount, mounts: &mut Mounts) {
+    fn ssh(&mut self, mount: &cfc_dockerfile::Mount, mounts: &mut Mounts, span: Span) {
         let is_ssh = |mount: &&Mount| matches!(mount.kind, MountKind::Ssh { .. });
         let number = mounts.mounts.iter().filter(is_ssh).count();
         let target = mount.target.clone().unwrap_or_else(|| format!("{SSH_SOCKETS}.{number}"));
-        let kind = MountKind::Ssh {
-            id: mount.id.clone().unwrap_or_else(|| "default".to_string()),
-            owner: owner(mount, 0o600),
-            is_required: mount.required,
-        };
+        let id = mount.id.clone().unwrap_or_else(|| "default".to_string());
+        self.lowering.capture.ssh(&id, mount.required, span);
+        let kind = MountKind::Ssh { id, owner: owner(mount, 0o600), is_required: mount.required };
         mounts.mounts.push(Mount { target: path::join(&self.state.config.config.working_dir, &target), kind });
     }
 

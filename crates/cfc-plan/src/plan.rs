@@ -4,11 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use cfc_dockerfile::{Sharing, Span};
+use cfc_dockerfile::{IgnoreFile, Sharing, Span};
 use cfc_oci::{Descriptor, Digest, ImageConfig, Platform};
 use serde::Serialize;
 
-use crate::{GitSource, ModeChange, UrlSource};
+use crate::{GitSource, LintWarning, ModeChange, UrlSource};
 
 /// What to build.
 #[derive(Clone, Debug)]
@@ -27,6 +27,8 @@ pub struct BuildRequest {
     pub platform: Platform,
     /// What the Dockerfile may do beyond a sandbox of its own.
     pub allowed: BTreeSet<Entitlement>,
+    /// What of the build context is left out; only for warnings.
+    pub ignore: Option<IgnoreFile>,
 }
 
 /// More than a build may do unless whoever starts it allows it.
@@ -100,6 +102,8 @@ pub struct Plan {
     pub dockerfile_path: PathBuf,
     /// What a person should hear although it is no error.
     pub warnings: Vec<String>,
+    /// Which rules of lint the Dockerfile breaks, in the order of its lines.
+    pub lint: Vec<LintWarning>,
 }
 
 impl Plan {

@@ -3,7 +3,9 @@
 //! Each instruction sees the environment as it was before it, writes what BuildKit writes into config and history, and
 //! adds a node when it changes files.
 
-use cfc_dockerfile::{Command, Dockerfile, Instruction, Span, Spanned, WordError};
+use std::collections::HashMap;
+
+use cfc_dockerfile::{Command, Dockerfile, Expander, Instruction, Span, Spanned, WordError};
 use cfc_oci::{ContainerConfig, ImageConfig, Platform};
 
 use crate::environment::{self, Environment};
@@ -12,7 +14,7 @@ use crate::graph::Origin;
 use crate::history::{commit_config, commit_layer, quote_list};
 use crate::lower::Lowering;
 use crate::stages::Source;
-use crate::{NodeId, Op, PlanError, arguments, path, ports};
+use crate::{NodeId, Op, PlanError, path, ports};
 
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -26,6 +28,8 @@ pub(crate) struct State {
     /// `ARG`s of this stage and of those it builds on, in order.
     pub(crate) declared: Vec<(String, Option<String>)>,
     pub(crate) platform: Platform,
+    /// Whether this Dockerfile has set the working directory already.
+    pub(crate) has_workdir: bool,
 }
 
 /// A stage on its way.
@@ -34,6 +38,8 @@ pub(crate) struct StageLowering<'l, 'a> {
     pub(crate) state: State,
     label: String,
     has_cmd: bool,
+    /// Where the last of each of these was that only count once.
+    pub(crate) last_of: HashMap<&'static str, Span>,
 }
 
 impl<'l, 'a> StageLowering<'l, 'a> {
@@ -43,7 +49,7 @@ impl<'l, 'a> StageLowering<'l, 'a> {
         let stage = &request.dockerfile.stages[index];
         let label = lowering.stages.heads[index].label.clone();
         let state = initial_state(lowering, index, &label)?;
-        let mut this = StageLowering { lowering, state, label, has_cmd: false };
+        let mut this = StageLowering { lowering, state, label, has_cmd: false, last_of: HashMap::new() };
         this.triggers(stage)?;
         for instruction in &stage.instructions {
             this.instruction(instruction)?;
@@ -53,11 +59,13 @@ impl<'l, 'a> StageLowering<'l, 'a> {
 
     pub(crate) fn instruction(&mut self, instruction: &Spanned<Instruction>) -> Result<(), PlanError> {
         let span = instruction.span;
+        self.lowering.linter.enter(&instruction.comments);
+        self.lint(instruction);
         match &instruction.value {
             Instruction::Run(run) => self.run(run, instruction),
             Instruction::Copy(copy) => self.copy(copy, instruction),
             Instruction::Env(pairs) => self.env(pairs, span),
-            Instruction::Arg(declarations) => self.arg(declarations, span),
+            Instruction::Arg(declarations) => self.arg(declarations, instruction),
             Instruction::Label(pairs) => self.labels(pairs, span),
             Instruction::Workdir(path) => self.workdir(path, instruction),
             Instruction::User(user) => self.user(user, span),
@@ -102,8 +110,12 @@ impl<'l, 'a> StageLowering<'l, 'a> {
     }
 
     pub(crate) fn expand(&self, word: &str, span: Span) -> Result<String, PlanError> {
-        arguments::expand(self.dockerfile(), word, &self.state.environment)
-            .map_err(|error| self.word_error(error, span))
+        let environment = &self.state.environment;
+        let env = |name: &str| environment.get(name).map(str::to_string);
+        let expansion = Expander::new(self.dockerfile().directives.escape).expand(word, &env);
+        let expansion = expansion.map_err(|error| self.word_error(error, span))?;
+        self.lint_undefined(&expansion, span);
+        Ok(expansion.text)
     }
 
     fn word_error(&self, error: WordError, span: Span) -> PlanError {
@@ -169,7 +181,12 @@ impl<'l, 'a> StageLowering<'l, 'a> {
         Ok(())
     }
 
-    fn arg(&mut self, declarations: &[(String, Option<String>)], span: Span) -> Result<(), PlanError> {
+    fn arg(
+        &mut self,
+        declarations: &[(String, Option<String>)],
+        instruction: &Spanned<Instruction>,
+    ) -> Result<(), PlanError> {
+        let span = instruction.span;
         let mut texts = Vec::new();
         for (key, default) in declarations {
             let given = self.lowering.request.build_args.get(key);
@@ -185,6 +202,8 @@ impl<'l, 'a> StageLowering<'l, 'a> {
             if let Some(value) = &value {
                 self.state.environment.set(key, value);
             }
+            let is_inherited = given.is_none() && default.is_none() && value.is_some();
+            self.lowering.capture.argument(key, value.as_deref(), instruction, is_inherited);
             self.state.declared.push((key.clone(), value));
         }
         self.commit_config(format!("ARG {}", texts.join(" ")));
@@ -206,6 +225,7 @@ impl<'l, 'a> StageLowering<'l, 'a> {
         if wanted.is_empty() {
             return Err(self.error(instruction.span, format!("`WORKDIR {word}` names no directory: it is empty")));
         }
+        self.lint_workdir(&wanted, instruction.span);
         let directory = path::join(&self.state.config.config.working_dir, &wanted);
         self.container().working_dir = directory.clone();
         let created_by = format!("WORKDIR {directory}");
@@ -232,6 +252,7 @@ impl<'l, 'a> StageLowering<'l, 'a> {
             let env = |name: &str| environment.get(name).map(str::to_string);
             let specs = cfc_dockerfile::expand_words(word, self.dockerfile().directives.escape, &env);
             for spec in specs.map_err(|error| self.word_error(error, span))? {
+                self.lint_port(&spec, span);
                 exposed
                     .extend(ports::parse(&spec).map_err(|message| self.error(span, format!("`EXPOSE`: {message}")))?);
             }
@@ -301,7 +322,7 @@ fn initial_state(lowering: &mut Lowering<'_>, index: usize, label: &str) -> Resu
 }
 
 fn fresh_state(node: NodeId, config: ImageConfig, platform: Platform) -> State {
-    State { node, config, environment: Environment::default(), declared: Vec::new(), platform }
+    State { node, config, environment: Environment::default(), declared: Vec::new(), platform, has_workdir: false }
 }
 
 /// Every process has a `PATH`, and instructions see the image's variables.

@@ -6,6 +6,7 @@ use cfc_oci::Platform;
 use crate::arguments::expand;
 use crate::environment::Environment;
 use crate::error::Located;
+use crate::lint::{Linter, Rule};
 use crate::{BuildRequest, PlanError};
 
 /// What a stage starts from or copies from.
@@ -31,9 +32,15 @@ pub(crate) struct Stages<'a> {
 }
 
 impl<'a> Stages<'a> {
-    pub(crate) fn new(request: &'a BuildRequest, arguments: &Environment) -> Result<Stages<'a>, PlanError> {
+    pub(crate) fn new(
+        request: &'a BuildRequest,
+        arguments: &Environment,
+        linter: &Linter,
+    ) -> Result<Stages<'a>, PlanError> {
         let mut stages = Stages { request, heads: Vec::new() };
         for (index, stage) in request.dockerfile.stages.iter().enumerate() {
+            linter.enter(&stage.comments);
+            lint_head(request, stage, arguments, linter);
             let head = stages.head(index, stage, arguments)?;
             stages.heads.push(head);
         }
@@ -168,4 +175,53 @@ impl<'a> Stages<'a> {
 
 fn is_called(stage: &Stage, name: &str) -> bool {
     stage.name.as_deref().is_some_and(|own| own.eq_ignore_ascii_case(name))
+}
+
+/// What BuildKit has to say of a `FROM` and its variables.
+fn lint_head(request: &BuildRequest, stage: &Stage, arguments: &Environment, linter: &Linter) {
+    let escape = request.dockerfile.directives.escape;
+    let expanded = |word: &str, known: &Environment| {
+        let env = |name: &str| known.get(name).map(str::to_string);
+        cfc_dockerfile::Expander::new(escape).expand(word, &env).ok()
+    };
+    let declared: Vec<&String> =
+        request.dockerfile.global_args.iter().flat_map(|argument| &argument.value).map(|(name, _)| name).collect();
+    let platform = stage.platform.as_deref().and_then(|word| Some((word, expanded(word, arguments)?)));
+    let base = expanded(&stage.base, arguments);
+    for unmatched in base.iter().chain(platform.iter().map(|(_, it)| it)).flat_map(|it| &it.unmatched) {
+        if declared.contains(&unmatched) {
+            continue;
+        }
+        let names = declared.iter().map(|name| name.as_str()).chain(arguments.names());
+        let message = format!("FROM argument '{unmatched}' is not declared");
+        let message = match cfc_dockerfile::nearest(unmatched, names) {
+            Some(nearest) => format!("{message} (did you mean {nearest}?)"),
+            None => message,
+        };
+        linter.warn(Rule::UNDEFINED_ARG_IN_FROM, stage.span, message);
+    }
+    if let Some((word, platform)) = platform {
+        let only: Vec<&str> = platform.matched.iter().map(String::as_str).collect();
+        if only == ["TARGETPLATFORM"] && arguments.get("TARGETPLATFORM") == Some(platform.text.as_str()) {
+            let what = "in FROM is redundant as this is the default behavior";
+            let message = format!("Setting platform to predefined {word} {what}");
+            linter.warn(Rule::REDUNDANT_TARGET_PLATFORM, stage.span, message);
+        }
+        let is_constant = platform.matched.is_empty() && platform.unmatched.is_empty();
+        let name = stage.name.as_deref().unwrap_or_default();
+        if let Ok(parsed) = platform.text.parse::<Platform>()
+            && is_constant
+            && !name.contains(&parsed.os)
+            && !name.contains(&parsed.architecture)
+        {
+            let message = format!("FROM --platform flag should not use constant value {:?}", platform.text);
+            linter.warn(Rule::FROM_PLATFORM_FLAG_CONST_DISALLOWED, stage.span, message);
+        }
+    }
+    let defaults = crate::arguments::defaults(request);
+    let by_default = defaults.ok().and_then(|defaults| expanded(&stage.base, &defaults));
+    if by_default.is_some_and(|base| cfc_oci::Reference::parse(&base.text).is_err()) {
+        let message = format!("Default value for ARG {} results in empty or invalid base image name", stage.base);
+        linter.warn(Rule::INVALID_DEFAULT_ARG_IN_FROM, stage.span, message);
+    }
 }

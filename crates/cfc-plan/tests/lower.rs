@@ -30,10 +30,12 @@ fn copy(plan: &cfc_plan::Plan, index: usize) -> &Copy {
 }
 
 fn paths(copy: &Copy) -> Vec<&str> {
-    let path = |source| match source {
-        &Source::Path { ref path, .. } => Some(path.as_str()),
-        _ => None,
-    };
+    fn path(source: &Source) -> Option<&str> {
+        match source {
+            Source::Path { path, .. } => Some(path),
+            _ => None,
+        }
+    }
     copy.sources.iter().filter_map(path).collect()
 }
 

@@ -18,7 +18,7 @@ const PROGRAMS: [(&[u8], &str); 2] = [(b"BZh", "bzip2"), (b"\xfd7zXZ\0", "xz")];
 /// Names and links that lead out, whiteouts, and more entries or bytes than a layer may have, are failures.
 pub(crate) fn unpack(file: &mut File, name: &Path, directory: &Path) -> Result<bool> {
     let Some(first) = open(file, name)? else { return Ok(false) };
-    if !first.is_tar().on("read", name)? {
+    if !first.begins_as_tar().on("read", name)? {
         return Ok(false);
     }
     let Some(archive) = open(file, name)? else { return Ok(false) };
@@ -74,7 +74,7 @@ fn open(file: &mut File, name: &Path) -> Result<Option<Archive>> {
 }
 
 impl Archive {
-    fn is_tar(self) -> std::io::Result<bool> {
+    fn begins_as_tar(self) -> std::io::Result<bool> {
         match self {
             Archive::Plain(file) => is_tar(file),
             Archive::Program(mut program) => is_tar(&mut program.output),

@@ -10,6 +10,7 @@ use crate::args::Build;
 use crate::failure::Failure;
 use crate::images::build::{ImageBuild, build_container, build_image, parse_pairs};
 use crate::images::built_by;
+use crate::images::call::Call;
 use crate::images::outputs::Outputs;
 use crate::images::trust::Trust;
 use crate::output;
@@ -17,11 +18,37 @@ use crate::project::open_project;
 use crate::settings::Settings;
 
 pub fn run(settings: &Settings, arguments: &Build) -> Result<ExitCode, Failure> {
+    let call = arguments.call.as_deref().map(Call::parse).transpose()?;
+    if let Some(call) = call.or(arguments.check.then(Call::check)) {
+        return ask(settings, arguments, call);
+    }
+    if arguments.tags.is_empty() && (arguments.file.is_some() || arguments.target.is_some()) {
+        return Err(Failure::new("--file and --target belong to one image, which needs a name")
+            .hint("name it with `-t NAME:TAG`"));
+    }
     match arguments.tags.is_empty() {
         false => build_one(settings, arguments),
         true => build_project(settings, arguments),
     }?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Answers a question about a Dockerfile. Exits with 1 when a check finds something.
+fn ask(settings: &Settings, arguments: &Build, call: Call) -> Result<ExitCode, Failure> {
+    let build = image_build(arguments)?;
+    let answer = call.ask(&settings.open_store()?, &build.request())?;
+    output::data(answer.text);
+    Ok(if answer.is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// One image, as the command line says it.
+fn image_build(arguments: &Build) -> Result<ImageBuild, Failure> {
+    Ok(ImageBuild {
+        dockerfile: arguments.file.clone().unwrap_or_else(|| arguments.path.join("Dockerfile")),
+        context: arguments.path.clone(),
+        target: arguments.target.clone(),
+        ..common(arguments)?
+    })
 }
 
 fn build_project(settings: &Settings, arguments: &Build) -> Result<(), Failure> {
@@ -48,12 +75,7 @@ fn build_one(settings: &Settings, arguments: &Build) -> Result<(), Failure> {
     let outputs = Outputs::parse(arguments)?;
     outputs.check(&names)?;
     let store = settings.open_store()?;
-    let build = ImageBuild {
-        dockerfile: arguments.file.clone().unwrap_or_else(|| arguments.path.join("Dockerfile")),
-        context: arguments.path.clone(),
-        target: arguments.target.clone(),
-        ..common(arguments)?
-    };
+    let build = image_build(arguments)?;
     let built = build_image(settings, &store, &build, &names[0])?;
     for name in &names[1..] {
         store.images().tag(name, &built.image)?;

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use cfc_build_native::{ImageError, ImageRequest, NativeBuilder, NativeOptions};
 use cfc_dockerfile::Problem;
 use cfc_oci::{Descriptor, Reference};
-use cfc_plan::{BuildProgress, Node, NodeOutcome, OutputStream};
+use cfc_plan::{BuildProgress, LintWarning, Node, NodeOutcome, OutputStream};
 use cfc_project::{Container, ImageSource};
 use cfc_store::{Encoding, Store};
 
@@ -42,6 +42,21 @@ pub struct ImageBuild {
     pub encoding: Encoding,
     /// Annotations of the manifest.
     pub annotations: BTreeMap<String, String>,
+}
+
+impl ImageBuild {
+    /// As the builder wants it.
+    pub fn request(&self) -> ImageRequest {
+        let mut request = ImageRequest::new(&self.dockerfile, &self.context);
+        request.target = self.target.clone();
+        request.build_args = self.build_args.clone();
+        request.labels = self.labels.clone();
+        request.secrets = self.trust.secrets.clone();
+        request.ssh = self.trust.ssh.clone();
+        request.allowed = self.trust.allowed.clone();
+        request.source_date_epoch = std::env::var("SOURCE_DATE_EPOCH").ok();
+        request
+    }
 }
 
 /// An image that is in the store.
@@ -80,16 +95,11 @@ pub fn build_image(settings: &Settings, store: &Store, build: &ImageBuild, tag: 
         annotations: build.annotations.clone(),
     };
     let mut builder = NativeBuilder::with_program(store.clone(), &program, options).with_downloads(Box::new(Network));
-    let mut request = ImageRequest::new(&build.dockerfile, &build.context);
-    request.target = build.target.clone();
-    request.build_args = build.build_args.clone();
-    request.labels = build.labels.clone();
-    request.secrets = build.trust.secrets.clone();
-    request.ssh = build.trust.ssh.clone();
-    request.allowed = build.trust.allowed.clone();
-    request.source_date_epoch = std::env::var("SOURCE_DATE_EPOCH").ok();
+    let request = build.request();
     let bases = StoreThenRegistry { store };
-    let progress = PlainProgress::default();
+    let text = cfc_build_native::read_dockerfile(&request).unwrap_or_default();
+    let dockerfile = String::from_utf8_lossy(&text).into_owned();
+    let progress = PlainProgress { dockerfile, path: build.dockerfile.clone(), ..PlainProgress::default() };
     let image = cfc_build_native::build_image(&mut builder, &request, &bases, &progress).map_err(image_failure)?;
     store.images().tag(tag, &image.manifest)?;
     tracing::debug!(data = %settings.data.display(), %tag, digest = %image.manifest.digest, "built");
@@ -102,7 +112,7 @@ pub fn sandbox_failure(error: cfc_sandbox::Error) -> Failure {
     Failure::from(error).maybe_hint(hint)
 }
 
-fn image_failure(error: ImageError) -> Failure {
+pub fn image_failure(error: ImageError) -> Failure {
     let mut hints = Vec::new();
     let mut causes = Vec::new();
     match &error {
@@ -150,6 +160,9 @@ pub fn parse_pairs(pairs: &[String], flag: &str) -> Result<BTreeMap<String, Stri
 #[derive(Default)]
 struct PlainProgress {
     partial: Mutex<Vec<u8>>,
+    /// The Dockerfile, to show what a warning is about.
+    dockerfile: String,
+    path: PathBuf,
 }
 
 impl BuildProgress for PlainProgress {
@@ -163,6 +176,15 @@ impl BuildProgress for PlainProgress {
             NodeOutcome::Cached => "cached",
         };
         output::tell(format!("{word} [{}] {}", node.stage, node.display));
+    }
+
+    fn linted(&self, warning: &LintWarning) {
+        output::tell(format!("warning: {}: {}", warning.rule.name, warning.message));
+        let (first, last) = (warning.span.start_line as usize, warning.span.end_line as usize);
+        output::tell(format!("  --> {}:{first}", self.path.display()));
+        for (number, line) in (1..).zip(self.dockerfile.lines()).skip(first - 1).take(last + 1 - first) {
+            output::tell(format!(" {number:3} | {line}"));
+        }
     }
 
     fn warned(&self, warning: &str) {

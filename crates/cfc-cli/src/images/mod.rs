@@ -2,8 +2,10 @@
 
 pub mod base;
 pub mod build;
+pub mod call;
 mod network;
 pub mod outputs;
+mod paint;
 pub mod push;
 pub mod trust;
 

@@ -44,6 +44,11 @@ impl IgnoreFile {
         self.rules.iter().all(|rule| rule.takes_back)
     }
 
+    /// Whether some pattern takes back in what others leave out.
+    pub fn has_exceptions(&self) -> bool {
+        self.rules.iter().any(|rule| rule.takes_back)
+    }
+
     /// Whether `path` (relative to the context, `/` between parts) is left out, looking at its parents too. The root,
     /// `.`, never is.
     pub fn is_ignored(&self, path: &str) -> bool {

@@ -21,6 +21,7 @@ pub(crate) fn stage(node: &Node, problems: &mut Vec<Problem>) -> Stage {
         platform: flags.text("platform").filter(|platform| !platform.is_empty()),
         span: node.span,
         original: node.original.trim().to_owned(),
+        comments: node.comments.clone(),
         instructions: Vec::new(),
     }
 }

@@ -70,6 +70,8 @@ impl<'a> Reader<'a> {
         }
         let (first, mut is_continued) = trim_continuation(text, self.escape);
         if first.is_empty() && !is_continued {
+            // What stands apart describes nothing.
+            self.comments.clear();
             return None;
         }
         let mut statement =

@@ -56,6 +56,7 @@ pub fn request(dockerfile: &str) -> BuildRequest {
         labels: BTreeMap::new(),
         platform: Platform::new("linux", "amd64"),
         allowed: BTreeSet::new(),
+        ignore: None,
     }
 }
 
