@@ -70,7 +70,7 @@ impl Launcher {
             Ok(connection) => connection,
             Err(_) => start_listening(program, &socket)?,
         };
-        let connection = greet(connection, &socket)?;
+        let connection = greet(connection, &socket, program)?;
         Ok(Launcher::new(Reach::Socket { socket, program: Some(program.to_owned()) }, connection))
     }
 
@@ -472,16 +472,33 @@ fn exchange_first(
     }
 }
 
-/// Asks the launcher which protocol it speaks. A connection on which all others can be asked.
-fn greet(connection: OwnedFd, socket: &Path) -> Result<OwnedFd> {
+/// Asks the launcher which protocol it speaks; one that this program does not understand is to execute it in its place. A
+/// connection on which all others can be asked.
+fn greet(connection: OwnedFd, socket: &Path, program: &Path) -> Result<OwnedFd> {
     let bytes = protocol::encode(&Request::Hello).map_err(|error| launcher_error(error.to_string()))?;
     match exchange(&connection, &bytes, &[])?.0 {
-        Ok(Reply::Hello(hello)) => hello.check().map_err(launcher_error).map(|()| connection),
+        Ok(Reply::Hello(hello)) => match hello.check() {
+            Ok(()) => Ok(connection),
+            Err(reason) => succeed(socket, program).map_err(|error| launcher_error(format!("{reason} ({error})"))),
+        },
         // The first version knows no greeting, says so, and hangs up.
         _ if protocol::PROTOCOL_MIN == 1 => {
             connect(socket).map_err(|error| launcher_error(format!("connect to {} again: {error}", socket.display())))
         }
         _ => Err(launcher_error("it is of a cfc from before 0.1.0, which this one does not understand; end it".into())),
+    }
+}
+
+/// Has the launcher execute `program` in its place; a connection to what it is then.
+fn succeed(socket: &Path, program: &Path) -> std::io::Result<OwnedFd> {
+    let program = std::path::absolute(program)?;
+    let bytes = protocol::encode(&Request::Succeed { program })?;
+    let connection = connect(socket)?;
+    let ended = || std::io::Error::other("it was asked to go on with this program, and ended");
+    match exchange(&connection, &bytes, &[]).map_err(|_| ended())?.0 {
+        Ok(Reply::Hello(hello)) => hello.check().map_err(std::io::Error::other).map(|()| connection),
+        Ok(other) => Err(std::io::Error::other(format!("it gave an answer to another question: {other:?}"))),
+        Err(error) => Err(std::io::Error::other(error)),
     }
 }
 
@@ -634,6 +651,20 @@ mod tests {
         let refused = launcher.start(&config).expect_err("it would run in the launcher's own sandbox");
         assert!(refused.to_string().contains("7.0.0") && refused.to_string().contains("runtimes"), "{refused}");
         assert_eq!(theirs.join().expect("it was asked"), ["\"Hello\"", "\"Hello\""]);
+    }
+
+    /// It executes this program in its place, and then they understand each other.
+    #[test]
+    fn a_launcher_that_is_not_understood_is_replaced_first() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let socket = directory.path().join("socket");
+        let hello = |protocol, oldest| {
+            Ok(Reply::Hello(protocol::Hello { protocol, oldest, version: "7.0.0".to_owned(), pid: 42 }))
+        };
+        let theirs = launcher_that_says(&socket, vec![hello(99, 98), hello(protocol::PROTOCOL, 1)]);
+        Launcher::connect_or_start(Path::new("/the/program"), &socket).expect("it is this program's now");
+        let asked = theirs.join().expect("it was asked");
+        assert_eq!(asked, ["\"Hello\"", "{\"Succeed\":{\"program\":\"/the/program\"}}"]);
     }
 
     #[test]

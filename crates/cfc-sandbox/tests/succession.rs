@@ -288,6 +288,19 @@ fn what_is_under_way_is_finished_by_the_next_program() {
         assert_eq!(launcher.wait(&other.id).unwrap().status.shell_code(), 143);
         launcher.remove(&other.id).unwrap();
     }
+    // What was said right behind the last word to the program before is heard by the next one.
+    let message = |text: &str| [&(text.len() as u32).to_le_bytes(), text.as_bytes()].concat();
+    let succeed = json!({"Succeed": {"program": machine.program("after-next")}}).to_string();
+    let mut hasty = std::os::unix::net::UnixStream::connect(&machine.socket).unwrap();
+    hasty.write_all(&[message(&succeed), message("\"List\"")].concat()).unwrap();
+    let mut answers = Vec::new();
+    while !String::from_utf8_lossy(&answers).contains("\"List\"") {
+        let mut buffer = [0; 4096];
+        let count = hasty.read(&mut buffer).unwrap();
+        assert!(count > 0, "{}", String::from_utf8_lossy(&answers));
+        answers.extend_from_slice(&buffer[..count]);
+    }
+    assert!(machine.runs(&machine.bench.directory.path().join("after-next")));
     launcher.kill_all(&config.id).unwrap();
     assert_eq!(waiter.join().unwrap().unwrap().status, ExitStatus::Signal(libc::SIGKILL));
     launcher.remove(&config.id).unwrap();
@@ -327,6 +340,32 @@ fn a_program_that_cannot_take_over_does_not() {
     assert_eq!(launcher.wait(&counter.id).unwrap().status, ExitStatus::Code(7));
     assert_counted(&log_text(&counter));
     launcher.shutdown().unwrap();
+}
+
+/// When everything is ready for the next program, and then it cannot be executed.
+#[test]
+fn a_launcher_that_cannot_execute_its_next_program_goes_on() {
+    let Some(machine) = Machine::new() else { return };
+    let socket = machine.bench.directory.path().join("other");
+    let first = format!("CFC_FAIL_POINT=launcher.succession.executed:1:error exec -a cfc-launcher {LAUNCHER} \"$@\"");
+    let program = machine.script("first", &first);
+    fs::write(&program, fs::read_to_string(&program).unwrap().replace("/bin/sh", "/bin/bash")).unwrap();
+    let launcher = Launcher::connect_or_start(&program, &socket).unwrap();
+    let counter = as_instance(&machine.bench.config(&["sh", "-c", COUNTER]));
+    launcher.start(&counter).unwrap();
+    let next = machine.program("next");
+    let error = launcher.replace(&next).expect_err("it cannot").to_string();
+    assert!(error.contains("execute") && error.contains("Input/output error"), "{error}");
+    let config = machine.bench.config(&["sh", "-c", "ls /proc/self/fd | wc -l; exit 3"]);
+    launcher.start(&config).unwrap();
+    assert_eq!(launcher.wait(&config.id).unwrap().status, ExitStatus::Code(3));
+    assert_eq!(log_text(&config), "4", "nothing of the launcher's is open in what it starts");
+    launcher.replace(&next).expect("the second time it can");
+    launcher.kill(&counter.id, libc::SIGTERM).unwrap();
+    assert_eq!(launcher.wait(&counter.id).unwrap().status, ExitStatus::Code(7));
+    assert_counted(&log_text(&counter));
+    launcher.shutdown().unwrap();
+    machine.bench.launcher.shutdown().unwrap();
 }
 
 #[test]

@@ -192,6 +192,8 @@ fn points() -> Vec<Point> {
             }
         }
     }
+    // Nothing is started or stopped there: the tests of the launcher's next programs go through them.
+    points.retain(|point| !point.name.starts_with("launcher.succession."));
     points.sort_by(|one, other| one.name.cmp(&other.name));
     assert!(points.len() > 20, "fail points are looked for in the wrong place");
     points

@@ -241,7 +241,7 @@ impl EventLoop {
         Ok(())
     }
 
-    fn serve(&mut self, token: u64) {
+    pub(super) fn serve(&mut self, token: u64) {
         let Some(client) = self.clients.get_mut(&token) else { return };
         let is_open = match client.receiver.receive(&client.socket) {
             Err(error) => error.kind() == std::io::ErrorKind::WouldBlock,

@@ -129,6 +129,10 @@ impl EventLoop {
             event_loop.retire(pid);
         }
         event_loop.respond(state.asker, Ok(Reply::Hello(Hello::own())), Vec::new());
+        // What had come behind the last request is in no socket any more.
+        for token in event_loop.clients.keys().copied().collect::<Vec<_>>() {
+            event_loop.serve(token);
+        }
         Ok((event_loop, state.listener.take()?))
     }
 
