@@ -199,7 +199,7 @@ fn a_mount_point_may_be_any_file_and_is_named_when_it_is_a_directory() {
         with(&config, &[("/mounts", mounts)])
     };
     fs::write(etc.join("read-only"), "the image's").unwrap();
-    fs::set_permissions(etc.join("read-only"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(etc.join("read-only"), fs::Permissions::from_mode(0o000)).unwrap();
     fs::hard_link(etc.join("read-only"), etc.join("linked")).unwrap();
     rustix::fs::mknodat(rustix::fs::CWD, etc.join("pipe"), rustix::fs::FileType::Fifo, 0o644.into(), 0).unwrap();
     for target in ["/etc/read-only", "/etc/linked", "/etc/pipe"] {
