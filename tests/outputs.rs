@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
@@ -61,6 +63,96 @@ fn archives_are_read_by_skopeo_as_the_image_that_was_built() {
             .expect("lists")
             .all(|entry| { !entry.expect("an entry").file_name().to_string_lossy().contains("partial") })
     );
+}
+
+/// Runs a build with `input` on its stdin; the greeting of what it made.
+fn build_from_stdin(home: &Home, arguments: &[&str], input: &[u8]) -> Result<String, String> {
+    let mut command = home.cfc();
+    command.args(["build", "-t", "from/stdin:1"]).args(arguments);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut process = command.spawn().expect("it runs");
+    // It may refuse before it has read everything.
+    let _ = process.stdin.take().expect("piped").write_all(input);
+    let output = process.wait_with_output().expect("it ends");
+    match output.status.success() {
+        true => Ok(home.must(&["run", "from/stdin:1", "cat greeting"])),
+        false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+    }
+}
+
+#[test]
+fn contexts_come_on_stdin_and_from_git_and_dockerfiles_on_stdin() {
+    if !can_sandbox() {
+        return;
+    }
+    let home = Home::new();
+    let context = busybox_context(&home);
+    let tar = |flags: &str| {
+        let output = Command::new("tar").args([flags, "-", "-C", &context, "."]).output().expect("tar runs");
+        assert!(output.status.success());
+        output.stdout
+    };
+    assert_eq!(build_from_stdin(&home, &["-"], &tar("-cf")).as_deref(), Ok("hello"));
+    assert_eq!(
+        build_from_stdin(&home, &["-", "--build-arg", "GREETING=zipped"], &tar("-czf")).as_deref(),
+        Ok("zipped")
+    );
+    let dockerfile = fs::read_to_string(home.path("context/Dockerfile")).expect("readable");
+    let other = dockerfile.replace("GREETING=hello", "GREETING=other");
+    assert_eq!(build_from_stdin(&home, &["-f", "-", &context], other.as_bytes()).as_deref(), Ok("other"));
+    let alone = "FROM test/base:1\nWORKDIR /srv\nRUN echo alone >greeting\nENTRYPOINT [\"/bin/sh\", \"-c\"]\n";
+    home.must(&["build", &context, "-t", "test/base:1", "--target", "base"]);
+    assert_eq!(build_from_stdin(&home, &["-"], alone.as_bytes()).as_deref(), Ok("alone"));
+
+    let refused = build_from_stdin(&home, &["-", "-f", "-"], b"FROM scratch\n").expect_err("twice");
+    assert!(refused.contains("cannot both come on stdin"), "{refused}");
+    let refused = build_from_stdin(&home, &["-", "-f", "Other"], alone.as_bytes()).expect_err("twice");
+    assert!(refused.contains("what came on stdin is a Dockerfile"), "{refused}");
+    let refused = home.must_fail(&["build", "ftp://example.org/x", "-t", "a"]);
+    assert!(refused.contains("is no build context that cfc can get"), "{refused}");
+
+    if has_program("git") {
+        let git = |arguments: &[&str]| {
+            let identity = ["-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "init.defaultBranch=main"];
+            output_of(Command::new("git").arg("-C").arg(home.path("repository")).args(identity).args(arguments))
+        };
+        crate::support::copy_tree(&home.path("context"), &home.path("repository/part"));
+        git(&["init", "-q"]);
+        git(&["add", "."]);
+        git(&["commit", "-q", "-m", "one"]);
+        git(&["tag", "v1"]);
+        git(&["update-server-info"]);
+        let server = serve_directory(home.path("repository/.git"));
+        home.must(&["build", &format!("http://{server}/repository.git#v1:part"), "-t", "from/git:1"]);
+        assert_eq!(home.must(&["run", "from/git:1", "cat greeting"]), "hello");
+        let missing = home.must_fail(&["build", &format!("http://{server}/repository.git#v2"), "-t", "a"]);
+        assert!(missing.contains("cannot get the build context"), "{missing}");
+    }
+}
+
+/// The files of `directory` over HTTP, below any first part of the path: git's "dumb" protocol needs no more.
+fn serve_directory(directory: PathBuf) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("bound").to_string();
+    std::thread::spawn(move || {
+        for connection in listener.incoming().flatten() {
+            let directory = directory.clone();
+            std::thread::spawn(move || {
+                let mut lines = BufReader::new(&connection).lines();
+                let first = lines.next().and_then(Result::ok).unwrap_or_default();
+                let path = first.split(' ').nth(1).unwrap_or("/").split('?').next().unwrap_or("/").to_owned();
+                while lines.next().and_then(Result::ok).is_some_and(|line| !line.is_empty()) {}
+                let inside = path.trim_start_matches('/').split_once('/').map_or("", |(_, rest)| rest);
+                let (status, body) = match fs::read(directory.join(inside)) {
+                    Ok(body) => ("200 OK", body),
+                    Err(_) => ("404 Not Found", Vec::new()),
+                };
+                let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+                let _ = (&connection).write_all(head.as_bytes()).and_then(|()| (&connection).write_all(&body));
+            });
+        }
+    });
+    address
 }
 
 /// Every path below `directory`, with what it is.

@@ -24,6 +24,7 @@ mod context;
 mod entry;
 mod export;
 mod failure;
+mod given;
 mod glob;
 mod hash;
 mod images;
@@ -40,6 +41,7 @@ mod view;
 mod write;
 
 pub use export::{ExportError, export_root};
+pub use given::GivenContext;
 pub use image::{ImageError, ImageRequest, build_image, describe_image, read_dockerfile};
 pub use images::{KnownImages, StoreImages};
 pub use native::{NativeBuilder, NativeOptions};

@@ -68,7 +68,8 @@ pub struct ProjectSelection {
 
 #[derive(Debug, Args)]
 pub struct Build {
-    /// The project's directory; with --tag, the build context
+    /// The project's directory; with --tag, the build context: a directory, `-` for an archive or a Dockerfile on stdin, or
+    /// a Git repository
     #[arg(value_name = "PROJECT|CONTEXT", default_value = ".")]
     pub path: PathBuf,
     #[command(flatten)]
@@ -76,7 +77,7 @@ pub struct Build {
     /// Build one image from the context, and name it so; repeat for more names
     #[arg(short, long = "tag", value_name = "NAME:TAG")]
     pub tags: Vec<String>,
-    /// The Dockerfile [default: CONTEXT/Dockerfile]
+    /// The Dockerfile; `-` for stdin [default: CONTEXT/Dockerfile]
     #[arg(short, long, value_name = "FILE")]
     pub file: Option<PathBuf>,
     /// The stage to build [default: the last]

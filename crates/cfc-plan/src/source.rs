@@ -50,7 +50,7 @@ impl UrlSource {
 impl GitSource {
     /// The repository that `source` names; none when it names none. `git://`, `ssh://`, `user@host:path`, and `http` or
     /// `https` with a path that ends in `.git`; behind it `#reference:directory`, or `?ref=…&subdir=…`.
-    pub(crate) fn parse(source: &str) -> Option<Result<GitSource, String>> {
+    pub fn parse(source: &str) -> Option<Result<GitSource, String>> {
         let (address, fragment) = source.split_once('#').map_or((source, None), |(a, f)| (a, Some(f)));
         let (address, query) = address.split_once('?').map_or((address, None), |(a, q)| (a, Some(q)));
         let is_git = (is_url(address) && address.ends_with(".git"))

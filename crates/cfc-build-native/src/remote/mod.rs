@@ -2,7 +2,7 @@
 //! and files that the Dockerfile itself holds.
 
 pub(crate) mod archive;
-mod git;
+pub(crate) mod git;
 mod url;
 
 use std::fs;

@@ -11,6 +11,7 @@ use crate::failure::Failure;
 use crate::images::build::{ImageBuild, build_container, build_image, parse_pairs};
 use crate::images::built_by;
 use crate::images::call::Call;
+use crate::images::context::ImageContext;
 use crate::images::outputs::Outputs;
 use crate::images::trust::Trust;
 use crate::output;
@@ -35,17 +36,18 @@ pub fn run(settings: &Settings, arguments: &Build) -> Result<ExitCode, Failure> 
 
 /// Answers a question about a Dockerfile. Exits with 1 when a check finds something.
 fn ask(settings: &Settings, arguments: &Build, call: Call) -> Result<ExitCode, Failure> {
-    let build = image_build(arguments)?;
-    let answer = call.ask(&settings.open_store()?, &build.request())?;
+    let store = settings.open_store()?;
+    let context = ImageContext::open(&store, arguments)?;
+    let answer = call.ask(&store, &image_build(arguments, &context)?.request())?;
     output::data(answer.text);
     Ok(if answer.is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// One image, as the command line says it.
-fn image_build(arguments: &Build) -> Result<ImageBuild, Failure> {
+fn image_build(arguments: &Build, context: &ImageContext) -> Result<ImageBuild, Failure> {
     Ok(ImageBuild {
-        dockerfile: arguments.file.clone().unwrap_or_else(|| arguments.path.join("Dockerfile")),
-        context: arguments.path.clone(),
+        dockerfile: context.dockerfile.clone(),
+        context: context.directory.clone(),
         target: arguments.target.clone(),
         ..common(arguments)?
     })
@@ -75,7 +77,8 @@ fn build_one(settings: &Settings, arguments: &Build) -> Result<(), Failure> {
     let outputs = Outputs::parse(arguments)?;
     outputs.check(&names)?;
     let store = settings.open_store()?;
-    let build = image_build(arguments)?;
+    let context = ImageContext::open(&store, arguments)?;
+    let build = image_build(arguments, &context)?;
     let built = build_image(settings, &store, &build, &names[0])?;
     for name in &names[1..] {
         store.images().tag(name, &built.image)?;

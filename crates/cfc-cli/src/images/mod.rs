@@ -3,6 +3,7 @@
 pub mod base;
 pub mod build;
 pub mod call;
+pub mod context;
 mod network;
 pub mod outputs;
 mod paint;
