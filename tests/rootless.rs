@@ -20,6 +20,8 @@ FROM base
 COPY --chown=app:65534 busybox /deep/down/tool
 COPY --from=base --chown=12:34 /data /copied
 RUN rm /data/two && chmod 600 /data/one
+RUN --mount=type=cache,target=/cache,uid=1000,gid=7,mode=0750 --mount=from=base,source=/data,target=/base,rw \
+    stat -c '%a %u:%g' /cache >/tmp/mounts && touch /base/new && ls -ln /base/one | cut -c1-10 >>/tmp/mounts
 USER app
 RUN id -u >/tmp/who
 CMD ["sh", "-c", "id -u; cat /tmp/who; ls -ln /data /deep/down /copied; exit 7"]
@@ -31,6 +33,8 @@ COPY busybox /bin/busybox
 RUN ["/bin/busybox", "--install", "-s", "/bin"]
 COPY --chown=1000:1000 busybox /opt/tool
 RUN id -u >/who && rm /bin/vi
+RUN --mount=type=cache,target=/cache --mount=target=/src --mount=type=tmpfs,target=/t \
+    touch /cache/x /t/x && ls /src /cache >/mounts
 CMD ["sh", "-c", "cat /who; stat -c %u /opt/tool; cat; exit 7"]
 "#;
 

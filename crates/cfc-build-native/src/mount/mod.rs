@@ -7,7 +7,7 @@ mod ssh;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use cfc_plan::{Context, Mount, MountKind, NodeId, Run};
@@ -142,6 +142,9 @@ impl Maker<'_> {
         options.push(format!("upperdir={}", upper.display()));
         let work = changes.join("work");
         fs::create_dir(&work).on("make the directory", &work)?;
+        // As an ordinary user we are somebody else than the sandbox's root, who writes here.
+        let owner = upper.metadata().on("look at", &upper)?;
+        chown(&work, Some(owner.uid()), Some(owner.gid())).on("give away", &work)?;
         options.push(format!("workdir={}", work.display()));
         Ok(options)
     }
