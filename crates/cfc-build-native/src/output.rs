@@ -5,7 +5,6 @@ use std::fs::File;
 use std::io::{PipeReader, Read};
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
 
 use cfc_plan::OutputStream;
 
@@ -17,10 +16,9 @@ const TAIL_LINES: usize = 20;
 /// A longer line is cut, in bytes.
 const MAX_LINE_BYTES: usize = 1000;
 
-/// The reading ends of a program's output.
+/// The reading end of a program's output.
 pub(crate) struct Capture {
-    stdout: PipeReader,
-    stderr: PipeReader,
+    output: PipeReader,
 }
 
 /// What the program gets.
@@ -31,36 +29,29 @@ pub(crate) struct Files {
 }
 
 impl Capture {
-    /// Two pipes, and nothing to read for the program.
+    /// One pipe for both streams, and nothing to read for the program. Two would lose the order in which it wrote, and with it
+    /// which line an error belongs to.
     pub(crate) fn start() -> Result<(Capture, Files)> {
         let nothing = Path::new("/dev/null");
         let stdin = File::open(nothing).on("open", nothing)?;
-        let (stdout, stdout_end) = std::io::pipe().on("make a pipe for", Path::new("stdout"))?;
-        let (stderr, stderr_end) = std::io::pipe().on("make a pipe for", Path::new("stderr"))?;
-        let files = Files { stdin: stdin.into(), stdout: stdout_end.into(), stderr: stderr_end.into() };
-        Ok((Capture { stdout, stderr }, files))
+        let (output, end) = std::io::pipe().on("make a pipe for", Path::new("stdout"))?;
+        let stderr = end.try_clone().on("duplicate the pipe for", Path::new("stderr"))?;
+        let files = Files { stdin: stdin.into(), stdout: end.into(), stderr: stderr.into() };
+        Ok((Capture { output }, files))
     }
 
     /// Reads until nobody writes any more. Returns the last lines.
-    pub(crate) fn read_to_end(self, listener: Listener<'_>) -> Vec<String> {
-        let tail = Mutex::new(Tail::default());
-        let pass = |stream: OutputStream, mut pipe: PipeReader| {
-            let mut buffer = [0; 8192];
-            let mut unfinished = Vec::new();
-            // A pipe that cannot be read has no more output: the exit status tells what happened.
-            while let Ok(length @ 1..) = pipe.read(&mut buffer) {
-                listener(stream, &buffer[..length]);
-                let mut tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
-                tail.add(&mut unfinished, &buffer[..length]);
-            }
-            let mut tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
-            tail.finish(&mut unfinished);
-        };
-        std::thread::scope(|scope| {
-            scope.spawn(|| pass(OutputStream::Stderr, self.stderr));
-            pass(OutputStream::Stdout, self.stdout);
-        });
-        tail.into_inner().unwrap_or_else(PoisonError::into_inner).lines.into()
+    pub(crate) fn read_to_end(mut self, listener: Listener<'_>) -> Vec<String> {
+        let mut tail = Tail::default();
+        let mut buffer = [0; 8192];
+        let mut unfinished = Vec::new();
+        // A pipe that cannot be read has no more output: the exit status tells what happened.
+        while let Ok(length @ 1..) = self.output.read(&mut buffer) {
+            listener(OutputStream::Stdout, &buffer[..length]);
+            tail.add(&mut unfinished, &buffer[..length]);
+        }
+        tail.finish(&mut unfinished);
+        tail.lines.into()
     }
 }
 
@@ -95,6 +86,7 @@ impl Tail {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
+    use std::sync::Mutex;
 
     use super::*;
 
@@ -102,12 +94,11 @@ mod tests {
     fn output_is_passed_on_and_its_end_is_kept() {
         let (capture, files) = Capture::start().expect("pipes");
         let writer = std::thread::spawn(move || {
-            let mut stdout = File::from(files.stdout);
+            let mut streams = [File::from(files.stdout), File::from(files.stderr)];
             for number in 0..30 {
-                writeln!(stdout, "line {number}").expect("writes");
+                writeln!(streams[number % 2], "line {number}").expect("writes");
             }
-            write!(stdout, "no end").expect("writes");
-            drop(files.stderr);
+            write!(streams[0], "no end").expect("writes");
         });
         let heard = Mutex::new(Vec::new());
         let tail = capture.read_to_end(&|_, bytes| heard.lock().expect("no panic").extend_from_slice(bytes));
@@ -115,6 +106,8 @@ mod tests {
         assert_eq!(tail.len(), TAIL_LINES);
         assert_eq!(tail.first().map(String::as_str), Some("line 11"));
         assert_eq!(tail.last().map(String::as_str), Some("no end"));
-        assert!(heard.into_inner().expect("no panic").starts_with(b"line 0\nline 1\n"));
+        let expected: String = (0..30).map(|number| format!("line {number}\n")).collect();
+        let heard = heard.into_inner().expect("no panic");
+        assert_eq!(String::from_utf8_lossy(&heard), expected + "no end", "both streams, in the order of writing");
     }
 }
