@@ -6,7 +6,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{MemfdFlags, Mode, SealFlags};
-use rustix::io::Errno;
+use rustix::io::{Errno, FdFlags};
+use rustix::pipe::PipeFlags;
 use rustix::process::WaitStatus;
 
 use super::identity;
@@ -47,12 +48,27 @@ pub(crate) fn program() -> Result<OwnedFd, ErrorKind> {
 
 /// Forks. Returns in the child, which becomes the application; this process becomes `program`, which reaps, forwards
 /// signals, and ends as the application ends: with its code, or with 128 plus the signal.
-pub(crate) fn stay_as_reaper(program: &OwnedFd) -> Result<(), ErrorKind> {
+///
+/// Where the application can be the machine's root (`is_readable`), to whom every file is readable, it begins only when the
+/// program has closed its memory itself.
+pub(crate) fn stay_as_reaper(program: &OwnedFd, is_readable: bool) -> Result<(), ErrorKind> {
     // Closed before the application exists; `execve` opens the application's own again.
     identity::close_memory()?;
+    let step = || "wait for its init".to_owned();
+    let closed = is_readable.then(|| rustix::pipe::pipe_with(PipeFlags::CLOEXEC)).transpose().step(step)?;
     match sys::clone_process(0, None).step(|| "fork the application from its init".into())? {
-        Cloned::Child => rustix::process::setsid().map(drop).step(|| "start a session".into()),
+        Cloned::Child => {
+            if let Some((read, write)) = closed {
+                drop(write);
+                rustix::io::retry_on_intr(|| rustix::io::read(&read, &mut [0; 1])).step(step)?;
+            }
+            rustix::process::setsid().map(drop).step(|| "start a session".into())
+        }
         Cloned::Parent { pid, .. } => {
+            if let Some((_, write)) = &closed {
+                // Stays open until the program closes all that it has.
+                rustix::io::fcntl_setfd(write, FdFlags::empty()).step(step)?;
+            }
             // They wait for the program.
             sys::block_signals();
             let arguments = [NAME.to_owned(), CString::new(pid.to_string()).unwrap_or_default()];

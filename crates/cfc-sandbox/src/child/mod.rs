@@ -142,7 +142,7 @@ fn become_application(
     // The credentials have changed for the last time, and every change forgets it.
     die_with_launcher()?;
     if let Some(program) = blueprint.init {
-        init::stay_as_reaper(blueprint.descriptors.get(program))?;
+        init::stay_as_reaper(blueprint.descriptors.get(program), !blueprint.has_user_namespace)?;
     }
     if blueprint.no_new_privileges {
         identity::install_seccomp(&blueprint.identity())?;
