@@ -3,11 +3,12 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use cfc_build_native::{ExportError, GivenContext};
+use cfc_build_native::GivenContext;
 use cfc_store::{Store, TempDir};
 
 use crate::args::Build;
 use crate::failure::Failure;
+use crate::images::outputs::files_failure;
 use crate::output;
 
 const STDIN: &str = "-";
@@ -52,12 +53,8 @@ impl ImageContext {
 }
 
 fn given(store: &Store, path: &Path) -> Result<Option<GivenContext>, Failure> {
-    let failure = |error: ExportError| {
-        let hint = error.hint.clone();
-        Failure::from(error).maybe_hint(hint)
-    };
     if path == Path::new(STDIN) {
-        return GivenContext::of_stream(store, std::io::stdin().lock()).map(Some).map_err(failure);
+        return GivenContext::of_stream(store, std::io::stdin().lock()).map(Some).map_err(files_failure);
     }
     let Some(address) = path.to_str().filter(|_| !path.exists()) else { return Ok(None) };
     match GivenContext::of_repository(store, address) {
@@ -70,7 +67,7 @@ fn given(store: &Store, path: &Path) -> Result<Option<GivenContext>, Failure> {
         None => Ok(None),
         Some(given) => {
             output::tell(format!("fetching {address}"));
-            given.map(Some).map_err(failure)
+            given.map(Some).map_err(files_failure)
         }
     }
 }

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use cfc_build_native::export_root;
+use cfc_build_native::{ExportError, export_root};
 use cfc_oci::{Descriptor, Reference};
 use cfc_store::{ArchiveKind, Store, UnpackLimits, unpack_layer};
 use serde_json::json;
@@ -124,10 +124,13 @@ impl Output {
 }
 
 fn export(store: &Store, image: &Descriptor, output: &mut dyn Write) -> Result<(), Failure> {
-    export_root(store, image, output).map_err(|error| {
-        let hint = error.hint.clone();
-        Failure::from(error).maybe_hint(hint)
-    })
+    export_root(store, image, output).map_err(files_failure)
+}
+
+/// An error of getting files in or out, with its hint.
+pub fn files_failure(error: ExportError) -> Failure {
+    let hint = error.hint.clone();
+    Failure::from(error).maybe_hint(hint)
 }
 
 /// The archive goes through a pipe into the directory: one way of writing files is enough.
@@ -193,14 +196,14 @@ fn parse(text: &str) -> Result<Output, Failure> {
     if !text.contains('=') {
         return Ok(Output::Local(PathBuf::from(text)));
     }
-    let (mut kind, mut dest, mut is_archive) = (None, None, true);
+    let (mut kind, mut dest, mut is_archive, mut pushes) = (None, None, true, false);
     for field in text.split(',') {
         let (key, value) = field.split_once('=').ok_or_else(|| bad(format!("`{field}` is not KEY=VALUE")))?;
         match (key, value) {
             ("type", value) => kind = Some(value),
             ("dest", value) => dest = Some(value),
             ("tar", "true" | "false") => is_archive = value == "true",
-            ("push", "true") if matches!(kind, Some("image" | "registry")) => {}
+            ("push", "true") => pushes = true,
             _ => return Err(bad(format!("`{field}` is not supported"))),
         }
     }
@@ -216,6 +219,9 @@ fn parse(text: &str) -> Result<Output, Failure> {
     if !is_archive && kind != Some("oci") {
         return Err(bad("only `type=oci` can be without `tar`".to_string()));
     }
+    if pushes && !matches!(kind, Some("image" | "registry")) {
+        return Err(bad("`push=true` is not supported".to_string()));
+    }
     match kind.ok_or_else(|| bad("it has no `type`".to_string()))? {
         "oci" if !is_archive => Ok(Output::Layout(directory(dest)?)),
         "oci" => Ok(Output::Archive(ArchiveKind::Oci, destination(dest)?)),
@@ -224,7 +230,7 @@ fn parse(text: &str) -> Result<Output, Failure> {
         "local" => Ok(Output::Local(directory(dest)?)),
         "registry" | "image" if dest.is_some() => Err(bad("a registry has no `dest`".to_string())),
         "registry" => Ok(Output::Registry),
-        "image" if text.contains("push=true") => Ok(Output::Registry),
+        "image" if pushes => Ok(Output::Registry),
         "image" => Err(bad("the image is in cfc's store in any case; `push=true` also pushes it".to_string())),
         other => Err(bad(format!("there is no type `{other}`"))),
     }
@@ -247,6 +253,7 @@ mod tests {
             ("type=docker,dest=a.tar", Output::Archive(ArchiveKind::Docker, file("a.tar"))),
             ("type=registry", Output::Registry),
             ("type=image,push=true", Output::Registry),
+            ("push=true,type=image", Output::Registry),
         ];
         for (text, expected) in cases {
             assert_eq!(parse(text).ok(), Some(expected), "{text}");
@@ -262,6 +269,7 @@ mod tests {
             message("type=oci,dest=a,force-compression=true").contains("`force-compression=true` is not supported")
         );
         assert!(message("type=local,dest=-").contains("cannot go to stdout"));
+        assert!(message("type=oci,dest=a,push=true").contains("`push=true` is not supported"));
         assert!(message("type=image").contains("in cfc's store in any case"));
         assert!(message("dest=a").contains("it has no `type`"));
         assert!(message("type=tar,dest=a,tar=false").contains("only `type=oci`"));
