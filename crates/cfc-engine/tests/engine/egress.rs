@@ -12,7 +12,7 @@ use crate::Test;
 use crate::adoption::{kill, start_victim};
 use crate::image;
 use crate::platform::{Platform, block_on};
-use crate::workerd::{CONFIG, fetch, start_workerd, toolchain};
+use crate::workerd::{CONFIG, fetch, project, start_workerd, toolchain};
 
 pub const TESTS: &[Test] = &[("what_a_container_sends_out_goes_through_workerd", outbound)];
 
@@ -159,12 +159,7 @@ pub fn be_alone(directory: &Path) -> ! {
     for address in ["10.77.0.1:6969", "10.77.0.2:6969", "127.0.0.1:6969"] {
         std::thread::spawn(move || serve_datagrams(address));
     }
-    let project = directory.join("project");
-    std::fs::create_dir(&project).expect("makes");
-    for (name, text) in [("wrangler.jsonc", CONFIG), ("index.js", WORKER), ("Dockerfile", "FROM scratch\n")] {
-        let text = text.replace("2025-10-03", "2025-11-20");
-        std::fs::write(project.join(name), text).expect("writes");
-    }
+    let project = project(directory, &CONFIG.replace("2025-10-03", "2025-11-20"), WORKER);
     block_on(async {
         check(directory, &project).await;
         check_adoption(directory, &project).await;

@@ -11,7 +11,7 @@ use tokio::net::UnixStream;
 use crate::Test;
 use crate::client;
 use crate::platform::{Platform, block_on, container, on_platform};
-use crate::workerd::{CONFIG, start_workerd, toolchain};
+use crate::workerd::{CONFIG, project, start_workerd, toolchain};
 
 pub const TESTS: &[Test] = &[
     ("exec_speaks_dockers_frames_and_raw_terminals", || on_platform(frames)),
@@ -331,11 +331,7 @@ fn each_runtime() {
 fn durable_object(runtime: Option<OciRuntime>) {
     let Some(toolchain) = toolchain() else { return };
     let directory = tempfile::tempdir().expect("a directory");
-    let project = directory.path().join("project");
-    std::fs::create_dir(&project).expect("makes");
-    for (name, text) in [("wrangler.jsonc", CONFIG), ("index.js", WORKER), ("Dockerfile", "FROM scratch\n")] {
-        std::fs::write(project.join(name), text).expect("writes");
-    }
+    let project = project(directory.path(), CONFIG, WORKER);
     block_on(async {
         let platform = Platform::open(directory.path()).await;
         platform.run_script("exec sleep 1000");

@@ -48,11 +48,7 @@ pub fn toolchain() -> Option<Toolchain> {
 fn class() {
     let Some(toolchain) = toolchain() else { return };
     let directory = tempfile::tempdir().expect("a directory");
-    let project = directory.path().join("project");
-    std::fs::create_dir(&project).expect("makes");
-    for (name, text) in [("wrangler.jsonc", CONFIG), ("index.js", WORKER), ("Dockerfile", "FROM scratch\n")] {
-        std::fs::write(project.join(name), text).expect("writes");
-    }
+    let project = project(directory.path(), CONFIG, WORKER);
     block_on(async {
         let platform = Platform::open(directory.path()).await;
         platform.run_script(SCRIPT);
@@ -67,6 +63,16 @@ fn class() {
 pub struct Worker {
     pub workerd: Workerd,
     pub socket: PathBuf,
+}
+
+/// A project below `directory` with this configuration and Worker.
+pub fn project(directory: &Path, config: &str, worker: &str) -> PathBuf {
+    let project = directory.join("project");
+    std::fs::create_dir(&project).expect("makes");
+    for (name, text) in [("wrangler.jsonc", config), ("index.js", worker), ("Dockerfile", "FROM scratch\n")] {
+        std::fs::write(project.join(name), text).expect("writes");
+    }
+    project
 }
 
 pub async fn start_workerd(platform: &Platform, toolchain: &Toolchain, project: &Path) -> Worker {

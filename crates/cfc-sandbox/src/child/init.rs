@@ -86,16 +86,6 @@ pub(super) fn code(status: WaitStatus) -> i32 {
     }
 }
 
-pub(super) fn close_all() -> rustix::io::Result<()> {
-    let null = rustix::fs::open("/dev/null", rustix::fs::OFlags::RDWR, rustix::fs::Mode::empty())?;
-    rustix::stdio::dup2_stdin(null.as_fd())?;
-    rustix::stdio::dup2_stdout(null.as_fd())?;
-    rustix::stdio::dup2_stderr(null.as_fd())?;
-    drop(null);
-    sys::close_from(3);
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use std::process::{Command, Output};

@@ -13,7 +13,8 @@ use rustix::mount::{MountPropagationFlags, UnmountFlags};
 use rustix::process::{Gid, Pid, Uid, WaitOptions};
 use rustix::thread::CapabilitySets;
 
-use super::init::{self, close_all, code};
+use super::exec;
+use super::init::{self, code};
 use super::oci_command::RuntimeCommand;
 use super::overlay::mount_root;
 use super::program::PATH_DEFAULT;
@@ -265,7 +266,9 @@ impl<'a> Supervisor<'a> {
         }
         self.channel.report(&Report::Ready(Stubs::default()), &[]);
         // Whoever waits for the end of a pipe must not wait for this process.
-        let _ = close_all();
+        if exec::connect_nothing().is_ok() {
+            sys::close_from(3);
+        }
         loop {
             match self.reap() {
                 Ended::Runtime(code) => sys::exit_now(code),

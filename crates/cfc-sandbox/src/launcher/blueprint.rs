@@ -113,7 +113,7 @@ pub(crate) enum MountKind {
     /// A detached copy of something on the host.
     Bind { tree: Handle, is_directory: bool },
     /// A new filesystem.
-    New { filesystem: String, options: MountOptions },
+    New { filesystem: String },
     /// A copy of a small file, in memory that nobody else sees and that cannot be written to.
     File { content: Handle, mode: u32, uid: u32, gid: u32 },
     /// A part of layers over each other. What is written goes to `changes`; without, nothing can be written.
@@ -267,7 +267,7 @@ impl Planner<'_> {
         let kind = match kind {
             // A new sysfs shows a network namespace, which must be the user namespace's own.
             "sysfs" if self.shares_network && !options.is_bind => self.sys(&target, options)?,
-            _ if is_new(mount, self.shares_network) => MountKind::New { filesystem: kind.to_owned(), options },
+            _ if is_new(mount, self.shares_network) => MountKind::New { filesystem: kind.to_owned() },
             "overlay" => self.overlay(&options, &target)?,
             "file" => self.file(&source()?, &options)?,
             _ if options.is_bind || kind == "bind" => self.bind(&source()?, &target, &options, self.idmap)?,

@@ -1,9 +1,7 @@
 //! fstab-style mount options, as the spec writes them, sorted into what the kernel wants.
 
-use serde::{Deserialize, Serialize};
-
 /// A mount's options.
-#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct MountOptions {
     /// `MOUNT_ATTR_*`.
     pub(crate) attributes: u64,

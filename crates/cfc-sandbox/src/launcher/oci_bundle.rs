@@ -171,7 +171,7 @@ fn set_mounts(spec: &mut Spec, blueprint: &Blueprint, scratch: &Path) -> Result<
     let given = spec.mounts().clone().unwrap_or_default();
     let mounts = given.iter().zip(&blueprint.mounts).enumerate().map(|(i, (mount, plan))| match &plan.kind {
         MountKind::Bind { .. } => bound(mount, &scratch.join("m").join(i.to_string())),
-        MountKind::New { filesystem, .. } if filesystem == "sysfs" => bound(mount, &scratch.join("sys")),
+        MountKind::New { filesystem } if filesystem == "sysfs" => bound(mount, &scratch.join("sys")),
         MountKind::New { .. } => Ok(mount.clone()),
         MountKind::Overlay { .. } | MountKind::File { .. } => {
             let (kind, target) = (mount.typ().as_deref().unwrap_or_default(), mount.destination().display());

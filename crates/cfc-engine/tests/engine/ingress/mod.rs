@@ -17,7 +17,7 @@ use std::time::Duration;
 use crate::Test;
 use crate::inside;
 use crate::platform::{Platform, block_on};
-use crate::workerd::{CONFIG, start_workerd, toolchain};
+use crate::workerd::{CONFIG, project, start_workerd, toolchain};
 
 pub use app::{APP, be_app};
 use wire::Client;
@@ -63,11 +63,7 @@ export default {
 fn all() {
     let Some(toolchain) = toolchain() else { return };
     let directory = tempfile::tempdir().expect("a directory");
-    let project = directory.path().join("project");
-    std::fs::create_dir(&project).expect("makes");
-    for (name, text) in [("wrangler.jsonc", CONFIG), ("index.js", WORKER), ("Dockerfile", "FROM scratch\n")] {
-        std::fs::write(project.join(name), text).expect("writes");
-    }
+    let project = project(directory.path(), CONFIG, WORKER);
     block_on(async {
         let platform = Platform::open(directory.path()).await;
         platform.run_script("exec sleep 100000");
