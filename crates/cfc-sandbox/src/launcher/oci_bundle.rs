@@ -57,6 +57,8 @@ pub(crate) struct Bundle {
     pub(crate) owner: Option<(u32, u32)>,
     /// Whether process 1 is our own, as in a sandbox without a runtime, and the application its child.
     pub(crate) has_init: bool,
+    /// The `oom_score_adj` that the runtime inherits.
+    pub(crate) oom_score_adj: i32,
 }
 
 impl Bundle {
@@ -82,6 +84,7 @@ impl Bundle {
         if spec.hostname().as_deref().unwrap_or_default().is_empty() {
             spec.set_hostname(blueprint.hostname.clone());
         }
+        let oom_score_adj = inherited_oom_score(&mut spec, runtime);
         let has_init = wants_init(&config.spec);
         if has_init {
             add_init(&mut spec, &scratch)?;
@@ -96,8 +99,19 @@ impl Bundle {
             id: name_for(runtime, &config.id),
             owner: mappings.and_then(|mappings| mappings.on_host(0, 0)),
             has_init,
+            oom_score_adj,
         })
     }
+}
+
+/// Whatever is inherited from cfc, the runtime is no better a victim than what it runs. runsc sets the spec's adjustment on
+/// processes that have dropped their rights by then, or not yet: to an ordinary user's it would be denied now and again. So
+/// it is not told, and inherits it.
+fn inherited_oom_score(spec: &mut Spec, runtime: &OciRuntime) -> i32 {
+    let Some(process) = spec.process_mut().as_mut().filter(|_| runtime.kind() == Kind::Runsc) else { return 0 };
+    let adjustment = process.oom_score_adj().unwrap_or(0);
+    process.set_oom_score_adj(None::<i32>);
+    adjustment
 }
 
 /// Whether the runtime makes the spec's user namespace. gVisor has no use for one: its kernel is its own, and what reaches

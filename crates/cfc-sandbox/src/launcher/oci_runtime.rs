@@ -127,7 +127,7 @@ fn make_process(
             child::oci_runtime::run(&bundle, kind, of_process.is_some(), wiring)
         }
     };
-    match release(pid, kind, of_process, &control) {
+    match release(pid, kind, of_process, bundle.oom_score_adj, &control) {
         Ok(network) => {
             let started = Started { pid, start_time: protocol::start_time(pid).ok().flatten().unwrap_or(0) };
             Ok(Process { started, pidfd, control, network, exec })
@@ -151,6 +151,7 @@ fn release(
     pid: i32,
     kind: &ShellKind,
     mappings: Option<&IdMappings>,
+    oom_score_adj: i32,
     control: &OwnedFd,
 ) -> Result<Option<OwnedFd>, ErrorKind> {
     let open = || {
@@ -162,8 +163,7 @@ fn release(
         mappings.write(pid)?;
     }
     let network = kind.has_network_namespace.then(open).transpose()?;
-    // Whatever is inherited from cfc, the runtime is no better a victim than what it runs.
-    let _ = fs::write(format!("/proc/{pid}/oom_score_adj"), "0");
+    let _ = fs::write(format!("/proc/{pid}/oom_score_adj"), oom_score_adj.to_string());
     send(control, &Order::Go, &[]).step(|| "let the sandbox go on".into())?;
     Ok(network)
 }
