@@ -16,6 +16,7 @@ mod messages;
 mod operations;
 mod ordinary_user;
 mod outputs;
+mod registry;
 mod rootless;
 mod runtimes;
 mod settings;

@@ -36,6 +36,8 @@ pub enum Action {
     Delete,
     /// List all repositories.
     Catalog,
+    /// Remove what nothing refers to.
+    Collect,
 }
 
 /// One wish of one client.
@@ -43,7 +45,7 @@ pub enum Action {
 pub struct Access {
     /// What is to be done.
     pub action: Action,
-    /// Where; `None` for [`Action::Ping`] and [`Action::Catalog`].
+    /// Where; `None` for [`Action::Ping`], [`Action::Catalog`] and [`Action::Collect`].
     pub repository: Option<RepositoryName>,
 }
 
@@ -131,6 +133,7 @@ impl Access {
         let actions = match self.action {
             Action::Ping => return None,
             Action::Catalog => return Some("registry:catalog:*".to_string()),
+            Action::Collect => return Some("registry:collection:*".to_string()),
             Action::Pull => "pull",
             Action::Push => "pull,push",
             Action::Delete => "pull,delete",

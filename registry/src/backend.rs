@@ -1,8 +1,10 @@
 //! [`BlobBackend`] and [`UploadBackend`]: where blob content lives. The seam between the API and a local directory
 //! or S3; repositories, tags and manifests are not its business.
 
+use std::fs::File;
 use std::ops::Range;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -27,15 +29,31 @@ pub trait BlobBackend: Send + Sync {
     /// The bytes of `range`, which lies within the blob, in large frames; `None` when there is no such blob.
     async fn read(&self, digest: &Digest, range: Range<u64>) -> Result<Option<BlobStream>, StorageError>;
 
-    /// Removes the content. The caller knows that no repository links it.
-    async fn delete(&self, digest: &Digest) -> Result<(), StorageError>;
+    /// Removes the content unless somebody wants it; true when it is gone now. `is_wanted` is asked after the content
+    /// was put where nobody who relies on it takes it for gone. Blocks.
+    fn remove_unless(
+        &self,
+        digest: &Digest,
+        is_wanted: &dyn Fn() -> Result<bool, StorageError>,
+    ) -> Result<bool, StorageError>;
 
-    /// Every blob with its size, in no order.
-    async fn list(&self) -> Result<Vec<(Digest, u64)>, StorageError>;
+    /// Takes the content away, to where a person can look at it. Blocks.
+    fn quarantine(&self, digest: &Digest) -> Result<(), StorageError>;
+
+    /// Every blob with its size, in no order. Blocks.
+    fn list(&self) -> Result<Vec<(Digest, u64)>, StorageError>;
+
+    /// The digest of the bytes that are kept as `digest`; `None` when there are none. Blocks.
+    fn hash(&self, digest: &Digest) -> Result<Option<Digest>, StorageError>;
 
     /// The file that holds the blob, where the backend has files.
     fn local_path(&self, _digest: &Digest) -> Option<PathBuf> {
         None
+    }
+
+    /// The blob as an open file that is ready to be sent, where the backend has files; `None` also when there is none.
+    async fn open(&self, _digest: &Digest) -> Result<Option<File>, StorageError> {
+        Ok(None)
     }
 }
 
@@ -73,6 +91,9 @@ pub trait UploadBackend: Send + Sync {
         body: ByteStream<'_>,
         digest: &Digest,
     ) -> Result<u64, CommitError>;
+
+    /// Forgets uploads that were not touched for `expiry`, and says how many. Blocks.
+    fn expire(&self, expiry: Duration) -> Result<u64, StorageError>;
 
     /// Forgets an upload; false when `repository` has no such upload.
     async fn abort(&self, repository: &RepositoryName, id: Uuid) -> Result<bool, StorageError>;

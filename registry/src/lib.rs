@@ -1,9 +1,9 @@
 //! The OCI distribution API over a bucket.
 //!
 //! Owns the HTTP API below `/v2/` (push, pull, mount, referrers, tags, catalog, deletes), the layout of repositories
-//! in the bucket, and upload sessions that survive a restart. Metadata are small objects reached through
-//! [`object_store`]; blob content goes through [`BlobBackend`] and [`UploadBackend`], which a local directory
-//! implements today and which are cut so that S3 fits. Never unpacks a layer and never fetches from another registry.
+//! in the bucket, upload sessions that survive a restart, and garbage collection. Metadata are small objects in files;
+//! blob content goes through [`BlobBackend`] and [`UploadBackend`], which a local directory implements today and which
+//! are cut so that S3 fits. Never unpacks a layer and never fetches from another registry.
 //! `cfc serve`, `cfc registry serve` and the tests call it.
 
 mod registry;
@@ -11,20 +11,34 @@ mod registry;
 mod api;
 mod auth;
 mod route;
+mod sendfile;
 mod serve;
 
 mod backend;
+mod holds;
 mod local;
 mod metadata;
+mod objects;
+
+mod ask;
+mod collect;
+mod usage;
+mod verify;
 
 mod error;
+mod files;
 mod hash;
 mod manifest;
 mod query;
+mod quick;
 mod range;
 
+pub use ask::{AskError, ask_to_collect};
 pub use auth::{Access, Action, Authorizer, Challenge, Credentials, Decision};
 pub use backend::{AppendError, BlobBackend, BlobStream, ByteStream, CommitError, UploadBackend, UploadStatus};
+pub use collect::{Collected, Rules};
 pub use error::StorageError;
-pub use registry::{Options, Registry};
+pub use registry::{Limits, Options, Registry};
 pub use serve::{serve, serve_until};
+pub use usage::Usage;
+pub use verify::{Finding, Verified};

@@ -6,13 +6,30 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cfc_oci::{Descriptor, Digest, RepositoryName, Tag};
-use object_store::ObjectStore;
-use object_store::local::LocalFileSystem;
 
+use crate::collect::Rules;
+use crate::holds::Holds;
 use crate::local::LocalBackend;
 use crate::metadata::Metadata;
+use crate::objects::Objects;
 use crate::route::ManifestName;
 use crate::{Authorizer, BlobBackend, StorageError, UploadBackend};
+
+/// What a client can make the registry wait for, or keep.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Connections at once; further ones wait to be accepted.
+    pub connections: usize,
+    /// How long a client may take to send a request's head, or the next bytes of its body, or to take the next bytes of
+    /// an answer.
+    pub idle: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits { connections: 4096, idle: Duration::from_secs(60) }
+    }
+}
 
 /// How a registry behaves.
 #[derive(Clone)]
@@ -21,10 +38,16 @@ pub struct Options {
     pub authorizer: Option<Arc<dyn Authorizer>>,
     /// Manifests above this many bytes are refused with 413.
     pub max_manifest_bytes: usize,
-    /// Uploads untouched for this long are removed when the registry opens.
+    /// Uploads untouched for this long are removed when the registry opens, and by garbage collection.
     pub upload_expiry: Duration,
     /// Accept manifests and indexes although content they name is missing.
     pub accept_sparse: bool,
+    /// How much a client can ask for.
+    pub limits: Limits,
+    /// What garbage collection may remove.
+    pub collection: Rules,
+    /// How often a registry that is served collects garbage by itself; `None` for never.
+    pub collect_every: Option<Duration>,
 }
 
 impl Default for Options {
@@ -34,6 +57,9 @@ impl Default for Options {
             max_manifest_bytes: 4 * 1024 * 1024,
             upload_expiry: Duration::from_secs(24 * 60 * 60),
             accept_sparse: false,
+            limits: Limits::default(),
+            collection: Rules::default(),
+            collect_every: Some(Duration::from_secs(6 * 60 * 60)),
         }
     }
 }
@@ -48,46 +74,45 @@ pub(crate) struct Inner {
     pub metadata: Metadata,
     pub blobs: Arc<dyn BlobBackend>,
     pub uploads: Arc<dyn UploadBackend>,
+    /// What requests under way rely on.
+    pub holds: Arc<Holds>,
+    /// Held by the one collection that may run.
+    pub collecting: tokio::sync::Mutex<()>,
     pub options: Options,
 }
 
 impl Registry {
-    /// Opens the registry whose metadata are in `bucket` below `registry/`, and whose blobs are files in
-    /// `local_root`/registry. `bucket` must sync what it writes before it answers. Blocks on the disk for a moment.
-    pub fn open(
-        bucket: Arc<dyn ObjectStore>,
-        local_root: Option<PathBuf>,
-        options: Options,
-    ) -> Result<Registry, StorageError> {
-        let root = local_root.ok_or_else(|| {
-            StorageError::new("open", "registry", "blobs can only be kept in a local directory; name one")
-        })?;
-        let local = Arc::new(LocalBackend::open(&root.join("registry"), options.upload_expiry)?);
-        Ok(Registry::with_backends(bucket, local.clone(), local, options))
+    /// Opens the registry in the directory `root`, below `registry/`, for the only process that writes there. Blocks on
+    /// the disk for a moment.
+    pub fn open(root: &Path, options: Options) -> Result<Registry, StorageError> {
+        let registry = Registry::open_beside(root, options)?;
+        let inner = &registry.inner;
+        inner.metadata.remove_temporary()?;
+        inner.uploads.expire(inner.options.upload_expiry)?;
+        Ok(registry)
     }
 
-    /// Opens the registry in the directory `root`, which also becomes the bucket.
-    pub fn open_directory(root: &Path, options: Options) -> Result<Registry, StorageError> {
-        std::fs::create_dir_all(root).map_err(|e| StorageError::new("create", root.display(), e))?;
-        let bucket = LocalFileSystem::new_with_prefix(root);
-        let bucket = bucket.map_err(|e| StorageError::new("open", root.display(), e))?.with_fsync(true);
-        Registry::open(Arc::new(bucket), Some(root.to_path_buf()), options)
+    /// Opens the registry in the directory `root` for looking at it, while another process may serve it.
+    pub fn open_beside(root: &Path, options: Options) -> Result<Registry, StorageError> {
+        let directory = root.join("registry");
+        // Whoever finds something and relies on it can do so for seven eighths of the grace at least.
+        let refresh = options.collection.grace / 8;
+        let objects = Objects::open(root, &directory.join("temporary"), refresh)?;
+        let local = Arc::new(LocalBackend::open(&directory)?);
+        let inner = Inner {
+            metadata: Metadata::new(objects),
+            blobs: local.clone(),
+            uploads: local,
+            holds: Arc::default(),
+            collecting: tokio::sync::Mutex::default(),
+            options,
+        };
+        Ok(Registry { inner: Arc::new(inner) })
     }
 
-    /// A registry over other backends than the local directory.
-    pub fn with_backends(
-        bucket: Arc<dyn ObjectStore>,
-        blobs: Arc<dyn BlobBackend>,
-        uploads: Arc<dyn UploadBackend>,
-        options: Options,
-    ) -> Registry {
-        let metadata = Metadata::new(bucket);
-        Registry { inner: Arc::new(Inner { metadata, blobs, uploads, options }) }
-    }
-
-    /// Everything below `/v2/`.
-    pub fn router(&self) -> axum::Router {
-        crate::api::router(self.clone())
+    /// Lists manifests that were stored before the registry listed referrers.
+    pub(crate) async fn list_earlier_referrers(&self) -> Result<(), StorageError> {
+        self.inner.metadata.list_earlier_referrers().await
     }
 
     /// The file of a blob, for the runtime to link; `None` when there is no such blob, or no such file.
@@ -116,7 +141,7 @@ impl Registry {
 
     /// The tags of a repository, sorted.
     pub async fn tags(&self, repository: &RepositoryName) -> Result<Vec<Tag>, StorageError> {
-        let tags = self.inner.metadata.tags(repository, None).await?;
+        let tags = self.inner.metadata.tags(repository, None, usize::MAX).await?;
         Ok(tags.into_iter().filter_map(|tag| tag.parse().ok()).collect())
     }
 }

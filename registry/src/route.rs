@@ -14,6 +14,8 @@ pub(crate) enum Route {
     Base,
     /// `/v2/_catalog`
     Catalog,
+    /// `/v2/gc/layers`, as wrangler asks for it
+    Collection,
     /// `/v2/<name>/…`
     Repository(RepositoryName, Resource),
 }
@@ -57,6 +59,7 @@ impl Route {
         let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
         match segments.as_slice() {
             ["_catalog"] | ["_catalog", ""] => Ok(Route::Catalog),
+            ["gc", "layers"] => Ok(Route::Collection),
             [name @ .., "tags", "list"] => repository(name, || Ok(Resource::Tags)),
             [name @ .., "manifests", reference] => {
                 repository(name, || Ok(Resource::Manifest(manifest_name(reference)?)))
@@ -108,6 +111,7 @@ mod tests {
         let found = match Route::parse(&path) {
             Ok(Route::Base) => "base".to_string(),
             Ok(Route::Catalog) => "catalog".to_string(),
+            Ok(Route::Collection) => "collection".to_string(),
             Ok(Route::Repository(name, resource)) => {
                 let resource = match resource {
                     Resource::Tags => "tags",

@@ -1,26 +1,103 @@
-//! [`serve`]: the API on a socket.
+//! [`serve`]: the API on a socket. Its own loop rather than axum's, since blobs are sent as files and clients that do
+//! nothing are let go.
 
-use axum::serve::ListenerExt;
-use tokio::net::TcpListener;
+use std::convert::Infallible;
+use std::io::ErrorKind;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use http::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
 
 use crate::Registry;
+use crate::sendfile::{Connection, FileQueue};
+
+/// How long accepting waits when the process has no descriptors left.
+const BREATH: Duration = Duration::from_secs(1);
 
 /// Answers the API on `listener` until the process ends.
 pub async fn serve(listener: TcpListener, registry: Registry) -> std::io::Result<()> {
     serve_until(listener, registry, std::future::pending()).await
 }
 
-/// Answers the API on `listener` until `shutdown` is ready, then lets running requests finish.
+/// Answers the API on `listener` until `shutdown` is ready, then lets running requests finish. Collects garbage
+/// meanwhile, as the registry's options say.
 pub async fn serve_until(
     listener: TcpListener,
     registry: Registry,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
-    // A small answer must not wait for the acknowledgement of the one before.
-    let listener = listener.tap_io(|stream| {
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "cannot set TCP_NODELAY");
+    registry.list_earlier_referrers().await.map_err(std::io::Error::other)?;
+    let places = Arc::new(Semaphore::new(registry.inner.options.limits.connections));
+    let (ending, ended) = watch::channel(());
+    let mut shutdown = pin!(shutdown);
+    let mut collecting = pin!(registry.collect_regularly());
+    loop {
+        let accepted = async {
+            let place = places.clone().acquire_owned().await.expect("never closed");
+            (listener.accept().await, place)
+        };
+        let (accepted, place) = tokio::select! {
+            () = &mut shutdown => break,
+            () = &mut collecting => continue,
+            accepted = accepted => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let (registry, ended) = (registry.clone(), ended.clone());
+                tokio::spawn(async move {
+                    answer(stream, registry, ended).await;
+                    drop(place);
+                });
+            }
+            // The client's matter.
+            Err(e) if matches!(e.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset) => {}
+            Err(error) => {
+                tracing::error!(%error, "cannot accept a connection");
+                tokio::time::sleep(BREATH).await;
+            }
         }
+    }
+    drop((listener, ended));
+    let _ = ending.send(());
+    ending.closed().await;
+    Ok(())
+}
+
+/// Answers what comes on one connection.
+async fn answer(stream: TcpStream, registry: Registry, mut ended: watch::Receiver<()>) {
+    // A small answer must not wait for the acknowledgement of the one before, and who has vanished is noticed.
+    let prepared =
+        stream.set_nodelay(true).and_then(|()| Ok(rustix::net::sockopt::set_socket_keepalive(&stream, true)?));
+    if let Err(error) = prepared {
+        tracing::debug!(%error, "cannot set options of a connection");
+    }
+    let limits = registry.inner.options.limits;
+    let queue = FileQueue::default();
+    let connection = TokioIo::new(Connection::new(stream, queue.clone(), limits.idle));
+    let service = service_fn(|request: Request<Incoming>| {
+        let (mut request, registry) = (request.map(Body::new), registry.clone());
+        request.extensions_mut().insert(queue.clone());
+        async move { Ok::<_, Infallible>(crate::api::respond(&registry, request).await) }
     });
-    axum::serve(listener, registry.router()).with_graceful_shutdown(shutdown).await
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(limits.idle);
+    let mut serving = pin!(builder.serve_connection(connection, service));
+    let served = tokio::select! {
+        served = &mut serving => served,
+        _ = ended.changed() => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    if let Err(error) = served {
+        tracing::debug!(%error, "a connection broke off");
+    }
 }

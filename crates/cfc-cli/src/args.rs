@@ -181,6 +181,39 @@ pub struct Serve {
 pub enum Registry {
     /// Run the registry alone
     Serve(RegistryServe),
+    /// Remove what no manifest refers to, while clients push and pull
+    Gc(RegistryGc),
+    /// Hash everything again and say what is not as it should be; exits with 1 then
+    Verify(RegistryVerify),
+    /// Say what each repository takes
+    Usage(RegistryUsage),
+}
+
+#[derive(Debug, Args)]
+pub struct RegistryGc {
+    /// Only say what would be removed
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Keep what was pushed, mounted or looked for within this time [default: 24h]
+    #[arg(long, value_name = "TIME")]
+    pub grace: Option<Span>,
+    /// Remove manifests too that no tag, index or subject leads to and that nobody asked for in this time
+    #[arg(long, value_name = "TIME")]
+    pub untagged: Option<Span>,
+}
+
+#[derive(Debug, Args)]
+pub struct RegistryVerify {
+    /// Take corrupt content away, so that it can be pushed again
+    #[arg(long)]
+    pub quarantine: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct RegistryUsage {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -20,6 +20,7 @@ use crate::span::Span;
 ///   lock          held by the one server that uses the directory
 ///   token         the control API's token, mode 0600
 ///   serve.json    addresses of the running server
+///   registry.address  of the registry that runs alone
 ///   bucket/       what a bucket would hold: registry, control records
 ///   store/        images and unpacked layers of this machine
 ///   tools/        pinned workerd and esbuild
@@ -72,6 +73,9 @@ pub struct ConfigFile {
     /// What holds for single applications.
     #[serde(default)]
     pub applications: BTreeMap<String, ApplicationEntry>,
+    /// How the registry behaves.
+    #[serde(default)]
+    pub registry: RegistryEntry,
 }
 
 impl ConfigFile {
@@ -153,6 +157,21 @@ pub struct Addresses {
     pub launcher_refusal: Option<String>,
 }
 
+/// The registry, as `[registry]` has it.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RegistryEntry {
+    /// How often the registry collects garbage by itself, `"6h"` unless said; `0` for never.
+    pub gc_every: Option<Span>,
+    /// How long a blob that no manifest refers to stays after it was pushed, mounted or looked for: `"24h"`.
+    pub gc_grace: Option<Span>,
+    /// How long a manifest that no tag, index or subject leads to stays after somebody asked for it; without it, it stays.
+    pub gc_untagged: Option<Span>,
+    /// Accept manifests and indexes although content they name is missing.
+    #[serde(default)]
+    pub accept_sparse: bool,
+}
+
 impl Settings {
     /// Reads the configuration file and decides on the data directory; creates nothing.
     pub fn load(global: &Global) -> Result<Settings, Failure> {
@@ -188,6 +207,19 @@ impl Settings {
     /// The file that tells the other commands where the server listens.
     pub fn addresses_file(&self) -> PathBuf {
         self.data.join("serve.json")
+    }
+
+    /// The file in which a registry that runs alone tells its `host:port`.
+    pub fn registry_address_file(&self) -> PathBuf {
+        self.data.join("registry.address")
+    }
+
+    /// `host:port` of the registry that runs on the data directory, alone or within `cfc serve`.
+    pub fn registry_address(&self) -> Option<String> {
+        match self.addresses() {
+            Ok(addresses) => Some(addresses.registry),
+            Err(_) => std::fs::read_to_string(self.registry_address_file()).ok(),
+        }
     }
 
     /// The file with the control API's token.

@@ -8,6 +8,10 @@ use http::{HeaderValue, StatusCode, header};
 use super::{Call, empty, is_unchanged, set, set_digest};
 use crate::error::{ApiError, Problem};
 use crate::range::{Wanted, wanted};
+use crate::sendfile::FileQueue;
+
+/// Up to here the bytes go out in one piece with the head of the answer.
+const SMALL_BYTES: u64 = 64 * 1024;
 
 pub(super) async fn get(call: &Call<'_>, name: &RepositoryName, digest: &Digest) -> Result<Response, ApiError> {
     let size = stat(call, name, digest).await?;
@@ -30,7 +34,7 @@ pub(super) async fn delete(call: &Call<'_>, name: &RepositoryName, digest: &Dige
 
 /// The size of a blob that the repository holds.
 async fn stat(call: &Call<'_>, name: &RepositoryName, digest: &Digest) -> Result<u64, ApiError> {
-    let is_linked = call.registry.metadata.has_blob(name, digest).await?;
+    let is_linked = call.registry.metadata.claim_blob(name, digest).await?;
     let size = if is_linked { call.registry.blobs.stat(digest).await? } else { None };
     size.ok_or_else(|| ApiError::new(Problem::BlobUnknown, digest))
 }
@@ -68,7 +72,14 @@ fn wanted_part(call: &Call<'_>, digest: &Digest, size: u64) -> Wanted {
     }
 }
 
+/// The bytes of a small blob, or a large one as a file if the connection can send files.
 async fn read(call: &Call<'_>, digest: &Digest, range: std::ops::Range<u64>) -> Result<Body, ApiError> {
+    let queue = call.parts.extensions.get::<FileQueue>().filter(|_| range.end - range.start > SMALL_BYTES);
+    if let Some(queue) = queue
+        && let Some(file) = call.registry.blobs.open(digest).await?
+    {
+        return Ok(queue.body(file, range));
+    }
     let stream = call.registry.blobs.read(digest, range).await?;
     let stream = stream.ok_or_else(|| ApiError::new(Problem::BlobUnknown, digest))?;
     Ok(Body::from_stream(stream))

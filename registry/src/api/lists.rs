@@ -18,7 +18,8 @@ const MAX_REFERRERS_BYTES: usize = 4 * 1024 * 1024;
 
 pub(super) async fn tags(call: &Call<'_>, name: &RepositoryName) -> Result<Response, ApiError> {
     let limit = limit(call)?;
-    let tags = call.registry.metadata.tags(name, call.query.first("last")).await?;
+    let wanted = limit.map_or(usize::MAX, |limit| limit.saturating_add(1));
+    let tags = call.registry.metadata.tags(name, call.query.first("last"), wanted).await?;
     if tags.is_empty() && !call.registry.metadata.has_repository(name).await? {
         return Err(ApiError::new(Problem::NameUnknown, name));
     }
@@ -51,7 +52,7 @@ async fn names_and_tags(call: &Call<'_>, names: Vec<String>) -> Result<Value, Ap
     let mut repositories = serde_json::Map::new();
     for name in names {
         let Ok(repository) = name.parse() else { continue };
-        let tags = call.registry.metadata.tags(&repository, None).await?;
+        let tags = call.registry.metadata.tags(&repository, None, usize::MAX).await?;
         repositories.insert(name, json!(tags));
     }
     Ok(Value::Object(repositories))

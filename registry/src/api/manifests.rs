@@ -68,6 +68,9 @@ pub(super) async fn put(
         let detail = format!("expected {expected}, the {} bytes received hash to {digest}", bytes.len());
         return Err(ApiError::new(Problem::DigestInvalid, detail));
     }
+    // From here on nothing of this goes, whatever is collected meanwhile.
+    let needed = facts.blobs.iter().chain(&facts.manifests).chain([&digest]);
+    let _hold = call.registry.holds.hold(needed.cloned());
     if !call.registry.options.accept_sparse {
         require_content(call.registry, name, &facts).await?;
     }
@@ -124,7 +127,10 @@ async fn read(call: &Call<'_>, body: &mut Body) -> Result<Bytes, ApiError> {
     if call.content_length().is_some_and(|length| length > limit as u64) {
         return Err(too_large());
     }
-    match Limited::new(body, limit).collect().await {
+    let patience = call.registry.options.limits.idle;
+    let read = tokio::time::timeout(patience, Limited::new(body, limit).collect()).await;
+    let late = || format!("the body did not come within {} seconds", patience.as_secs());
+    match read.map_err(|_| ApiError::new(Problem::ManifestInvalid, late()))? {
         Ok(body) => Ok(body.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
         Err(error) => Err(ApiError::new(Problem::ManifestInvalid, format!("the body ended early: {error}"))),
@@ -151,11 +157,11 @@ async fn understand(
 async fn require_content(registry: &Inner, name: &RepositoryName, facts: &ManifestFacts) -> Result<(), ApiError> {
     let metadata = &registry.metadata;
     let blob = |digest: Digest| async move {
-        let is_here = metadata.has_blob(name, &digest).await?;
+        let is_here = metadata.claim_blob(name, &digest).await?;
         Ok::<_, StorageError>((digest, is_here))
     };
     let manifest = |digest: Digest| async move {
-        let is_here = metadata.has_manifest(name, &digest).await? || metadata.has_blob(name, &digest).await?;
+        let is_here = metadata.claim_manifest(name, &digest).await? || metadata.claim_blob(name, &digest).await?;
         Ok::<_, StorageError>((digest, is_here))
     };
     let blobs = futures::stream::iter(facts.blobs.clone()).map(blob).buffered(CHECKS_IN_FLIGHT);
@@ -177,14 +183,15 @@ async fn store(
 ) -> Result<(), StorageError> {
     let metadata = &registry.metadata;
     let size = bytes.len() as u64;
-    metadata.put_manifest(name, digest, &facts.media_type, bytes).await?;
+    // Each of these waits for the disk; what may come in any order waits together.
+    let manifest = metadata.put_manifest(name, digest, &facts.media_type, bytes);
+    let notes = futures::future::try_join_all(tags.iter().map(|tag| metadata.note_tag(name, tag, digest)));
+    futures::try_join!(manifest, notes)?;
     if let Some(subject) = &facts.subject {
         metadata.put_referrer(name, subject, &facts.referrer(digest.clone(), size)).await?;
     }
     let descriptor = Descriptor::new(&facts.media_type, digest.clone(), size);
-    for tag in tags {
-        metadata.put_tag(name, tag, &descriptor).await?;
-    }
+    futures::future::try_join_all(tags.iter().map(|tag| metadata.put_tag(name, tag, &descriptor))).await?;
     Ok(())
 }
 

@@ -2,17 +2,17 @@
 //! resource. Each resource is one file, with one function a method.
 
 mod blobs;
+mod collection;
 mod lists;
 mod manifests;
 mod uploads;
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
-use axum::routing::any;
 use cfc_oci::{Digest, RepositoryName};
 use futures::StreamExt;
 use http::{HeaderName, HeaderValue, Method, StatusCode, header, request::Parts};
@@ -32,24 +32,16 @@ const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-diges
 const DRAINED_BYTES: usize = 8 * 1024 * 1024;
 const DRAINED_FOR: Duration = Duration::from_secs(2);
 
-pub(crate) fn router(registry: Registry) -> Router {
-    let handler = any(handle);
-    Router::new()
-        .route("/v2", handler.clone())
-        .route("/v2/", handler.clone())
-        .route("/v2/{*path}", handler)
-        .with_state(registry)
-}
-
 /// A request on its way through a resource.
 struct Call<'a> {
-    registry: &'a Inner,
+    registry: &'a Arc<Inner>,
     parts: &'a Parts,
     query: Query,
     gate: Gate<'a>,
 }
 
-async fn handle(State(registry): State<Registry>, request: Request) -> Response {
+/// Answers one request.
+pub(crate) async fn respond(registry: &Registry, request: Request) -> Response {
     let (parts, mut body) = request.into_parts();
     let result = answer(&registry.inner, &parts, &mut body).await;
     let mut response = match result {
@@ -64,7 +56,7 @@ async fn handle(State(registry): State<Registry>, request: Request) -> Response 
     response
 }
 
-async fn answer(registry: &Inner, parts: &Parts, body: &mut Body) -> Result<Response, ApiError> {
+async fn answer(registry: &Arc<Inner>, parts: &Parts, body: &mut Body) -> Result<Response, ApiError> {
     let gate = Gate::new(registry.options.authorizer.as_deref(), credentials(&parts.headers));
     let query = Query::parse(parts.uri.query());
     let route = Route::parse(parts.uri.path());
@@ -80,6 +72,7 @@ async fn answer(registry: &Inner, parts: &Parts, body: &mut Body) -> Result<Resp
     match route {
         Route::Base => base(&call).await,
         Route::Catalog => lists::catalog(&call).await,
+        Route::Collection => collection::put(&call).await,
         Route::Repository(name, resource) => {
             call.gate.check(action(&resource, &parts.method), Some(&name)).await?;
             repository(&call, body, &name, resource).await
@@ -148,9 +141,17 @@ impl Call<'_> {
     }
 }
 
-/// What is left of a body, for a backend.
-fn stream(body: &mut Body) -> ByteStream<'_> {
-    BodyDataStream::new(body).map(|frame| frame.map_err(|error| error.to_string())).boxed()
+/// What is left of a body, for a backend. Ends with an error when nothing comes for too long.
+fn stream<'a>(call: &Call<'_>, body: &'a mut Body) -> ByteStream<'a> {
+    let idle = call.registry.options.limits.idle;
+    let next = move |mut frames: BodyDataStream<&'a mut Body>| async move {
+        let frame = match tokio::time::timeout(idle, frames.next()).await {
+            Ok(frame) => frame?.map_err(|error| error.to_string()),
+            Err(_) => Err(format!("nothing came for {} seconds", idle.as_secs())),
+        };
+        Some((frame, frames))
+    };
+    futures::stream::unfold(BodyDataStream::new(body), next).boxed()
 }
 
 fn not_allowed(methods: &str) -> ApiError {

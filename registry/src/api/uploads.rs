@@ -59,7 +59,7 @@ pub(super) async fn append(
 ) -> Result<Response, ApiError> {
     let chunk = chunk(call, name, id).await?;
     let uploads = &call.registry.uploads;
-    match uploads.append(name, id, chunk, stream(body)).await {
+    match uploads.append(name, id, chunk, stream(call, body)).await {
         Ok(size) => Ok(progress(StatusCode::ACCEPTED, name, id, size)),
         Err(error) => Err(explain(error, name, id)),
     }
@@ -97,7 +97,9 @@ async fn finish(
     digest: &Digest,
 ) -> Result<Response, ApiError> {
     let registry = call.registry;
-    match registry.uploads.commit(name, id, chunk, stream(body), digest).await {
+    // A blob that no repository holds yet is garbage to whoever does not know of this.
+    let _hold = registry.holds.hold([digest.clone()]);
+    match registry.uploads.commit(name, id, chunk, stream(call, body), digest).await {
         Ok(_) => registry.metadata.link_blob(name, digest).await?,
         Err(CommitError::Append(error)) => return Err(explain(error, name, id)),
         Err(error) => return Err(error.into()),
@@ -108,9 +110,10 @@ async fn finish(
 /// Links a blob that a repository the client may pull from holds. Without `from`, any such repository will do.
 async fn mount(call: &Call<'_>, name: &RepositoryName, digest: &Digest) -> Result<bool, ApiError> {
     let metadata = &call.registry.metadata;
+    let _hold = call.registry.holds.hold([digest.clone()]);
     let sources = match call.query.first("from") {
         Some(from) => match from.parse::<RepositoryName>() {
-            Ok(from) if metadata.has_blob(&from, digest).await? => vec![from],
+            Ok(from) if metadata.claim_blob(&from, digest).await? => vec![from],
             _ => Vec::new(),
         },
         None => metadata.holders(digest).await?,

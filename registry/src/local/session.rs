@@ -9,7 +9,8 @@ use cfc_oci::{Algorithm, Digest, RepositoryName};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{UploadLock, remove_if_there, sync_directory, write_new};
+use super::UploadLock;
+use crate::files::{remove_if_there, sync_directory, write_new};
 use crate::hash::ResumableHasher;
 use crate::{CommitError, StorageError};
 

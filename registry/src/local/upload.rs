@@ -1,6 +1,7 @@
 //! Writing uploads: the [`UploadBackend`] half of [`LocalBackend`].
 
 use std::ops::Range;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -8,8 +9,9 @@ use cfc_oci::{Algorithm, Digest, RepositoryName};
 use futures::StreamExt;
 use uuid::Uuid;
 
+use super::LocalBackend;
 use super::session::{Session, SessionPaths};
-use super::{LocalBackend, blocking};
+use crate::files::blocking;
 use crate::{AppendError, ByteStream, CommitError, StorageError, UploadBackend, UploadStatus};
 
 /// Frames written in one go. They bound what an upload holds in memory, and a slow client's single frames are written
@@ -59,6 +61,10 @@ impl UploadBackend for LocalBackend {
         let mut session = receive(session, expected, body).await?;
         let (digest, blob) = (digest.clone(), self.blob(digest));
         blocking(move || session.commit(&digest, &blob)).await
+    }
+
+    fn expire(&self, expiry: Duration) -> Result<u64, StorageError> {
+        self.sweep_uploads(expiry)
     }
 
     async fn abort(&self, repository: &RepositoryName, id: Uuid) -> Result<bool, StorageError> {

@@ -3,11 +3,11 @@
 use std::time::{Duration, SystemTime};
 
 use cfc_oci::Digest;
-use cfc_registry::{Options, Registry};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use crate::harness::{Server, expect, header, noise, send};
+use crate::process::Process;
 
 #[tokio::test]
 async fn an_upload_goes_on_after_a_restart() {
@@ -160,72 +160,6 @@ async fn two_writers_of_one_upload_cannot_mix_their_bytes() {
     let winner = if one.status() == 202 { 1 } else { 2 };
     let digest = Digest::of(&vec![winner; 100_000]);
     expect(&send(server.request("PUT", &format!("{upload}?digest={digest}"))).await, 201);
-}
-
-#[test]
-fn a_registry_without_a_directory_says_so() {
-    let bucket = std::sync::Arc::new(object_store::memory::InMemory::new());
-    let error = Registry::open(bucket, None, Options::default()).err().expect("refused");
-    let cause = std::error::Error::source(&error).expect("a cause").to_string();
-    assert!(cause.contains("local directory"), "{cause}");
-}
-
-/// The registry of [`an_upload_survives_kill_9`], which runs this binary again with a directory in its environment.
-#[tokio::test]
-async fn registry_to_be_killed() {
-    let Some(directory) = std::env::var_os("CFC_TEST_KILLED_REGISTRY") else { return };
-    let directory = std::path::PathBuf::from(directory);
-    let registry = Registry::open_directory(&directory.join("data"), Options::default()).expect("opens");
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("loopback port");
-    let address = listener.local_addr().expect("bound").to_string();
-    std::fs::write(directory.join("address.new"), address).expect("writes");
-    std::fs::rename(directory.join("address.new"), directory.join("address")).expect("renames");
-    cfc_registry::serve(listener, registry).await.expect("serves");
-}
-
-/// A registry in a process of its own. Killed, not stopped, when it goes out of scope.
-struct Process {
-    child: std::process::Child,
-    address: String,
-}
-
-impl Process {
-    async fn start(directory: &std::path::Path) -> Process {
-        let address = directory.join("address");
-        let _ = std::fs::remove_file(&address);
-        let program = std::env::current_exe().expect("this test");
-        let mut command = std::process::Command::new(program);
-        command.args(["--exact", "durability::registry_to_be_killed", "--nocapture"]);
-        command.env("CFC_TEST_KILLED_REGISTRY", directory).stdout(std::process::Stdio::null());
-        let child = command.spawn().expect("starts");
-        let mut process = Process { child, address: String::new() };
-        for _ in 0..1000 {
-            if let Ok(address) = std::fs::read_to_string(&address) {
-                process.address = address;
-                return process;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        panic!("the registry did not start");
-    }
-
-    async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> reqwest::Response {
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = reqwest::Client::builder().no_proxy().build().expect("client");
-        let method = method.parse().expect("method");
-        let mut request = client.request(method, format!("http://{}{path}", self.address)).body(body.to_vec());
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        send(request).await
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        self.child.kill().expect("kills");
-        self.child.wait().expect("is gone");
-    }
 }
 
 #[tokio::test]

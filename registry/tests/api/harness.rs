@@ -36,7 +36,7 @@ impl Server {
     }
 
     async fn start_in(directory: TempDir, options: Options) -> Server {
-        let registry = Registry::open_directory(directory.path(), options).expect("registry opens");
+        let registry = Registry::open(directory.path(), options).expect("registry opens");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback port");
         let address = listener.local_addr().expect("bound");
         let (shutdown, ended) = oneshot::channel::<()>();

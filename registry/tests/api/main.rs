@@ -1,12 +1,18 @@
 //! The registry over HTTP, group by group as the distribution conformance suite has them, and with real clients.
 
 mod harness;
+mod process;
 
 mod auth;
 mod blobs;
 mod clients;
+mod collect;
+mod conformance;
+mod crash;
 mod durability;
 mod hostile;
 mod lists;
 mod manifests;
+mod slow;
 mod uploads;
+mod verify;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use cfc_registry::Registry;
+use cfc_registry::{Options, Registry};
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 
@@ -26,7 +26,21 @@ pub fn bucket(settings: &Settings) -> Result<Arc<dyn ObjectStore>, Failure> {
     Ok(Arc::new(store.with_fsync(true)))
 }
 
+/// How the configuration file wants the registry.
+pub fn options(settings: &Settings) -> Result<Options, Failure> {
+    let entry = &settings.file.registry;
+    let mut options = Options { accept_sparse: entry.accept_sparse, ..Options::default() };
+    if let Some(grace) = entry.gc_grace {
+        options.collection.grace = grace.duration();
+    }
+    options.collection.untagged = entry.gc_untagged.map(|age| age.duration());
+    if let Some(every) = entry.gc_every {
+        options.collect_every = Some(every.duration()).filter(|every| !every.is_zero());
+    }
+    Ok(options)
+}
+
 /// The registry of the data directory.
 pub fn open(settings: &Settings) -> Result<Registry, Failure> {
-    Ok(Registry::open(bucket(settings)?, Some(bucket_directory(settings)), cfc_registry::Options::default())?)
+    Ok(Registry::open(&bucket_directory(settings), options(settings)?)?)
 }

@@ -1,0 +1,59 @@
+//! `cfc registry gc`: removes what nothing refers to.
+
+use std::process::ExitCode;
+
+use cfc_registry::{Collected, Options, Rules};
+
+use crate::args::RegistryGc;
+use crate::commands::client_runtime;
+use crate::failure::Failure;
+use crate::output;
+use crate::server::lock::DataLock;
+use crate::server::registry;
+use crate::settings::Settings;
+
+pub fn run(settings: &Settings, arguments: &RegistryGc) -> Result<ExitCode, Failure> {
+    settings.create_data_directory()?;
+    let collected = client_runtime()?.block_on(collect(settings, arguments))?;
+    tell(&collected, arguments.dry_run);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The server that runs does it, since it alone knows what its clients are about; without one we do it here.
+async fn collect(settings: &Settings, arguments: &RegistryGc) -> Result<Collected, Failure> {
+    let options = registry::options(settings)?;
+    let rules = Rules {
+        grace: arguments.grace.map_or(options.collection.grace, |grace| grace.duration()),
+        untagged: arguments.untagged.map(|age| age.duration()).or(options.collection.untagged),
+    };
+    if arguments.dry_run {
+        let registry = cfc_registry::Registry::open_beside(&registry::bucket_directory(settings), options)?;
+        return Ok(registry.collect(rules, true).await?);
+    }
+    match DataLock::acquire(settings) {
+        Ok(_lock) => {
+            let options = Options { collection: rules, ..options };
+            let registry = cfc_registry::Registry::open(&registry::bucket_directory(settings), options)?;
+            Ok(registry.collect(rules, false).await?)
+        }
+        Err(busy) => {
+            let Some(address) = settings.registry_address() else { return Err(busy) };
+            if arguments.grace.is_some() || arguments.untagged.is_some() {
+                let what = format!("the registry at {address} is running and collects by its own rules");
+                return Err(Failure::new(what).hint(
+                    "set `gc_grace` and `gc_untagged` below `[registry]` in the configuration file, or stop it first",
+                ));
+            }
+            let asked = cfc_registry::ask_to_collect(&address).await;
+            asked.map_err(|error| Failure::because(format!("the registry at {address} did not collect"), &error))
+        }
+    }
+}
+
+fn tell(collected: &Collected, is_dry_run: bool) {
+    let verb = if is_dry_run { "would remove" } else { "removed" };
+    output::data(format!(
+        "{verb} {} blobs ({} bytes), {} manifests, {} links of blobs to repositories, {} uploads",
+        collected.blobs, collected.bytes, collected.manifests, collected.unlinked, collected.uploads
+    ));
+}

@@ -1,0 +1,51 @@
+//! Asking a registry that runs to look after itself.
+
+use bytes::Bytes;
+use http::{Request, header};
+use http_body_util::{BodyExt, Empty};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+use crate::Collected;
+
+/// Why a registry did not do what it was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// It could not be reached.
+    #[error("it cannot be reached")]
+    Connect(#[source] std::io::Error),
+    /// It did not answer in HTTP.
+    #[error("its answer cannot be read")]
+    Http(#[from] hyper::Error),
+    /// It refused.
+    #[error("it answered {status}: {body}")]
+    Refused {
+        /// Its status.
+        status: http::StatusCode,
+        /// What it says.
+        body: String,
+    },
+    /// It answered something else.
+    #[error("it answered something else than was asked for")]
+    Answer(#[from] serde_json::Error),
+}
+
+/// Has the registry at `address` (`host:port`) collect garbage by its own rules, and waits until it has.
+pub async fn ask_to_collect(address: &str) -> Result<Collected, AskError> {
+    let stream = TcpStream::connect(address).await.map_err(AskError::Connect)?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let request = Request::put("/v2/gc/layers").header(header::HOST, address).header(header::CONTENT_LENGTH, 0);
+    let request = request.body(Empty::<Bytes>::new()).expect("an address is a header");
+    let answer = async {
+        let response = sender.send_request(request).await?;
+        let status = response.status();
+        Ok::<_, hyper::Error>((status, response.into_body().collect().await?.to_bytes()))
+    };
+    // The connection ends by itself once its sender is gone.
+    tokio::spawn(connection);
+    let (status, body) = answer.await?;
+    if !status.is_success() {
+        return Err(AskError::Refused { status, body: String::from_utf8_lossy(&body).into_owned() });
+    }
+    Ok(serde_json::from_slice(&body)?)
+}

@@ -1,0 +1,250 @@
+//! Garbage collection: removes what nothing refers to, while clients push and pull.
+//!
+//! It takes no lock. What it reads may be out of date by the time it acts, so each removal decides anew
+//! (`files::remove_if_stale`): a link goes only if nobody looked for the blob in that repository for a while, a blob
+//! only if no repository holds it and no request that is under way relies on it. Whoever relies on something touches it,
+//! or holds it, before looking whether it is there.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use cfc_oci::{Digest, RepositoryName};
+use serde::{Deserialize, Serialize};
+
+use crate::files::blocking;
+use crate::manifest::ManifestFacts;
+use crate::metadata::Found;
+use crate::registry::Inner;
+use crate::{Registry, StorageError};
+
+/// What garbage collection may remove.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// A blob stays in a repository for this long after it was pushed, mounted or looked for, though no manifest names
+    /// it. A client must push its manifest within seven eighths of it.
+    pub grace: Duration,
+    /// Remove manifests that no tag, index or subject leads to and that nobody asked for in this long; `None` keeps
+    /// them.
+    pub untagged: Option<Duration>,
+}
+
+impl Default for Rules {
+    fn default() -> Rules {
+        Rules { grace: Duration::from_secs(24 * 60 * 60), untagged: None }
+    }
+}
+
+/// What was removed, or would be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Collected {
+    /// Manifests without a tag.
+    pub manifests: u64,
+    /// Blobs taken out of a repository, each counted in each repository.
+    pub unlinked: u64,
+    /// Blobs that no repository holds any more.
+    pub blobs: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Uploads that nobody went on with.
+    pub uploads: u64,
+}
+
+impl Registry {
+    /// Collects garbage, or with `is_dry_run` only tells what that would remove. Waits for a collection that is under
+    /// way.
+    pub async fn collect(&self, rules: Rules, is_dry_run: bool) -> Result<Collected, StorageError> {
+        self.inner.clone().collect(rules, is_dry_run).await
+    }
+
+    /// Collects garbage as the registry's options say, for as long as this is awaited.
+    pub async fn collect_regularly(&self) {
+        let Some(every) = self.inner.options.collect_every else { return std::future::pending().await };
+        loop {
+            tokio::time::sleep(every).await;
+            match self.collect(self.inner.options.collection, false).await {
+                Ok(collected) => tracing::info!(?collected, "garbage collected"),
+                Err(error) => tracing::error!(%error, cause = ?error.source, "cannot collect garbage"),
+            }
+        }
+    }
+}
+
+impl Inner {
+    pub(crate) async fn collect(self: Arc<Self>, rules: Rules, is_dry_run: bool) -> Result<Collected, StorageError> {
+        let _alone = self.collecting.lock().await;
+        let registry = self.clone();
+        let mut collected = blocking(move || Collection::begin(&registry, rules, is_dry_run)?.finish()).await?;
+        for (name, digest, subject) in collected.forgotten.drain(..) {
+            self.metadata.forget_manifest(&name, &digest, subject.as_ref()).await?;
+        }
+        Ok(collected.counts)
+    }
+}
+
+/// What a collection has done, and which removed manifests have left notes elsewhere.
+struct Done {
+    counts: Collected,
+    forgotten: Vec<(RepositoryName, Digest, Option<Digest>)>,
+}
+
+/// One collection: first it learns what refers to what, then it removes the rest.
+struct Collection<'a> {
+    registry: &'a Inner,
+    rules: Rules,
+    is_dry_run: bool,
+    now: SystemTime,
+    repositories: HashMap<RepositoryName, Contents>,
+    done: Done,
+}
+
+/// What is in a repository.
+#[derive(Default)]
+struct Contents {
+    manifests: HashMap<Digest, ManifestFacts>,
+    tagged: HashSet<Digest>,
+    /// A manifest could not be read; what it refers to is not known.
+    is_unclear: bool,
+}
+
+impl<'a> Collection<'a> {
+    fn begin(registry: &'a Inner, rules: Rules, is_dry_run: bool) -> Result<Collection<'a>, StorageError> {
+        let done = Done { counts: Collected::default(), forgotten: Vec::new() };
+        let now = SystemTime::now();
+        let mut collection = Collection { registry, rules, is_dry_run, now, repositories: HashMap::new(), done };
+        for found in registry.metadata.walk_repositories()? {
+            match found {
+                Found::Manifest(name, digest) => collection.note_manifest(name, digest)?,
+                Found::Tag(name, tag) => {
+                    let target = registry.metadata.peek_tag(&name, &tag)?;
+                    collection.repositories.entry(name).or_default().tagged.extend(target);
+                }
+            }
+        }
+        Ok(collection)
+    }
+
+    fn note_manifest(&mut self, name: RepositoryName, digest: Digest) -> Result<(), StorageError> {
+        let Some((media_type, bytes)) = self.registry.metadata.peek_manifest(&name, &digest)? else { return Ok(()) };
+        let contents = self.repositories.entry(name.clone()).or_default();
+        match ManifestFacts::parse(Some(&media_type), &bytes) {
+            Ok(facts) => drop(contents.manifests.insert(digest, facts)),
+            Err(error) => {
+                tracing::error!(repository = %name, %digest, %error, "a manifest cannot be read, all blobs of its repository stay");
+                contents.is_unclear = true;
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<Done, StorageError> {
+        if let Some(age) = self.rules.untagged {
+            self.remove_untagged(age)?;
+        }
+        let linked = self.unlink()?;
+        self.remove_blobs(&linked)?;
+        if !self.is_dry_run {
+            self.done.counts.uploads = self.registry.uploads.expire(self.registry.options.upload_expiry)?;
+        }
+        Ok(self.done)
+    }
+
+    fn remove_untagged(&mut self, age: Duration) -> Result<(), StorageError> {
+        let cutoff = self.now.checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH);
+        let metadata = &self.registry.metadata;
+        for (name, contents) in self.repositories.iter_mut().filter(|(_, contents)| !contents.is_unclear) {
+            let reachable = contents.reachable();
+            let candidates: Vec<Digest> =
+                contents.manifests.keys().filter(|digest| !reachable.contains(digest)).cloned().collect();
+            for digest in candidates {
+                let removed = if self.is_dry_run {
+                    metadata.manifest_touched(name, &digest)?.is_some_and(|touched| touched <= cutoff)
+                } else {
+                    let is_held = || self.registry.holds.is_held(&digest);
+                    metadata.remove_manifest_if_stale(name, &digest, cutoff, is_held)?
+                };
+                let facts = if removed { contents.manifests.remove(&digest) } else { None };
+                if let Some(facts) = facts {
+                    self.done.counts.manifests += 1;
+                    if !self.is_dry_run {
+                        self.done.forgotten.push((name.clone(), digest, facts.subject));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes blobs out of repositories that do not need them, and returns those that are left in some.
+    fn unlink(&mut self) -> Result<HashSet<Digest>, StorageError> {
+        let cutoff = self.now.checked_sub(self.rules.grace).unwrap_or(SystemTime::UNIX_EPOCH);
+        let needed: HashMap<&RepositoryName, HashSet<&Digest>> =
+            self.repositories.iter().map(|(name, contents)| (name, contents.named())).collect();
+        let metadata = &self.registry.metadata;
+        let mut linked = HashSet::new();
+        for (name, digest) in metadata.walk_links()? {
+            let is_unclear = self.repositories.get(&name).is_some_and(|contents| contents.is_unclear);
+            let is_needed = is_unclear || needed.get(&name).is_some_and(|needed| needed.contains(&digest));
+            let is_stale = || Ok(metadata.link_touched(&name, &digest)?.is_some_and(|touched| touched <= cutoff));
+            let unlinked = match is_needed {
+                true => false,
+                false if !is_stale()? => false,
+                false if self.is_dry_run => true,
+                false => metadata.unlink_if_stale(&name, &digest, cutoff, || self.registry.holds.is_held(&digest))?,
+            };
+            if unlinked {
+                self.done.counts.unlinked += 1;
+            } else {
+                linked.insert(digest);
+            }
+        }
+        Ok(linked)
+    }
+
+    /// Removes blobs that no repository holds.
+    fn remove_blobs(&mut self, linked: &HashSet<Digest>) -> Result<(), StorageError> {
+        let registry = self.registry;
+        for (digest, size) in registry.blobs.list()? {
+            if linked.contains(&digest) {
+                continue;
+            }
+            let is_wanted = || Ok(registry.holds.is_held(&digest) || registry.metadata.is_linked(&digest)?);
+            let removed = match self.is_dry_run {
+                true => !registry.holds.is_held(&digest),
+                false => !is_wanted()? && registry.blobs.remove_unless(&digest, &is_wanted)?,
+            };
+            if removed {
+                self.done.counts.blobs += 1;
+                self.done.counts.bytes += size;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Contents {
+    /// The manifests that a tag leads to: itself, the entries of an index, and whatever refers to one of them.
+    fn reachable(&self) -> HashSet<&Digest> {
+        let mut referrers: HashMap<&Digest, Vec<&Digest>> = HashMap::new();
+        for (digest, facts) in &self.manifests {
+            if let Some(subject) = &facts.subject {
+                referrers.entry(subject).or_default().push(digest);
+            }
+        }
+        let mut reachable = HashSet::new();
+        let mut pending: Vec<&Digest> = self.tagged.iter().collect();
+        while let Some(digest) = pending.pop() {
+            if !reachable.insert(digest) {
+                continue;
+            }
+            pending.extend(self.manifests.get(digest).iter().flat_map(|facts| &facts.manifests));
+            pending.extend(referrers.get(digest).into_iter().flatten());
+        }
+        reachable
+    }
+
+    /// Everything that a manifest names. An index may name blobs as well.
+    fn named(&self) -> HashSet<&Digest> {
+        self.manifests.values().flat_map(|facts| facts.blobs.iter().chain(&facts.manifests)).collect()
+    }
+}

@@ -1,0 +1,164 @@
+//! [`Metadata`]: repositories as small objects. Nothing else knows a key.
+
+mod key;
+mod referrers;
+mod sweep;
+mod tags;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use cfc_oci::{Descriptor, Digest, RepositoryName, Tag};
+
+use crate::StorageError;
+use crate::objects::Objects;
+pub(crate) use sweep::Found;
+use tags::TagNames;
+
+/// Objects read at the same time when a list needs their content.
+const READS_IN_FLIGHT: usize = 16;
+
+/// Repositories, tags, manifests, referrers, and which repository holds which blob.
+///
+/// Every change is one object, put whole; a change of several objects is ordered so that a crash between them leaves
+/// something that is merely unused.
+pub(crate) struct Metadata {
+    objects: Objects,
+    tag_names: TagNames,
+}
+
+impl Metadata {
+    pub(crate) fn new(objects: Objects) -> Metadata {
+        Metadata { objects, tag_names: TagNames::default() }
+    }
+
+    /// Removes what was being written when the process before ended.
+    pub(crate) fn remove_temporary(&self) -> Result<(), StorageError> {
+        self.objects.remove_temporary()
+    }
+
+    // Blobs of a repository.
+
+    /// Whether the repository holds the blob; if so, it goes on doing so for a while.
+    pub(crate) async fn claim_blob(&self, name: &RepositoryName, digest: &Digest) -> Result<bool, StorageError> {
+        self.objects.claim(&key::link(name, digest)).await
+    }
+
+    pub(crate) async fn link_blob(&self, name: &RepositoryName, digest: &Digest) -> Result<(), StorageError> {
+        self.objects.put_marker(&key::link(name, digest)).await
+    }
+
+    /// False when the repository did not hold the blob.
+    pub(crate) async fn unlink_blob(&self, name: &RepositoryName, digest: &Digest) -> Result<bool, StorageError> {
+        self.objects.delete(&key::link(name, digest)).await
+    }
+
+    /// Every repository that holds the blob, sorted.
+    pub(crate) async fn holders(&self, digest: &Digest) -> Result<Vec<RepositoryName>, StorageError> {
+        self.names_below(&key::links(digest), "/_link").await
+    }
+
+    // Manifests.
+
+    /// Media type and exact bytes. Garbage collection keeps the manifest for a while.
+    pub(crate) async fn manifest(
+        &self,
+        name: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<Option<(String, Bytes)>, StorageError> {
+        let key = key::manifest(name, digest);
+        self.objects.get_claimed(&key).await?.map(|object| split_manifest(&key, object)).transpose()
+    }
+
+    /// Whether the repository has the manifest; if so, it goes on doing so for a while.
+    pub(crate) async fn claim_manifest(&self, name: &RepositoryName, digest: &Digest) -> Result<bool, StorageError> {
+        self.objects.claim(&key::manifest(name, digest)).await
+    }
+
+    /// Stores a manifest, then lists its repository.
+    pub(crate) async fn put_manifest(
+        &self,
+        name: &RepositoryName,
+        digest: &Digest,
+        media_type: &str,
+        bytes: &[u8],
+    ) -> Result<(), StorageError> {
+        let mut object = BytesMut::with_capacity(media_type.len() + 1 + bytes.len());
+        object.put(media_type.as_bytes());
+        object.put_u8(b'\n');
+        object.put(bytes);
+        self.objects.put(&key::manifest(name, digest), object.freeze()).await?;
+        let repository = key::repository(name);
+        if self.objects.exists(&repository).await? { Ok(()) } else { self.objects.put_marker(&repository).await }
+    }
+
+    /// Removes a manifest and every tag that points at it; false when there was none. The repository leaves the
+    /// catalog with its last manifest.
+    pub(crate) async fn delete_manifest(&self, name: &RepositoryName, digest: &Digest) -> Result<bool, StorageError> {
+        for tag in self.tags_noted(name, digest).await? {
+            if self.tag(name, &tag).await?.is_some_and(|descriptor| descriptor.digest == *digest) {
+                self.remove_tag(name, &tag).await?;
+            }
+            self.objects.delete(&key::tagged_by(name, digest, &tag)).await?;
+        }
+        let deleted = self.objects.delete(&key::manifest(name, digest)).await?;
+        if deleted {
+            self.unlist_if_empty(name).await?;
+        }
+        Ok(deleted)
+    }
+
+    async fn unlist_if_empty(&self, name: &RepositoryName) -> Result<(), StorageError> {
+        if self.has_manifests(name).await? {
+            return Ok(());
+        }
+        self.objects.delete(&key::repository(name)).await?;
+        // A push in between has listed the repository before we did away with it.
+        if self.has_manifests(name).await? { self.objects.put_marker(&key::repository(name)).await } else { Ok(()) }
+    }
+
+    async fn has_manifests(&self, name: &RepositoryName) -> Result<bool, StorageError> {
+        let (objects, prefix) = (self.objects.clone(), key::manifests(name));
+        crate::files::blocking(move || objects.has_any(&prefix)).await
+    }
+
+    /// The tags that point at a manifest, or once did.
+    async fn tags_noted(&self, name: &RepositoryName, digest: &Digest) -> Result<Vec<Tag>, StorageError> {
+        let (objects, prefix) = (self.objects.clone(), key::tagged(name, digest));
+        let names = crate::files::blocking(move || objects.names(&prefix)).await?;
+        Ok(names.into_iter().filter_map(|tag| tag.parse().ok()).collect())
+    }
+
+    // The catalog.
+
+    /// Whether the repository holds a manifest.
+    pub(crate) async fn has_repository(&self, name: &RepositoryName) -> Result<bool, StorageError> {
+        self.objects.exists(&key::repository(name)).await
+    }
+
+    /// Every repository that holds a manifest, sorted.
+    pub(crate) async fn repositories(&self) -> Result<Vec<RepositoryName>, StorageError> {
+        self.names_below(key::CATALOG, "/_repository").await
+    }
+
+    /// The names between `prefix` and `suffix`, sorted.
+    async fn names_below(&self, prefix: &str, suffix: &str) -> Result<Vec<RepositoryName>, StorageError> {
+        let name = |key: String| {
+            let rest = key.strip_prefix(prefix)?.strip_prefix('/')?.strip_suffix(suffix)?;
+            rest.parse().ok()
+        };
+        let mut names: Vec<RepositoryName> = self.objects.keys(prefix).await?.into_iter().filter_map(name).collect();
+        names.sort();
+        Ok(names)
+    }
+}
+
+/// Takes the object of a manifest apart.
+fn split_manifest(key: &str, mut object: Bytes) -> Result<(String, Bytes), StorageError> {
+    let line_end = object.iter().position(|byte| *byte == b'\n');
+    let line_end = line_end.ok_or_else(|| StorageError::new("read", key, "the media type is missing"))?;
+    let media_type = String::from_utf8_lossy(&object.split_to(line_end)).into_owned();
+    Ok((media_type, object.slice(1..)))
+}
+
+fn to_json(descriptor: &Descriptor) -> Bytes {
+    serde_json::to_vec(descriptor).expect("a descriptor has only string keys").into()
+}

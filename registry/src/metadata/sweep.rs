@@ -1,0 +1,169 @@
+//! What garbage collection, verification and accounting need: everything there is, and how it is removed when nobody
+//! needs it. All of it blocks.
+
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use cfc_oci::{Digest, RepositoryName, Tag};
+
+use super::{Metadata, key, split_manifest};
+use crate::StorageError;
+
+/// An object found on a walk.
+pub(crate) enum Found {
+    /// A manifest.
+    Manifest(RepositoryName, Digest),
+    /// A tag.
+    Tag(RepositoryName, Tag),
+}
+
+impl Metadata {
+    /// Every manifest and tag of every repository, in no order.
+    pub(crate) fn walk_repositories(&self) -> Result<Vec<Found>, StorageError> {
+        let mut found = Vec::new();
+        self.objects.walk(key::REPOSITORIES, &mut |key, _| {
+            if let Some((name, digest)) = key::parse_manifest(key) {
+                found.push(Found::Manifest(name, digest));
+            } else if let Some((name, tag)) = key::parse_tag(key) {
+                found.push(Found::Tag(name, tag));
+            }
+        })?;
+        Ok(found)
+    }
+
+    /// Which repositories hold which blobs, in no order.
+    pub(crate) fn walk_links(&self) -> Result<Vec<(RepositoryName, Digest)>, StorageError> {
+        let mut links = Vec::new();
+        self.objects.walk(key::LINKS, &mut |key, _| links.extend(key::parse_link(key)))?;
+        Ok(links)
+    }
+
+    /// Media type and bytes of a manifest, without keeping it from anything.
+    pub(crate) fn peek_manifest(
+        &self,
+        name: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<Option<(String, Bytes)>, StorageError> {
+        let key = key::manifest(name, digest);
+        match self.peek(&key)? {
+            Some(bytes) => split_manifest(&key, bytes).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// The manifest that a tag points at.
+    pub(crate) fn peek_tag(&self, name: &RepositoryName, tag: &Tag) -> Result<Option<Digest>, StorageError> {
+        let key = key::tag(name, tag);
+        let Some(bytes) = self.peek(&key)? else { return Ok(None) };
+        let descriptor: cfc_oci::Descriptor =
+            serde_json::from_slice(&bytes).map_err(|e| StorageError::new("read", &key, e))?;
+        Ok(Some(descriptor.digest))
+    }
+
+    /// When somebody last pushed, pulled or looked for a manifest, as far as that keeps it.
+    pub(crate) fn manifest_touched(
+        &self,
+        name: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<Option<SystemTime>, StorageError> {
+        self.touched_at(&key::manifest(name, digest))
+    }
+
+    /// When somebody last pushed, mounted or looked for a blob, as far as that keeps it.
+    pub(crate) fn link_touched(
+        &self,
+        name: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<Option<SystemTime>, StorageError> {
+        self.touched_at(&key::link(name, digest))
+    }
+
+    /// Whether any repository holds the blob.
+    pub(crate) fn is_linked(&self, digest: &Digest) -> Result<bool, StorageError> {
+        self.objects.has_any(&key::links(digest))
+    }
+
+    pub(crate) fn has_link(&self, name: &RepositoryName, digest: &Digest) -> Result<bool, StorageError> {
+        Ok(self.touched_at(&key::link(name, digest))?.is_some())
+    }
+
+    /// Unlinks a blob that was not touched since `cutoff` unless `is_wanted`.
+    pub(crate) fn unlink_if_stale(
+        &self,
+        name: &RepositoryName,
+        digest: &Digest,
+        cutoff: SystemTime,
+        is_wanted: impl Fn() -> bool,
+    ) -> Result<bool, StorageError> {
+        self.objects.remove_if_stale(&key::link(name, digest), cutoff, || Ok(is_wanted()))
+    }
+
+    /// Removes a manifest that was not touched since `cutoff` unless `is_wanted`, or a tag points at it.
+    pub(crate) fn remove_manifest_if_stale(
+        &self,
+        name: &RepositoryName,
+        digest: &Digest,
+        cutoff: SystemTime,
+        is_wanted: impl Fn() -> bool,
+    ) -> Result<bool, StorageError> {
+        self.objects
+            .remove_if_stale(&key::manifest(name, digest), cutoff, || Ok(is_wanted() || self.is_tagged(name, digest)?))
+    }
+
+    /// Whether a tag points at the manifest.
+    pub(crate) fn is_tagged(&self, name: &RepositoryName, digest: &Digest) -> Result<bool, StorageError> {
+        for tag in self.objects.names(&key::tagged(name, digest))? {
+            let Ok(tag) = tag.parse() else { continue };
+            if self.peek_tag(name, &tag)?.is_some_and(|found| found == *digest) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Takes a manifest away, to where a person can look at it.
+    pub(crate) fn quarantine_manifest(&self, name: &RepositoryName, digest: &Digest) -> Result<(), StorageError> {
+        let path = self.objects.path(&key::manifest(name, digest));
+        let target = self.objects.path(&key::quarantined(name, digest));
+        let directory = target.parent().expect("below the root");
+        std::fs::create_dir_all(directory).map_err(|e| StorageError::new("create", directory.display(), e))?;
+        std::fs::rename(&path, &target).map_err(|e| StorageError::new("move", path.display(), e))
+    }
+
+    /// Removes what was noted about a manifest that was collected.
+    pub(crate) async fn forget_manifest(
+        &self,
+        name: &RepositoryName,
+        digest: &Digest,
+        subject: Option<&Digest>,
+    ) -> Result<(), StorageError> {
+        if self.objects.exists(&key::manifest(name, digest)).await? {
+            return Ok(());
+        }
+        if let Some(subject) = subject {
+            self.delete_referrer(name, subject, digest).await?;
+        }
+        for tag in self.tags_noted(name, digest).await? {
+            self.objects.delete(&key::tagged_by(name, digest, &tag)).await?;
+        }
+        self.unlist_if_empty(name).await
+    }
+
+    fn touched_at(&self, key: &str) -> Result<Option<SystemTime>, StorageError> {
+        let path = self.objects.path(key);
+        match path.metadata().and_then(|metadata| metadata.modified()) {
+            Ok(touched) => Ok(Some(touched)),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(StorageError::new("read", path.display(), e)),
+        }
+    }
+
+    fn peek(&self, key: &str) -> Result<Option<Bytes>, StorageError> {
+        let path = self.objects.path(key);
+        match std::fs::read(&path) {
+            Ok(bytes) => Ok(Some(bytes.into())),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(StorageError::new("read", path.display(), e)),
+        }
+    }
+}

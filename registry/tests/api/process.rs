@@ -1,0 +1,81 @@
+//! A registry in a process of its own, to be killed.
+
+use std::path::Path;
+use std::time::Duration;
+
+use cfc_registry::{Options, Registry, Rules};
+
+use crate::harness::send;
+
+/// The registry that [`Process`] starts: this binary again, with a directory in its environment.
+#[tokio::test]
+async fn registry_to_be_killed() {
+    let Some(directory) = std::env::var_os("CFC_TEST_KILLED_REGISTRY") else { return };
+    let directory = std::path::PathBuf::from(directory);
+    let registry = Registry::open(&directory.join("data"), options()).expect("opens");
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("loopback port");
+    let address = listener.local_addr().expect("bound").to_string();
+    std::fs::write(directory.join("address.new"), address).expect("writes");
+    std::fs::rename(directory.join("address.new"), directory.join("address")).expect("renames");
+    cfc_registry::serve(listener, registry).await.expect("serves");
+}
+
+/// Garbage is collected all the time, and nothing waits long for it.
+pub fn options() -> Options {
+    let collection = Rules { grace: Duration::from_secs(20), untagged: Some(Duration::from_secs(20)) };
+    Options { collection, collect_every: Some(Duration::from_millis(20)), ..Options::default() }
+}
+
+/// Killed, not stopped, when it goes out of scope.
+pub struct Process {
+    child: std::sync::Mutex<std::process::Child>,
+    pub address: String,
+    client: reqwest::Client,
+}
+
+impl Process {
+    pub async fn start(directory: &Path) -> Process {
+        let address = directory.join("address");
+        let _ = std::fs::remove_file(&address);
+        let program = std::env::current_exe().expect("this test");
+        let mut command = std::process::Command::new(program);
+        command.args(["--exact", "process::registry_to_be_killed", "--nocapture"]);
+        command.env("CFC_TEST_KILLED_REGISTRY", directory).stdout(std::process::Stdio::null());
+        let child = command.spawn().expect("starts").into();
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = reqwest::Client::builder().no_proxy().build().expect("client");
+        let mut process = Process { child, address: String::new(), client };
+        for _ in 0..3000 {
+            if let Ok(address) = std::fs::read_to_string(&address) {
+                process.address = address;
+                return process;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("the registry did not start");
+    }
+
+    pub fn request(&self, method: &str, path: &str) -> reqwest::RequestBuilder {
+        self.client.request(method.parse().expect("method"), format!("http://{}{path}", self.address))
+    }
+
+    pub async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> reqwest::Response {
+        let mut request = self.request(method, path).body(body.to_vec());
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        send(request).await
+    }
+
+    pub fn kill(&self) {
+        let mut child = self.child.lock().expect("child");
+        let _ = child.kill();
+        child.wait().expect("is gone");
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
