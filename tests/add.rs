@@ -10,13 +10,13 @@ use crate::flatten::flatten;
 use crate::support::{Home, has_program};
 
 /// Serves the files of a directory, and remembers what it was asked for.
-struct Server {
+pub struct Server {
     port: u16,
     asked: Arc<Mutex<Vec<String>>>,
 }
 
 impl Server {
-    fn start(root: PathBuf) -> Server {
+    pub fn start(root: PathBuf) -> Server {
         let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
         let port = listener.local_addr().expect("is bound").port();
         let asked = Arc::new(Mutex::new(Vec::new()));
@@ -47,11 +47,11 @@ impl Server {
         Server { port, asked }
     }
 
-    fn address(&self, path: &str) -> String {
+    pub fn address(&self, path: &str) -> String {
         format!("http://127.0.0.1:{}/{path}", self.port)
     }
 
-    fn asked(&self) -> usize {
+    pub fn asked(&self) -> usize {
         self.asked.lock().expect("no panic").len()
     }
 }
@@ -76,7 +76,7 @@ fn refusal(home: &Home, dockerfile: &str) -> String {
     home.must_fail(&["build", &home.path("context").display().to_string(), "-t", "test/add"])
 }
 
-fn is_root() -> bool {
+pub fn is_root() -> bool {
     let is_root = rustix::process::geteuid().is_root();
     if !is_root {
         crate::support::skipped("layers are unpacked as root");
@@ -164,7 +164,7 @@ fn an_archive_of_the_network_is_unpacked_where_it_is_asked_for() {
 }
 
 /// Runs git in `directory` as somebody whom every machine has.
-fn git(directory: &Path, arguments: &[&str]) -> String {
+pub fn git(directory: &Path, arguments: &[&str]) -> String {
     let output = Command::new("git")
         .args(["-c", "user.name=n", "-c", "user.email=e@example.org", "-c", "init.defaultBranch=main"])
         .args(arguments)

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use cfc_dockerfile::IgnoreFile;
 use cfc_dockerfile::ignore::DirectoryMatches;
-use cfc_plan::Context;
+use cfc_plan::Ignore;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use crate::failure::{Failure, OnPath, Result};
@@ -23,13 +23,12 @@ pub(crate) struct ContextTree<'a> {
 }
 
 impl<'a> ContextTree<'a> {
-    /// The files of `context`, without those that it ignores.
-    pub(crate) fn open(context: &'a Context) -> Result<ContextTree<'a>> {
-        let directory = &context.directory;
+    /// The files of `directory`, without those that `ignore` leaves out.
+    pub(crate) fn open(directory: &Path, ignore: Option<&'a Ignore>) -> Result<ContextTree<'a>> {
         let root = fs::canonicalize(directory).on("find the build context", directory)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let handle = rustix::fs::open(&root, flags, Mode::empty()).on("open the build context", &root)?;
-        let ignore = context.ignore.as_ref().filter(|ignore| !ignore.file.is_empty());
+        let ignore = ignore.filter(|ignore| !ignore.file.is_empty());
         Ok(ContextTree {
             root,
             handle,

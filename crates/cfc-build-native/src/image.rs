@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use cfc_dockerfile::{IgnoreFile, Problem};
 use cfc_oci::Platform;
 use cfc_plan::{
-    BaseImages, BuildError, BuildProgress, BuildRequest, Builder, BuiltImage, Context, Entitlement, Ignore, PlanError,
-    SecretSource,
+    BaseImages, BuildError, BuildProgress, BuildRequest, Builder, BuiltImage, Context, ContextFiles, ContextName,
+    Entitlement, Ignore, NamedContext, NamedFiles, PlanError, RunSettings, SecretSource,
 };
 
 /// A Dockerfile or `.dockerignore` above this size, in bytes, is some other file.
@@ -38,6 +38,12 @@ pub struct ImageRequest {
     pub secrets: BTreeMap<String, SecretSource>,
     /// Sockets of the agents that `RUN --mount=type=ssh` may have, by id.
     pub ssh: BTreeMap<String, PathBuf>,
+    /// What stands for the stages and images of these names.
+    pub contexts: BTreeMap<ContextName, NamedContext>,
+    /// What holds for all `RUN` steps.
+    pub run: RunSettings,
+    /// The stages that use nothing that an earlier build made.
+    pub fresh_stages: BTreeSet<String>,
 }
 
 impl ImageRequest {
@@ -54,6 +60,9 @@ impl ImageRequest {
             allowed: BTreeSet::new(),
             secrets: BTreeMap::new(),
             ssh: BTreeMap::new(),
+            contexts: BTreeMap::new(),
+            run: RunSettings::default(),
+            fresh_stages: BTreeSet::new(),
         }
     }
 }
@@ -139,27 +148,48 @@ fn plan_request(request: &ImageRequest, ignore: Option<&Ignore>) -> Result<Build
         platform: request.platform.clone(),
         allowed: request.allowed.clone(),
         ignore: ignore.map(|ignore| ignore.file.clone()),
+        contexts: request.contexts.clone(),
+        run: request.run.clone(),
+        fresh_stages: request.fresh_stages.clone(),
     })
 }
 
 fn open_context(request: &ImageRequest) -> Result<Context, ImageError> {
     let directory = request.context.clone();
+    check_directory(&directory, "the build context")?;
+    let (secrets, ssh) = (request.secrets.clone(), request.ssh.clone());
+    let named = request.contexts.iter().filter_map(|(name, context)| match context {
+        NamedContext::Files(files) => Some(open_named(name, files).map(|files| (name.clone(), files))),
+        NamedContext::Scratch | NamedContext::Image(_) => None,
+    });
+    let named = named.collect::<Result<_, _>>()?;
+    Ok(Context { ignore: find_ignore_file(request)?, directory, secrets, ssh, named })
+}
+
+/// As with BuildKit, only in a directory there is a `.dockerignore` that counts.
+fn open_named(name: &ContextName, files: &ContextFiles) -> Result<NamedFiles, ImageError> {
+    let ignore = match files {
+        ContextFiles::Directory(directory) => {
+            check_directory(directory, &format!("the build context `{name}`,"))?;
+            read_ignore_file(&directory.join(".dockerignore"))?
+        }
+        ContextFiles::Git(_) | ContextFiles::Url(_) => None,
+    };
+    Ok(NamedFiles { files: files.clone(), ignore })
+}
+
+fn check_directory(directory: &Path, what: &str) -> Result<(), ImageError> {
     match directory.metadata() {
-        Ok(metadata) if metadata.is_dir() => {}
+        Ok(metadata) if metadata.is_dir() => Ok(()),
         Ok(_) => {
-            return Err(ImageError::Input {
-                message: format!("the build context `{}` is not a directory", directory.display()),
-                hint: None,
-                source: None,
-            });
+            let message = format!("{what} `{}` is not a directory", directory.display());
+            Err(ImageError::Input { message, hint: None, source: None })
         }
         Err(source) => {
-            let message = format!("cannot open the build context `{}`", directory.display());
-            return Err(ImageError::Input { message, hint: None, source: Some(source) });
+            let message = format!("cannot open {what} `{}`", directory.display());
+            Err(ImageError::Input { message, hint: None, source: Some(source) })
         }
     }
-    let (secrets, ssh) = (request.secrets.clone(), request.ssh.clone());
-    Ok(Context { ignore: find_ignore_file(request)?, directory, secrets, ssh })
 }
 
 /// `<Dockerfile>.dockerignore` beside the Dockerfile wins over the context's `.dockerignore`.
@@ -167,12 +197,17 @@ fn find_ignore_file(request: &ImageRequest) -> Result<Option<Ignore>, ImageError
     let mut beside = request.dockerfile.clone().into_os_string();
     beside.push(".dockerignore");
     for path in [PathBuf::from(beside), request.context.join(".dockerignore")] {
-        let Some(text) = read_bounded(&path)? else { continue };
-        let problems = |problem| ImageError::Problems { path: path.clone(), problems: vec![problem] };
-        let file = IgnoreFile::parse(&text).map_err(problems)?;
-        return Ok(Some(Ignore { path, file }));
+        if let Some(ignore) = read_ignore_file(&path)? {
+            return Ok(Some(ignore));
+        }
     }
     Ok(None)
+}
+
+fn read_ignore_file(path: &Path) -> Result<Option<Ignore>, ImageError> {
+    let Some(text) = read_bounded(path)? else { return Ok(None) };
+    let problems = |problem| ImageError::Problems { path: path.to_path_buf(), problems: vec![problem] };
+    Ok(Some(Ignore { path: path.to_path_buf(), file: IgnoreFile::parse(&text).map_err(problems)? }))
 }
 
 /// A small file's bytes; none when it is not there.

@@ -40,7 +40,10 @@ pub struct KnownImages(pub StoreImages);
 
 impl BaseImages for KnownImages {
     fn find(&self, reference: &str, platform: &Platform) -> Result<BaseImage, BaseImageError> {
-        if let Some(known) = self.0.find_in_store(reference, platform)? {
+        // What has a scheme is no name of the store's.
+        if !reference.contains("://")
+            && let Some(known) = self.0.find_in_store(reference, platform)?
+        {
             return Ok(known);
         }
         let config = ImageConfig {

@@ -21,6 +21,8 @@ mod remote;
 
 mod cache;
 mod context;
+mod contexts;
+mod emulation;
 mod entry;
 mod export;
 mod failure;

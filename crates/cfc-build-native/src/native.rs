@@ -6,15 +6,15 @@ use std::sync::OnceLock;
 
 use cfc_oci::{Descriptor, History, ImageConfig, Manifest, media_type};
 use cfc_plan::{
-    BuildError, BuildProgress, Builder, BuiltImage, Context, Copy, CopySource, Downloads, Node, NodeId, NodeOutcome,
-    Op, Plan, Run,
+    BuildError, BuildProgress, Builder, BuiltImage, Context, ContextName, Copy, CopySource, Downloads, Node, NodeId,
+    NodeOutcome, Op, Plan, Run,
 };
 use cfc_sandbox::Launcher;
 use cfc_store::{Compression, Encoding, Store};
 
 use crate::assemble::{Assembler, exclude_patterns};
 use crate::cache::LayerCache;
-use crate::context::ContextTree;
+use crate::contexts::{ContextFiles, Contexts};
 use crate::copy::{self, Copier};
 use crate::entry::{Entries, content_digest};
 use crate::failure::{Failure, Result};
@@ -24,7 +24,6 @@ use crate::mount::Sources;
 use crate::owner::{self, Owner};
 use crate::run::{Runner, Running, sandbox_failure};
 use crate::schedule::{Results, run_graph};
-use crate::stat_cache::StatCache;
 use crate::tree::Tree;
 use crate::verify::{difference, own_layer};
 use crate::view::View;
@@ -121,8 +120,8 @@ impl Builder for NativeBuilder {
             encoding: self.options.encoding,
             annotations: &self.options.annotations,
             plan,
+            contexts: Contexts::new(&self.store, self.downloads.as_deref(), context),
             context,
-            context_files: OnceLock::new(),
             running: Running::default(),
             progress,
         };
@@ -132,6 +131,13 @@ impl Builder for NativeBuilder {
         }
         session.finish(&layers)
     }
+}
+
+/// What a `COPY` copies from.
+#[derive(Clone, Copy)]
+enum CopiedFrom<'a> {
+    Context(&'a ContextFiles<'a>),
+    Image(&'a View),
 }
 
 /// One build.
@@ -144,18 +150,12 @@ struct Session<'a> {
     annotations: &'a BTreeMap<String, String>,
     plan: &'a Plan,
     context: &'a Context,
-    context_files: OnceLock<ContextFiles<'a>>,
+    contexts: Contexts<'a>,
     running: Running,
     progress: &'a dyn BuildProgress,
 }
 
-/// The context, opened by the first `COPY` that needs it.
-struct ContextFiles<'a> {
-    tree: ContextTree<'a>,
-    digests: StatCache,
-}
-
-impl<'a> Session<'a> {
+impl Session<'_> {
     /// Carries everything out. The layers up to each node.
     fn layers(&self) -> std::result::Result<Vec<Vec<Layer>>, BuildError> {
         let nodes = &self.plan.nodes;
@@ -185,9 +185,7 @@ impl<'a> Session<'a> {
     }
 
     fn finish(&self, layers: &[Vec<Layer>]) -> std::result::Result<BuiltImage, BuildError> {
-        if let Some(files) = self.context_files.get() {
-            files.digests.save(self.store).map_err(|failure| failure.of_plan(self.plan))?;
-        }
+        self.contexts.save_digests().map_err(|failure| failure.of_plan(self.plan))?;
         let NodeId(target) = self.plan.target;
         self.assemble(&layers[target]).map_err(|failure| failure.of_plan(self.plan))
     }
@@ -206,15 +204,16 @@ impl<'a> Session<'a> {
         let (layer, outcome) = match &node.op {
             Op::Scratch => return Ok((Vec::new(), NodeOutcome::Built)),
             Op::Image { manifest, .. } => return Ok((image_layers(self.store, manifest)?, NodeOutcome::Built)),
-            Op::Context { path } => self.part_of_context(path)?,
+            Op::Context { name, path } => self.part_of_context(node, name.as_ref(), path)?,
             Op::Run(run) => {
                 let mounted = node.op.sources().map(|source| (source, layers_of(source))).collect();
                 self.run(node, run, base, mounted)?
             }
-            Op::MakeDirectory { path, user } => self.make_directory(path, user, base)?,
-            Op::Copy(copy) => match copy.from {
-                CopySource::Context => self.copy_from_context(copy, base)?,
-                CopySource::Node(source) => self.copy_from_node(node, copy, base, layers_of(source))?,
+            Op::MakeDirectory { path, user } => self.make_directory(node, path, user, base)?,
+            Op::Copy(copy) => match &copy.from {
+                CopySource::Context => self.copy_from_context(node, None, copy, base)?,
+                CopySource::Named(name) => self.copy_from_context(node, Some(name), copy, base)?,
+                CopySource::Node(source) => self.copy_from_node(node, copy, base, layers_of(*source))?,
             },
         };
         let mut layers = base.to_vec();
@@ -231,7 +230,7 @@ impl<'a> Session<'a> {
     ) -> Result<(Layer, NodeOutcome)> {
         let mtime = self.plan.source_date_epoch;
         let in_order: Vec<&[Layer]> = node.op.sources().map(|source| mounted[&source]).collect();
-        self.cached(LayerCache::run_key(run, base, &in_order, mtime), || {
+        self.cached(node, LayerCache::run_key(run, base, &in_order, mtime), || {
             let launcher = self.launcher.get()?;
             let runner = Runner { store: self.store, launcher, running: &self.running, mtime, encoding: self.encoding };
             let sources = Sources { context: self.context, layers: mounted };
@@ -239,26 +238,32 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// A part of the context as a layer that no image gets.
-    fn part_of_context(&self, path: &str) -> Result<(Layer, NodeOutcome)> {
-        let files = self.context_files()?;
+    /// A part of a context as a layer for whoever looks at it from here: no image gets it as it is.
+    fn part_of_context(&self, node: &Node, name: Option<&ContextName>, path: &str) -> Result<(Layer, NodeOutcome)> {
+        let files = self.contexts.get(name)?;
         let mut entries = copy::part(&files.tree, Path::new(path))?;
-        fill_digests(&mut entries, &[&files.tree], Some(&files.digests))?;
+        fill_digests(&mut entries, &[&files.tree], files.digests.as_ref())?;
         let mtime = self.plan.source_date_epoch;
-        self.cached(LayerCache::internal_key(&content_digest(&entries, mtime), mtime), || {
+        self.cached(node, LayerCache::internal_key(&content_digest(&entries, mtime), mtime), || {
             write_layer(self.store, &entries, &[&files.tree], mtime, Compression::None.into())
         })
     }
 
-    fn make_directory(&self, path: &str, user: &str, base: &[Layer]) -> Result<(Layer, NodeOutcome)> {
+    fn make_directory(&self, node: &Node, path: &str, user: &str, base: &[Layer]) -> Result<(Layer, NodeOutcome)> {
         let owner = self.owner(user, base)?;
         let view = View::for_lookup(self.store, base)?;
-        self.layer(copy::make_directory(path, owner, &view)?, &[])
+        self.layer(node, copy::make_directory(path, owner, &view)?, &[])
     }
 
-    fn copy_from_context(&self, copy: &Copy, base: &[Layer]) -> Result<(Layer, NodeOutcome)> {
-        let files = self.context_files()?;
-        self.copied(copy, &files.tree, base, Some(&files.digests))
+    fn copy_from_context(
+        &self,
+        node: &Node,
+        name: Option<&ContextName>,
+        copy: &Copy,
+        base: &[Layer],
+    ) -> Result<(Layer, NodeOutcome)> {
+        let files = self.contexts.get(name)?;
+        self.copied(node, copy, CopiedFrom::Context(files), base)
     }
 
     fn copy_from_node(
@@ -271,34 +276,33 @@ impl<'a> Session<'a> {
         let below = if copy.is_linked { &[] } else { base };
         let key = LayerCache::operation_key(&node.op, below, source, self.plan.source_date_epoch);
         // First by what the layers are, which is known; only then by what the files are, which takes reading them.
-        if let Some(layer) = self.cache.get(&key)? {
+        if let Some(layer) = self.known(node, &key)? {
             return Ok((layer, NodeOutcome::Cached));
         }
         let view = View::for_reading(self.store, source)?;
-        let (layer, outcome) = self.copied(copy, &view, base, None)?;
+        let (layer, outcome) = self.copied(node, copy, CopiedFrom::Image(&view), base)?;
         self.cache.put(&key, &layer)?;
         Ok((layer, outcome))
     }
 
-    /// The layer that `copy` makes; `digests` are there where `tree` is a build context rather than an image.
-    fn copied(
-        &self,
-        copy: &Copy,
-        tree: &dyn Tree,
-        base: &[Layer],
-        digests: Option<&StatCache>,
-    ) -> Result<(Layer, NodeOutcome)> {
+    /// The layer that `copy` makes.
+    fn copied(&self, node: &Node, copy: &Copy, from: CopiedFrom<'_>, base: &[Layer]) -> Result<(Layer, NodeOutcome)> {
+        let (tree, digests): (&dyn Tree, _) = match from {
+            CopiedFrom::Context(files) => (&files.tree, files.digests.as_ref()),
+            CopiedFrom::Image(view) => (view, None),
+        };
+        let is_image = matches!(from, CopiedFrom::Image(_));
         let owner = copy.owner.as_deref().map(|owner| self.owner(owner, base)).transpose()?;
         let exclude = exclude_patterns(&copy.exclude)?;
         let below = if copy.is_linked { View::empty() } else { View::for_lookup(self.store, base)? };
         let workspace = self.store.temp_dir()?;
         let assembler = Assembler { store: self.store, downloads: self.downloads, workspace: workspace.path(), tree };
-        let staged = assembler.stage(copy, digests.is_none())?;
+        let staged = assembler.stage(copy, is_image)?;
         let copier = Copier::new(&below, owner, copy.mode.as_ref(), &exclude);
         let mut entries = staged.copy(copier, &copy.destination)?;
         let trees = staged.trees();
         fill_digests(&mut entries, &trees, digests)?;
-        self.layer(entries, &trees)
+        self.layer(node, entries, &trees)
     }
 
     fn owner(&self, spec: &str, base: &[Layer]) -> Result<Owner> {
@@ -309,17 +313,22 @@ impl<'a> Session<'a> {
     }
 
     /// The layer that consists of `entries`, their contents in `trees`.
-    fn layer(&self, entries: Entries, trees: &[&dyn Tree]) -> Result<(Layer, NodeOutcome)> {
+    fn layer(&self, node: &Node, entries: Entries, trees: &[&dyn Tree]) -> Result<(Layer, NodeOutcome)> {
         let mtime = self.plan.source_date_epoch;
-        self.cached(LayerCache::content_key(&content_digest(&entries, mtime), mtime), || {
+        self.cached(node, LayerCache::content_key(&content_digest(&entries, mtime), mtime), || {
             let layer = write_layer(self.store, &entries, trees, mtime, self.encoding)?;
             LayerIndex::of(&entries).save(self.store, &layer.diff_id)?;
             Ok(layer)
         })
     }
 
-    fn cached(&self, key: String, make: impl FnOnce() -> Result<Layer>) -> Result<(Layer, NodeOutcome)> {
-        if let Some(layer) = self.cache.get(&key)? {
+    /// The layer that an earlier build made for `key`, if `node` may use it.
+    fn known(&self, node: &Node, key: &str) -> Result<Option<Layer>> {
+        if node.is_fresh { Ok(None) } else { self.cache.get(key) }
+    }
+
+    fn cached(&self, node: &Node, key: String, make: impl FnOnce() -> Result<Layer>) -> Result<(Layer, NodeOutcome)> {
+        if let Some(layer) = self.known(node, &key)? {
             return Ok((layer, NodeOutcome::Cached));
         }
         let layer = make()?;
@@ -343,15 +352,6 @@ impl<'a> Session<'a> {
         }
         self.cache.put(&key, &encoded)?;
         Ok(encoded)
-    }
-
-    fn context_files(&self) -> Result<&ContextFiles<'a>> {
-        if let Some(files) = self.context_files.get() {
-            return Ok(files);
-        }
-        let tree = ContextTree::open(self.context)?;
-        let digests = StatCache::load(self.store, tree.root())?;
-        Ok(self.context_files.get_or_init(|| ContextFiles { tree, digests }))
     }
 
     /// Writes config and manifest.

@@ -6,19 +6,22 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use cfc_egress::{Direct, EgressPolicy};
-use cfc_plan::{OutputStream, Run, RunNetwork};
+use cfc_plan::{OutputStream, Run, RunNetwork, Ulimit};
 use cfc_sandbox::{
     ErrorKind, Exit, ExitStatus, Launcher, Network, ResolvedUser, Root, SandboxConfig, Stdio, build_spec,
     insecure_build_spec, oci, resolve_user,
 };
 use cfc_store::{Encoding, LayerWriter, Store, UpperOptions, write_upper_as_layer};
 
+use crate::emulation;
 use crate::failure::{Failure, OnPath, Result};
 use crate::layer::Layer;
 use crate::mount::{Prepared, Sources};
 use crate::output::Capture;
 use crate::upper;
 use crate::view::unpacked;
+
+const SHM: &str = "/dev/shm";
 
 /// Hears what a program writes.
 pub(crate) type Listener<'a> = &'a (dyn Fn(OutputStream, &[u8]) + Sync);
@@ -48,6 +51,7 @@ impl Runner<'_> {
         if lowers.is_empty() {
             lowers.push(make_directory(workspace, "empty")?);
         }
+        emulation::check(self.store, run, base)?;
         let root = Root::Overlay {
             upper: make_upper(workspace, &lowers[0])?,
             work: make_directory(workspace, "work")?,
@@ -75,7 +79,7 @@ impl Runner<'_> {
         let name = workspace.file_name().unwrap_or_default().to_string_lossy();
         Ok(SandboxConfig {
             id: format!("build-{}-{}", std::process::id(), name.trim_start_matches('.')),
-            spec: spec(run, &user, files(workspace, run.network)?, prepared),
+            spec: spec(run, &user, files(workspace, run)?, prepared),
             root,
             network: match run.network {
                 RunNetwork::Default => Network::Redirected { ipv6: cfc_sandbox::has_ipv6_route() },
@@ -197,12 +201,33 @@ fn spec(run: &Run, user: &ResolvedUser, files: [oci::Mount; 2], prepared: &Prepa
     process.set_env(Some(environment(run, &user.home, &prepared.variables)));
     process.set_cwd(PathBuf::from(if run.working_directory.is_empty() { "/" } else { &run.working_directory }));
     process.set_user(identity);
+    if !run.ulimits.is_empty() {
+        process.set_rlimits(Some(run.ulimits.iter().map(rlimit).collect()));
+    }
     spec.set_process(Some(process));
     let mut mounts = spec.mounts().clone().unwrap_or_default();
+    if let Some(size) = run.shm_size {
+        mounts.iter_mut().filter(|mount| mount.destination() == Path::new(SHM)).for_each(|shm| resize(shm, size));
+    }
     mounts.extend(files);
     mounts.extend(prepared.mounts.iter().cloned());
     spec.set_mounts(Some(mounts));
     spec
+}
+
+/// The limit in the runtime specification's words.
+fn rlimit(limit: &Ulimit) -> oci::PosixRlimit {
+    let name = format!("RLIMIT_{}", limit.name.to_ascii_uppercase());
+    let value = serde_json::json!({"type": name, "soft": limit.soft, "hard": limit.hard});
+    serde_json::from_value(value).expect("the names of limits are the specification's")
+}
+
+/// Makes `mount`, a filesystem in memory, one of `size` bytes.
+fn resize(mount: &mut oci::Mount, size: u64) {
+    let mut options = mount.options().clone().unwrap_or_default();
+    options.retain(|option| !option.starts_with("size="));
+    options.push(format!("size={size}"));
+    mount.set_options(Some(options));
 }
 
 fn environment(run: &Run, home: &str, of_mounts: &[(String, String)]) -> Vec<String> {
@@ -221,11 +246,13 @@ fn environment(run: &Run, home: &str, of_mounts: &[(String, String)]) -> Vec<Str
 }
 
 /// The files that every container gets from its machine; they never get into a layer.
-fn files(workspace: &Path, network: RunNetwork) -> Result<[oci::Mount; 2]> {
+fn files(workspace: &Path, run: &Run) -> Result<[oci::Mount; 2]> {
     const HOSTS: &str = "127.0.0.1\tlocalhost buildkitsandbox\n::1\tlocalhost ip6-localhost ip6-loopback\n";
     let machines = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    let resolver = if network == RunNetwork::Host { machines } else { resolver(&machines) };
-    let files = [("resolv.conf", resolver.into_bytes()), ("hosts", HOSTS.as_bytes().to_vec())];
+    let resolver = if run.network == RunNetwork::Host { machines } else { resolver(&machines) };
+    let extra = run.hosts.iter().map(|host| format!("{}\t{}\n", host.address, host.name));
+    let hosts = HOSTS.to_string() + &extra.collect::<String>();
+    let files = [("resolv.conf", resolver.into_bytes()), ("hosts", hosts.into_bytes())];
     for (name, content) in &files {
         let path = workspace.join(name);
         fs::write(&path, content).on("write", &path)?;

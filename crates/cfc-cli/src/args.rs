@@ -86,12 +86,41 @@ pub struct Build {
     /// Give a build argument its value; without =VALUE the environment's
     #[arg(long = "build-arg", value_name = "NAME[=VALUE]")]
     pub build_args: Vec<String>,
+    /// Use this in place of a stage or image of that name: a directory, oci-layout://DIR[:TAG|@DIGEST],
+    /// docker-image://NAME:TAG, a Git repository, or the file at an address
+    #[arg(long = "build-context", value_name = "NAME=PLACE")]
+    pub build_contexts: Vec<String>,
     /// Add a label to the image
     #[arg(long = "label", value_name = "NAME=VALUE")]
     pub labels: Vec<String>,
-    /// Use nothing that an earlier build made
+    /// The platform to build for, in place of this machine's; several make one image with an index
+    #[arg(long = "platform", value_name = "OS/ARCH[/VARIANT]", value_delimiter = ',')]
+    pub platforms: Vec<String>,
+    /// Ask the registry for base images although the store has them
     #[arg(long)]
-    pub no_cache: bool,
+    pub pull: bool,
+    /// Use nothing that an earlier build made; with =STAGE, only these stages do not
+    #[arg(
+        long,
+        value_name = "STAGE",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "",
+        value_delimiter = ','
+    )]
+    pub no_cache: Vec<String>,
+    /// The network of `RUN` steps that ask for none
+    #[arg(long, value_name = "default|none|host", value_parser = ["default", "none", "host"])]
+    pub network: Option<String>,
+    /// A further name in the `/etc/hosts` of `RUN` steps; `host-gateway` is this machine's own address
+    #[arg(long = "add-host", value_name = "NAME:IP")]
+    pub add_hosts: Vec<String>,
+    /// How much `/dev/shm` holds in `RUN` steps [default: 64m]
+    #[arg(long, value_name = "SIZE")]
+    pub shm_size: Option<String>,
+    /// A limit of the processes of `RUN` steps: `nofile=1024:4096`
+    #[arg(long = "ulimit", value_name = "NAME=SOFT[:HARD]")]
+    pub ulimits: Vec<String>,
     /// Build twice without cache, and name the first file that does not come out the same and the step that wrote it
     #[arg(long)]
     pub verify: bool,

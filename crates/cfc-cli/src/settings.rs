@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use cfc_engine::AddressRange;
 use cfc_runtime::Shares;
 use cfc_store::Store;
+use cfc_transfer::{Options, Registries, RegistrySettings};
 use serde::{Deserialize, Serialize};
 
 use crate::args::Global;
@@ -70,6 +71,9 @@ pub struct ConfigFile {
     /// Programs with names.
     #[serde(default)]
     pub runtimes: BTreeMap<String, RuntimeEntry>,
+    /// What is special about registries, by host and port.
+    #[serde(default)]
+    pub registries: BTreeMap<String, RegistryHostEntry>,
     /// What holds for single applications.
     #[serde(default)]
     pub applications: BTreeMap<String, ApplicationEntry>,
@@ -117,6 +121,22 @@ pub struct RuntimeEntry {
     /// Its arguments, before the command: `["--platform=kvm"]`.
     #[serde(default)]
     pub args: Vec<String>,
+}
+
+/// A registry, as `[registries."HOST"]` has it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RegistryHostEntry {
+    /// Where images are looked for first: `["mirror.example:5000/hub"]`.
+    #[serde(default)]
+    pub mirrors: Vec<String>,
+    /// Whether it speaks HTTP; without a word only this machine's own do.
+    pub http: Option<bool>,
+    /// Whether its certificate is taken whatever it is.
+    #[serde(default)]
+    pub insecure: bool,
+    /// A file of certificates (PEM) to trust besides the system's.
+    pub ca: Option<PathBuf>,
 }
 
 /// An application, as `[applications.NAME]` has it.
@@ -197,6 +217,23 @@ impl Settings {
             Failure::because(format!("cannot make the data directory `{}`", self.data.display()), &error)
                 .hint("name another one with --data DIR or CFC_DATA")
         })
+    }
+
+    /// How to speak to registries.
+    pub fn transfer_options(&self) -> Result<Options, Failure> {
+        let mut registries = Registries::default();
+        for (host, entry) in &self.file.registries {
+            let settings = RegistrySettings {
+                mirrors: entry.mirrors.clone(),
+                plain_http: entry.http,
+                accepts_any_certificate: entry.insecure,
+                certificates: entry.ca.iter().cloned().collect(),
+            };
+            registries.add(host, settings).map_err(|error| {
+                Failure::because(format!("cannot use `[registries.\"{host}\"]` of the configuration file"), &error)
+            })?;
+        }
+        Ok(Options { registries, ..Options::default() })
     }
 
     /// Where the pinned tools are installed.

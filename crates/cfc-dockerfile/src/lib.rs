@@ -19,7 +19,7 @@ pub use dockerfile::{Dockerfile, Stage, parse, parse_instruction};
 pub use ignore::{DirectoryMatches, IgnoreFile};
 pub use instruction::{
     Add, ArgInstruction, Check, Command, Copy, Flag, Healthcheck, Heredoc, Instruction, Mount, MountError, MountKind,
-    Run, Script, Sharing,
+    Run, Script, Sharing, parse_size,
 };
 pub use parser::Directives;
 pub use problem::{Problem, ProblemKind};

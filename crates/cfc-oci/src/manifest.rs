@@ -86,9 +86,11 @@ impl Index {
         }
     }
 
-    /// The first manifest that runs on `platform`.
+    /// The manifest that runs on `platform`: the one that is nearest to it, the first of several.
     pub fn for_platform(&self, platform: &Platform) -> Option<&Descriptor> {
-        self.manifests.iter().find(|manifest| manifest.platform.as_ref().is_some_and(|p| p.satisfies(platform)))
+        let distance = |manifest: &&Descriptor| manifest.platform.as_ref()?.distance_from(platform);
+        let fitting = self.manifests.iter().filter_map(|manifest| Some((distance(&manifest)?, manifest)));
+        fitting.min_by_key(|(distance, _)| *distance).map(|(_, manifest)| manifest)
     }
 
     /// The bytes that are hashed and stored: compact JSON in the order of the specification.

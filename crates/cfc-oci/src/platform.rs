@@ -46,20 +46,49 @@ impl Platform {
         }
     }
 
-    /// Whether an image for `self` runs where `wanted` is asked for. Variants are compared only when both name one;
-    /// `arm64` and `arm64/v8` are the same.
+    /// Whether an image for `self` runs where `wanted` is asked for: the same, or an older variant. A variant that is
+    /// not named is the usual one.
     pub fn satisfies(&self, wanted: &Platform) -> bool {
-        let same_variant = match (&self.variant, &wanted.variant) {
-            (Some(ours), Some(theirs)) => ours == theirs,
-            _ => true,
+        self.distance_from(wanted).is_some()
+    }
+
+    /// How far an image for `self` is from what `wanted` asks for: 0 for the same, 1 for the next older variant (an image
+    /// for `arm/v6` where `arm/v7` is wanted), and so on. None when it does not run there.
+    pub fn distance_from(&self, wanted: &Platform) -> Option<u32> {
+        if self.os != wanted.os || self.architecture != wanted.architecture {
+            return None;
+        }
+        let (ours, theirs) = (self.variant_or_usual(), wanted.variant_or_usual());
+        let number = |variant: &str| variant.strip_prefix('v').and_then(|digits| digits.parse::<u32>().ok());
+        match (number(&ours), number(&theirs)) {
+            (Some(ours), Some(theirs)) => theirs.checked_sub(ours),
+            _ => (ours == theirs).then_some(0),
+        }
+    }
+
+    /// Whether the processor of `host` runs programs for `self` by itself.
+    pub fn is_native_to(&self, host: &Platform) -> bool {
+        let pair = (host.architecture.as_str(), self.architecture.as_str());
+        self.os == host.os && (pair.0 == pair.1 || matches!(pair, ("amd64", "386") | ("arm64", "arm")))
+    }
+
+    /// The variant of a processor whose variant is not named (containerd's `platforms.Normalize`).
+    fn variant_or_usual(&self) -> String {
+        let usual = match self.architecture.as_str() {
+            "arm" => "v7",
+            "arm64" => "v8",
+            "amd64" => "v1",
+            _ => "",
         };
-        self.os == wanted.os && self.architecture == wanted.architecture && same_variant
+        self.variant.clone().unwrap_or_else(|| usual.to_string())
     }
 }
 
 impl FromStr for Platform {
     type Err = PlatformError;
 
+    /// Reads `os/architecture[/variant]`, or an architecture alone; in the one form that each platform has
+    /// (`linux/aarch64/v8` is `linux/arm64`, `armhf` is `linux/arm/v7`).
     fn from_str(text: &str) -> Result<Self, PlatformError> {
         let parts: Vec<&str> = text.split('/').collect();
         let is_part = |part: &&str| {
@@ -71,16 +100,33 @@ impl FromStr for Platform {
         }
         let (os, architecture, variant) = match parts.as_slice() {
             [os, architecture] => (os, architecture, None),
-            [os, architecture, variant] => (os, architecture, Some(variant.to_string())),
+            [os, architecture, variant] => (os, architecture, Some(variant.to_ascii_lowercase())),
+            [architecture] if is_architecture(architecture) => (&"linux", architecture, None),
             _ => return Err(PlatformError { text: text.to_string() }),
         };
-        let architecture = match architecture.to_ascii_lowercase().as_str() {
-            "x86_64" | "x86-64" => "amd64".to_string(),
-            "aarch64" => "arm64".to_string(),
-            other => other.to_string(),
+        let architecture = architecture.to_ascii_lowercase();
+        let (architecture, variant) = match (architecture.as_str(), variant.as_deref()) {
+            ("amd64" | "x86_64" | "x86-64", None | Some("v1")) => ("amd64", None),
+            ("x86_64" | "x86-64", _) => ("amd64", variant),
+            ("i386" | "i486" | "i586" | "i686" | "386", _) => ("386", None),
+            ("arm64" | "aarch64", None | Some("v8" | "8")) => ("arm64", None),
+            ("aarch64", _) => ("arm64", variant),
+            ("armhf", _) | ("arm", None | Some("7")) => ("arm", Some("v7".to_string())),
+            ("armel", _) | ("arm", Some("6")) => ("arm", Some("v6".to_string())),
+            ("arm", Some("5")) => ("arm", Some("v5".to_string())),
+            (other, _) => (other, variant),
         };
-        Ok(Platform { variant, ..Platform::new(&os.to_ascii_lowercase(), &architecture) })
+        Ok(Platform { variant, ..Platform::new(&os.to_ascii_lowercase(), architecture) })
     }
+}
+
+/// Whether `text` names a processor rather than an operating system (GOARCH, and what people write for it).
+fn is_architecture(text: &str) -> bool {
+    const KNOWN: [&str; 20] = [
+        "386", "aarch64", "amd64", "arm", "arm64", "armel", "armhf", "i386", "loong64", "mips", "mips64", "mips64le",
+        "mipsle", "ppc64", "ppc64le", "riscv64", "s390x", "wasm", "x86-64", "x86_64",
+    ];
+    KNOWN.contains(&text.to_ascii_lowercase().as_str())
 }
 
 impl fmt::Display for Platform {
@@ -110,7 +156,17 @@ mod tests {
         for text in ["linux/amd64", "linux/arm/v7"] {
             assert_eq!(text.parse::<Platform>().map(|platform| platform.to_string()), Ok(text.to_string()));
         }
-        assert_eq!("linux/x86_64".parse::<Platform>().map(|p| p.to_string()), Ok("linux/amd64".to_string()));
+        for (text, name) in [
+            ("linux/x86_64", "linux/amd64"),
+            ("linux/arm64/v8", "linux/arm64"),
+            ("linux/arm", "linux/arm/v7"),
+            ("armhf", "linux/arm/v7"),
+            ("arm64", "linux/arm64"),
+            ("linux/amd64/v1", "linux/amd64"),
+            ("linux/amd64/v3", "linux/amd64/v3"),
+        ] {
+            assert_eq!(text.parse::<Platform>().map(|platform| platform.to_string()), Ok(name.to_string()));
+        }
     }
 
     #[test]
@@ -121,10 +177,17 @@ mod tests {
     }
 
     #[test]
-    fn variants_matter_only_when_both_are_named() {
-        let plain: Platform = "linux/arm64".parse().expect("well-formed");
-        let v8: Platform = "linux/arm64/v8".parse().expect("well-formed");
-        assert!(plain.satisfies(&v8) && v8.satisfies(&plain));
-        assert!(!v8.satisfies(&"linux/arm64/v9".parse().expect("well-formed")));
+    fn an_older_variant_runs_on_a_newer_one_and_not_the_other_way_round() {
+        let distance = |image: &str, wanted: &str| {
+            let (image, wanted): (Platform, Platform) = (image.parse().expect(image), wanted.parse().expect(wanted));
+            image.distance_from(&wanted)
+        };
+        assert_eq!(distance("linux/arm64", "linux/arm64/v8"), Some(0));
+        assert_eq!(distance("linux/arm/v6", "linux/arm/v7"), Some(1));
+        assert_eq!(distance("linux/arm/v7", "linux/arm/v6"), None);
+        assert_eq!(distance("linux/arm", "linux/arm/v6"), None);
+        assert_eq!(distance("linux/amd64", "linux/amd64/v3"), Some(2));
+        assert_eq!(distance("linux/arm64", "linux/arm"), None);
+        assert_eq!(distance("windows/amd64", "linux/amd64"), None);
     }
 }

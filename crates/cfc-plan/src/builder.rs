@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use cfc_dockerfile::IgnoreFile;
 use cfc_oci::{Descriptor, ImageConfig};
 
-use crate::{LintWarning, Node, Plan};
+use crate::{ContextFiles, ContextName, LintWarning, Node, Plan};
 
 /// How much of an instruction an error message shows.
 const SHOWN_CHARACTERS: usize = 100;
@@ -32,6 +32,16 @@ pub struct Context {
     pub secrets: BTreeMap<String, SecretSource>,
     /// Sockets of ssh agents by id.
     pub ssh: BTreeMap<String, PathBuf>,
+    /// Further contexts.
+    pub named: BTreeMap<ContextName, NamedFiles>,
+}
+
+/// A build context beside the build's own.
+pub struct NamedFiles {
+    /// Where its files are.
+    pub files: ContextFiles,
+    /// What of them is left out.
+    pub ignore: Option<Ignore>,
 }
 
 /// Where a secret is. It is read when a `RUN` needs it, and kept nowhere.

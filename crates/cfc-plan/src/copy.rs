@@ -85,7 +85,7 @@ impl StageLowering<'_, '_> {
         let change = mode.as_deref().map(|text| self.mode_change(words.name, text, span)).transpose()?;
         let op = Op::Copy(Copy {
             from: match words.from {
-                Some(name) => CopySource::Node(self.copy_node(name, instruction)?),
+                Some(name) => self.copy_source(name, instruction)?,
                 None => CopySource::Context,
             },
             sources,

@@ -42,6 +42,7 @@ impl Graph {
             base,
             key,
             stage: origin.stage.to_string(),
+            is_fresh: false,
             display: origin.display.to_string(),
             span: origin.span,
         });

@@ -32,22 +32,26 @@ mod error;
 mod graph;
 mod history;
 mod lint;
+mod named_context;
 mod outline;
 pub mod path;
 mod ports;
+mod run_settings;
 mod source;
 
 pub use builder::{
     BuildError, BuildProgress, Builder, BuiltImage, Context, DownloadError, Downloads, FailedInstruction, Ignore,
-    NodeOutcome, OutputStream, SecretSource, Silent,
+    NamedFiles, NodeOutcome, OutputStream, SecretSource, Silent,
 };
 pub use chmod::ModeChange;
 pub use error::PlanError;
 pub use lint::{LintWarning, Rule};
 pub use lower::{Checked, check, lower};
+pub use named_context::{ContextFiles, ContextName, NamedContext};
 pub use outline::{Outline, OutlineArgument, OutlineMount, outline};
 pub use plan::{
     BaseImage, BaseImageError, BaseImages, BuildRequest, Copy, CopySource, Entitlement, FileOwner, Mount, MountKind,
     Node, NodeId, Op, Parents, Plan, Run, RunNetwork, SecretVariable, Source,
 };
-pub use source::{GitSource, UrlSource};
+pub use run_settings::{ExtraHost, RunSettings, Ulimit};
+pub use source::{GitSource, UrlSource, is_url};

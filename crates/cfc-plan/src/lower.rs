@@ -1,6 +1,6 @@
 //! [`lower`]: from a request to a plan, stage by stage.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use cfc_dockerfile::Span;
 use cfc_oci::{ImageConfig, Platform, RootFs};
@@ -13,8 +13,8 @@ use crate::history::rfc3339;
 use crate::lint::{LintConfig, LintWarning, Linter, Rule, check_syntax};
 use crate::outline::Capture;
 use crate::stage::{StageLowering, State};
-use crate::stages::{Source, Stages};
-use crate::{BaseImage, BaseImages, BuildRequest, NodeId, Op, Plan, PlanError};
+use crate::stages::{Head, NamedSource, Source, Stages};
+use crate::{BaseImage, BaseImages, BuildRequest, CopySource, NodeId, Op, Plan, PlanError};
 
 /// Lowers `request` to the operations that build it. Base images are asked of `bases` for the stages that the target
 /// needs, and only for those.
@@ -67,6 +67,8 @@ pub(crate) fn lower_with(
     let epoch = arguments::source_date_epoch(request, &arguments)?;
     let stages = Stages::new(request, &arguments, linter)?;
     let target = stages.target()?;
+    let fresh = request.fresh_stages.iter().map(|name| Ok(stages.heads[stages.called(name)?].label.clone()));
+    let fresh = fresh.collect::<Result<BTreeSet<String>, PlanError>>()?;
     let order = stages.reachable(target)?;
     let mut lowering = Lowering {
         request,
@@ -88,13 +90,14 @@ pub(crate) fn lower_with(
         lowering.lower_all(order)?;
     }
     let state = lowering.finished.remove(&target).expect("the target is the last of the reachable stages");
+    lowering.graph.nodes.iter_mut().for_each(|node| node.is_fresh = fresh.contains(&node.stage));
     Ok(Plan {
         nodes: lowering.graph.nodes,
         target: state.node,
         config: final_config(request, state.config, &lowering.created),
         source_date_epoch: epoch,
         dockerfile_path: request.dockerfile_path.clone(),
-        warnings: arguments::unused(request).into_iter().collect(),
+        warnings: arguments::unused(request).into_iter().chain(lowering.stages.unused_contexts()).collect(),
         lint: Vec::new(),
     })
 }
@@ -104,6 +107,15 @@ fn final_config(request: &BuildRequest, mut config: ImageConfig, created: &str) 
         config.config.labels.get_or_insert_default().extend(request.labels.clone());
     }
     config.created = Some(created.to_string());
+    // Whatever the base image says of itself: who asks for a platform gets an image that says so (BuildKit).
+    if request.platform != Platform::host() {
+        let is_same = (&config.os, &config.architecture) == (&request.platform.os, &request.platform.architecture);
+        if request.platform.variant.is_some() || !is_same {
+            config.variant = request.platform.variant.clone();
+        }
+        config.os = request.platform.os.clone();
+        config.architecture = request.platform.architecture.clone();
+    }
     config.rootfs = RootFs::default();
     config
 }
@@ -165,6 +177,24 @@ impl Lowering<'_> {
         platform: &Platform,
         origin: &Origin<'_>,
     ) -> Result<(NodeId, ImageConfig), PlanError> {
+        let (node, config) = self.image_of_any_platform(reference, platform, origin)?;
+        let (wanted, actual) = (platform, config.platform());
+        if (&wanted.os, &wanted.architecture) != (&actual.os, &actual.architecture) && !actual.os.is_empty() {
+            let wanted = wanted.to_string();
+            let message = format!(
+                "Base image {reference} was pulled with platform \"{actual}\", expected {wanted:?} for current build"
+            );
+            self.linter.warn(Rule::INVALID_BASE_IMAGE_PLATFORM, origin.span, message);
+        }
+        Ok((node, config))
+    }
+
+    fn image_of_any_platform(
+        &mut self,
+        reference: &str,
+        platform: &Platform,
+        origin: &Origin<'_>,
+    ) -> Result<(NodeId, ImageConfig), PlanError> {
         let key = (reference.to_string(), platform.to_string());
         let image = match self.images.get(&key) {
             Some(image) => image.clone(),
@@ -174,14 +204,6 @@ impl Lowering<'_> {
                 image
             }
         };
-        let (wanted, actual) = (platform, image.config.platform());
-        if (&wanted.os, &wanted.architecture) != (&actual.os, &actual.architecture) && !actual.os.is_empty() {
-            let wanted = wanted.to_string();
-            let message = format!(
-                "Base image {reference} was pulled with platform \"{actual}\", expected {wanted:?} for current build"
-            );
-            self.linter.warn(Rule::INVALID_BASE_IMAGE_PLATFORM, origin.span, message);
-        }
         let op = Op::Image { manifest: image.manifest, reference: reference.to_string() };
         Ok((self.graph.add(op, None, origin), image.config))
     }
@@ -204,17 +226,42 @@ impl Lowering<'_> {
         hint.into_iter().chain(stages).collect::<Vec<_>>().join("; ")
     }
 
-    /// The node that `COPY --from` copies from.
-    pub(crate) fn copy_source(
+    /// The node of what a build context has for a name, and the config where it is an image.
+    pub(crate) fn named(
         &mut self,
-        name: &str,
+        source: &NamedSource,
         platform: &Platform,
         origin: &Origin<'_>,
-    ) -> Result<NodeId, PlanError> {
-        match self.stages.copy_source(name, origin.span)? {
-            Source::Stage(stage) => Ok(self.finished(stage).node),
-            Source::Scratch => Ok(self.graph.add(Op::Scratch, None, origin)),
-            Source::Image(reference) => Ok(self.image(&reference, platform, origin)?.0),
-        }
+    ) -> Result<(NodeId, Option<ImageConfig>), PlanError> {
+        Ok(match source {
+            NamedSource::Scratch => (self.graph.add(Op::Scratch, None, origin), None),
+            NamedSource::Image(reference) => {
+                let (node, config) = self.image_of_any_platform(reference, platform, origin)?;
+                (node, Some(config))
+            }
+            NamedSource::Files(name) => {
+                let op = Op::Context { name: Some(name.clone()), path: "/".to_string() };
+                (self.graph.add(op, None, origin), None)
+            }
+        })
+    }
+
+    /// What `COPY --from` copies from. An image is the target's, whatever platform the stage has (BuildKit).
+    pub(crate) fn copy_source(&mut self, name: &str, origin: &Origin<'_>) -> Result<CopySource, PlanError> {
+        let platform = &self.request.platform;
+        let source = match self.stages.copy_source(name, origin.span)? {
+            // Its files are copied from where they are.
+            Source::Stage(stage) => match &self.stages.heads[stage] {
+                Head { base: Source::Context(NamedSource::Files(name)), is_replaced: true, .. } => {
+                    return Ok(CopySource::Named(name.clone()));
+                }
+                _ => self.finished(stage).node,
+            },
+            Source::Context(NamedSource::Files(name)) => return Ok(CopySource::Named(name)),
+            Source::Context(named) => self.named(&named, platform, origin)?.0,
+            Source::Scratch => self.graph.add(Op::Scratch, None, origin),
+            Source::Image(reference) => self.image(&reference, platform, origin)?.0,
+        };
+        Ok(CopySource::Node(source))
     }
 }

@@ -3,7 +3,7 @@
 use cfc_dockerfile::{Instruction, MountError, MountKind as Kind, Sharing, Span, Spanned};
 
 use crate::stage::StageLowering;
-use crate::{FileOwner, Mount, MountKind, NodeId, Op, PlanError, SecretVariable, path};
+use crate::{CopySource, FileOwner, Mount, MountKind, NodeId, Op, PlanError, SecretVariable, path};
 
 /// Namespaces caches, as BuildKit has it, by a build argument.
 const CACHE_NAMESPACE: &str = "BUILDKIT_CACHE_MOUNT_NS";
@@ -62,8 +62,8 @@ impl StageLowering<'_, '_> {
         let target = self.target(mount, text, instruction.span)?;
         let path = source_path(mount);
         let node = match &mount.from {
-            Some(from) => self.copy_node(from, instruction)?,
-            None => self.aside(Op::Context { path: path.clone() }, instruction),
+            Some(from) => self.mounted(from, &path, instruction)?,
+            None => self.aside(Op::Context { name: None, path: path.clone() }, instruction),
         };
         Ok(Mount { target, kind: MountKind::Bind { node, path, is_writable: !mount.read_only } })
     }
@@ -76,18 +76,30 @@ impl StageLowering<'_, '_> {
     ) -> Result<Mount, PlanError> {
         let target = self.target(mount, text, instruction.span)?;
         let from = mount.from.as_deref().filter(|from| *from != "scratch");
-        let node: Option<NodeId> = from.map(|from| self.copy_node(from, instruction)).transpose()?;
+        let path = source_path(mount);
+        let node: Option<NodeId> = from.map(|from| self.mounted(from, &path, instruction)).transpose()?;
         let namespace = self.lowering.request.build_args.get(CACHE_NAMESPACE).map_or("", String::as_str);
         let id = mount.id.clone().unwrap_or_else(|| target.clone());
         let kind = MountKind::Cache {
             id: format!("{namespace}/{id}"),
             sharing: mount.sharing.unwrap_or(Sharing::Shared),
             node,
-            path: source_path(mount),
+            path,
             is_read_only: mount.read_only,
             owner: owner(mount, 0o755),
         };
         Ok(Mount { target, kind })
+    }
+
+    /// The node that has `path` of what `from` names.
+    fn mounted(&mut self, from: &str, path: &str, instruction: &Spanned<Instruction>) -> Result<NodeId, PlanError> {
+        Ok(match self.copy_source(from, instruction)? {
+            CopySource::Node(node) => node,
+            CopySource::Named(name) => {
+                self.aside(Op::Context { name: Some(name), path: path.to_string() }, instruction)
+            }
+            CopySource::Context => self.aside(Op::Context { name: None, path: path.to_string() }, instruction),
+        })
     }
 
     fn secret(&mut self, mount: &cfc_dockerfile::Mount, mounts: &mut Mounts, span: Span) {

@@ -8,7 +8,7 @@ use cfc_dockerfile::{IgnoreFile, Sharing, Span};
 use cfc_oci::{Descriptor, Digest, ImageConfig, Platform};
 use serde::Serialize;
 
-use crate::{GitSource, LintWarning, ModeChange, UrlSource};
+use crate::{ContextName, ExtraHost, GitSource, LintWarning, ModeChange, NamedContext, RunSettings, Ulimit, UrlSource};
 
 /// What to build.
 #[derive(Clone, Debug)]
@@ -29,6 +29,12 @@ pub struct BuildRequest {
     pub allowed: BTreeSet<Entitlement>,
     /// What of the build context is left out; only for warnings.
     pub ignore: Option<IgnoreFile>,
+    /// What stands for the stages and images of these names.
+    pub contexts: BTreeMap<ContextName, NamedContext>,
+    /// What holds for all `RUN` steps.
+    pub run: RunSettings,
+    /// The stages, by name or number, that use nothing that an earlier build made.
+    pub fresh_stages: BTreeSet<String>,
 }
 
 /// More than a build may do unless whoever starts it allows it.
@@ -125,6 +131,8 @@ pub struct Node {
     pub key: Digest,
     /// The stage it belongs to, as people call it: its name or its number.
     pub stage: String,
+    /// Whether it is carried out although its result may be known.
+    pub is_fresh: bool,
     /// The instruction as written, variables expanded.
     pub display: String,
     /// Where it was written.
@@ -159,8 +167,12 @@ impl Op {
 pub enum Op {
     /// The empty filesystem.
     Scratch,
-    /// A part of the build context, at the place that it has there. Nobody's image has it as a layer.
+    /// A part of a build context, at the place that it has there. Only what is built `FROM` a named context has it as a
+    /// layer.
     Context {
+        /// Which context; the build's own when there is no name.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        name: Option<ContextName>,
         /// The part, absolute and clean.
         path: String,
     },
@@ -211,6 +223,15 @@ pub struct Run {
     /// Whether it may do nearly everything to the kernel (`--security=insecure`).
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub is_insecure: bool,
+    /// Further names in `/etc/hosts`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub hosts: Vec<ExtraHost>,
+    /// How much `/dev/shm` holds, in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shm_size: Option<u64>,
+    /// Limits of its processes.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ulimits: Vec<Ulimit>,
 }
 
 /// The network of a `RUN`.
@@ -403,10 +424,12 @@ pub struct Parents {
 }
 
 /// Where `COPY` finds its sources.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CopySource {
     /// The build context.
     Context,
+    /// The files of another build context.
+    Named(ContextName),
     /// The filesystem of another node.
     Node(NodeId),
 }
@@ -414,9 +437,10 @@ pub enum CopySource {
 impl CopySource {
     /// Only the kind goes into an operation's key: a node's place in the plan is not what it is.
     fn serialize_kind<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(match self {
-            CopySource::Context => "context",
-            CopySource::Node(_) => "node",
-        })
+        match self {
+            CopySource::Context => serializer.serialize_str("context"),
+            CopySource::Named(name) => serializer.serialize_str(&format!("context:{name}")),
+            CopySource::Node(_) => serializer.serialize_str("node"),
+        }
     }
 }

@@ -42,6 +42,9 @@ impl StageLowering<'_, '_> {
             secret_variables: mounts.secret_variables,
             network: self.network(run, span)?,
             is_insecure: self.is_insecure(run, span)?,
+            hosts: self.lowering.request.run.hosts.clone(),
+            shm_size: self.lowering.request.run.shm_size,
+            ulimits: self.lowering.request.run.ulimits.clone(),
         });
         self.change(op, instruction, created_by);
         Ok(())
@@ -54,7 +57,8 @@ impl StageLowering<'_, '_> {
                 self.need(Entitlement::NetworkHost, "RUN --network=host", span)?;
                 Ok(RunNetwork::Host)
             }
-            _ => Ok(RunNetwork::Default),
+            // `default` is what the build has, too.
+            _ => Ok(self.lowering.request.run.network),
         }
     }
 

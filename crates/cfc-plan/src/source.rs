@@ -31,13 +31,13 @@ pub struct UrlSource {
 }
 
 /// Whether `source` is an address of the network and not a path.
-pub(crate) fn is_url(source: &str) -> bool {
+pub fn is_url(source: &str) -> bool {
     source.starts_with("http://") || source.starts_with("https://")
 }
 
 impl UrlSource {
     /// The file at `url`, called by the last part of its path.
-    pub(crate) fn new(url: &str, checksum: Option<cfc_oci::Digest>) -> UrlSource {
+    pub fn new(url: &str, checksum: Option<cfc_oci::Digest>) -> UrlSource {
         let after_scheme = url.split_once("://").map_or(url, |(_, rest)| rest);
         let path = after_scheme.split(['?', '#']).next().unwrap_or_default();
         let (_, path) = path.split_once('/').unwrap_or_default();

@@ -14,7 +14,7 @@ use crate::graph::Origin;
 use crate::history::{commit_config, commit_layer, quote_list};
 use crate::lower::Lowering;
 use crate::stages::Source;
-use crate::{NodeId, Op, PlanError, path, ports};
+use crate::{CopySource, NodeId, Op, PlanError, path, ports};
 
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -27,7 +27,6 @@ pub(crate) struct State {
     pub(crate) environment: Environment,
     /// `ARG`s of this stage and of those it builds on, in order.
     pub(crate) declared: Vec<(String, Option<String>)>,
-    pub(crate) platform: Platform,
     /// Whether this Dockerfile has set the working directory already.
     pub(crate) has_workdir: bool,
 }
@@ -50,6 +49,9 @@ impl<'l, 'a> StageLowering<'l, 'a> {
         let label = lowering.stages.heads[index].label.clone();
         let state = initial_state(lowering, index, &label)?;
         let mut this = StageLowering { lowering, state, label, has_cmd: false, last_of: HashMap::new() };
+        if this.lowering.stages.heads[index].is_replaced {
+            return Ok(this.state);
+        }
         this.triggers(stage)?;
         for instruction in &stage.instructions {
             this.instruction(instruction)?;
@@ -147,9 +149,13 @@ impl<'l, 'a> StageLowering<'l, 'a> {
         self.lowering.graph.add(op, None, &origin)
     }
 
-    pub(crate) fn copy_node(&mut self, name: &str, instruction: &Spanned<Instruction>) -> Result<NodeId, PlanError> {
+    pub(crate) fn copy_source(
+        &mut self,
+        name: &str,
+        instruction: &Spanned<Instruction>,
+    ) -> Result<CopySource, PlanError> {
         let origin = Origin { stage: &self.label, display: &instruction.original, span: instruction.span };
-        self.lowering.copy_source(name, &self.state.platform, &origin)
+        self.lowering.copy_source(name, &origin)
     }
 
     /// The arguments that a command stands for: the shell form goes through the image's shell.
@@ -306,11 +312,15 @@ fn initial_state(lowering: &mut Lowering<'_>, index: usize, label: &str) -> Resu
         Source::Scratch => {
             let node = lowering.graph.add(Op::Scratch, None, &origin);
             // BuildKit gives an image from scratch the platform of the target, whatever `--platform` says.
-            fresh_state(node, empty_config(&request.platform), request.platform.clone())
+            fresh_state(node, empty_config(&request.platform))
         }
         Source::Image(reference) => {
             let (node, config) = lowering.image(&reference, &platform, &origin)?;
-            fresh_state(node, config, platform)
+            fresh_state(node, config)
+        }
+        Source::Context(named) => {
+            let (node, config) = lowering.named(&named, &platform, &origin)?;
+            fresh_state(node, config.unwrap_or_else(|| empty_config(&platform)))
         }
     };
     let container = &mut state.config.config;
@@ -321,8 +331,8 @@ fn initial_state(lowering: &mut Lowering<'_>, index: usize, label: &str) -> Resu
     Ok(state)
 }
 
-fn fresh_state(node: NodeId, config: ImageConfig, platform: Platform) -> State {
-    State { node, config, environment: Environment::default(), declared: Vec::new(), platform, has_workdir: false }
+fn fresh_state(node: NodeId, config: ImageConfig) -> State {
+    State { node, config, environment: Environment::default(), declared: Vec::new(), has_workdir: false }
 }
 
 /// Every process has a `PATH`, and instructions see the image's variables.

@@ -1,5 +1,8 @@
 //! [`Stages`]: which stage builds on which, before any instruction is looked at.
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+
 use cfc_dockerfile::{Instruction, Span, Spanned, Stage};
 use cfc_oci::Platform;
 
@@ -7,7 +10,7 @@ use crate::arguments::expand;
 use crate::environment::Environment;
 use crate::error::Located;
 use crate::lint::{Linter, Rule};
-use crate::{BuildRequest, PlanError};
+use crate::{BuildRequest, ContextName, NamedContext, PlanError};
 
 /// What a stage starts from or copies from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +18,16 @@ pub(crate) enum Source {
     Scratch,
     Stage(usize),
     Image(String),
+    /// What a build context of a name has in store for it.
+    Context(NamedSource),
+}
+
+/// What is used in place of a stage or an image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum NamedSource {
+    Scratch,
+    Image(String),
+    Files(ContextName),
 }
 
 /// The head of a stage, its variables expanded.
@@ -23,12 +36,16 @@ pub(crate) struct Head {
     pub(crate) platform: Option<Platform>,
     /// Its name, or its number.
     pub(crate) label: String,
+    /// Whether a build context takes its place, so that nothing of it is carried out.
+    pub(crate) is_replaced: bool,
 }
 
 /// The stages of a Dockerfile and what they need.
 pub(crate) struct Stages<'a> {
     request: &'a BuildRequest,
     pub(crate) heads: Vec<Head>,
+    /// The build contexts that were asked for.
+    asked: RefCell<BTreeSet<ContextName>>,
 }
 
 impl<'a> Stages<'a> {
@@ -37,7 +54,7 @@ impl<'a> Stages<'a> {
         arguments: &Environment,
         linter: &Linter,
     ) -> Result<Stages<'a>, PlanError> {
-        let mut stages = Stages { request, heads: Vec::new() };
+        let mut stages = Stages { request, heads: Vec::new(), asked: RefCell::default() };
         for (index, stage) in request.dockerfile.stages.iter().enumerate() {
             linter.enter(&stage.comments);
             lint_head(request, stage, arguments, linter);
@@ -63,21 +80,63 @@ impl<'a> Stages<'a> {
             }
             None => None,
         };
+        let label = stage.name.clone().unwrap_or_else(|| index.to_string());
+        if let Some(named) = stage.name.as_deref().and_then(|name| self.named(&name.to_ascii_lowercase())) {
+            return Ok(Head { base: Source::Context(named), platform, label, is_replaced: true });
+        }
         let earlier = self.request.dockerfile.stages[..index].iter().rposition(|other| is_called(other, &base));
         let base = match earlier {
             Some(earlier) => Source::Stage(earlier),
-            None if base == "scratch" => Source::Scratch,
-            None => Source::Image(base),
+            None => self.elsewhere(&base),
         };
-        Ok(Head { base, platform, label: stage.name.clone().unwrap_or_else(|| index.to_string()) })
+        Ok(Head { base, platform, label, is_replaced: false })
+    }
+
+    /// What a name means that is no stage's.
+    fn elsewhere(&self, name: &str) -> Source {
+        match self.named(name) {
+            Some(named) => Source::Context(named),
+            None if name == "scratch" => Source::Scratch,
+            None => Source::Image(name.to_string()),
+        }
+    }
+
+    /// The build context that is to be used for `name`.
+    fn named(&self, name: &str) -> Option<NamedSource> {
+        let name = ContextName::of(name)?;
+        let named = match self.request.contexts.get(&name)? {
+            NamedContext::Scratch => NamedSource::Scratch,
+            NamedContext::Image(reference) => NamedSource::Image(reference.clone()),
+            NamedContext::Files(_) => NamedSource::Files(name.clone()),
+        };
+        self.asked.borrow_mut().insert(name);
+        Some(named)
+    }
+
+    /// A warning about build contexts that nothing in the Dockerfile asks for: most likely a typing error.
+    pub(crate) fn unused_contexts(&self) -> Option<String> {
+        let instructions = self.request.dockerfile.stages.iter().flat_map(|stage| &stage.instructions);
+        // Of stages that are not needed, too. What is wrong in those is nobody's concern.
+        instructions.for_each(|instruction| drop(self.needs_of(instruction)));
+        let asked = self.asked.borrow();
+        let unused = self.request.contexts.keys().filter(|name| !asked.contains(name));
+        let names: Vec<String> = unused.map(|name| format!("`{name}`")).collect();
+        let names = names.join(", ");
+        (!names.is_empty()).then(|| format!("no `FROM` or `--from` asks for the build contexts {names}"))
     }
 
     /// The stage to build: by name, else by number, else the last one.
     pub(crate) fn target(&self) -> Result<usize, PlanError> {
         let all = &self.request.dockerfile.stages;
-        let Some(target) = &self.request.target else {
-            return all.len().checked_sub(1).ok_or_else(|| self.request.error("it has no stage: no `FROM`"));
-        };
+        match &self.request.target {
+            Some(target) => self.called(target),
+            None => all.len().checked_sub(1).ok_or_else(|| self.request.error("it has no stage: no `FROM`")),
+        }
+    }
+
+    /// The stage that somebody calls `target`, by its name or its number.
+    pub(crate) fn called(&self, target: &str) -> Result<usize, PlanError> {
+        let all = &self.request.dockerfile.stages;
         let by_name = all.iter().rposition(|stage| is_called(stage, target));
         let by_number = || target.parse::<usize>().ok().filter(|number| *number < all.len());
         by_name.or_else(by_number).ok_or_else(|| {
@@ -100,8 +159,7 @@ impl<'a> Stages<'a> {
         }
         Ok(match all.iter().rposition(|stage| is_called(stage, name)) {
             Some(stage) => Source::Stage(stage),
-            None if name == "scratch" => Source::Scratch,
-            None => Source::Image(name.to_string()),
+            None => self.elsewhere(name),
         })
     }
 
@@ -147,6 +205,9 @@ impl<'a> Stages<'a> {
 
     fn needs(&self, stage: usize) -> Result<Vec<(usize, Span)>, PlanError> {
         let mut needed = Vec::new();
+        if self.heads[stage].is_replaced {
+            return Ok(needed);
+        }
         if let Source::Stage(base) = self.heads[stage].base {
             needed.push((base, self.request.dockerfile.stages[stage].span));
         }

@@ -2,7 +2,7 @@
 
 mod common;
 
-use cfc_plan::{Copy, CopySource, ModeChange, Op, Run, Source};
+use cfc_plan::{Copy, CopySource, ExtraHost, ModeChange, Op, Run, RunNetwork, Source};
 use common::{Images, history, lower, plan, request, with_args};
 
 fn run(plan: &cfc_plan::Plan, index: usize) -> &Run {
@@ -160,7 +160,7 @@ fn copies_know_their_paths_owner_and_mode() {
     assert_eq!(first.destination, "/w/dest");
     assert_eq!((first.owner.as_deref(), first.mode.clone()), (Some("1:2"), Some(ModeChange::Bits(0o640))));
     assert!(matches!(first.from, CopySource::Node(_)));
-    assert_eq!((copy(&lowered, 1).from, paths(copy(&lowered, 1))[0]), (CopySource::Context, "/"));
+    assert_eq!((&copy(&lowered, 1).from, paths(copy(&lowered, 1))[0]), (&CopySource::Context, "/"));
     assert_eq!(copy(&lowered, 1).destination, "/x/");
     assert_eq!(copy(&lowered, 2).destination, "/b/");
     assert_eq!(
@@ -242,4 +242,57 @@ fn build_arguments_that_nothing_asks_for_are_warned_about() {
     assert_eq!(lower(&with_args(dockerfile, &given)).expect("lowers").warnings, Vec::<String>::new());
     let warnings = lower(&with_args(dockerfile, &[("AA", "1"), ("C", "2")])).expect("lowers").warnings;
     assert_eq!(warnings, ["no `ARG` asks for the build arguments AA, C"]);
+}
+
+#[test]
+fn the_builds_network_is_that_of_steps_that_name_none() {
+    let mut request = request("FROM base\nRUN a\nRUN --network=default b\nRUN --network=none c\n");
+    request.run.network = RunNetwork::Host;
+    let lowered = lower(&request).expect("lowers");
+    let networks: Vec<RunNetwork> = (0..3).map(|index| run(&lowered, index).network).collect();
+    assert_eq!(networks, [RunNetwork::Host, RunNetwork::Host, RunNetwork::None]);
+}
+
+#[test]
+fn settings_of_steps_are_part_of_their_keys_but_for_addresses() {
+    let keys = |change: &dyn Fn(&mut cfc_plan::RunSettings)| {
+        let mut request = request("FROM base\nRUN a\n");
+        change(&mut request.run);
+        let lowered = lower(&request).expect("lowers");
+        lowered.node(lowered.target).key.clone()
+    };
+    let host = |name: &str, address: &str| ExtraHost::parse(&format!("{name}:{address}"), || None).expect("a host");
+    let plain = keys(&|_| {});
+    let one = keys(&|run| run.hosts = vec![host("a", "10.0.0.1")]);
+    assert_ne!(plain, one);
+    assert_eq!(one, keys(&|run| run.hosts = vec![host("a", "10.0.0.2")]));
+    assert_ne!(one, keys(&|run| run.hosts = vec![host("b", "10.0.0.1")]));
+    assert_ne!(plain, keys(&|run| run.shm_size = Some(1)));
+    assert_ne!(plain, keys(&|run| run.ulimits = vec!["nofile=1".parse().expect("a limit")]));
+    assert_ne!(plain, keys(&|run| run.network = RunNetwork::None));
+}
+
+#[test]
+fn an_image_for_another_platform_says_so() {
+    let mut request = request("FROM --platform=$BUILDPLATFORM base AS one\nRUN a\nFROM base\nCOPY --from=one /a /\n");
+    request.platform = "linux/arm/v7".parse().expect("a platform");
+    assert_eq!(lower(&request).expect("lowers").config.platform().to_string(), "linux/arm/v7");
+    request.target = Some("one".to_string());
+    assert_eq!(
+        lower(&request).expect("lowers").config.platform().to_string(),
+        "linux/arm/v7",
+        "whatever it is made from"
+    );
+}
+
+#[test]
+fn an_image_that_is_copied_from_is_the_targets() {
+    let mut request =
+        request("FROM --platform=$BUILDPLATFORM base\nCOPY --from=shell /a /\nRUN --mount=from=trigger,target=/b b\n");
+    request.platform = "linux/arm/v7".parse().expect("a platform");
+    let images = Images::default();
+    cfc_plan::lower(&request, &images).expect("lowers");
+    let asked = images.asked.into_inner().expect("no panic");
+    let own = format!("base {}", cfc_oci::Platform::host());
+    assert_eq!(asked, [own.as_str(), "shell linux/arm/v7", "trigger linux/arm/v7"]);
 }

@@ -135,22 +135,11 @@ impl ImageStore {
 
     /// The descriptor of a manifest that is known by its digest alone.
     pub fn describe(&self, digest: &Digest) -> Result<Option<Descriptor>> {
-        #[derive(Deserialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Envelope {
-            media_type: Option<String>,
-            manifests: Option<serde::de::IgnoredAny>,
-        }
         if !self.store.blobs().contains(digest) {
             return Ok(None);
         }
         let bytes = self.store.blobs().read(digest)?;
-        let envelope: Envelope = serde_json::from_slice(&bytes)
-            .map_err(|error| StoreErrorKind::Malformed(format!("it is not a manifest: {error}")))
-            .context(|| format!("cannot read manifest `{digest}`"))?;
-        let guess = if envelope.manifests.is_some() { media_type::INDEX } else { media_type::MANIFEST };
-        let media_type = envelope.media_type.as_deref().unwrap_or(guess);
-        Ok(Some(Descriptor::new(media_type, digest.clone(), bytes.len() as u64)))
+        describe(digest, &bytes).context(|| format!("cannot read manifest `{digest}`")).map(Some)
     }
 
     fn record(&self, path: &std::path::Path) -> Result<Option<Record>> {
@@ -166,6 +155,21 @@ impl ImageStore {
     fn path(&self, reference: &Reference) -> PathBuf {
         self.store.root().join("refs").join(format!("{}.json", escape(&reference.to_string())))
     }
+}
+
+/// The descriptor of a manifest or index with these bytes.
+pub(crate) fn describe(digest: &Digest, bytes: &[u8]) -> std::result::Result<Descriptor, StoreErrorKind> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Envelope {
+        media_type: Option<String>,
+        manifests: Option<serde::de::IgnoredAny>,
+    }
+    let envelope: Envelope = serde_json::from_slice(bytes)
+        .map_err(|error| StoreErrorKind::Malformed(format!("it is not a manifest: {error}")))?;
+    let guess = if envelope.manifests.is_some() { media_type::INDEX } else { media_type::MANIFEST };
+    let media_type = envelope.media_type.as_deref().unwrap_or(guess);
+    Ok(Descriptor::new(media_type, digest.clone(), bytes.len() as u64))
 }
 
 /// The reference as it is kept: with a tag, without a digest.

@@ -14,6 +14,7 @@ use cfc_oci::{Descriptor, Digest, Index, ManifestOrIndex, Reference, Tag, media_
 use tempfile::NamedTempFile;
 
 use crate::error::Context;
+use crate::image::describe;
 use crate::{Result, Store, StoreError, StoreErrorKind};
 
 /// The annotation that names an image of a layout.
@@ -65,6 +66,12 @@ impl Store {
         };
         self.import_tree(&image, directory, MAX_INDEX_DEPTH)?;
         Ok(image)
+    }
+
+    /// Takes in `image` of the OCI layout `directory`, as [`find_in_oci_layout`] describes it, verifying every digest and
+    /// size.
+    pub fn import_from_oci_layout(&self, directory: &Path, image: &Descriptor) -> Result<()> {
+        self.import_tree(image, directory, MAX_INDEX_DEPTH)
     }
 
     /// Every blob that belongs to `image`, itself last. Layers that clients must fetch from elsewhere may be missing.
@@ -141,6 +148,35 @@ impl Store {
         }
         writer.commit(Some(&blob.digest)).map(drop)
     }
+}
+
+/// The image of the OCI layout `directory` that is called `tag`; where none is called so, its only one (as buildx has it).
+/// With a digest, the image of that digest, whatever it is called.
+pub fn find_in_oci_layout(directory: &Path, tag: &str, digest: Option<&Digest>) -> Result<Descriptor> {
+    let index = read_index(&directory.join("index.json"))?;
+    let subject = || format!("cannot find the image in the OCI layout `{}`", directory.display());
+    if let Some(digest) = digest {
+        let known = index.manifests.iter().find(|image| image.digest == *digest).map(without_name);
+        return known.map_or_else(|| describe_blob(directory, digest), Ok);
+    }
+    let is_called = |image: &&Descriptor| image_name(image) == Some(tag);
+    match (index.manifests.iter().find(is_called), index.manifests.as_slice()) {
+        (Some(image), _) | (None, [image]) => Ok(without_name(image)),
+        (None, images) => {
+            let names: Vec<&str> = images.iter().filter_map(image_name).collect();
+            let text = format!("none of its {} images is named `{tag}` (named: {})", images.len(), names.join(", "));
+            Err(StoreError::new(subject(), StoreErrorKind::Malformed(text)))
+        }
+    }
+}
+
+/// A manifest that the layout's own index does not name; one of another index, say.
+fn describe_blob(directory: &Path, digest: &Digest) -> Result<Descriptor> {
+    let path = layout_path(directory, digest);
+    let file = File::open(&path).on("open", &path)?;
+    let mut bytes = Vec::new();
+    file.take(MAX_JSON_BYTES).read_to_end(&mut bytes).on("read", &path)?;
+    describe(digest, &bytes).on("read", &path)
 }
 
 /// `image` as a layout calls it that has it as `reference`.

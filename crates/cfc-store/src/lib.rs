@@ -28,6 +28,7 @@ pub use error::{Result, StoreError, StoreErrorKind};
 pub use image::{Image, ImageStore};
 pub use layer::LayerStore;
 pub use layer_tar::{DeviceKind, LayerWriter, Metadata};
+pub use layout::find_in_oci_layout;
 pub use parallel::{Codec, ParallelEncoder};
 pub use store::Store;
 pub use tempfile::TempDir;

@@ -230,7 +230,13 @@ mod tests {
 
     fn endpoint(host: &str) -> Endpoint {
         let repository = "a".parse().expect("well-formed");
-        Endpoint { host: host.to_string(), repository, plain_http: false }
+        Endpoint {
+            host: host.to_string(),
+            repository,
+            plain_http: false,
+            accepts_any_certificate: false,
+            certificates: Vec::new(),
+        }
     }
 
     async fn login(config: &str, host: &str) -> String {

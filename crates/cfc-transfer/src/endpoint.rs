@@ -1,11 +1,12 @@
 //! [`Endpoint`]: where a reference's repository is served.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use cfc_oci::{Reference, RepositoryName};
 use reqwest::Url;
 
-use crate::TransferErrorKind;
+use crate::{Options, TransferErrorKind};
 
 /// Docker Hub's names, as people write them.
 const DOCKER_HUB_NAMES: [&str; 3] = ["docker.io", "index.docker.io", "registry-1.docker.io"];
@@ -13,6 +14,11 @@ const DOCKER_HUB_NAMES: [&str; 3] = ["docker.io", "index.docker.io", "registry-1
 const DOCKER_HUB_HOST: &str = "registry-1.docker.io";
 /// What Docker's configuration calls Docker Hub.
 const DOCKER_HUB_LOGIN: &str = "https://index.docker.io/v1/";
+
+/// The name by which everybody calls the registry: Docker Hub has several.
+pub(crate) fn usual_name(host: &str) -> &str {
+    if DOCKER_HUB_NAMES.contains(&host) { DOCKER_HUB_NAMES[0] } else { host }
+}
 
 /// A repository of a registry, by the names that the registry itself uses.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,19 +29,31 @@ pub(crate) struct Endpoint {
     pub repository: RepositoryName,
     /// HTTP instead of HTTPS.
     pub plain_http: bool,
+    /// Whether its certificate is taken whatever it is.
+    pub accepts_any_certificate: bool,
+    /// Certificates (PEM files) to trust besides the system's.
+    pub certificates: Vec<PathBuf>,
 }
 
 impl Endpoint {
-    /// The endpoint of `reference`. HTTP is used where `plain_http` says so, and without a word from it for this
-    /// machine's own registries.
-    pub fn of(reference: &Reference, plain_http: Option<bool>) -> Result<Endpoint, TransferErrorKind> {
+    /// The endpoint of `reference`. HTTP is used where `options` say so, and without a word from them for this machine's
+    /// own registries.
+    pub fn of(reference: &Reference, options: &Options) -> Result<Endpoint, TransferErrorKind> {
         let registry = reference.registry.as_deref().ok_or(TransferErrorKind::NoRegistry)?;
-        let plain_http = plain_http.unwrap_or_else(|| is_this_machine(registry));
+        let settings = options.registries.of(registry).cloned();
+        let settings = settings.unwrap_or_default();
+        let plain_http = options.plain_http.or(settings.plain_http).unwrap_or_else(|| is_this_machine(registry));
         let (host, repository) = match DOCKER_HUB_NAMES.contains(&registry) {
             true => (DOCKER_HUB_HOST, official(&reference.repository)?),
             false => (registry, reference.repository.clone()),
         };
-        Ok(Endpoint { host: host.to_string(), repository, plain_http })
+        Ok(Endpoint {
+            host: host.to_string(),
+            repository,
+            plain_http,
+            accepts_any_certificate: settings.accepts_any_certificate,
+            certificates: [options.certificates.clone(), settings.certificates].concat(),
+        })
     }
 
     /// The URL of the API's root.
@@ -104,7 +122,7 @@ mod tests {
 
     fn root(text: &str) -> String {
         let reference = Reference::parse(text).expect(text);
-        let endpoint = Endpoint::of(&reference, None).expect(text);
+        let endpoint = Endpoint::of(&reference, &Options::default()).expect(text);
         endpoint.url("tags/list").expect(text).to_string()
     }
 
@@ -120,6 +138,25 @@ mod tests {
     }
 
     #[test]
+    fn what_the_configuration_says_of_a_host_counts() {
+        let mut registries = crate::Registries::default();
+        for (host, plain_http) in [("10.0.0.1:5000", true), ("localhost:443", false)] {
+            let settings = crate::RegistrySettings { plain_http: Some(plain_http), ..Default::default() };
+            registries.add(host, settings).expect(host);
+        }
+        registries.add("127.0.0.1:1", crate::RegistrySettings::default()).expect("a host");
+        let options = Options { registries, ..Options::default() };
+        for (text, url) in [
+            ("10.0.0.1:5000/a", "http://10.0.0.1:5000/v2/"),
+            ("localhost:443/a", "https://localhost/v2/"),
+            ("127.0.0.1:1/a", "http://127.0.0.1:1/v2/"),
+        ] {
+            let endpoint = Endpoint::of(&Reference::parse(text).expect(text), &options).expect(text);
+            assert_eq!(endpoint.root().expect(text).as_str(), url);
+        }
+    }
+
+    #[test]
     fn docker_hub_has_one_name() {
         assert_eq!(root("docker.io/busybox"), "https://registry-1.docker.io/v2/library/busybox/tags/list");
         assert_eq!(root("index.docker.io/a/b"), "https://registry-1.docker.io/v2/a/b/tags/list");
@@ -128,7 +165,7 @@ mod tests {
     #[test]
     fn a_reference_without_registry_is_not_guessed() {
         let reference = Reference::parse("busybox").expect("well-formed");
-        assert!(matches!(Endpoint::of(&reference, None), Err(TransferErrorKind::NoRegistry)));
+        assert!(matches!(Endpoint::of(&reference, &Options::default()), Err(TransferErrorKind::NoRegistry)));
     }
 
     #[test]

@@ -5,11 +5,15 @@ use std::time::Duration;
 
 use cfc_oci::{Platform, RepositoryName};
 
+use crate::Registries;
+
 /// How to speak to the registry.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// HTTP instead of HTTPS. `None`: only for loopback addresses and `localhost`.
+    /// HTTP instead of HTTPS. `None`: only for loopback addresses, `localhost`, and where `registries` says so.
     pub plain_http: Option<bool>,
+    /// What is special about some registries.
+    pub registries: Registries,
     /// Who we are.
     pub credentials: Credentials,
     /// Which image of an index is pulled. `None`: this machine's.
@@ -32,6 +36,7 @@ impl Default for Options {
     fn default() -> Options {
         Options {
             plain_http: None,
+            registries: Registries::default(),
             credentials: Credentials::default(),
             platform: None,
             mount_from: None,

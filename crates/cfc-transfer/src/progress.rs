@@ -3,7 +3,9 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use cfc_oci::{Descriptor, Digest};
+use cfc_oci::{Descriptor, Digest, Reference};
+
+use crate::TransferErrorKind;
 
 /// How often a watched transfer is reported.
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -17,6 +19,10 @@ pub trait Progress: Send + Sync {
     fn blob_advanced(&self, digest: &Digest, bytes: u64);
     /// The blob is where it should be.
     fn blob_finished(&self, digest: &Digest, outcome: Outcome);
+    /// `mirror` did not give the image, and the next registry is asked.
+    fn mirror_failed(&self, mirror: &Reference, error: &TransferErrorKind) {
+        let _ = (mirror, error);
+    }
 }
 
 /// How a blob came to be where it should be.

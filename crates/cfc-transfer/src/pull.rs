@@ -17,6 +17,8 @@ const MAX_INDEX_DEPTH: usize = 4;
 
 /// Downloads the image that `source` names for the wanted platform: only the blobs that the store lacks. Where `source`
 /// has no digest, tags the image in the store as `source`. Returns the descriptor of the platform's manifest.
+///
+/// Mirrors are asked first. `progress` hears of those that do not have it, the error is that of the registry itself.
 pub async fn pull(
     store: &Store,
     source: &Reference,
@@ -33,7 +35,26 @@ async fn pull_image(
     options: &Options,
     progress: &dyn Progress,
 ) -> Result<Descriptor, TransferErrorKind> {
-    let endpoint = Endpoint::of(source, options.plain_http)?;
+    let upstream = Endpoint::of(source, options)?;
+    for mirror in options.registries.mirrored(source, &upstream.repository)? {
+        let pulled = pull_from(store, source, Endpoint::of(&mirror, options)?, options, progress).await;
+        match pulled {
+            Ok(descriptor) => return Ok(descriptor),
+            // What is wrong here is not better elsewhere.
+            Err(error @ TransferErrorKind::Store(_)) => return Err(error),
+            Err(error) => progress.mirror_failed(&mirror, &error),
+        }
+    }
+    pull_from(store, source, upstream, options, progress).await
+}
+
+async fn pull_from(
+    store: &Store,
+    source: &Reference,
+    endpoint: Endpoint,
+    options: &Options,
+    progress: &dyn Progress,
+) -> Result<Descriptor, TransferErrorKind> {
     let registry = Registry::new(endpoint, Access::Pull, options).await?;
     let platform = options.platform.clone().unwrap_or_else(Platform::host);
     let mut found = Finder { registry: &registry, platform, manifests: Vec::new() };

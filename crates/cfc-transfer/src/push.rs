@@ -38,7 +38,7 @@ async fn push_image(
         let (subject, actual) = ("the image".to_string(), image.digest.clone());
         return Err(TransferErrorKind::DigestMismatch { subject, expected: expected.clone(), actual });
     }
-    let endpoint = Endpoint::of(destination, options.plain_http)?;
+    let endpoint = Endpoint::of(destination, options)?;
     let registry = Registry::new(endpoint, Access::Push, options).await?;
     let (manifests, blobs): (Vec<_>, Vec<_>) = store.blobs_of(image)?.into_iter().partition(is_manifest);
     // A layer that only its maker may distribute is named by the manifest, and need not be anywhere.

@@ -48,7 +48,7 @@ impl Registry {
     /// A client for `endpoint`. Speaks to nobody yet.
     pub async fn new(endpoint: Endpoint, access: Access, options: &Options) -> Result<Registry, TransferErrorKind> {
         let login = Login::find(&options.credentials, &endpoint).await?;
-        let client = http_client(&endpoint, options).await?;
+        let client = http_client(&endpoint).await?;
         let actions = match access {
             Access::Pull => "pull",
             Access::Push => "pull,push",
@@ -313,7 +313,7 @@ fn manifest_type(content_type: Option<&str>, bytes: &[u8]) -> Result<String, Tra
     Ok(media_type)
 }
 
-async fn http_client(endpoint: &Endpoint, options: &Options) -> Result<Client, TransferErrorKind> {
+async fn http_client(endpoint: &Endpoint) -> Result<Client, TransferErrorKind> {
     // Whoever installs one first wins, and any is fine.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut builder = Client::builder()
@@ -321,7 +321,10 @@ async fn http_client(endpoint: &Endpoint, options: &Options) -> Result<Client, T
         .connect_timeout(CONNECT_TIMEOUT)
         .read_timeout(READ_TIMEOUT)
         .redirect(reqwest::redirect::Policy::custom(follow_safely));
-    for path in &options.certificates {
+    if endpoint.accepts_any_certificate {
+        builder = builder.tls_danger_accept_invalid_certs(true);
+    }
+    for path in &endpoint.certificates {
         let subject = |cause: String| {
             TransferErrorKind::Malformed(format!("cannot use the certificates of `{}`: {cause}", path.display()))
         };

@@ -3,7 +3,7 @@
 
 pub(crate) mod archive;
 pub(crate) mod git;
-mod url;
+pub(crate) mod url;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

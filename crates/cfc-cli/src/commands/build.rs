@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 
-use cfc_oci::Reference;
+use cfc_oci::{Platform, Reference};
 use cfc_store::{Compression, Encoding};
 
 use crate::args::Build;
@@ -12,7 +12,9 @@ use crate::images::build::{ImageBuild, build_container, build_image, parse_pairs
 use crate::images::built_by;
 use crate::images::call::Call;
 use crate::images::context::ImageContext;
+use crate::images::named_contexts;
 use crate::images::outputs::Outputs;
+use crate::images::run_settings;
 use crate::images::trust::Trust;
 use crate::output;
 use crate::project::open_project;
@@ -75,7 +77,7 @@ fn build_one(settings: &Settings, arguments: &Build) -> Result<(), Failure> {
     }
     let names = arguments.tags.iter().map(|tag| Reference::parse(tag)).collect::<Result<Vec<_>, _>>()?;
     let outputs = Outputs::parse(arguments)?;
-    outputs.check(&names)?;
+    outputs.check(&names, platforms(&arguments.platforms)?.len())?;
     let store = settings.open_store()?;
     let context = ImageContext::open(&store, arguments)?;
     let build = image_build(arguments, &context)?;
@@ -83,7 +85,7 @@ fn build_one(settings: &Settings, arguments: &Build) -> Result<(), Failure> {
     for name in &names[1..] {
         store.images().tag(name, &built.image)?;
     }
-    outputs.send(&store, &built.image, &names)?;
+    outputs.send(&store, &built.image, &names, &settings.transfer_options()?)?;
     for name in &names {
         let line = format!("{name}  {}", built.image.digest);
         if outputs.use_stdout() { output::tell(line) } else { output::data(line) }
@@ -95,14 +97,34 @@ fn build_one(settings: &Settings, arguments: &Build) -> Result<(), Failure> {
 fn common(arguments: &Build) -> Result<ImageBuild, Failure> {
     Ok(ImageBuild {
         build_args: parse_pairs(&arguments.build_args, "--build-arg")?,
+        contexts: named_contexts::parse(&arguments.build_contexts)?,
         labels: parse_pairs(&arguments.labels, "--label")?,
-        no_cache: arguments.no_cache,
+        platforms: platforms(&arguments.platforms)?,
+        pulls: arguments.pull,
+        run: run_settings::parse(arguments)?,
+        no_cache: arguments.no_cache.iter().any(|stage| stage.is_empty()),
+        fresh_stages: arguments.no_cache.iter().filter(|stage| !stage.is_empty()).cloned().collect(),
         verify: arguments.verify,
         trust: Trust::parse(arguments)?,
         encoding: encoding(arguments)?,
         annotations: annotations(&arguments.annotations)?,
         ..ImageBuild::default()
     })
+}
+
+/// Each once, in the order in which they were named.
+fn platforms(texts: &[String]) -> Result<Vec<Platform>, Failure> {
+    let mut platforms: Vec<Platform> = Vec::new();
+    for text in texts {
+        let platform: Platform = text.parse().map_err(|error| Failure::because("--platform", &error))?;
+        if platform.os != "linux" {
+            return Err(Failure::new(format!("--platform `{text}`: cfc builds images for Linux only")));
+        }
+        if !platforms.contains(&platform) {
+            platforms.push(platform);
+        }
+    }
+    Ok(platforms)
 }
 
 fn encoding(arguments: &Build) -> Result<Encoding, Failure> {

@@ -23,7 +23,6 @@ pub fn run(settings: &Settings, arguments: &Deploy) -> Result<ExitCode, Failure>
     let project = open_project(&arguments.path, &arguments.project)?;
     // Everything that can be refused is asked before minutes go into a build.
     let client = connect(settings)?;
-    let registry = settings.addresses()?.registry;
     let tools = toolchain(settings)?;
     let runtime = client_runtime()?;
     runtime.block_on(client.workers()).map_err(control_failure)?;
@@ -40,28 +39,29 @@ pub fn run(settings: &Settings, arguments: &Deploy) -> Result<ExitCode, Failure>
         };
         references.push(reference);
     }
-    let url = runtime.block_on(upload(&client, &store, &registry, &project, bundle, &references, arguments))?;
+    let url = runtime.block_on(upload(settings, &client, &store, &project, bundle, &references, arguments))?;
     output::data(url);
     Ok(ExitCode::SUCCESS)
 }
 
 /// Pushes what was built, then deploys; returns the Worker's URL.
 async fn upload(
+    settings: &Settings,
     client: &Client,
     store: &Store,
-    registry: &str,
     project: &Project,
     bundle: cfc_workers::Bundle,
     references: &[Reference],
     arguments: &Deploy,
 ) -> Result<String, Failure> {
+    let (registry, options) = (settings.addresses()?.registry, settings.transfer_options()?);
     let mut containers = Vec::new();
     for (container, reference) in project.containers.iter().zip(references) {
         let pinned = match &container.image {
             ImageSource::Dockerfile { .. } => {
                 let image = images::resolve(store, reference)?;
-                let destination = Reference { registry: Some(registry.to_string()), ..reference.clone() };
-                push_image(store, &image, &destination).await?
+                let destination = Reference { registry: Some(registry.clone()), ..reference.clone() };
+                push_image(store, &image, &destination, &options).await?
             }
             ImageSource::Reference(_) => reference.clone(),
         };

@@ -30,12 +30,12 @@ fn push_project(settings: &Settings, arguments: &Push) -> Result<(), Failure> {
     let project = open_project(Path::new(&arguments.what), &arguments.project)?;
     let registry = settings.addresses()?.registry;
     let store = settings.open_store()?;
-    let runtime = client_runtime()?;
+    let (runtime, options) = (client_runtime()?, settings.transfer_options()?);
     for container in images::built_by(&project) {
         let local = images::local_reference(container)?;
         let destination = Reference { registry: Some(registry.clone()), ..local.clone() };
         let image = images::resolve(&store, &local)?;
-        let pushed = runtime.block_on(push_image(&store, &image, &destination))?;
+        let pushed = runtime.block_on(push_image(&store, &image, &destination, &options))?;
         output::data(pushed);
     }
     Ok(())
@@ -54,7 +54,7 @@ fn push_one(settings: &Settings, arguments: &Push) -> Result<(), Failure> {
     }
     let store = settings.open_store()?;
     let image = images::resolve(&store, &source)?;
-    let pushed = client_runtime()?.block_on(push_image(&store, &image, &destination))?;
+    let pushed = client_runtime()?.block_on(push_image(&store, &image, &destination, &settings.transfer_options()?))?;
     output::data(pushed);
     Ok(())
 }

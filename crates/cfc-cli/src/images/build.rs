@@ -1,13 +1,13 @@
 //! Building into the store, with progress on stderr.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use cfc_build_native::{ImageError, ImageRequest, NativeBuilder, NativeOptions};
 use cfc_dockerfile::Problem;
-use cfc_oci::{Descriptor, Reference};
-use cfc_plan::{BuildProgress, LintWarning, Node, NodeOutcome, OutputStream};
+use cfc_oci::{Descriptor, Index, Platform, Reference, media_type};
+use cfc_plan::{BuildProgress, ContextName, LintWarning, NamedContext, Node, NodeOutcome, OutputStream, RunSettings};
 use cfc_project::{Container, ImageSource};
 use cfc_store::{Encoding, Store};
 
@@ -30,8 +30,18 @@ pub struct ImageBuild {
     pub target: Option<String>,
     /// Values for `ARG`.
     pub build_args: BTreeMap<String, String>,
+    /// What stands for the stages and images of these names.
+    pub contexts: BTreeMap<ContextName, NamedContext>,
     /// Labels that win over those of the Dockerfile.
     pub labels: BTreeMap<String, String>,
+    /// The platforms to build for; this machine's when there are none.
+    pub platforms: Vec<Platform>,
+    /// Whether registries are asked for base images that the store has.
+    pub pulls: bool,
+    /// What holds for all `RUN` steps.
+    pub run: RunSettings,
+    /// The stages that use nothing that an earlier build made.
+    pub fresh_stages: BTreeSet<String>,
     /// Whether to use nothing that an earlier build made.
     pub no_cache: bool,
     /// Whether to build twice and refuse what differs.
@@ -50,6 +60,10 @@ impl ImageBuild {
         let mut request = ImageRequest::new(&self.dockerfile, &self.context);
         request.target = self.target.clone();
         request.build_args = self.build_args.clone();
+        request.contexts = self.contexts.clone();
+        request.run = self.run.clone();
+        request.fresh_stages = self.fresh_stages.clone();
+        request.platform = self.platforms.first().cloned().unwrap_or(request.platform);
         request.labels = self.labels.clone();
         request.secrets = self.trust.secrets.clone();
         request.ssh = self.trust.ssh.clone();
@@ -85,8 +99,32 @@ pub fn build_container(
     build_image(settings, store, &build, &local_reference(container)?)
 }
 
-/// Builds one image and calls it `tag`.
+/// Builds one image and calls it `tag`: an index where it is for several platforms.
 pub fn build_image(settings: &Settings, store: &Store, build: &ImageBuild, tag: &Reference) -> Result<Built, Failure> {
+    let image = match build.platforms.len() {
+        0 | 1 => build_manifest(settings, store, build)?,
+        _ => build_index(settings, store, build)?,
+    };
+    store.images().tag(tag, &image)?;
+    tracing::debug!(data = %settings.data.display(), %tag, digest = %image.digest, "built");
+    Ok(Built { reference: tag.clone(), image })
+}
+
+/// One after another: what they share is cached, and their output is not mixed.
+fn build_index(settings: &Settings, store: &Store, build: &ImageBuild) -> Result<Descriptor, Failure> {
+    let mut manifests: Vec<Descriptor> = Vec::new();
+    for platform in &build.platforms {
+        output::tell(format!("building for {platform}"));
+        let one = ImageBuild { platforms: vec![platform.clone()], ..build.clone() };
+        let image = build_manifest(settings, store, &one)?;
+        manifests.push(Descriptor { platform: Some(platform.clone()), ..image });
+    }
+    let bytes = Index::new(manifests).to_bytes();
+    Ok(Descriptor::new(media_type::INDEX, store.blobs().put(&bytes)?, bytes.len() as u64))
+}
+
+/// Builds the image for one platform.
+fn build_manifest(settings: &Settings, store: &Store, build: &ImageBuild) -> Result<Descriptor, Failure> {
     let program = crate::server::launcher_program()?;
     let options = NativeOptions {
         no_cache: build.no_cache,
@@ -96,14 +134,12 @@ pub fn build_image(settings: &Settings, store: &Store, build: &ImageBuild, tag: 
     };
     let mut builder = NativeBuilder::with_program(store.clone(), &program, options).with_downloads(Box::new(Network));
     let request = build.request();
-    let bases = StoreThenRegistry { store };
+    let bases = StoreThenRegistry { store, options: settings.transfer_options()?, pulls: build.pulls };
     let text = cfc_build_native::read_dockerfile(&request).unwrap_or_default();
     let dockerfile = String::from_utf8_lossy(&text).into_owned();
     let progress = PlainProgress { dockerfile, path: build.dockerfile.clone(), ..PlainProgress::default() };
     let image = cfc_build_native::build_image(&mut builder, &request, &bases, &progress).map_err(image_failure)?;
-    store.images().tag(tag, &image.manifest)?;
-    tracing::debug!(data = %settings.data.display(), %tag, digest = %image.manifest.digest, "built");
-    Ok(Built { reference: tag.clone(), image: image.manifest })
+    Ok(image.manifest)
 }
 
 /// An error of the sandbox with its hint.

@@ -4,10 +4,13 @@ pub mod base;
 pub mod build;
 pub mod call;
 pub mod context;
+mod layout;
+pub mod named_contexts;
 mod network;
 pub mod outputs;
 mod paint;
 pub mod push;
+pub mod run_settings;
 pub mod trust;
 
 use cfc_oci::{Descriptor, Reference, RepositoryName, Tag};

@@ -5,8 +5,9 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use cfc_build_native::{ExportError, export_root};
-use cfc_oci::{Descriptor, Reference};
+use cfc_oci::{Descriptor, ManifestOrIndex, Reference, media_type};
 use cfc_store::{ArchiveKind, Store, UnpackLimits, unpack_layer};
+use cfc_transfer::Options;
 use serde_json::json;
 
 use crate::args::Build;
@@ -61,7 +62,17 @@ impl Outputs {
     }
 
     /// Refuses before the build what cannot succeed after it.
-    pub fn check(&self, names: &[Reference]) -> Result<(), Failure> {
+    pub fn check(&self, names: &[Reference], n_platforms: usize) -> Result<(), Failure> {
+        let is_of_one = |output: &&Output| matches!(output, Output::Tar(_) | Output::Archive(ArchiveKind::Docker, _));
+        if n_platforms > 1
+            && let Some(output) = self.outputs.iter().find(is_of_one)
+        {
+            let kind = if matches!(output, Output::Tar(_)) { "tar" } else { "docker" };
+            return Err(Failure::new(format!(
+                "--output `type={kind}` holds the image of one platform, not of {n_platforms}"
+            ))
+            .hint("write `type=oci`, `type=local` (a directory a platform), or push it"));
+        }
         let pushes = self.outputs.contains(&Output::Registry);
         match names.iter().find(|name| name.registry.is_none()) {
             Some(name) if pushes => Err(Failure::new(format!("`{name}` names no registry to push to"))
@@ -71,23 +82,34 @@ impl Outputs {
     }
 
     /// Sends `image`, which is called `names`, to where it is to go.
-    pub fn send(&self, store: &Store, image: &Descriptor, names: &[Reference]) -> Result<(), Failure> {
+    pub fn send(
+        &self,
+        store: &Store,
+        image: &Descriptor,
+        names: &[Reference],
+        options: &Options,
+    ) -> Result<(), Failure> {
         for output in &self.outputs {
-            output.send(store, image, names)?;
+            output.send(store, image, names, options)?;
         }
-        let loaded = store.images().load(image)?;
+        // As Docker: what identifies an image is its config; an index has none.
+        let config = match media_type::is_index(&image.media_type) {
+            true => None,
+            false => Some(store.images().load(image)?.manifest.config.digest),
+        };
         if let Some(path) = &self.iidfile {
-            // As Docker: what identifies an image is its config.
-            write_file(path, loaded.manifest.config.digest.to_string().as_bytes())?;
+            write_file(path, config.as_ref().unwrap_or(&image.digest).to_string().as_bytes())?;
         }
         if let Some(path) = &self.metadata_file {
             let names: Vec<String> = names.iter().map(ToString::to_string).collect();
-            let metadata = json!({
-                "containerimage.config.digest": loaded.manifest.config.digest,
+            let mut metadata = json!({
                 "containerimage.descriptor": image,
                 "containerimage.digest": image.digest,
                 "image.name": names.join(","),
             });
+            if let Some(config) = config {
+                metadata["containerimage.config.digest"] = json!(config);
+            }
             write_file(path, format!("{metadata:#}\n").as_bytes())?;
         }
         Ok(())
@@ -99,7 +121,7 @@ impl Output {
         matches!(self, Output::Archive(_, Destination::Stdout) | Output::Tar(Destination::Stdout))
     }
 
-    fn send(&self, store: &Store, image: &Descriptor, names: &[Reference]) -> Result<(), Failure> {
+    fn send(&self, store: &Store, image: &Descriptor, names: &[Reference], options: &Options) -> Result<(), Failure> {
         match self {
             Output::Archive(kind, destination) => {
                 destination.write(|file| Ok(store.export_archive(image, names, *kind, file)?))
@@ -111,16 +133,29 @@ impl Output {
                 Ok(())
             }
             Output::Tar(destination) => destination.write(|file| export(store, image, file)),
-            Output::Local(directory) => unpack(store, image, directory),
+            Output::Local(directory) => unpack_all(store, image, directory),
             Output::Registry => {
                 for name in names {
-                    let pushed = client_runtime()?.block_on(push_image(store, image, name))?;
+                    let pushed = client_runtime()?.block_on(push_image(store, image, name, options))?;
                     output::tell(format!("pushed {pushed}"));
                 }
                 Ok(())
             }
         }
     }
+}
+
+/// The files of the image; of several platforms, each in a directory called after it (`linux_arm64`), as with BuildKit.
+fn unpack_all(store: &Store, image: &Descriptor, directory: &Path) -> Result<(), Failure> {
+    let ManifestOrIndex::Index(index) = ManifestOrIndex::parse(&image.media_type, &store.blobs().read(&image.digest)?)?
+    else {
+        return unpack(store, image, directory);
+    };
+    for manifest in &index.manifests {
+        let platform = manifest.platform.as_ref().map(|platform| platform.to_string()).unwrap_or_default();
+        unpack(store, manifest, &directory.join(platform.replace('/', "_")))?;
+    }
+    Ok(())
 }
 
 fn export(store: &Store, image: &Descriptor, output: &mut dyn Write) -> Result<(), Failure> {

@@ -6,16 +6,21 @@ use std::time::Duration;
 
 use cfc_oci::{Descriptor, Digest, Reference};
 use cfc_store::Store;
-use cfc_transfer::{Options, Outcome, Progress, PushError};
+use cfc_transfer::{Options, Outcome, Progress, PushError, TransferErrorKind};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::failure::Failure;
+use crate::output;
 
 /// Uploads `image` to `destination` and returns the reference by digest.
-pub async fn push_image(store: &Store, image: &Descriptor, destination: &Reference) -> Result<Reference, Failure> {
+pub async fn push_image(
+    store: &Store,
+    image: &Descriptor,
+    destination: &Reference,
+    options: &Options,
+) -> Result<Reference, Failure> {
     let bars = Bars::default();
-    let digest =
-        cfc_transfer::push(store, image, destination, &Options::default(), &bars).await.map_err(push_failure)?;
+    let digest = cfc_transfer::push(store, image, destination, options, &bars).await.map_err(push_failure)?;
     Ok(destination.with_digest(digest))
 }
 
@@ -39,6 +44,10 @@ impl Progress for Bars {
             self.all.add(ProgressBar::new(blob.size)).with_style(style).with_prefix(blob.digest.short().to_string());
         bar.enable_steady_tick(Duration::from_millis(100));
         self.each.lock().unwrap_or_else(PoisonError::into_inner).insert(blob.digest.clone(), bar);
+    }
+
+    fn mirror_failed(&self, mirror: &Reference, error: &TransferErrorKind) {
+        output::tell(format!("warning: the mirror has no `{mirror}`: {error}"));
     }
 
     fn blob_advanced(&self, digest: &Digest, bytes: u64) {

@@ -35,6 +35,10 @@ impl Trust {
         for text in &arguments.allow {
             trust.allowed.insert(entitlement(text)?);
         }
+        // As with buildx: whoever asks for this machine's network for all steps allows it.
+        if arguments.network.as_deref() == Some("host") {
+            trust.allowed.insert(Entitlement::NetworkHost);
+        }
         Ok(trust)
     }
 }

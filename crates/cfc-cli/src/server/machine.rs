@@ -33,6 +33,7 @@ use crate::settings::Settings;
 pub struct Machine {
     settings: Settings,
     isolations: Isolations,
+    transfer_options: Options,
     sockets: PathBuf,
     store: Store,
     registry: Registry,
@@ -65,6 +66,7 @@ impl Machine {
         Machine {
             settings: settings.clone(),
             isolations: Isolations::default(),
+            transfer_options: Options::default(),
             sockets,
             store,
             registry,
@@ -80,6 +82,11 @@ impl Machine {
     /// The same machine, on which applications are kept apart so.
     pub fn with_isolations(self, isolations: Isolations) -> Machine {
         Machine { isolations, ..self }
+    }
+
+    /// The same machine, which speaks so to the registries of others.
+    pub fn with_transfer_options(self, transfer_options: Options) -> Machine {
+        Machine { transfer_options, ..self }
     }
 
     /// Puts every recorded Worker back into service. One that cannot start does not keep the others from it: its
@@ -255,7 +262,7 @@ impl Machine {
             let brought = prepare::from_own_registry(&self.store, &self.registry, reference).await;
             return brought.map_err(|kind| prepare::error(reference, kind));
         }
-        let pulled = cfc_transfer::pull(&self.store, reference, &Options::default(), &NoProgress).await;
+        let pulled = cfc_transfer::pull(&self.store, reference, &self.transfer_options, &NoProgress).await;
         pulled.map_err(|error| prepare::pull_error(reference, error))
     }
 }

@@ -151,7 +151,8 @@ async fn serve(server: Server) -> Result<Option<Handover>, Failure> {
         runtime.clone(),
         gateway.clone(),
     );
-    let machine = Arc::new(machine.with_isolations(isolations));
+    let machine = machine.with_isolations(isolations).with_transfer_options(settings.transfer_options()?);
+    let machine = Arc::new(machine);
     let options = ControlOptions {
         token,
         account_id: settings.account_id(),

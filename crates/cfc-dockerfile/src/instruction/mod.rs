@@ -13,7 +13,7 @@ pub(crate) use convert::convert;
 pub(crate) use stage::stage;
 
 pub use crate::parser::Heredoc;
-pub use mount::{Mount, MountError, MountKind, Sharing};
+pub use mount::{Mount, MountError, MountKind, Sharing, parse_size};
 
 /// Names with their defaults, as `ARG` declares them.
 pub type ArgInstruction = Vec<(String, Option<String>)>;

@@ -271,7 +271,7 @@ fn choice<T: Copy>(what: &str, value: &str, choices: &[(&str, T)]) -> Result<T, 
 }
 
 /// `128m`, `1.5GiB`, `4096`: bytes, in powers of 1024.
-fn parse_size(text: &str) -> Option<u64> {
+pub fn parse_size(text: &str) -> Option<u64> {
     let lower = text.trim().to_lowercase();
     let digits = lower.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(lower.len());
     let (number, unit) = lower.split_at(digits);

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 
 use cfc_oci::{ContainerConfig, Descriptor, Digest, ImageConfig, Platform, media_type};
-use cfc_plan::{BaseImage, BaseImageError, BaseImages, BuildRequest, Plan, PlanError};
+use cfc_plan::{BaseImage, BaseImageError, BaseImages, BuildRequest, Plan, PlanError, RunSettings};
 
 /// Knows `base` and `shell`, and notes what it was asked for.
 #[derive(Default)]
@@ -57,6 +57,9 @@ pub fn request(dockerfile: &str) -> BuildRequest {
         platform: Platform::new("linux", "amd64"),
         allowed: BTreeSet::new(),
         ignore: None,
+        contexts: BTreeMap::new(),
+        run: RunSettings::default(),
+        fresh_stages: BTreeSet::new(),
     }
 }
 
