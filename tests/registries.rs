@@ -206,6 +206,39 @@ fn certificate(home: &Home) -> PathBuf {
 }
 
 #[test]
+fn each_platform_is_pulled_when_it_is_wanted() {
+    if !ready() {
+        return;
+    }
+    let home = Home::new();
+    let (peer, nobody) = (Peer::start(&home, "platforms", "", ""), home.path("nobody"));
+    make_app(&home, "x");
+    home.write(
+        "app-context/Dockerfile",
+        "FROM scratch\nARG TARGETARCH\nCOPY busybox /bin/busybox\nENV FOR=$TARGETARCH\n\
+         CMD [\"/bin/busybox\", \"sh\", \"-c\", \"echo for $FOR\"]\n",
+    );
+    let host = cfc_oci::Platform::host();
+    let (name, platforms) = (format!("{}/app:1", peer.host), format!("local,linux/{}", "s390x"));
+    must(&home, &nobody, &["build", "app-context", "-t", &name, "--platform", &platforms, "--push"]);
+    let _ = std::fs::remove_dir_all(home.data());
+    home.write(
+        "child-context/Dockerfile",
+        &format!("FROM {name}\nARG TARGETARCH\nCOPY <<made /for-$FOR-$TARGETARCH\nmade\n"),
+    );
+    for architecture in ["s390x", &host.architecture, "s390x"] {
+        let arguments = ["build", "child-context", "-t", "child", "-o", "files", "--platform", architecture];
+        let _ = std::fs::remove_dir_all(home.path("files"));
+        must(&home, &nobody, &arguments);
+        assert!(home.path(&format!("files/for-{architecture}-{architecture}")).exists(), "{architecture}");
+    }
+    // The last one that was pulled is not for this machine.
+    assert!(must(&home, &nobody, &["run", &name]).contains(&format!("for {}", host.architecture)));
+    let error = must_fail(&home, &nobody, &["build", "child-context", "-t", "child", "--platform", "riscv64"]);
+    assert!(error.contains("image for linux/riscv64 (it has images for"), "{error}");
+}
+
+#[test]
 fn a_registrys_certificate_is_checked_unless_the_configuration_says_otherwise() {
     if !ready() || !has_program("openssl") {
         return;

@@ -109,6 +109,9 @@ pub struct Build {
         value_delimiter = ','
     )]
     pub no_cache: Vec<String>,
+    /// buildx's name for --no-cache=STAGE
+    #[arg(long, value_name = "STAGE", value_delimiter = ',', hide = true)]
+    pub no_cache_filter: Vec<String>,
     /// The network of `RUN` steps that ask for none
     #[arg(long, value_name = "default|none|host", value_parser = ["default", "none", "host"])]
     pub network: Option<String>,

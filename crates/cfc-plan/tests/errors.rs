@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{lower, request, with_args};
+use common::{Images, lower, request, with_args};
 
 /// The message, and the hint on a line of its own.
 fn refusal(dockerfile: &str) -> String {
@@ -112,4 +112,27 @@ fn a_long_chain_of_stages_is_no_danger() {
         dockerfile.push_str(&format!("FROM s{} AS s{number}\n", number - 1));
     }
     assert!(lower(&request(&dockerfile)).is_ok());
+}
+
+/// An image can come from anywhere: what its maker's builder let through may not be allowed here.
+#[test]
+fn a_base_images_triggers_are_held_to_the_same_rules() {
+    let refused = |trigger: &'static str| {
+        let images = Images { trigger: Some(trigger), ..Images::default() };
+        text(cfc_plan::lower(&request("# one\nFROM trigger\n"), &images))
+    };
+    for (trigger, what) in [
+        ("ONBUILD RUN x", "a trigger cannot be an ONBUILD itself"),
+        ("MAINTAINER me", "MAINTAINER is not allowed as a trigger"),
+        ("FROM base", "FROM"),
+        ("NONSENSE x", "NONSENSE"),
+        ("COPY --nonsense a /", "nonsense"),
+        ("", ""),
+    ] {
+        let said = refused(trigger);
+        assert!(said.starts_with(&format!("Dockerfile:2: `trigger`: its trigger `{trigger}`: ")), "{said}");
+        assert!(said.contains(what), "{said}");
+    }
+    let missing = refused("COPY --from=assets /a /");
+    assert!(missing.starts_with("Dockerfile:2: cannot use image `assets`"), "{missing}");
 }

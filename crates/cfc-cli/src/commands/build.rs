@@ -103,7 +103,10 @@ fn common(arguments: &Build) -> Result<ImageBuild, Failure> {
         pulls: arguments.pull,
         run: run_settings::parse(arguments)?,
         no_cache: arguments.no_cache.iter().any(|stage| stage.is_empty()),
-        fresh_stages: arguments.no_cache.iter().filter(|stage| !stage.is_empty()).cloned().collect(),
+        fresh_stages: (arguments.no_cache.iter().chain(&arguments.no_cache_filter))
+            .filter(|stage| !stage.is_empty())
+            .cloned()
+            .collect(),
         verify: arguments.verify,
         trust: Trust::parse(arguments)?,
         encoding: encoding(arguments)?,
@@ -116,7 +119,10 @@ fn common(arguments: &Build) -> Result<ImageBuild, Failure> {
 fn platforms(texts: &[String]) -> Result<Vec<Platform>, Failure> {
     let mut platforms: Vec<Platform> = Vec::new();
     for text in texts {
-        let platform: Platform = text.parse().map_err(|error| Failure::because("--platform", &error))?;
+        let platform = match text.as_str() {
+            "local" => Platform::host(),
+            text => text.parse().map_err(|error| Failure::because("--platform", &error))?,
+        };
         if platform.os != "linux" {
             return Err(Failure::new(format!("--platform `{text}`: cfc builds images for Linux only")));
         }

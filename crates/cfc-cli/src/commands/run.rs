@@ -30,7 +30,7 @@ pub fn run(settings: &Settings, arguments: &Run) -> Result<ExitCode, Failure> {
     // Before any thread: the launcher is started from a process that has only one.
     let launcher = Launcher::private(&crate::server::launcher_program()?).map_err(sandbox_failure)?;
     let store = settings.open_store()?;
-    let image = base::find(&store, &reference, &settings.transfer_options()?)?;
+    let image = base::find(&store, &reference, &settings.transfer_options()?, false)?;
     let image = store.images().load(&image)?.descriptor;
     let directory = store.temp_dir()?;
     let spec = InstanceSpec {

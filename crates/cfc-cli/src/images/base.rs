@@ -30,7 +30,8 @@ impl BaseImages for StoreThenRegistry<'_> {
             Some(image) => image.import(self.store).map_err(failed)?,
             None => {
                 let parsed = Reference::parse(reference).map_err(|error| failed(error.into()))?;
-                self.find_or_pull(&parsed, platform).map_err(failed)?
+                let options = Options { platform: Some(platform.clone()), ..self.options.clone() };
+                find(self.store, &parsed, &options, self.pulls).map_err(failed)?
             }
         };
         let loaded = self.store.images().load_for(&descriptor, platform).map_err(|error| failed(error.into()))?;
@@ -38,24 +39,22 @@ impl BaseImages for StoreThenRegistry<'_> {
     }
 }
 
-impl StoreThenRegistry<'_> {
-    fn find_or_pull(&self, reference: &Reference, platform: &Platform) -> Result<Descriptor, Failure> {
-        let options = Options { platform: Some(platform.clone()), ..self.options.clone() };
-        // What is called by no registry is only here, for whichever platform it is.
-        if reference.registry.is_none()
-            && let Some(found) = self.store.images().resolve(reference)?
-        {
-            return Ok(found);
-        }
-        if self.pulls && reference.digest.is_none() {
-            return pull(self.store, reference, &options);
-        }
-        if let Some(found) = find_in_store(self.store, reference)?
-            && has_platform(self.store, &found, platform)?
-        {
-            return Ok(found);
-        }
-        pull(self.store, reference, &options)
+/// The image called `reference`: what the store has of it for the platform of `options`, else what its registry has; with
+/// `pulls`, what its registry has in any case.
+pub fn find(store: &Store, reference: &Reference, options: &Options, pulls: bool) -> Result<Descriptor, Failure> {
+    // What is called by no registry is only here, for whichever platform it is.
+    if reference.registry.is_none()
+        && let Some(found) = store.images().resolve(reference)?
+    {
+        return Ok(found);
+    }
+    if pulls && reference.digest.is_none() {
+        return pull(store, reference, options);
+    }
+    let platform = options.platform.clone().unwrap_or_else(Platform::host);
+    match find_in_store(store, reference)? {
+        Some(found) if has_platform(store, &found, &platform)? => Ok(found),
+        _ => pull(store, reference, options),
     }
 }
 
@@ -65,14 +64,6 @@ fn has_platform(store: &Store, descriptor: &Descriptor, platform: &Platform) -> 
         Ok(image) => Ok(image.config.os.is_empty() || image.config.platform().satisfies(platform)),
         Err(error) if matches!(error.kind, StoreErrorKind::Platform { .. } | StoreErrorKind::Missing) => Ok(false),
         Err(error) => Err(error.into()),
-    }
-}
-
-/// The image called `reference`, pulled unless the store has it.
-pub fn find(store: &Store, reference: &Reference, options: &Options) -> Result<Descriptor, Failure> {
-    match find_in_store(store, reference)? {
-        Some(found) => Ok(found),
-        None => pull(store, reference, options),
     }
 }
 

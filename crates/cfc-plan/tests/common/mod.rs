@@ -11,6 +11,8 @@ use cfc_plan::{BaseImage, BaseImageError, BaseImages, BuildRequest, Plan, PlanEr
 #[derive(Default)]
 pub struct Images {
     pub asked: Mutex<Vec<String>>,
+    /// The trigger of the image `trigger`, in place of `RUN x`.
+    pub trigger: Option<&'static str>,
 }
 
 impl BaseImages for Images {
@@ -27,7 +29,7 @@ impl BaseImages for Images {
         match reference {
             "base" => {}
             "shell" => container.shell = Some(vec!["/bin/bash".to_string(), "-ec".to_string()]),
-            "trigger" => container.on_build = Some(vec!["RUN x".to_string()]),
+            "trigger" => container.on_build = Some(vec![self.trigger.unwrap_or("RUN x").to_string()]),
             _ => {
                 return Err(BaseImageError {
                     message: "it is not in the store".to_string(),
