@@ -111,7 +111,9 @@ impl Login {
         {
             return Ok(login);
         }
-        let auth = names.iter().find_map(|name| config.auths.get(name));
+        // Under whatever path of the host: what `docker login` wrote, it wrote in several ways.
+        let of_host = || config.auths.iter().find(|(name, _)| host_of(name) == endpoint.host).map(|(_, auth)| auth);
+        let auth = names.iter().find_map(|name| config.auths.get(name)).or_else(of_host);
         let secret = auth.map(Auth::secret).transpose().map_err(malformed)?.flatten();
         let from = format!("from `{}`", path.display());
         Ok(match secret {
@@ -123,6 +125,12 @@ impl Login {
     fn nobody(why: &str) -> Login {
         Login { secret: Secret::Nobody, from: why.to_string() }
     }
+}
+
+/// The host, with its port, of the address or host that credentials are kept for.
+fn host_of(name: &str) -> &str {
+    let rest = name.split_once("://").map_or(name, |(_, rest)| rest);
+    rest.split('/').next().unwrap_or(rest)
 }
 
 impl Auth {
@@ -259,12 +267,15 @@ mod tests {
             "https://index.docker.io/v1/": {"auth": "aHViOnA6dw=="},
             "https://plain.example": {"username": "u", "password": "p"},
             "token.example": {"identitytoken": "t"},
+            "https://old.example:8443/v1/": {"auth": "dXNlcjpwYXNz"},
             "empty.example": {}
         }}"#;
         assert_eq!(login(config, "r.example:5000").await, "user:pass");
         assert_eq!(login(config, "registry-1.docker.io").await, "hub:p:w");
         assert_eq!(login(config, "plain.example").await, "u:p");
         assert_eq!(login(config, "token.example").await, "identity t");
+        assert_eq!(login(config, "old.example:8443").await, "user:pass");
+        assert_eq!(login(config, "old.example").await, "nobody");
         assert_eq!(login(config, "empty.example").await, "nobody");
         assert_eq!(login(config, "other.example").await, "nobody");
     }
