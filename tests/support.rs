@@ -166,9 +166,20 @@ impl Home {
         self.redact(&said)
     }
 
-    /// `text` with the temporary directory called `[HOME]`.
+    /// `text` with the temporary directory called `[HOME]`, and without the times of a build's steps.
     pub fn redact(&self, text: &str) -> String {
-        text.replace(&self.directory.path().display().to_string(), "[HOME]")
+        let text = text.replace(&self.directory.path().display().to_string(), "[HOME]");
+        let line = |line: &str| {
+            let words: Vec<&str> = line.splitn(3, ' ').collect();
+            match words[..] {
+                [step, time, output] if step.starts_with('#') && time.parse::<f64>().is_ok() => {
+                    format!("{step} [TIME] {output}")
+                }
+                [step, "DONE", _] if step.starts_with('#') => format!("{step} DONE [TIME]"),
+                _ => line.to_string(),
+            }
+        };
+        text.lines().map(line).collect::<Vec<_>>().join("\n") + if text.ends_with('\n') { "\n" } else { "" }
     }
 
     /// The directories of instances, without the logs that outlive them.

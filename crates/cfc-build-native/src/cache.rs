@@ -2,11 +2,12 @@
 
 use cfc_oci::Digest;
 use cfc_plan::{Op, Run};
-use cfc_store::{Encoding, Store};
+use cfc_store::{Encoding, KeyLock, Store};
 use serde::Serialize;
 
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
 use crate::layer::Layer;
+use crate::run::Running;
 
 /// Changes when the same operation would make another layer than before.
 const VERSION: u32 = 2;
@@ -76,9 +77,23 @@ impl LayerCache {
         if !self.reads {
             return Ok(None);
         }
-        let bytes = self.store.cache().get(key)?;
+        let bytes = self.store.cache().get_to_use(key)?;
         let layer: Option<Layer> = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok());
         Ok(layer.filter(|layer| self.store.blobs().contains(&layer.blob.digest)))
+    }
+
+    /// What [`LayerCache::get`] gives, after waiting for another process that makes it just now; else the lock that keeps
+    /// others waiting for us. Neither, when nothing is read.
+    pub(crate) fn get_or_lock(&self, key: &str, running: &Running) -> Result<(Option<Layer>, Option<KeyLock>)> {
+        let known = self.get(key)?;
+        if known.is_some() || !self.reads {
+            return Ok((known, None));
+        }
+        let lock = self.store.cache().lock(key, &|| !running.is_stopped())?;
+        if lock.is_none() {
+            return Err(Failure::new("the build was stopped while another made the same"));
+        }
+        Ok((self.get(key)?, lock))
     }
 
     /// Remembers `layer`.

@@ -52,6 +52,11 @@ impl From<cfc_store::StoreError> for Failure {
     }
 }
 
+/// A step of a build, where a test may let it die or fail.
+pub(crate) fn fail_at(name: &'static str) -> Result<()> {
+    cfc_sandbox::fail_point(name).on("go on at", Path::new(name))
+}
+
 /// Names what was attempted when an operation on a path failed.
 pub(crate) trait OnPath<T> {
     /// `verb` and the path: "cannot read `/x`".

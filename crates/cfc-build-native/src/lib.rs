@@ -46,4 +46,4 @@ pub use export::{ExportError, export_root};
 pub use given::GivenContext;
 pub use image::{ImageError, ImageRequest, build_image, describe_image, read_dockerfile};
 pub use images::{KnownImages, StoreImages};
-pub use native::{NativeBuilder, NativeOptions};
+pub use native::{NativeBuilder, NativeOptions, Stopper};

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use cfc_oci::{Descriptor, History, ImageConfig, Manifest, media_type};
 use cfc_plan::{
@@ -17,7 +17,7 @@ use crate::cache::LayerCache;
 use crate::contexts::{ContextFiles, Contexts};
 use crate::copy::{self, Copier};
 use crate::entry::{Entries, content_digest};
-use crate::failure::{Failure, Result};
+use crate::failure::{Failure, Result, fail_at};
 use crate::hash::fill_digests;
 use crate::layer::{Layer, LayerIndex};
 use crate::mount::Sources;
@@ -48,9 +48,30 @@ pub struct NativeOptions {
 /// Builds images into a store, with sandboxes for `RUN`.
 pub struct NativeBuilder {
     store: Store,
-    launcher: LauncherSource,
+    launcher: Arc<LauncherSource>,
+    running: Arc<Running>,
     options: NativeOptions,
     downloads: Option<Box<dyn Downloads>>,
+}
+
+/// Ends a build from another thread.
+#[derive(Clone)]
+pub struct Stopper {
+    launcher: Arc<LauncherSource>,
+    running: Arc<Running>,
+}
+
+impl Stopper {
+    /// Ends the programs that the build runs, and those to come. Returns when nothing of them is left.
+    pub fn stop(&self) {
+        self.running.stop_all();
+        if let LauncherSource::Private(_, started) = &*self.launcher
+            && let Some(launcher) = started.get()
+            && let Err(error) = launcher.shutdown()
+        {
+            tracing::debug!(%error, "cannot end the build's launcher");
+        }
+    }
 }
 
 /// Where sandboxes come from.
@@ -63,7 +84,17 @@ enum LauncherSource {
 impl NativeBuilder {
     /// A builder that keeps everything in `store` and runs programs through `launcher`.
     pub fn new(store: Store, launcher: Launcher, options: NativeOptions) -> NativeBuilder {
-        NativeBuilder { store, launcher: LauncherSource::Given(launcher), options, downloads: None }
+        NativeBuilder::of(store, LauncherSource::Given(launcher), options)
+    }
+
+    fn of(store: Store, launcher: LauncherSource, options: NativeOptions) -> NativeBuilder {
+        let (launcher, running) = (Arc::new(launcher), Arc::new(Running::default()));
+        NativeBuilder { store, launcher, running, options, downloads: None }
+    }
+
+    /// For whoever may have to end the build.
+    pub fn stopper(&self) -> Stopper {
+        Stopper { launcher: self.launcher.clone(), running: self.running.clone() }
     }
 
     /// The same builder, with a way to the network for `ADD`.
@@ -75,8 +106,7 @@ impl NativeBuilder {
     /// A builder that keeps everything in `store`. The first `RUN` starts a launcher of its own from `program`, which
     /// ends with the builder.
     pub fn with_program(store: Store, program: &Path, options: NativeOptions) -> NativeBuilder {
-        let launcher = LauncherSource::Private(program.to_path_buf(), OnceLock::new());
-        NativeBuilder { store, launcher, options, downloads: None }
+        NativeBuilder::of(store, LauncherSource::Private(program.to_path_buf(), OnceLock::new()), options)
     }
 }
 
@@ -112,6 +142,7 @@ impl Builder for NativeBuilder {
         context: &Context,
         progress: &dyn BuildProgress,
     ) -> std::result::Result<BuiltImage, BuildError> {
+        progress.planned(plan);
         let session = Session {
             store: &self.store,
             launcher: &self.launcher,
@@ -122,7 +153,7 @@ impl Builder for NativeBuilder {
             plan,
             contexts: Contexts::new(&self.store, self.downloads.as_deref(), context),
             context,
-            running: Running::default(),
+            running: &self.running,
             progress,
         };
         let layers = session.layers()?;
@@ -151,7 +182,7 @@ struct Session<'a> {
     plan: &'a Plan,
     context: &'a Context,
     contexts: Contexts<'a>,
-    running: Running,
+    running: &'a Running,
     progress: &'a dyn BuildProgress,
 }
 
@@ -192,7 +223,11 @@ impl Session<'_> {
 
     fn carry_out(&self, node: &Node, results: &Results<Vec<Layer>>) -> std::result::Result<Vec<Layer>, BuildError> {
         self.progress.started(node);
-        let (layers, outcome) = self.execute(node, results).map_err(|failure| failure.of_node(self.plan, node))?;
+        let executed = self.execute(node, results);
+        let (layers, outcome) = executed.map_err(|failure| {
+            self.progress.failed(node, &failure.message);
+            failure.of_node(self.plan, node)
+        })?;
         self.progress.finished(node, outcome);
         Ok(layers)
     }
@@ -232,7 +267,7 @@ impl Session<'_> {
         let in_order: Vec<&[Layer]> = node.op.sources().map(|source| mounted[&source]).collect();
         self.cached(node, LayerCache::run_key(run, base, &in_order, mtime), || {
             let launcher = self.launcher.get()?;
-            let runner = Runner { store: self.store, launcher, running: &self.running, mtime, encoding: self.encoding };
+            let runner = Runner { store: self.store, launcher, running: self.running, mtime, encoding: self.encoding };
             let sources = Sources { context: self.context, layers: mounted };
             runner.run(run, base, &sources, &|stream, bytes| self.progress.output(node, stream, bytes))
         })
@@ -328,11 +363,17 @@ impl Session<'_> {
     }
 
     fn cached(&self, node: &Node, key: String, make: impl FnOnce() -> Result<Layer>) -> Result<(Layer, NodeOutcome)> {
-        if let Some(layer) = self.known(node, &key)? {
+        let (known, _lock) = match node.is_fresh {
+            true => (None, None),
+            false => self.cache.get_or_lock(&key, self.running)?,
+        };
+        if let Some(layer) = known {
             return Ok((layer, NodeOutcome::Cached));
         }
         let layer = make()?;
+        fail_at("build.layer.made")?;
         self.cache.put(&key, &layer)?;
+        fail_at("build.layer.remembered")?;
         Ok((layer, NodeOutcome::Built))
     }
 
@@ -362,10 +403,12 @@ impl Session<'_> {
         complete_history(&mut config);
         let blobs = self.store.blobs();
         let config_bytes = config.to_bytes();
+        fail_at("build.assemble.config")?;
         let config_blob = Descriptor::new(media_type::CONFIG, blobs.put(&config_bytes)?, config_bytes.len() as u64);
         let layer_blobs = layers.iter().map(|layer| layer.blob.clone()).collect();
         let manifest = Manifest { annotations: self.annotations.clone(), ..Manifest::new(config_blob, layer_blobs) };
         let manifest = manifest.to_bytes();
+        fail_at("build.assemble.manifest")?;
         let descriptor = Descriptor::new(media_type::MANIFEST, blobs.put(&manifest)?, manifest.len() as u64);
         Ok(BuiltImage { manifest: descriptor, config })
     }

@@ -14,7 +14,7 @@ use cfc_sandbox::{
 use cfc_store::{Encoding, LayerWriter, Store, UpperOptions, write_upper_as_layer};
 
 use crate::emulation;
-use crate::failure::{Failure, OnPath, Result};
+use crate::failure::{Failure, OnPath, Result, fail_at};
 use crate::layer::Layer;
 use crate::mount::{Prepared, Sources};
 use crate::output::Capture;
@@ -58,9 +58,11 @@ impl Runner<'_> {
             lowers: lowers.clone(),
         };
         let upper = workspace.join("upper");
+        fail_at("build.run.prepare")?;
         let prepared = Prepared::new(self.store, run, sources, workspace, self.running)?;
         let config = self.config(run, workspace, &lowers, root, &prepared)?;
         self.execute(&config, listener)?;
+        fail_at("build.run.ended")?;
         drop(prepared);
         upper::remove_stubs(&upper, &lowers)?;
         upper::clamp_times(&upper, self.mtime)?;
@@ -99,6 +101,7 @@ impl Runner<'_> {
         let is_redirected = matches!(config.network, Network::Redirected { .. });
         let _way_out = is_redirected.then(|| way_out(self.launcher, &config.id));
         self.running.add(self.launcher, &config.id);
+        fail_at("build.run.started")?;
         let tail = capture.read_to_end(listener);
         let exit = sandbox.launcher.wait(sandbox.id).map_err(sandbox_failure)?;
         match exit.status {
@@ -112,6 +115,7 @@ impl Runner<'_> {
         let options = UpperOptions { clamp_mtime: Some(self.mtime), skip: None };
         write_upper_as_layer(&upper, &mut writer, &options)?;
         let blob = writer.finish().on("finish the layer of", &upper)?.finish()?;
+        fail_at("build.run.written")?;
         // The directory is the unpacked layer already.
         self.store.layers().adopt_directory(&blob.diff_id, upper)?;
         Ok(Layer::made(blob, self.encoding))

@@ -42,7 +42,7 @@ impl StatCache {
     /// What is remembered of the context in `directory`.
     pub(crate) fn load(store: &Store, directory: &Path) -> Result<StatCache> {
         let key = format!("stat-{}", Digest::of(directory.as_os_str().as_encoded_bytes()).hex());
-        let bytes = store.cache().get(&key)?.unwrap_or_default();
+        let bytes = store.cache().get_to_use(&key)?.unwrap_or_default();
         let known = Known { digests: parse(&bytes).unwrap_or_default(), ..Known::default() };
         Ok(StatCache { key, known: Mutex::new(known) })
     }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::size::Size;
 use crate::span::Span;
 
 /// Runs Cloudflare Containers projects on machines you own.
@@ -31,6 +32,8 @@ pub struct Global {
 pub enum Command {
     /// Build the images of a project, or one image from a directory
     Build(Box<Build>),
+    /// Free disk: remove layers, cache mounts and what else of the image store nobody needs
+    Prune(Prune),
     /// Upload images to a registry
     Push(Push),
     /// Build, push and start a new version of a project, and wait until it serves
@@ -133,6 +136,13 @@ pub struct Build {
     /// Say something of the Dockerfile instead of building it; `,format=json` for programs
     #[arg(long, value_name = "check|lint|outline|targets")]
     pub call: Option<String>,
+    /// How to show the build: auto draws on a terminal and is plain elsewhere; json is an object a line on stderr
+    /// [default: $CFC_PROGRESS, $BUILDKIT_PROGRESS, auto]
+    #[arg(long, value_name = "auto|plain|tty|json|quiet")]
+    pub progress: Option<String>,
+    /// Say nothing but the digest: the same as --progress quiet
+    #[arg(short, long, conflicts_with = "progress")]
+    pub quiet: bool,
     /// A secret for `RUN --mount=type=secret`: a file, or a variable of the environment
     #[arg(long = "secret", value_name = "id=ID[,src=FILE|,env=NAME]")]
     pub secrets: Vec<String>,
@@ -166,6 +176,28 @@ pub struct Build {
     /// Write the image's digests and names to a file, as JSON
     #[arg(long, value_name = "FILE", requires = "tags")]
     pub metadata_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct Prune {
+    /// Also pulled images, what was remembered of build contexts, and all that only saves time with other images
+    #[arg(short, long)]
+    pub all: bool,
+    /// Only say what would be removed
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Only what was not used for so long, or of a type: until=24h, type=exec.cachemount, id=ID
+    #[arg(long = "filter", value_name = "KEY=VALUE")]
+    pub filters: Vec<String>,
+    /// Leave what was used last, up to this size
+    #[arg(long, value_name = "SIZE", visible_alias = "reserved-space")]
+    pub keep_storage: Option<Size>,
+    /// Remove what was not used for longest, until no more than this is left
+    #[arg(long, value_name = "SIZE")]
+    pub max_used_space: Option<Size>,
+    /// Remove what was not used for longest, until so much of the disk is free
+    #[arg(long, value_name = "SIZE")]
+    pub min_free_space: Option<Size>,
 }
 
 #[derive(Debug, Args)]

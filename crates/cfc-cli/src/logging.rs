@@ -16,5 +16,5 @@ pub fn start(verbose: u8) {
     let filter = EnvFilter::builder().with_default_directive(level.into()).with_env_var("CFC_LOG").from_env_lossy();
     // The same rule as tracing's own, and a file or a pipe never gets escape sequences.
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colour).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colour).with_writer(|| crate::screen::Above).init();
 }

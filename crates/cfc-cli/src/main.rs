@@ -7,13 +7,16 @@ mod args;
 mod commands;
 mod failure;
 mod images;
+mod interrupt;
 mod isolation;
 mod logging;
 mod output;
 mod project;
 mod rights;
+mod screen;
 mod server;
 mod settings;
+mod size;
 mod span;
 
 use std::process::ExitCode;
@@ -35,6 +38,7 @@ fn main() -> ExitCode {
     match commands::run(arguments) {
         Ok(code) => code,
         Err(failure) => {
+            interrupt::wait_if_interrupted();
             output::print_failure(&failure);
             ExitCode::FAILURE
         }

@@ -3,6 +3,8 @@
 use std::io::{IsTerminal, Write};
 
 use crate::failure::Failure;
+use crate::images::progress;
+use crate::screen;
 
 /// Prints a line of data to stdout. A closed pipe ends the program quietly, as it does any Unix tool.
 pub fn data(line: impl std::fmt::Display) {
@@ -13,17 +15,21 @@ pub fn data(line: impl std::fmt::Display) {
 
 /// Tells the person at the terminal how things go.
 pub fn tell(line: impl std::fmt::Display) {
-    let _ = writeln!(std::io::stderr().lock(), "{line}");
+    screen::tell(&line.to_string());
 }
 
 /// Prints why a command failed.
 pub fn print_failure(failure: &Failure) {
+    if progress::failed(failure) {
+        return;
+    }
     let text = failure.to_string();
     let painted = match text.strip_prefix("error:") {
         Some(rest) if use_colour() => format!("\u{1b}[1;31merror\u{1b}[0m:{rest}"),
         _ => text,
     };
-    tell(painted);
+    // Also where nothing else is said.
+    screen::write_lines(&painted);
 }
 
 /// Whether stderr is a terminal that wants colour (`NO_COLOR`, no-color.org).

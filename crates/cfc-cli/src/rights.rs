@@ -14,7 +14,7 @@ use crate::settings::Settings;
 /// Acquires what `command` needs, and says once what containers will have to do without.
 pub fn acquire(settings: &Settings, command: &Command) -> Result<(), Failure> {
     match command {
-        Command::Build(_) | Command::Deploy(_) | Command::Unshare(_) => enter(None),
+        Command::Build(_) | Command::Prune(_) | Command::Deploy(_) | Command::Unshare(_) => enter(None),
         Command::Run(_) => enter(None).map(|()| warn_of_missing_limits()),
         Command::Serve(_) => enter(Some(settings.launcher_socket()?)).map(|()| warn_of_missing_limits()),
         // What is in the way is what it is there to tell.

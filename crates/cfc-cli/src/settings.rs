@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::args::Global;
 use crate::failure::Failure;
+use crate::size::CacheLimit;
 use crate::span::Span;
 
 /// The layout of the data directory, and what the configuration file says.
@@ -51,6 +52,8 @@ pub struct ConfigFile {
     pub egress_allow: Vec<AddressRange>,
     /// How long a container may take to end after SIGTERM: `"15m"`, the default.
     pub stop_grace: Option<Span>,
+    /// How large the build cache may be at the end of a build: `"20GB"`, `"10%"` of the filesystem, or `"none"`.
+    pub build_cache_limit: Option<CacheLimit>,
     /// Port of the registry.
     pub registry_port: Option<u16>,
     /// How many times the CPUs may be promised to instances; without it they are not counted.

@@ -100,6 +100,10 @@ pub trait BuildProgress: Send + Sync {
     fn linted(&self, warning: &LintWarning) {
         let _ = warning;
     }
+    /// This is what is going to be carried out.
+    fn planned(&self, plan: &Plan) {
+        let _ = plan;
+    }
     /// `node` begins.
     fn started(&self, node: &Node) {
         let _ = node;
@@ -111,6 +115,10 @@ pub trait BuildProgress: Send + Sync {
     /// `node` is done.
     fn finished(&self, node: &Node, outcome: NodeOutcome) {
         let _ = (node, outcome);
+    }
+    /// `node` could not be carried out, and why.
+    fn failed(&self, node: &Node, reason: &str) {
+        let _ = (node, reason);
     }
 }
 

@@ -182,6 +182,17 @@ impl Runtime {
         self.lock().applications.get(name).cloned()
     }
 
+    /// The images of all applications and of all instances, each once.
+    pub fn images(&self) -> Vec<Descriptor> {
+        let inner = self.lock();
+        let of_applications = inner.applications.values().map(|application| &application.image);
+        let of_instances = inner.records.values().map(|record| &record.journal.spec.image);
+        let mut images: Vec<Descriptor> = of_applications.chain(of_instances).cloned().collect();
+        images.sort_by(|one, other| one.digest.cmp(&other.digest));
+        images.dedup_by(|one, other| one.digest == other.digest);
+        images
+    }
+
     /// How containers of an image run that the store has; `None` where it has not.
     pub async fn image_config(&self, image: &Descriptor) -> Option<ContainerConfig> {
         let (store, image) = (self.shared.store.clone(), image.clone());

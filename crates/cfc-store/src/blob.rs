@@ -9,6 +9,7 @@ use cfc_oci::{Algorithm, Digest, Hasher};
 use tempfile::NamedTempFile;
 
 use crate::error::Context;
+use crate::uses::Used;
 use crate::{Result, Store, StoreError, StoreErrorKind};
 
 /// The largest blob that [`BlobStore::read`] takes into memory: manifests and configs are far below it.
@@ -30,9 +31,17 @@ impl BlobStore {
         self.store.root().join("blobs").join(digest.algorithm().as_str()).join(digest.hex())
     }
 
-    /// Whether the blob is there.
+    /// Whether the blob is there; if so, it stays for as long as this process lives.
     pub fn contains(&self, digest: &Digest) -> bool {
-        self.path(digest).is_file()
+        self.find(digest).unwrap_or_else(|error| {
+            // What cannot be noted might be gone the next moment.
+            tracing::debug!(%digest, %error, "taken for missing");
+            false
+        })
+    }
+
+    fn find(&self, digest: &Digest) -> Result<bool> {
+        self.store.finds(Used::Blob(digest.clone()), &self.path(digest))
     }
 
     /// The blob's size in bytes.
@@ -42,6 +51,7 @@ impl BlobStore {
 
     /// Opens the blob for reading.
     pub fn open(&self, digest: &Digest) -> Result<File> {
+        self.find(digest)?;
         File::open(self.path(digest)).map_err(|error| {
             let kind = match error.kind() {
                 io::ErrorKind::NotFound => StoreErrorKind::Missing,
@@ -102,7 +112,11 @@ impl BlobStore {
     /// As [`BlobStore::link_from`], for a file that the caller has verified already (another content store's).
     pub fn link_from_trusted(&self, path: &Path, digest: &Digest) -> Result<()> {
         let target = self.path(digest);
-        match fs::hard_link(path, &target) {
+        let guard = self.store.uses().guard()?;
+        self.store.uses().note(&guard, Used::Blob(digest.clone()))?;
+        let linked = fs::hard_link(path, &target);
+        drop(guard);
+        match linked {
             Ok(()) => sync_directory_of(&target),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
             // Another file system, one without links, or (fs.protected_hardlinks) somebody else's file.
@@ -141,13 +155,16 @@ impl BlobWriter {
             verify(expected, digest.clone(), || format!("cannot store blob `{expected}`"))?;
         }
         let target = blobs.path(&digest);
-        if target.is_file() {
+        if blobs.find(&digest)? {
             return Ok((digest, size));
         }
         let subject = || format!("cannot store blob `{digest}` as `{}`", target.display());
         file.as_file().set_permissions(fs::Permissions::from_mode(0o644)).context(subject)?;
         file.as_file().sync_all().context(subject)?;
+        let guard = blobs.store.uses().guard()?;
+        blobs.store.uses().note(&guard, Used::Blob(digest.clone()))?;
         file.persist(&target).map_err(|error| error.error).context(subject)?;
+        drop(guard);
         sync_directory_of(&target)?;
         Ok((digest, size))
     }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use cfc_oci::{Descriptor, Digest, ImageConfig, Manifest, ManifestOrIndex, Platform, Reference, media_type};
@@ -39,6 +39,18 @@ struct Record {
     manifest: Descriptor,
     /// Seconds since 1970.
     updated: u64,
+    /// Whether a registry has it too, so that it can be had again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pulled: bool,
+}
+
+/// A name of an image, for those who decide what is kept.
+pub(crate) struct NamedImage {
+    pub(crate) reference: Reference,
+    pub(crate) manifest: Descriptor,
+    pub(crate) pulled: bool,
+    /// Where that is recorded; its time is when it was used last.
+    pub(crate) path: PathBuf,
 }
 
 impl ImageStore {
@@ -49,6 +61,16 @@ impl ImageStore {
     /// Makes `reference` name `image`, a manifest or index whose bytes are in the blob store. A reference without a tag
     /// means `latest`; the digest of a reference is not kept.
     pub fn tag(&self, reference: &Reference, image: &Descriptor) -> Result<()> {
+        self.record_as(reference, image, false)
+    }
+
+    /// As [`ImageStore::tag`], for an image that a registry has too: pruning everything forgets it, and so does the limit
+    /// of the build cache when it was not used for longest.
+    pub fn tag_pulled(&self, reference: &Reference, image: &Descriptor) -> Result<()> {
+        self.record_as(reference, image, true)
+    }
+
+    fn record_as(&self, reference: &Reference, image: &Descriptor, pulled: bool) -> Result<()> {
         let subject = || format!("cannot tag `{reference}`");
         if !self.store.blobs().contains(&image.digest) {
             let kind = StoreErrorKind::Malformed(format!("its manifest `{}` is not in the store", image.digest));
@@ -57,7 +79,7 @@ impl ImageStore {
         let reference = tagged(reference);
         let updated = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs());
         let path = self.path(&reference);
-        let record = Record { reference, manifest: image.clone(), updated };
+        let record = Record { reference, manifest: image.clone(), updated, pulled };
         let bytes = serde_json::to_vec_pretty(&record).map_err(io::Error::from).context(subject)?;
         let mut file = NamedTempFile::new_in(self.store.session_directory()).context(subject)?;
         file.write_all(&bytes).and_then(|()| file.as_file().sync_all()).context(subject)?;
@@ -65,12 +87,29 @@ impl ImageStore {
         sync_directory_of(&path)
     }
 
-    /// What `reference` names: by its digest, else by its tag, else by the tag `latest`.
+    /// What `reference` names: by its digest, else by its tag, else by the tag `latest`. The image stays for as long as
+    /// this process lives, even if it loses the name.
     pub fn resolve(&self, reference: &Reference) -> Result<Option<Descriptor>> {
-        match &reference.digest {
-            Some(digest) => self.describe(digest),
-            None => Ok(self.record(&self.path(&tagged(reference)))?.map(|record| record.manifest)),
+        let _guard = self.store.uses().guard()?;
+        let found = match &reference.digest {
+            Some(digest) => self.describe(digest)?,
+            None => {
+                let path = self.path(&tagged(reference));
+                let record = self.record(&path)?;
+                if record.as_ref().is_some_and(|record| record.pulled) {
+                    touch(&path);
+                }
+                record.map(|record| record.manifest)
+            }
+        };
+        if let Some(image) = &found {
+            // Noting is all that this is for: what a damaged image lacks is told by those who need it.
+            let blobs = self.store.blobs_of(image).unwrap_or_default();
+            for blob in blobs {
+                let _ = self.store.blobs().contains(&blob.digest);
+            }
         }
+        Ok(found)
     }
 
     /// Every reference and what it names, sorted by reference.
@@ -86,6 +125,59 @@ impl ImageStore {
         }
         images.sort_by(|(left, _), (right, _)| left.cmp(right));
         Ok(images)
+    }
+
+    /// Every name, for those who decide what is kept. Names that cannot be read are left out.
+    pub(crate) fn names(root: &Path) -> Result<Vec<NamedImage>> {
+        let directory = root.join("refs");
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&directory).on("list", &directory)? {
+            let path = entry.on("list", &directory)?.path();
+            if let Some(Record { reference, manifest, pulled, .. }) = read_record(&path)? {
+                names.push(NamedImage { reference, manifest, pulled, path });
+            }
+        }
+        Ok(names)
+    }
+
+    /// Keeps `image`, whatever it is called, also when no process uses it.
+    pub fn keep(&self, image: &Descriptor) -> Result<()> {
+        let path = kept_path(&self.store.root().join("kept"), &image.digest);
+        if path.exists() {
+            return Ok(());
+        }
+        let bytes = serde_json::to_vec(image).map_err(io::Error::from).on("write", &path)?;
+        let mut file = NamedTempFile::new_in(self.store.session_directory()).on("write", &path)?;
+        file.write_all(&bytes).and_then(|()| file.as_file().sync_all()).on("write", &path)?;
+        file.persist(&path).map_err(|error| error.error).on("write", &path)?;
+        sync_directory_of(&path)
+    }
+
+    /// Keeps `images`, as [`ImageStore::keep`] does, and no others any more.
+    pub fn keep_only(&self, images: &[Descriptor]) -> Result<()> {
+        images.iter().try_for_each(|image| self.keep(image))?;
+        let directory = self.store.root().join("kept");
+        let wanted: Vec<PathBuf> = images.iter().map(|image| kept_path(&directory, &image.digest)).collect();
+        for entry in fs::read_dir(&directory).on("list", &directory)? {
+            let path = entry.on("list", &directory)?.path();
+            if !wanted.contains(&path) {
+                fs::remove_file(&path).on("remove", &path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The images that [`ImageStore::keep_only`] keeps.
+    pub(crate) fn kept(root: &Path) -> Result<Vec<Descriptor>> {
+        let directory = root.join("kept");
+        let mut kept = Vec::new();
+        for entry in fs::read_dir(&directory).on("list", &directory)? {
+            let path = entry.on("list", &directory)?.path();
+            let bytes = fs::read(&path).on("read", &path)?;
+            let malformed = |error| StoreErrorKind::Malformed(format!("malformed descriptor: {error}"));
+            kept.push(serde_json::from_slice(&bytes).map_err(malformed).on("read", &path)?);
+        }
+        Ok(kept)
     }
 
     /// Forgets the reference; returns whether there was one. The blobs stay.
@@ -142,14 +234,8 @@ impl ImageStore {
         describe(digest, &bytes).context(|| format!("cannot read manifest `{digest}`")).map(Some)
     }
 
-    fn record(&self, path: &std::path::Path) -> Result<Option<Record>> {
-        let bytes = match fs::read(path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error).on("read", path),
-        };
-        let malformed = |error| StoreErrorKind::Malformed(format!("malformed image record: {error}"));
-        serde_json::from_slice(&bytes).map(Some).map_err(malformed).on("read", path)
+    fn record(&self, path: &Path) -> Result<Option<Record>> {
+        read_record(path)
     }
 
     fn path(&self, reference: &Reference) -> PathBuf {
@@ -170,6 +256,27 @@ pub(crate) fn describe(digest: &Digest, bytes: &[u8]) -> std::result::Result<Des
     let guess = if envelope.manifests.is_some() { media_type::INDEX } else { media_type::MANIFEST };
     let media_type = envelope.media_type.as_deref().unwrap_or(guess);
     Ok(Descriptor::new(media_type, digest.clone(), bytes.len() as u64))
+}
+
+fn read_record(path: &Path) -> Result<Option<Record>> {
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).on("read", path),
+    };
+    let malformed = |error| StoreErrorKind::Malformed(format!("malformed image record: {error}"));
+    serde_json::from_slice(&bytes).map(Some).map_err(malformed).on("read", path)
+}
+
+fn kept_path(directory: &Path, digest: &Digest) -> PathBuf {
+    directory.join(format!("{}-{}.json", digest.algorithm().as_str(), digest.hex()))
+}
+
+/// Says that `path` was used now. It is only a hint, so a failure is none.
+pub(crate) fn touch(path: &Path) {
+    let now = rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW };
+    let times = rustix::fs::Timestamps { last_access: now, last_modification: now };
+    let _ = rustix::fs::utimensat(rustix::fs::CWD, path, &times, rustix::fs::AtFlags::empty());
 }
 
 /// The reference as it is kept: with a tag, without a digest.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use cfc_oci::{Descriptor, Digest};
 
 use crate::error::Context;
+use crate::uses::Used;
 use crate::{Image, Result, Store, StoreError, StoreErrorKind, UnpackLimits, unpack_layer};
 
 /// overlayfs takes no more lower directories.
@@ -30,9 +31,16 @@ impl LayerStore {
         self.store.root().join("layers").join(format!("{}-{}", diff_id.algorithm().as_str(), diff_id.hex()))
     }
 
-    /// Whether the layer is there; if so, it is whole.
+    /// Whether the layer is there; if so, it is whole, and stays for as long as this process lives.
     pub fn contains(&self, diff_id: &Digest) -> bool {
-        self.path(diff_id).is_dir()
+        self.find(diff_id).unwrap_or_else(|error| {
+            tracing::debug!(%diff_id, %error, "taken for missing");
+            false
+        })
+    }
+
+    fn find(&self, diff_id: &Digest) -> Result<bool> {
+        self.store.finds(Used::Layer(diff_id.clone()), &self.path(diff_id))
     }
 
     /// Unpacks `blob`, a layer of the blob store in any compression, unless it is there already. Bytes whose digest is
@@ -44,7 +52,7 @@ impl LayerStore {
     /// As [`LayerStore::unpack`], with bounds of the caller's.
     pub fn unpack_within(&self, diff_id: &Digest, blob: &Descriptor, limits: &UnpackLimits) -> Result<PathBuf> {
         let target = self.path(diff_id);
-        if target.is_dir() {
+        if self.find(diff_id)? {
             return Ok(target);
         }
         let subject = || format!("cannot unpack layer `{}`", blob.digest);
@@ -68,6 +76,8 @@ impl LayerStore {
     /// was faster, its layer stays and `directory` is left to the caller (who made it below [`Store::temp_dir`]).
     pub fn adopt_directory(&self, diff_id: &Digest, directory: PathBuf) -> Result<PathBuf> {
         let target = self.path(diff_id);
+        let guard = self.store.uses().guard()?;
+        self.store.uses().note(&guard, Used::Layer(diff_id.clone()))?;
         match fs::rename(&directory, &target) {
             Ok(()) => Ok(target),
             Err(error) if is_taken(&error) => Ok(target),

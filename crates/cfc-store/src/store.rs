@@ -9,7 +9,8 @@ use rustix::fs::{FlockOperation, flock};
 use tempfile::TempDir;
 
 use crate::error::Context;
-use crate::{BlobStore, Cache, ImageStore, LayerStore, Result};
+use crate::uses::{self, Used, Uses};
+use crate::{BlobStore, Cache, ImageStore, LayerStore, Pruner, Result};
 
 /// A handle on the store; cheap to clone.
 #[derive(Clone, Debug)]
@@ -20,28 +21,38 @@ pub struct Store {
 #[derive(Debug)]
 struct Shared {
     root: PathBuf,
+    // Before the session: whoever finds notes finds their session, too.
+    uses: Uses,
     session: Session,
 }
+
+/// The directories of a store, below its root.
+const DIRECTORIES: [&str; 10] =
+    ["blobs/sha256", "blobs/sha512", "refs", "kept", "layers", "cache", "making", "empty", "uses", "tmp"];
 
 impl Store {
     /// Opens the store below `root`, making what is not there, and sweeps what crashed processes left in `tmp/`.
     ///
     /// ```text
     /// <root>/                        mode 0700: layers hold set-user-id files and device nodes
-    ///   lock                         flock: held while tmp/ is swept or a session starts
+    ///   lock                         flock: shared while something is noted in uses/, exclusive while something is
+    ///                                taken away, tmp/ is looked through or a session starts
     ///   blobs/<algorithm>/<hex>      content by digest
     ///   refs/<escaped reference>.json
+    ///   kept/<algorithm>-<hex>.json  images that the platform needs, whatever they are called
     ///   layers/<algorithm>-<hex>/    unpacked, by diff id: whiteouts are char 0:0, opaque directories carry
     ///                                user.overlay.opaque=y, owners are the image's own
     ///   cache/<key>.json             small records of the build cache
+    ///   making/<key>                 flocked while a process makes what a record is to name
     ///   mounts/<sha256 of the id>/   cache mounts of builds; the builder makes and locks them
     ///   empty/                       what an image without layers consists of
+    ///   uses/<session>+<n>           what a process found or made, which is not to be pruned while it lives
     ///   tmp/<session>/               one directory a process, flocked while the process lives
     /// ```
     pub fn open(root: &Path) -> Result<Store> {
         make_directory(root)?;
         let root = fs::canonicalize(root).on("resolve", root)?;
-        for name in ["blobs/sha256", "blobs/sha512", "refs", "layers", "cache", "empty", "tmp"] {
+        for name in DIRECTORIES {
             make_directory(&root.join(name))?;
         }
         for name in ["", "layers", "tmp"] {
@@ -49,7 +60,9 @@ impl Store {
             fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).on("protect", &path)?;
         }
         let session = Session::start(&root)?;
-        Ok(Store { shared: Arc::new(Shared { root, session }) })
+        let name = session.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let uses = Uses::new(&root, name);
+        Ok(Store { shared: Arc::new(Shared { root, uses, session }) })
     }
 
     /// The directory the store lives in.
@@ -77,10 +90,37 @@ impl Store {
         Cache::new(self.clone())
     }
 
+    /// Takes away what nobody needs.
+    pub fn pruner(&self) -> Pruner {
+        Pruner::of(self.root())
+    }
+
+    /// For a process that lives long: what it found before the last call of this may be pruned from now on, unless
+    /// somebody else needs it.
+    pub fn forget_older_uses(&self) -> Result<()> {
+        self.shared.uses.forget_older()
+    }
+
     /// A fresh directory on the store's file system, removed when dropped. Renames from it into the store are atomic.
     pub fn temp_dir(&self) -> Result<TempDir> {
         let session = &self.shared.session.path;
         TempDir::new_in(session).on("make a temporary directory in", session)
+    }
+
+    /// For a process that is about to exit while its threads still work: removes what is unfinished. What they write now,
+    /// the next process sweeps.
+    pub fn abandon_unfinished(&self) {
+        let _ = fs::remove_dir_all(self.session_directory());
+    }
+
+    /// What this process needs.
+    pub(crate) fn uses(&self) -> &Uses {
+        &self.shared.uses
+    }
+
+    /// Whether `path` is there; if so, it stays as `used` for as long as this process lives.
+    pub(crate) fn finds(&self, used: Used, path: &Path) -> Result<bool> {
+        self.uses().find(used, path)
     }
 
     /// Where this process keeps what is not finished.
@@ -99,14 +139,16 @@ struct Session {
 impl Session {
     fn start(root: &Path) -> Result<Session> {
         // Without this lock, a sweeper could find our directory in the instant before we lock it.
-        let guard_path = root.join("lock");
-        let guard = File::options().create(true).append(true).open(&guard_path).on("open", &guard_path)?;
-        flock(&guard, FlockOperation::LockExclusive).on("lock", &guard_path)?;
+        let guard = uses::lock(root, FlockOperation::LockExclusive)?;
         let tmp = root.join("tmp");
-        sweep(&tmp);
+        let dead = dead_sessions(&tmp);
+        uses::remove_orphans(root);
         let path = tempfile::Builder::new().tempdir_in(&tmp).on("make a directory in", &tmp)?.keep();
         let lock = File::open(&path).on("open", &path)?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive).on("lock", &path)?;
+        drop(guard);
+        dead.iter().for_each(|session| session.sweep(root));
+        crate::cache::sweep_locks(root);
         Ok(Session { path, _lock: lock })
     }
 }
@@ -117,17 +159,38 @@ impl Drop for Session {
     }
 }
 
-/// Removes the sessions of dead processes. What cannot be removed is left for the next time.
-fn sweep(tmp: &Path) {
-    let Ok(entries) = fs::read_dir(tmp) else { return };
-    for entry in entries.flatten() {
-        let path = entry.path();
-        let Ok(directory) = File::open(&path) else { continue };
-        let is_dead = flock(&directory, FlockOperation::NonBlockingLockExclusive).is_ok();
-        if is_dead && let Err(error) = fs::remove_dir_all(&path) {
-            tracing::debug!(path = %path.display(), %error, "cannot sweep");
+/// What a process left that died. It is locked, so that only one sweeps it.
+struct DeadSession {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl DeadSession {
+    /// What cannot be removed is left for the next time.
+    fn sweep(&self, root: &Path) {
+        uses::remove_notes(root, &self.path.file_name().unwrap_or_default().to_string_lossy());
+        if let Err(error) = fs::remove_dir_all(&self.path) {
+            tracing::debug!(path = %self.path.display(), %error, "cannot sweep");
         }
     }
+}
+
+fn dead_sessions(tmp: &Path) -> Vec<DeadSession> {
+    let entries = fs::read_dir(tmp).into_iter().flatten().flatten();
+    entries.filter_map(|entry| dead_session(&entry.path())).collect()
+}
+
+/// The session in `path`, if nobody lives in it. To be called with the lock held exclusively.
+fn dead_session(path: &Path) -> Option<DeadSession> {
+    let lock = File::open(path).ok()?;
+    flock(&lock, FlockOperation::NonBlockingLockExclusive).ok()?;
+    Some(DeadSession { path: path.to_path_buf(), _lock: lock })
+}
+
+/// Whether the process of a session lives. To be called with the lock held exclusively.
+pub(crate) fn is_session_alive(root: &Path, session: &str) -> bool {
+    let path = root.join("tmp").join(session);
+    path.exists() && dead_session(&path).is_none()
 }
 
 fn make_directory(path: &Path) -> Result<()> {

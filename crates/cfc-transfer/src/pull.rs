@@ -73,7 +73,7 @@ async fn pull_from(
         put_manifest(store, &digest, &bytes)?;
     }
     if source.digest.is_none() {
-        store.images().tag(source, &descriptor)?;
+        store.images().tag_pulled(source, &descriptor)?;
     }
     Ok(descriptor)
 }

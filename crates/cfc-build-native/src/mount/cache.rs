@@ -3,15 +3,16 @@
 //! ```text
 //! <store>/mounts/<sha256 of the id>/
 //!   id              what the cache is called
-//!   lock-<n>        flock: shared by those who share the cache, exclusive for `locked` and `private`
+//!   lock-<n>        flock: shared by those who share the cache, exclusive for `locked` and `private`; its time is when
+//!                   the cache was used last
 //!   data-<n>/       what is in it; n is 0 except for `private` ones in use at the same time
 //! ```
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use cfc_dockerfile::Sharing;
 use cfc_oci::Digest;
@@ -38,7 +39,14 @@ pub(crate) struct Caches(BTreeMap<String, CacheLock>);
 /// A cache that nobody may use in a way that its sharing forbids, while this lives.
 pub(crate) struct CacheLock {
     directory: PathBuf,
-    _lock: File,
+    lock: File,
+}
+
+impl Drop for CacheLock {
+    fn drop(&mut self) {
+        // It may have grown while it was used. Pruning is all that asks, so a failure is none.
+        let _ = self.lock.set_modified(SystemTime::now());
+    }
 }
 
 /// What one or several mounts of one program want of a cache.
@@ -82,17 +90,18 @@ impl Caches {
 
 fn take(store: &Store, id: &str, wanted: &Wanted<'_>, running: &Running, seed: Seed<'_>) -> Result<CacheLock> {
     let home = store.root().join("mounts").join(Digest::of(id.as_bytes()).hex());
-    fs::create_dir_all(&home).on("make the directory", &home)?;
+    let (number, lock) = lock(&home, wanted.sharing, running)?;
+    // A prune takes a cache with all its files, so only those who have locked it write some.
     let name = home.join("id");
     if !name.exists() {
         fs::write(&name, id).on("write", &name)?;
     }
-    let (number, lock) = lock(&home, wanted.sharing, running)?;
     let directory = home.join(format!("data-{number}"));
     if !directory.is_dir() {
         make(store, &directory, wanted, seed)?;
     }
-    Ok(CacheLock { directory, _lock: lock })
+    lock.set_modified(SystemTime::now()).on("set the time of", &home)?;
+    Ok(CacheLock { directory, lock })
 }
 
 fn lock(home: &Path, sharing: Sharing, running: &Running) -> Result<(usize, File)> {
@@ -103,9 +112,11 @@ fn lock(home: &Path, sharing: Sharing, running: &Running) -> Result<(usize, File
     let mut number = 0;
     loop {
         let path = home.join(format!("lock-{number}"));
-        let file = File::options().create(true).append(true).open(&path).on("open", &path)?;
+        let Some(file) = open_lock(home, &path)? else { continue };
         match flock(&file, operation) {
-            Ok(()) => return Ok((number, file)),
+            Ok(()) if is_at(&file, &path) => return Ok((number, file)),
+            // It was pruned between our opening and our locking it.
+            Ok(()) => continue,
             Err(rustix::io::Errno::WOULDBLOCK) => {}
             Err(error) => return Err(error).on("lock", &path),
         }
@@ -117,6 +128,23 @@ fn lock(home: &Path, sharing: Sharing, running: &Running) -> Result<(usize, File
             _ => std::thread::sleep(POLL),
         }
     }
+}
+
+/// Opens or makes the lock; none when the cache is being pruned.
+fn open_lock(home: &Path, path: &Path) -> Result<Option<File>> {
+    fs::create_dir_all(home).on("make the directory", home)?;
+    match File::options().create(true).append(true).open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).on("open", path),
+    }
+}
+
+/// Whether `path` still names `file`.
+fn is_at(file: &File, path: &Path) -> bool {
+    let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+    let here = path.metadata().ok().map(identity);
+    here.is_some() && here == file.metadata().ok().map(identity)
 }
 
 /// Makes a cache's directory, whole, or finds that another was faster.

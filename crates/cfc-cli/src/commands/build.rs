@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 
-use cfc_oci::{Platform, Reference};
+use cfc_oci::{Digest, Platform, Reference};
 use cfc_store::{Compression, Encoding};
 
 use crate::args::Build;
@@ -14,13 +14,18 @@ use crate::images::call::Call;
 use crate::images::context::ImageContext;
 use crate::images::named_contexts;
 use crate::images::outputs::Outputs;
+use crate::images::progress::Style;
 use crate::images::run_settings;
 use crate::images::trust::Trust;
+use crate::interrupt;
 use crate::output;
 use crate::project::open_project;
+use crate::screen::{self, Mode};
 use crate::settings::Settings;
 
 pub fn run(settings: &Settings, arguments: &Build) -> Result<ExitCode, Failure> {
+    style(arguments)?.begin();
+    interrupt::catch();
     let call = arguments.call.as_deref().map(Call::parse).transpose()?;
     if let Some(call) = call.or(arguments.check.then(Call::check)) {
         return ask(settings, arguments, call);
@@ -61,7 +66,7 @@ fn build_project(settings: &Settings, arguments: &Build) -> Result<(), Failure> 
     let mut built_any = false;
     for container in built_by(&project) {
         let built = build_container(settings, &store, container, common(arguments)?)?;
-        output::data(format!("{}  {}", built.reference, built.image.digest));
+        output::data(line(&built.reference, &built.image.digest));
         built_any = true;
     }
     if !built_any {
@@ -86,11 +91,24 @@ fn build_one(settings: &Settings, arguments: &Build) -> Result<(), Failure> {
         store.images().tag(name, &built.image)?;
     }
     outputs.send(&store, &built.image, &names, &settings.transfer_options()?)?;
-    for name in &names {
-        let line = format!("{name}  {}", built.image.digest);
+    let n_lines = if screen::mode() == Mode::Quiet { 1 } else { names.len() };
+    for name in names.iter().take(n_lines) {
+        let line = line(name, &built.image.digest);
         if outputs.use_stdout() { output::tell(line) } else { output::data(line) }
     }
     Ok(())
+}
+
+fn style(arguments: &Build) -> Result<Style, Failure> {
+    Style::choose(if arguments.quiet { Some("quiet") } else { arguments.progress.as_deref() })
+}
+
+/// What is said of a finished image: who wants nothing else said wants only the digest.
+fn line(name: &Reference, digest: &Digest) -> String {
+    match screen::mode() {
+        Mode::Quiet => digest.to_string(),
+        Mode::Text | Mode::Json => format!("{name}  {digest}"),
+    }
 }
 
 /// What the command line says of every image.
@@ -111,6 +129,7 @@ fn common(arguments: &Build) -> Result<ImageBuild, Failure> {
         trust: Trust::parse(arguments)?,
         encoding: encoding(arguments)?,
         annotations: annotations(&arguments.annotations)?,
+        progress: style(arguments)?,
         ..ImageBuild::default()
     })
 }

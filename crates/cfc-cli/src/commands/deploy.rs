@@ -13,7 +13,9 @@ use crate::commands::setup::{toolchain, workers_failure};
 use crate::failure::Failure;
 use crate::images;
 use crate::images::build::{ImageBuild, build_container};
+use crate::images::progress::Style;
 use crate::images::push::push_image;
+use crate::interrupt;
 use crate::output;
 use crate::project::open_project;
 use crate::server::client::{connect, control_failure};
@@ -29,12 +31,13 @@ pub fn run(settings: &Settings, arguments: &Deploy) -> Result<ExitCode, Failure>
 
     let bundle = cfc_workers::bundle(&project, &tools).map_err(workers_failure)?;
     let store = settings.open_store()?;
+    let build = ImageBuild { progress: Style::choose(None)?, ..ImageBuild::default() };
+    build.progress.begin();
+    interrupt::catch();
     let mut references = Vec::new();
     for container in &project.containers {
         let reference = match &container.image {
-            ImageSource::Dockerfile { .. } => {
-                build_container(settings, &store, container, ImageBuild::default())?.reference
-            }
+            ImageSource::Dockerfile { .. } => build_container(settings, &store, container, build.clone())?.reference,
             ImageSource::Reference(reference) => reference.clone(),
         };
         references.push(reference);

@@ -4,6 +4,7 @@ mod build;
 mod containers;
 mod deploy;
 mod doctor;
+mod prune;
 mod push;
 mod registry;
 mod run;
@@ -25,6 +26,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     rights::acquire(&settings, &arguments.command)?;
     match arguments.command {
         Command::Build(arguments) => build::run(&settings, &arguments),
+        Command::Prune(arguments) => prune::run(&settings, &arguments),
         Command::Push(arguments) => push::run(&settings, &arguments),
         Command::Deploy(arguments) => deploy::run(&settings, &arguments),
         Command::Serve(arguments) => serve::run(&settings, &arguments),

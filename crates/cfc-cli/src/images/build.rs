@@ -2,20 +2,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
 
 use cfc_build_native::{ImageError, ImageRequest, NativeBuilder, NativeOptions};
 use cfc_dockerfile::Problem;
 use cfc_oci::{Descriptor, Index, Platform, Reference, media_type};
-use cfc_plan::{BuildProgress, ContextName, LintWarning, NamedContext, Node, NodeOutcome, OutputStream, RunSettings};
+use cfc_plan::{ContextName, NamedContext, RunSettings};
 use cfc_project::{Container, ImageSource};
 use cfc_store::{Encoding, Store};
 
 use crate::failure::Failure;
 use crate::images::base::StoreThenRegistry;
-use crate::images::local_reference;
 use crate::images::network::Network;
+use crate::images::progress::{self, Progress, Style};
 use crate::images::trust::Trust;
+use crate::images::{limit, local_reference};
+use crate::interrupt;
 use crate::output;
 use crate::settings::Settings;
 
@@ -52,6 +53,8 @@ pub struct ImageBuild {
     pub encoding: Encoding,
     /// Annotations of the manifest.
     pub annotations: BTreeMap<String, String>,
+    /// How it is shown.
+    pub progress: Style,
 }
 
 impl ImageBuild {
@@ -101,30 +104,37 @@ pub fn build_container(
 
 /// Builds one image and calls it `tag`: an index where it is for several platforms.
 pub fn build_image(settings: &Settings, store: &Store, build: &ImageBuild, tag: &Reference) -> Result<Built, Failure> {
-    let image = match build.platforms.len() {
+    let (image, has_built) = match build.platforms.len() {
         0 | 1 => build_manifest(settings, store, build)?,
         _ => build_index(settings, store, build)?,
     };
+    cfc_sandbox::fail_point("build.image.tag")?;
     store.images().tag(tag, &image)?;
+    if has_built {
+        limit::enforce(settings, store);
+    }
+    progress::built(&tag.to_string(), &image.digest);
     tracing::debug!(data = %settings.data.display(), %tag, digest = %image.digest, "built");
     Ok(Built { reference: tag.clone(), image })
 }
 
 /// One after another: what they share is cached, and their output is not mixed.
-fn build_index(settings: &Settings, store: &Store, build: &ImageBuild) -> Result<Descriptor, Failure> {
+fn build_index(settings: &Settings, store: &Store, build: &ImageBuild) -> Result<(Descriptor, bool), Failure> {
     let mut manifests: Vec<Descriptor> = Vec::new();
+    let mut has_built = false;
     for platform in &build.platforms {
         output::tell(format!("building for {platform}"));
         let one = ImageBuild { platforms: vec![platform.clone()], ..build.clone() };
-        let image = build_manifest(settings, store, &one)?;
+        let (image, has_built_one) = build_manifest(settings, store, &one)?;
+        has_built |= has_built_one;
         manifests.push(Descriptor { platform: Some(platform.clone()), ..image });
     }
     let bytes = Index::new(manifests).to_bytes();
-    Ok(Descriptor::new(media_type::INDEX, store.blobs().put(&bytes)?, bytes.len() as u64))
+    Ok((Descriptor::new(media_type::INDEX, store.blobs().put(&bytes)?, bytes.len() as u64), has_built))
 }
 
-/// Builds the image for one platform.
-fn build_manifest(settings: &Settings, store: &Store, build: &ImageBuild) -> Result<Descriptor, Failure> {
+/// Builds the image for one platform. Says also whether a step was carried out, so that the build cache grew.
+fn build_manifest(settings: &Settings, store: &Store, build: &ImageBuild) -> Result<(Descriptor, bool), Failure> {
     let program = crate::server::launcher_program()?;
     let options = NativeOptions {
         no_cache: build.no_cache,
@@ -137,9 +147,10 @@ fn build_manifest(settings: &Settings, store: &Store, build: &ImageBuild) -> Res
     let bases = StoreThenRegistry { store, options: settings.transfer_options()?, pulls: build.pulls };
     let text = cfc_build_native::read_dockerfile(&request).unwrap_or_default();
     let dockerfile = String::from_utf8_lossy(&text).into_owned();
-    let progress = PlainProgress { dockerfile, path: build.dockerfile.clone(), ..PlainProgress::default() };
+    let progress = Progress::new(build.progress, dockerfile, build.dockerfile.clone());
+    let _interruptible = interrupt::ends(store, builder.stopper());
     let image = cfc_build_native::build_image(&mut builder, &request, &bases, &progress).map_err(image_failure)?;
-    Ok(image.manifest)
+    Ok((image.manifest, progress.has_built()))
 }
 
 /// An error of the sandbox with its hint.
@@ -190,49 +201,4 @@ pub fn parse_pairs(pairs: &[String], flag: &str) -> Result<BTreeMap<String, Stri
         }
     }
     Ok(values)
-}
-
-/// A line when a step begins and when it was cached; the program's output as it comes, by whole lines.
-#[derive(Default)]
-struct PlainProgress {
-    partial: Mutex<Vec<u8>>,
-    /// The Dockerfile, to show what a warning is about.
-    dockerfile: String,
-    path: PathBuf,
-}
-
-impl BuildProgress for PlainProgress {
-    fn finished(&self, node: &Node, outcome: NodeOutcome) {
-        let rest = std::mem::take(&mut *self.partial.lock().unwrap_or_else(PoisonError::into_inner));
-        if !rest.is_empty() {
-            output::tell(format!("  | {}", String::from_utf8_lossy(&rest)));
-        }
-        let word = match outcome {
-            NodeOutcome::Built => "built ",
-            NodeOutcome::Cached => "cached",
-        };
-        output::tell(format!("{word} [{}] {}", node.stage, node.display));
-    }
-
-    fn linted(&self, warning: &LintWarning) {
-        output::tell(format!("warning: {}: {}", warning.rule.name, warning.message));
-        let (first, last) = (warning.span.start_line as usize, warning.span.end_line as usize);
-        output::tell(format!("  --> {}:{first}", self.path.display()));
-        for (number, line) in (1..).zip(self.dockerfile.lines()).skip(first - 1).take(last + 1 - first) {
-            output::tell(format!(" {number:3} | {line}"));
-        }
-    }
-
-    fn warned(&self, warning: &str) {
-        output::tell(format!("warning: {warning}"));
-    }
-
-    fn output(&self, _node: &Node, _stream: OutputStream, bytes: &[u8]) {
-        let mut partial = self.partial.lock().unwrap_or_else(PoisonError::into_inner);
-        partial.extend_from_slice(bytes);
-        while let Some(end) = partial.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = partial.drain(..=end).collect();
-            output::tell(format!("  | {}", String::from_utf8_lossy(&line[..end])));
-        }
-    }
 }

@@ -2,18 +2,21 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use cfc_build_native::{ExportError, export_root};
 use cfc_oci::{Descriptor, ManifestOrIndex, Reference, media_type};
 use cfc_store::{ArchiveKind, Store, UnpackLimits, unpack_layer};
 use cfc_transfer::Options;
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use serde_json::json;
 
 use crate::args::Build;
 use crate::commands::client_runtime;
 use crate::failure::Failure;
 use crate::images::push::push_image;
+use crate::interrupt;
 use crate::output;
 
 /// What becomes of an image.
@@ -203,14 +206,31 @@ impl Destination {
         let mut partial = path.clone().into_os_string();
         partial.push(format!(".{}.partial", std::process::id()));
         let partial = PathBuf::from(partial);
-        let mut file = BufWriter::with_capacity(1 << 20, File::create(&partial).map_err(at)?);
+        interrupt::removes(partial.clone());
+        let nameless = nameless_file_beside(path);
+        let file = nameless.as_ref().map_or_else(|| File::create(&partial), File::try_clone).map_err(at)?;
+        let mut file = BufWriter::with_capacity(1 << 20, file);
         let written = content(&mut file).and_then(|()| file.flush().map_err(at));
-        let placed = written.and_then(|()| fs::rename(&partial, path).map_err(at));
+        let named = written.and_then(|()| nameless.map_or(Ok(()), |file| give_name(&file, &partial).map_err(at)));
+        let placed = named.and_then(|()| fs::rename(&partial, path).map_err(at));
         if placed.is_err() {
             let _ = fs::remove_file(&partial);
         }
+        interrupt::finished(&partial);
         placed
     }
+}
+
+/// A file that is gone with us as long as it has no name; none where the filesystem makes no such files.
+fn nameless_file_beside(path: &Path) -> Option<File> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
+    rustix::fs::open(directory, flags, Mode::from_raw_mode(0o666)).ok().map(File::from)
+}
+
+fn give_name(file: &File, path: &Path) -> io::Result<()> {
+    let descriptor = format!("/proc/self/fd/{}", file.as_raw_fd());
+    Ok(rustix::fs::linkat(CWD, descriptor, CWD, path, AtFlags::SYMLINK_FOLLOW)?)
 }
 
 fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Failure> {

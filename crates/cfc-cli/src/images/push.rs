@@ -7,10 +7,11 @@ use std::time::Duration;
 use cfc_oci::{Descriptor, Digest, Reference};
 use cfc_store::Store;
 use cfc_transfer::{Options, Outcome, Progress, PushError, TransferErrorKind};
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::failure::Failure;
 use crate::output;
+use crate::screen::{self, Mode};
 
 /// Uploads `image` to `destination` and returns the reference by digest.
 pub async fn push_image(
@@ -30,10 +31,19 @@ fn push_failure(error: PushError) -> Failure {
 }
 
 /// A bar for each blob on the way; indicatif draws nothing where stderr is not a terminal.
-#[derive(Default)]
 pub struct Bars {
     all: MultiProgress,
     each: Mutex<HashMap<Digest, ProgressBar>>,
+}
+
+impl Default for Bars {
+    fn default() -> Bars {
+        let target = match screen::mode() {
+            Mode::Text => ProgressDrawTarget::stderr(),
+            Mode::Json | Mode::Quiet => ProgressDrawTarget::hidden(),
+        };
+        Bars { all: MultiProgress::with_draw_target(target), each: Mutex::default() }
+    }
 }
 
 impl Progress for Bars {

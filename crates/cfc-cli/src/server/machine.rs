@@ -154,8 +154,19 @@ impl Machine {
         self.sockets.join(format!("{}-{number}.{kind}", Digest::of(worker.as_bytes()).short()))
     }
 
-    fn set_applications(&self, deployment: &Deployment) {
+    /// From now on, pruning leaves the images of all applications and instances, and no others for our sake. What is being
+    /// prepared stays for another while.
+    pub fn keep_images(&self) {
+        let kept = self.store.images().keep_only(&self.runtime.images());
+        if let Err(error) = kept.and_then(|()| self.store.forget_older_uses()) {
+            tracing::error!(error = %prepare::one_line(&error), "`cfc prune` may leave or take what it should not");
+        }
+    }
+
+    fn set_applications(&self, deployment: &Deployment) -> Result<(), ActivateErrorKind> {
         for application in &deployment.applications {
+            let kept = self.store.images().keep(&application.image.manifest);
+            kept.map_err(|error| ActivateErrorKind::Other(prepare::one_line(&error)))?;
             self.runtime.set_application(cfc_runtime::Application {
                 name: application.name.clone(),
                 image: application.image.manifest.clone(),
@@ -165,6 +176,7 @@ impl Machine {
                 isolation: self.isolations.of(&application.name),
             });
         }
+        Ok(())
     }
 
     /// What containers may reach besides the internet.
@@ -201,7 +213,11 @@ impl Machine {
             None => (self.start_engine(name)?, None),
         };
         // Before workerd starts: an alarm that is due may want a container at once.
-        self.set_applications(deployment);
+        if let Err(error) = self.set_applications(deployment) {
+            drop(workers);
+            drop(engine);
+            return Err(self.back_to(name, previous, error).await);
+        }
         let place = Place {
             toolchain: &toolchain,
             directory: self.settings.data.join("workers").join(name),

@@ -42,6 +42,8 @@ use crate::span::Span;
 
 /// How long requests under way may go on when the server ends.
 const GRACE: Duration = Duration::from_secs(5);
+/// How often the store is told which images are needed. What is prepared but not in service yet stays for one such time.
+const KEEP_IMAGES_EVERY: Duration = Duration::from_secs(15 * 60);
 
 /// The ports to listen on; 0 chooses a free one.
 pub struct Ports {
@@ -166,6 +168,7 @@ async fn serve(server: Server) -> Result<Option<Handover>, Failure> {
     let serving_registry = tokio::spawn(cfc_registry::serve(registry_listener, registry));
     let serving_control = tokio::spawn(axum::serve(control_listener, control.router()).into_future());
     machine.restore(&control).await?;
+    let keeping = tokio::spawn(keep_images(machine.clone()));
     let serving_gateway = tokio::spawn({
         let gateway = gateway.clone();
         async move { gateway.serve(gateway_listener).await }
@@ -186,6 +189,7 @@ async fn serve(server: Server) -> Result<Option<Handover>, Failure> {
         // New connections wait in the listening sockets, which go to the new program.
         tracing::info!(program = %program.display(), "a new program takes over");
         gateway.shutdown(GRACE).await;
+        keeping.abort();
         machine.leave().await;
         runtime.settle(GRACE).await;
         let lock = lock.share()?;
@@ -196,6 +200,7 @@ async fn serve(server: Server) -> Result<Option<Handover>, Failure> {
     drop((gateway_kept, control_kept, registry_kept));
     let _ = std::fs::remove_file(settings.addresses_file());
     serving_control.abort();
+    keeping.abort();
     gateway.shutdown(GRACE).await;
     serving_gateway.abort();
     machine.stop().await;
@@ -205,6 +210,16 @@ async fn serve(server: Server) -> Result<Option<Handover>, Failure> {
     // Sockets, and the launcher's lock and log: nobody uses them any more.
     let _ = std::fs::remove_dir_all(&sockets);
     Ok(None)
+}
+
+/// Tells now and then which images the platform needs, for those who prune. What was deployed is told at once elsewhere.
+async fn keep_images(machine: Arc<Machine>) {
+    let mut times = tokio::time::interval(KEEP_IMAGES_EVERY);
+    loop {
+        times.tick().await;
+        let machine = machine.clone();
+        let _ = tokio::task::spawn_blocking(move || machine.keep_images()).await;
+    }
 }
 
 /// Tells the other commands where the server listens: the whole file or none.
