@@ -137,6 +137,15 @@ fn the_starter_serves_an_ordinary_user_through_a_crash_and_leaves_nothing() {
     ask(&platform, "bob");
     assert!(home.must(&["containers", "logs", APPLICATION]).contains("visit 2"));
 
+    std::fs::copy(env!("CARGO_BIN_EXE_cfc"), home.path("newest-cfc")).expect("copied");
+    std::fs::rename(home.path("newest-cfc"), home.path("next-cfc")).expect("renamed");
+    home.must(&["upgrade"]);
+    assert_eq!(platform.generation(), 1);
+    assert_eq!(launchers_of(uid), [home.path("next-cfc")], "the one that was there, with the program that is there now");
+    let upgraded = ask(&platform, "alice");
+    assert_eq!((&upgraded["instance"], &upgraded["visits"]), (&after["instance"], &3.into()), "{upgraded}");
+    ask(&platform, "carol");
+
     platform.stop();
     assert_eq!(home.instance_directories(), Vec::<std::path::PathBuf>::new());
     crate::support::wait_for("the user's processes to end", || processes_of(uid).is_empty().then_some(()));

@@ -308,6 +308,63 @@ fn what_is_under_way_is_finished_by_the_next_program() {
 }
 
 #[test]
+fn containers_of_oci_runtimes_go_on_and_start_and_end_meanwhile() {
+    let Some(machine) = Machine::new() else { return };
+    for runtime in support::oci::installed() {
+        replaced_under_load(&machine, &runtime);
+    }
+    machine.bench.launcher.shutdown().unwrap();
+}
+
+/// Starts, ends and commands of `runtime`'s containers go on while the launcher is replaced, and one lives through it all.
+fn replaced_under_load(machine: &Machine, runtime: &OciRuntime) {
+    let (bench, launcher, name) = (&machine.bench, &machine.bench.launcher, runtime.name());
+    let counter = as_instance(&support::oci::config(bench, runtime, COUNTER));
+    let started = launcher.start(&counter).unwrap();
+    let quiet = support::oci::running(bench, runtime);
+    let held = start(bench, &quiet.id, &script("read line; exit 5")).unwrap();
+    let (is_over, cycles, commands) = (AtomicBool::new(false), AtomicU32::new(0), AtomicU32::new(0));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                let config = support::oci::config(bench, runtime, "echo begun; echo done; exit 42");
+                let (exit, text) = bench.run_config(&config);
+                assert_eq!((exit.status, text.as_str()), (ExitStatus::Code(42), "begun\ndone"), "{name}");
+                cycles.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                let said = run(bench, &quiet.id, &script("echo out; exit 9"));
+                assert_eq!(said, (ExitStatus::Code(9), "out\n".to_owned(), String::new()), "{name}");
+                commands.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        let replaced = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            for round in 1..=2 {
+                launcher.replace(&machine.program(&format!("{name}-{round}"))).unwrap();
+                let before = (cycles.load(Ordering::Relaxed), commands.load(Ordering::Relaxed));
+                until("work goes on", || {
+                    cycles.load(Ordering::Relaxed) > before.0 + 1 && commands.load(Ordering::Relaxed) > before.1 + 1
+                });
+            }
+        }));
+        is_over.store(true, Ordering::Relaxed);
+        replaced.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    });
+    drop(held.stdin);
+    assert_eq!(held.exec.wait().unwrap(), ExitStatus::Code(5), "{name}: a command that waited goes on");
+    let known = launcher.list().unwrap().into_iter().find(|status| status.id == counter.id).unwrap();
+    assert_eq!((known.started, known.state), (started, State::Running), "{name}");
+    launcher.kill(&counter.id, libc::SIGTERM).unwrap();
+    assert_eq!(launcher.wait(&counter.id).unwrap().status, ExitStatus::Code(7), "{name}");
+    assert!(log_text(&counter).lines().count() > 10, "{name}");
+    assert_counted(&log_text(&counter));
+    launcher.remove(&counter.id).unwrap();
+    support::oci::end(bench, &quiet);
+}
+
+#[test]
 fn a_program_that_cannot_take_over_does_not() {
     let Some(machine) = Machine::new() else { return };
     let (bench, launcher) = (&machine.bench, &machine.bench.launcher);

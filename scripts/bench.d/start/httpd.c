@@ -1,5 +1,5 @@
 // The smallest HTTP server: one answer to every connection. Listens on the port that is its argument, else on 8080; with
-// `never` it waits for ever.
+// `never` it waits for ever, with `flood` it writes lines without end, with `burn` it takes all the processor there is.
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <stdlib.h>
@@ -9,6 +9,15 @@
 
 int main(int argc, char **argv) {
   while (argc > 1 && !strcmp(argv[1], "never")) pause();
+  while (argc > 1 && !strcmp(argv[1], "burn"));
+  while (argc > 1 && !strcmp(argv[1], "flood")) {
+    static char lines[1 << 16];
+    if (!lines[0]) {
+      memset(lines, 'x', sizeof lines);
+      for (size_t i = 79; i < sizeof lines; i += 80) lines[i] = '\n';
+    }
+    if (write(1, lines, sizeof lines) < 0) return 1;
+  }
   static const char answer[] = "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nConnection: close\r\n\r\nok\n";
   int one = 1, listener = socket(AF_INET, SOCK_STREAM, 0), port = argc > 1 ? atoi(argv[1]) : 8080;
   struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};

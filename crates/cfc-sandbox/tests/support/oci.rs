@@ -13,12 +13,13 @@ const RUNTIMES: [&str; 3] = ["runc", "crun", "runsc"];
 /// Calls `test` with each runtime that is on this machine.
 pub fn with_each(test: impl Fn(&Bench, &OciRuntime)) {
     let Some(bench) = bench() else { return };
-    for name in RUNTIMES {
-        match OciRuntime::find(name, Path::new(name), &[], None) {
-            Ok(runtime) => test(&bench, &runtime),
-            Err(error) => eprintln!("skipped: {error}"),
-        }
-    }
+    installed().iter().for_each(|runtime| test(&bench, runtime));
+}
+
+/// The runtimes that are on this machine.
+pub fn installed() -> Vec<OciRuntime> {
+    let found = RUNTIMES.iter().map(|name| OciRuntime::find(name, Path::new(name), &[], None));
+    found.filter_map(|found| found.inspect_err(|error| eprintln!("skipped: {error}")).ok()).collect()
 }
 
 pub fn config(bench: &Bench, runtime: &OciRuntime, script: &str) -> SandboxConfig {

@@ -7,10 +7,17 @@
 //! start_bench STORE REFERENCE DIRECTORY density COUNT    COUNT instances alive at once
 //! start_bench STORE REFERENCE DIRECTORY sleeping COUNT   COUNT instances that are known and do not run
 //! start_bench STORE REFERENCE DIRECTORY waiting COUNT    COUNT instances that are connected to and do not listen yet
+//! start_bench STORE REFERENCE DIRECTORY crowd COUNT      COUNT instances, which stay when the program ends, for:
+//! start_bench STORE REFERENCE DIRECTORY adopt COUNT      taking over what `crowd` left, until each has answered
+//! start_bench STORE REFERENCE DIRECTORY flood COUNT      COUNT answers of an instance, alone and beside one that floods its log
+//! start_bench STORE REFERENCE DIRECTORY limits SECONDS   the processor that each instance type gets when it takes all it can
 //! ```
 //!
 //! Prints `key value` lines: times in microseconds, memory in bytes.
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
+
+mod life;
+mod measure;
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -23,6 +30,9 @@ use cfc_runtime::{Application, Capacity, InstanceSpec, InstanceType, Relays, Run
 use cfc_sandbox::{LAUNCHER_ARGV0, Launcher, launcher_main};
 use cfc_store::Store;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::measure::{cpu, launcher_pid, memory};
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
@@ -43,7 +53,7 @@ fn main() -> Outcome<()> {
     }
     let arguments: Vec<String> = std::env::args().collect();
     let [_, store, reference, directory, mode, count] = arguments.as_slice() else {
-        return Err("usage: start_bench STORE REFERENCE DIRECTORY starts|density|sleeping|waiting COUNT".into());
+        return Err("usage: start_bench STORE REFERENCE DIRECTORY starts|density|sleeping|waiting|crowd|adopt|flood|limits COUNT".into());
     };
     let directory = Path::new(directory);
     let socket = directory.join("launcher.sock");
@@ -57,14 +67,22 @@ fn main() -> Outcome<()> {
             "density" => bench.density(count).await,
             "sleeping" => bench.sleeping(count).await,
             "waiting" => bench.waiting(count).await,
+            "crowd" => bench.crowd(count).await,
+            "adopt" => bench.adopt(count).await,
+            "flood" => bench.flood(count).await,
+            "limits" => bench.limits(count).await,
             other => Err(format!("unknown mode `{other}`").into()),
         }
     });
-    launcher.shutdown()?;
+    if mode != "crowd" {
+        launcher.shutdown()?;
+    }
     outcome
 }
 
 struct Bench {
+    /// When the runtime began to open.
+    opened: Instant,
     runtime: Runtime,
     image: cfc_oci::Descriptor,
 }
@@ -83,6 +101,7 @@ impl Bench {
         let image = store.images().resolve(&Reference::parse(reference)?)?.ok_or("no such image")?;
         let instances_dir = directory.join("instances");
         let capacity = Capacity::default();
+        let opened = Instant::now();
         let runtime = Runtime::open(RuntimeConfig {
             instances_dir,
             store,
@@ -92,20 +111,28 @@ impl Bench {
             stop_grace: Duration::from_secs(10),
         })
         .await?;
-        let bench = Bench { runtime, image };
-        bench.runtime.set_application(Application {
-            name: "bench".to_string(),
-            image: bench.image.clone(),
-            max_instances: u32::MAX,
-            instance_type: InstanceType::LITE,
-            startup_cpu_boost: true,
-            isolation: Default::default(),
-        });
+        let bench = Bench { opened, runtime, image };
+        bench.application("bench", InstanceType::LITE, true);
         Ok(bench)
     }
 
+    fn application(&self, name: &str, instance_type: InstanceType, startup_cpu_boost: bool) {
+        self.runtime.set_application(Application {
+            name: name.to_string(),
+            image: self.image.clone(),
+            max_instances: u32::MAX,
+            instance_type,
+            startup_cpu_boost,
+            isolation: Default::default(),
+        });
+    }
+
     async fn create(&self, name: &str, command: Option<Vec<String>>) -> Outcome<()> {
-        let (name, application, image) = (name.to_string(), "bench".to_string(), self.image.clone());
+        self.create_of("bench", name, command).await
+    }
+
+    async fn create_of(&self, application: &str, name: &str, command: Option<Vec<String>>) -> Outcome<()> {
+        let (name, application, image) = (name.to_string(), application.to_string(), self.image.clone());
         let spec = InstanceSpec { name, application, image, command, env: Vec::new(), labels: BTreeMap::new() };
         Ok(self.runtime.create(spec).await?)
     }
@@ -117,11 +144,9 @@ impl Bench {
         let created = elapsed();
         self.runtime.start(name).await?;
         let started = elapsed();
-        let mut stream = self.runtime.connect(name, PORT, HOLD).await?;
+        let stream = self.runtime.connect(name, PORT, HOLD).await?;
         let connected = elapsed();
-        stream.write_all(b"GET / HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n").await?;
-        let mut byte = [0; 1];
-        stream.read_exact(&mut byte).await?;
+        ask(stream).await?;
         Ok(Sample { created, started, connected, answered: elapsed() })
     }
 
@@ -214,22 +239,22 @@ impl Bench {
     }
 }
 
-async fn cpu_over_watched() -> Outcome<Duration> {
-    let before = cpu()?;
-    tokio::time::sleep(WATCHED).await;
-    Ok(cpu()?.saturating_sub(before))
+/// Sends a request and waits for the first byte of the answer.
+async fn ask(mut stream: TcpStream) -> Outcome<()> {
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n").await?;
+    stream.read_exact(&mut [0; 1]).await?;
+    Ok(())
 }
 
-/// The processor time of this process.
-fn cpu() -> Outcome<Duration> {
-    let stat = fs::read_to_string("/proc/self/schedstat")?;
-    let own: u64 = stat.split_whitespace().next().ok_or("empty schedstat")?.parse()?;
-    let threads = fs::read_dir("/proc/self/task")?.flatten();
-    let of = |path: std::path::PathBuf| -> Option<u64> {
-        fs::read_to_string(path.join("schedstat")).ok()?.split_whitespace().next()?.parse().ok()
-    };
-    let _ = own;
-    Ok(Duration::from_nanos(threads.filter_map(|thread| of(thread.path())).sum()))
+async fn cpu_over_watched() -> Outcome<Duration> {
+    let before = cpu(None)?;
+    tokio::time::sleep(WATCHED).await;
+    Ok(cpu(None)?.saturating_sub(before))
+}
+
+/// The value below which `share` of the sorted values are.
+fn at(values: &[u64], share: f64) -> u64 {
+    values[((values.len() - 1) as f64 * share).round() as usize]
 }
 
 fn report(prefix: &str, samples: &[Sample]) {
@@ -238,7 +263,6 @@ fn report(prefix: &str, samples: &[Sample]) {
         values.sort_unstable();
         values
     };
-    let at = |values: &[u64], share: f64| values[((values.len() - 1) as f64 * share).round() as usize];
     type Pick = fn(&Sample) -> u64;
     let steps: [(&str, Pick); 3] =
         [("created", |s| s.created), ("started", |s| s.started), ("connected", |s| s.connected)];
@@ -249,65 +273,4 @@ fn report(prefix: &str, samples: &[Sample]) {
     for (name, share) in [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("max", 1.0)] {
         println!("{prefix}{name} {}", at(&answered, share));
     }
-}
-
-/// Bytes, summed over all instances.
-#[derive(Debug)]
-struct Memory {
-    /// This process: the runtime.
-    own: u64,
-    launcher: u64,
-    inits: u64,
-    /// The applications' own, which are nobody's fault.
-    apps: u64,
-    /// What the kernel keeps for the sandboxes, this process and the launcher.
-    kernel: u64,
-}
-
-fn memory(launcher: i32) -> Memory {
-    let mut memory =
-        Memory { own: pss("self"), launcher: pss(&launcher.to_string()), inits: 0, apps: 0, kernel: kernel() };
-    for pid in descendants(launcher) {
-        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-        match name.trim() {
-            "cfc-init" | "cfc-launcher" | "cfc-shell" => memory.inits += pss(&pid.to_string()),
-            _ => memory.apps += pss(&pid.to_string()),
-        }
-    }
-    memory
-}
-
-fn pss(process: &str) -> u64 {
-    let rollup = fs::read_to_string(format!("/proc/{process}/smaps_rollup")).unwrap_or_default();
-    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"));
-    line.and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse::<u64>().ok()).unwrap_or(0) << 10
-}
-
-/// Slabs that cannot be reclaimed, per-cpu memory, page tables and stacks of the whole machine.
-fn kernel() -> u64 {
-    let info = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let field = |name: &str| -> u64 {
-        let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-        line.and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse::<u64>().ok()).unwrap_or(0) << 10
-    };
-    field("SUnreclaim") + field("Percpu") + field("PageTables") + field("KernelStack")
-}
-
-fn launcher_pid() -> i32 {
-    let own = std::process::id() as i32;
-    *children(own).first().expect("the launcher is this process's only child")
-}
-
-fn children(pid: i32) -> Vec<i32> {
-    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    let of = |task: fs::DirEntry| fs::read_to_string(task.path().join("children")).unwrap_or_default();
-    tasks
-        .map(of)
-        .flat_map(|text| text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>())
-        .collect()
-}
-
-fn descendants(pid: i32) -> Vec<i32> {
-    let direct = children(pid);
-    direct.iter().copied().chain(direct.iter().flat_map(|child| descendants(*child))).collect()
 }
