@@ -141,7 +141,11 @@ fn the_starter_serves_an_ordinary_user_through_a_crash_and_leaves_nothing() {
     std::fs::rename(home.path("newest-cfc"), home.path("next-cfc")).expect("renamed");
     home.must(&["upgrade"]);
     assert_eq!(platform.generation(), 1);
-    assert_eq!(launchers_of(uid), [home.path("next-cfc")], "the one that was there, with the program that is there now");
+    assert_eq!(
+        launchers_of(uid),
+        [home.path("next-cfc")],
+        "the one that was there, with the program that is there now"
+    );
     let upgraded = ask(&platform, "alice");
     assert_eq!((&upgraded["instance"], &upgraded["visits"]), (&after["instance"], &3.into()), "{upgraded}");
     ask(&platform, "carol");

@@ -14,6 +14,7 @@ use crate::client::Launcher;
 use crate::disk;
 use crate::error::{Error, ErrorKind, Result};
 use crate::launcher::host_ids::HostIds;
+use crate::listeners::Listeners;
 use crate::oci_runtime::{OciRuntime, WELL_KNOWN};
 use crate::protocol;
 use crate::rootless::{self, SANDBOX_IDS, is_rootless};
@@ -66,6 +67,7 @@ pub fn check_host() -> Vec<Finding> {
         check_user_namespaces(),
         check_overlay(),
         check_proc(),
+        check_listeners(),
         check_descriptors(),
     ];
     let mut findings: Vec<Finding> = always.into_iter().flatten().collect();
@@ -184,6 +186,15 @@ fn check_proc() -> Option<Finding> {
     (!covered.is_empty()).then(|| Finding::new(Severity::Error, what, remedy))
 }
 
+/// Without it nobody learns that an application listens. Asking loads the module, where there is one.
+fn check_listeners() -> Option<Finding> {
+    let error = Listeners::here().and_then(|listeners| listeners.ports().map_err(std::io::Error::other)).err()?;
+    let what =
+        format!("the kernel does not tell which ports are listened on, so containers never count as ready ({error})");
+    let remedy = "modprobe tcp_diag; else use a kernel with CONFIG_INET_DIAG";
+    Some(Finding::new(Severity::Error, what, remedy))
+}
+
 fn check_descriptors() -> Option<Finding> {
     let limit = rustix::process::getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
     let what = format!("at most {limit} open files: room for about {} instances", limit / 7);
@@ -274,7 +285,8 @@ const KILL_DEADLINE: Duration = Duration::from_secs(5);
 /// Removes what launchers that are gone have left: their sandboxes' cgroups, with whatever is left in them, and a socket at
 /// `socket` that nobody listens on.
 ///
-/// Touches nothing of a launcher that still runs. Returns the ids of the sandboxes that were removed.
+/// Touches nothing of a launcher that still runs. Returns the names of the cgroups that were removed: the sandboxes' ids, or
+/// in v2, where a cgroup cannot be renamed, those of the shells that they were made of.
 pub fn sweep(socket: &Path) -> Result<Vec<String>> {
     if socket.exists() && Launcher::connect(socket).is_none() {
         let _ = fs::remove_file(socket);

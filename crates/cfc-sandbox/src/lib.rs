@@ -66,7 +66,9 @@ pub use oci_runtime::OciRuntime;
 pub use oci_spec::runtime as oci;
 pub use peer::is_from_own_user;
 pub use redirect::{OUTBOUND_PORT, OutboundSockets, original_destination};
-pub use rootless::{Obstacle, current_program, enter_rootless, is_rootless, spawn_with_capabilities, user_id};
+pub use rootless::{
+    Obstacle, current_program, enter_rootless, execute_with_capabilities, is_rootless, spawn_with_capabilities, user_id,
+};
 pub use status::{Exit, ExitStatus, Started, State, Status, Usage};
 pub use terminal::{Terminal, WindowSize};
 pub use time::rfc3339;

@@ -9,7 +9,6 @@ use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -64,11 +63,12 @@ impl Handover {
         };
         match prepared() {
             Err(error) => error,
-            Ok((_ours, theirs)) => Command::new(program)
-                .args(std::env::args_os().skip(1))
-                .env(VARIABLE, format!("{}:{}", std::process::id(), self.generation + 1))
-                .stdin(theirs)
-                .exec(),
+            Ok((_ours, theirs)) => cfc_sandbox::execute_with_capabilities(
+                Command::new(program)
+                    .args(std::env::args_os().skip(1))
+                    .env(VARIABLE, format!("{}:{}", std::process::id(), self.generation + 1))
+                    .stdin(theirs),
+            ),
         }
     }
 
@@ -125,14 +125,6 @@ pub fn own_program() -> Result<PathBuf, Failure> {
 
 /// Whether `program` runs at all, before everything is entrusted to it: asks for its version.
 pub fn check_program(program: &Path) -> Result<(), String> {
-    // Executing a program takes an ordinary user's capabilities in its namespace away.
-    if !rustix::process::geteuid().is_root() {
-        return Err(
-            "the server of an ordinary user cannot be replaced in place; end it with `kill -9` and start `cfc \
-                    serve` again, which adopts its instances"
-                .to_string(),
-        );
-    }
     let said = Command::new(program).arg("--version").output();
     match said {
         Ok(output) if output.status.success() && output.stdout.starts_with(b"cfc ") => Ok(()),

@@ -273,7 +273,16 @@ async fn said(platform: &Platform, socket: &Path, id: &str) -> String {
 }
 
 fn serve(address: &str, answer: fn(std::net::TcpStream)) {
-    let listener = TcpListener::bind(address).unwrap_or_else(|error| panic!("{address}: {error}"));
+    // The kernel takes a moment to let a new IPv6 address be used.
+    let bound = (0..1_000).find_map(|_| match TcpListener::bind(address) {
+        Err(error) if error.kind() == std::io::ErrorKind::AddrNotAvailable => {
+            std::thread::sleep(Duration::from_millis(10));
+            None
+        }
+        bound => Some(bound),
+    });
+    let listener =
+        bound.unwrap_or_else(|| panic!("{address} is not there")).unwrap_or_else(|error| panic!("{address}: {error}"));
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             std::thread::spawn(move || answer(stream));

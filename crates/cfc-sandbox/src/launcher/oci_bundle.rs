@@ -121,10 +121,13 @@ pub(crate) fn makes_user_namespace(runtime: &OciRuntime) -> bool {
 }
 
 /// How the runtime is to call the container. gVisor makes a socket of the name, which must be short; it shares a network
-/// with no other, and names of instances differ at their ends.
+/// with no other, and names of instances differ at their ends. In a cgroup v2 tree runc wants a cgroup of that name beside
+/// the one it is in, and goes on without when it cannot make it; one of the sandbox's own name is there, and read-only.
 fn name_for(runtime: &OciRuntime, id: &str) -> String {
     let surplus = if runtime.kind() == Kind::Runsc { id.len().saturating_sub(NAME_LENGTH_MAX) } else { 0 };
-    id[surplus..].trim_start_matches(|c: char| !c.is_ascii_alphanumeric()).to_owned()
+    let name = id[surplus..].trim_start_matches(|c: char| !c.is_ascii_alphanumeric());
+    let suffix = if runtime.kind() == Kind::Runc { "+" } else { "" };
+    format!("{name}{suffix}")
 }
 
 /// The runtime must still be found below the scratch filesystem.

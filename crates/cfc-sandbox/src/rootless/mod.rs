@@ -30,7 +30,7 @@ use crate::step::Step;
 use crate::sys;
 
 pub(crate) use inherit::keep_capabilities;
-pub use inherit::spawn_with_capabilities;
+pub use inherit::{execute_with_capabilities, spawn_with_capabilities};
 pub use obstacle::Obstacle;
 
 /// The ids that sandboxes may have: 0 up to this, excluded.
@@ -62,11 +62,14 @@ const NEEDED: CapabilitySet = CapabilitySet::SYS_ADMIN
 ///
 /// Fails with [`ErrorKind::NoUserNamespace`] where the machine refuses. Then sandboxes cannot be made by this process.
 pub fn enter_rootless(launcher: Option<&Path>) -> Result<()> {
-    let user = rustix::process::getuid().as_raw();
+    let inherited = inherit::inherited_user().filter(|_| is_privileged());
+    let user = inherited.unwrap_or_else(|| rustix::process::getuid().as_raw());
     let program = std::env::current_exe().ok();
-    let outcome = match (is_privileged(), launcher) {
-        (true, _) => own_mounts().map(|()| None),
-        (false, launcher) => match launcher.and_then(namespaces_of) {
+    let outcome = match (inherited, is_privileged()) {
+        // The program before has entered, and this one was executed there.
+        (Some(_), _) => Ok(None),
+        (None, true) => own_mounts().map(|()| None),
+        (None, false) => match launcher.and_then(namespaces_of) {
             Some(namespaces) => join(&namespaces).map(|()| None),
             None => make(),
         },

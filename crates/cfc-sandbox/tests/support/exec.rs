@@ -71,7 +71,7 @@ pub fn refused(bench: &Bench, id: &str, config: &ExecConfig) -> cfc_sandbox::Err
 
 /// Waits for something that takes a moment.
 pub fn until(what: &str, is_so: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(120);
     while !is_so() {
         assert!(Instant::now() < deadline, "{what}");
         std::thread::sleep(Duration::from_millis(5));
