@@ -71,3 +71,33 @@ fn what_is_corrupt_is_named_and_taken_away() {
     home.must(&["push", "app:1", &reference]);
     home.must(&["registry", "verify"]);
 }
+
+#[test]
+fn a_registry_for_everybody_wants_users_and_those_need_their_password() {
+    let home = Home::new();
+    home.write("app/Dockerfile", "FROM scratch\nCOPY Dockerfile /\n");
+    home.must(&["build", "app", "-t", "app:1"]);
+    let refused = home.must_fail(&["registry", "serve", "--listen", "0.0.0.0:0"]);
+    assert!(refused.contains("could push and delete") && refused.contains("htpasswd -B"), "{refused}");
+
+    home.write("users", "ann:$2y$05$IcT/XsfK3RYYU73Zh0gq.e5OQJiUvRSXw20299C0G/y0ydKn7LOge\n");
+    let users = home.path("users");
+    home.write("config.toml", &format!("[registry]\nhtpasswd = \"{}\"\ngc_grace = \"0s\"\n", users.display()));
+    let (_server, address) = serve(&home);
+    let reference = format!("{address}/team/app:1");
+    let push = |config: &str| {
+        home.write("docker/config.json", config);
+        home.cfc()
+            .env("DOCKER_CONFIG", home.path("docker"))
+            .args(["push", "app:1", &reference])
+            .output()
+            .expect("cfc runs")
+    };
+    assert!(!push("{}").status.success());
+    // Basic authentication of ann with her password, as `docker login` writes it.
+    let pushed = push(&format!("{{\"auths\":{{\"{address}\":{{\"auth\":\"YW5uOnNlY3JldA==\"}}}}}}"));
+    assert!(pushed.status.success(), "{}", String::from_utf8_lossy(&pushed.stderr));
+    assert_eq!(status(&address, "PUT", "/v2/gc/layers"), 401);
+    // The operator needs no password.
+    assert!(home.must(&["registry", "gc"]).starts_with("removed 0 blobs"));
+}

@@ -1,10 +1,12 @@
 //! Asking a registry that runs to look after itself.
 
+use std::path::Path;
+
 use bytes::Bytes;
 use http::{Request, header};
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use tokio::net::UnixStream;
 
 use crate::Collected;
 
@@ -30,12 +32,12 @@ pub enum AskError {
     Answer(#[from] serde_json::Error),
 }
 
-/// Has the registry at `address` (`host:port`) collect garbage by its own rules, and waits until it has.
-pub async fn ask_to_collect(address: &str) -> Result<Collected, AskError> {
-    let stream = TcpStream::connect(address).await.map_err(AskError::Connect)?;
+/// Has the registry that serves its operator on `socket` collect garbage by its own rules, and waits until it has.
+pub async fn ask_to_collect(socket: &Path) -> Result<Collected, AskError> {
+    let stream = UnixStream::connect(socket).await.map_err(AskError::Connect)?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let request = Request::put("/v2/gc/layers").header(header::HOST, address).header(header::CONTENT_LENGTH, 0);
-    let request = request.body(Empty::<Bytes>::new()).expect("an address is a header");
+    let request = Request::put("/v2/gc/layers").header(header::HOST, "localhost").header(header::CONTENT_LENGTH, 0);
+    let request = request.body(Empty::<Bytes>::new()).expect("a valid request");
     let answer = async {
         let response = sender.send_request(request).await?;
         let status = response.status();

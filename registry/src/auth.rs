@@ -84,6 +84,10 @@ pub trait Authorizer: Send + Sync {
     async fn authorize(&self, credentials: &Credentials, access: &Access) -> Decision;
 }
 
+/// Marks a request of who runs the registry; it need not be authorized.
+#[derive(Clone, Copy)]
+pub(crate) struct Operator;
+
 /// One client's credentials at one authorizer.
 pub(crate) struct Gate<'a> {
     authorizer: Option<&'a dyn Authorizer>,
@@ -155,6 +159,8 @@ pub(crate) fn credentials(headers: &HeaderMap) -> Credentials {
     }
     let pair = decode_base64(rest).and_then(|bytes| String::from_utf8(bytes).ok());
     match pair.as_deref().and_then(|pair| pair.split_once(':')) {
+        // What skopeo and podman send when they were challenged and have nothing.
+        Some(("", "")) => Credentials::Anonymous,
         Some((username, password)) => {
             Credentials::Basic { username: username.to_string(), password: password.to_string() }
         }
@@ -204,7 +210,7 @@ mod tests {
         check("Basic djE6c2VjcmV0", basic("v1", "secret"));
         check("basic dTpwOnE=", basic("u", "p:q"));
         check("Bearer abc", Credentials::Bearer("abc".to_string()));
-        for unreadable in ["", "Basic", "Basic !!!", "Basic dTo_", "Bearer ", "Digest x"] {
+        for unreadable in ["", "Basic", "Basic !!!", "Basic dTo_", "Basic Og==", "Bearer ", "Digest x"] {
             check(unreadable, Credentials::Anonymous);
         }
     }

@@ -67,6 +67,7 @@ problems! {
     PageInvalid: 400 "PAGINATION_NUMBER_INVALID" "`n` is not a number of results",
     Unauthorized: 401 "UNAUTHORIZED" "authentication is required",
     Denied: 403 "DENIED" "access to this resource is denied",
+    TagImmutable: 403 "DENIED" "the tag keeps pointing where it points",
     NotFound: 404 "UNSUPPORTED" "there is nothing at this path",
     MethodNotAllowed: 405 "UNSUPPORTED" "the operation is not supported",
     Busy: 429 "TOOMANYREQUESTS" "another request is writing to this upload",

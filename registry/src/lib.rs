@@ -8,11 +8,13 @@
 
 mod registry;
 
+mod access;
 mod api;
 mod auth;
 mod route;
 mod sendfile;
 mod serve;
+mod tls;
 
 mod backend;
 mod holds;
@@ -33,12 +35,14 @@ mod query;
 mod quick;
 mod range;
 
+pub use access::{AccessRules, Permission, Rule};
 pub use ask::{AskError, ask_to_collect};
 pub use auth::{Access, Action, Authorizer, Challenge, Credentials, Decision};
 pub use backend::{AppendError, BlobBackend, BlobStream, ByteStream, CommitError, UploadBackend, UploadStatus};
 pub use collect::{Collected, Rules};
 pub use error::StorageError;
 pub use registry::{Limits, Options, Registry};
-pub use serve::{serve, serve_until};
+pub use serve::{serve, serve_operator, serve_until};
+pub use tls::{Tls, TlsError};
 pub use usage::Usage;
 pub use verify::{Finding, Verified};

@@ -86,15 +86,19 @@ impl Objects {
         blocking(move || files::put_marker(&path)).await
     }
 
-    /// Puts an object and does `publish` with the means to give it its name.
+    /// Puts an object by `publish`, which gives it its name, or does not; says whether it did.
     pub(crate) async fn put_by(
         &self,
         key: &str,
         bytes: Bytes,
-        publish: impl FnOnce(Staged, &Path) -> Result<Unsynced, StorageError> + Send + 'static,
-    ) -> Result<(), StorageError> {
+        publish: impl FnOnce(Staged, &Path) -> Result<Option<Unsynced>, StorageError> + Send + 'static,
+    ) -> Result<bool, StorageError> {
         let (path, temporary) = (self.path(key), self.temporary());
-        blocking(move || publish(Staged::write(&temporary, &bytes)?, &path)?.sync()).await
+        blocking(move || match publish(Staged::write(&temporary, &bytes)?, &path)? {
+            Some(unsynced) => unsynced.sync().map(|()| true),
+            None => Ok(false),
+        })
+        .await
     }
 
     /// False when there was no such object.

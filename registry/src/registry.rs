@@ -13,7 +13,7 @@ use crate::local::LocalBackend;
 use crate::metadata::Metadata;
 use crate::objects::Objects;
 use crate::route::ManifestName;
-use crate::{Authorizer, BlobBackend, StorageError, UploadBackend};
+use crate::{Authorizer, BlobBackend, StorageError, Tls, UploadBackend};
 
 /// What a client can make the registry wait for, or keep.
 #[derive(Clone, Copy, Debug)]
@@ -36,12 +36,19 @@ impl Default for Limits {
 pub struct Options {
     /// Who may do what; `None` lets everybody do everything.
     pub authorizer: Option<Arc<dyn Authorizer>>,
+    /// What a registry that is served shows of itself; `None` for plain HTTP.
+    pub tls: Option<Tls>,
     /// Manifests above this many bytes are refused with 413.
     pub max_manifest_bytes: usize,
     /// Uploads untouched for this long are removed when the registry opens, and by garbage collection.
     pub upload_expiry: Duration,
     /// Accept manifests and indexes although content they name is missing.
     pub accept_sparse: bool,
+    /// Tags that keep pointing where they point, as patterns of `<repository>:<tag>`: `*` stands for anything but a
+    /// slash, `**` for anything.
+    pub immutable_tags: Vec<String>,
+    /// Whether clients may delete tags, manifests and blobs.
+    pub deletes: bool,
     /// How much a client can ask for.
     pub limits: Limits,
     /// What garbage collection may remove.
@@ -54,9 +61,12 @@ impl Default for Options {
     fn default() -> Options {
         Options {
             authorizer: None,
+            tls: None,
             max_manifest_bytes: 4 * 1024 * 1024,
             upload_expiry: Duration::from_secs(24 * 60 * 60),
             accept_sparse: false,
+            immutable_tags: Vec::new(),
+            deletes: true,
             limits: Limits::default(),
             collection: Rules::default(),
             collect_every: Some(Duration::from_secs(6 * 60 * 60)),
@@ -143,6 +153,14 @@ impl Registry {
     pub async fn tags(&self, repository: &RepositoryName) -> Result<Vec<Tag>, StorageError> {
         let tags = self.inner.metadata.tags(repository, None, usize::MAX).await?;
         Ok(tags.into_iter().filter_map(|tag| tag.parse().ok()).collect())
+    }
+}
+
+impl Options {
+    /// Whether a tag keeps pointing where it points.
+    pub(crate) fn is_immutable(&self, repository: &RepositoryName, tag: &Tag) -> bool {
+        let name = format!("{repository}:{tag}");
+        self.immutable_tags.iter().any(|pattern| crate::access::matches(pattern, &name))
     }
 }
 

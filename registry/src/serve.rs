@@ -3,6 +3,8 @@
 
 use std::convert::Infallible;
 use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,10 +15,12 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::{Semaphore, watch};
 
 use crate::Registry;
+use crate::auth::Operator;
 use crate::sendfile::{Connection, FileQueue};
 
 /// How long accepting waits when the process has no descriptors left.
@@ -71,25 +75,71 @@ pub async fn serve_until(
     Ok(())
 }
 
+/// Answers the API on a socket that only this user can reach, whatever the registry's options say about access, until the
+/// process ends: for who runs the registry. In the place of a socket that is there already.
+pub async fn serve_operator(socket: &Path, registry: Registry) -> std::io::Result<()> {
+    let new = socket.with_extension("new");
+    let _ = std::fs::remove_file(&new);
+    let listener = UnixListener::bind(&new)?;
+    std::fs::set_permissions(&new, PermissionsExt::from_mode(0o600))?;
+    std::fs::rename(&new, socket)?;
+    let (_ending, ended) = watch::channel(());
+    loop {
+        let (stream, _) = listener.accept().await?;
+        let extensions = Extensions { is_operator: true, queue: None };
+        tokio::spawn(converse(stream, registry.clone(), extensions, ended.clone()));
+    }
+}
+
+/// What a connection tells of itself with each request.
+#[derive(Clone)]
+struct Extensions {
+    is_operator: bool,
+    queue: Option<FileQueue>,
+}
+
 /// Answers what comes on one connection.
-async fn answer(stream: TcpStream, registry: Registry, mut ended: watch::Receiver<()>) {
+async fn answer(stream: TcpStream, registry: Registry, ended: watch::Receiver<()>) {
     // A small answer must not wait for the acknowledgement of the one before, and who has vanished is noticed.
-    let prepared =
-        stream.set_nodelay(true).and_then(|()| Ok(rustix::net::sockopt::set_socket_keepalive(&stream, true)?));
-    if let Err(error) = prepared {
+    let keepalive = || Ok(rustix::net::sockopt::set_socket_keepalive(&stream, true)?);
+    if let Err(error) = stream.set_nodelay(true).and_then(|()| keepalive()) {
         tracing::debug!(%error, "cannot set options of a connection");
     }
-    let limits = registry.inner.options.limits;
+    let idle = registry.inner.options.limits.idle;
     let queue = FileQueue::default();
-    let connection = TokioIo::new(Connection::new(stream, queue.clone(), limits.idle));
+    let connection = Connection::new(stream, queue.clone(), idle);
+    match registry.inner.options.tls.clone() {
+        None => converse(connection, registry, Extensions { is_operator: false, queue: Some(queue) }, ended).await,
+        // What is encrypted cannot be sent as a file.
+        Some(tls) => match tokio::time::timeout(idle, tls.acceptor.accept(connection)).await {
+            Ok(Ok(encrypted)) => {
+                converse(encrypted, registry, Extensions { is_operator: false, queue: None }, ended).await
+            }
+            Ok(Err(error)) => tracing::debug!(%error, "no encrypted connection"),
+            Err(_) => tracing::debug!("no encrypted connection in time"),
+        },
+    }
+}
+
+async fn converse<C: AsyncRead + AsyncWrite + Unpin>(
+    connection: C,
+    registry: Registry,
+    extensions: Extensions,
+    mut ended: watch::Receiver<()>,
+) {
     let service = service_fn(|request: Request<Incoming>| {
         let (mut request, registry) = (request.map(Body::new), registry.clone());
-        request.extensions_mut().insert(queue.clone());
+        if let Some(queue) = &extensions.queue {
+            request.extensions_mut().insert(queue.clone());
+        }
+        if extensions.is_operator {
+            request.extensions_mut().insert(Operator);
+        }
         async move { Ok::<_, Infallible>(crate::api::respond(&registry, request).await) }
     });
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(limits.idle);
-    let mut serving = pin!(builder.serve_connection(connection, service));
+    builder.timer(TokioTimer::new()).header_read_timeout(registry.inner.options.limits.idle);
+    let mut serving = pin!(builder.serve_connection(TokioIo::new(connection), service));
     let served = tokio::select! {
         served = &mut serving => served,
         _ = ended.changed() => {

@@ -285,6 +285,9 @@ pub struct RegistryServe {
     /// Port on loopback; 0 chooses a free one [default: 5000]
     #[arg(long, value_name = "PORT")]
     pub port: Option<u16>,
+    /// Where to listen instead of on loopback; the configuration file must name users then
+    #[arg(long, value_name = "ADDRESS:PORT", conflicts_with = "port")]
+    pub listen: Option<std::net::SocketAddr>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -22,7 +22,6 @@ use crate::span::Span;
 ///   lock          held by the one server that uses the directory
 ///   token         the control API's token, mode 0600
 ///   serve.json    addresses of the running server
-///   registry.address  of the registry that runs alone
 ///   bucket/       what a bucket would hold: registry, control records
 ///   store/        images and unpacked layers of this machine
 ///   tools/        pinned workerd and esbuild
@@ -181,7 +180,7 @@ pub struct Addresses {
 }
 
 /// The registry, as `[registry]` has it.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RegistryEntry {
     /// How often the registry collects garbage by itself, `"6h"` unless said; `0` for never.
@@ -193,6 +192,27 @@ pub struct RegistryEntry {
     /// Accept manifests and indexes although content they name is missing.
     #[serde(default)]
     pub accept_sparse: bool,
+    /// Whether clients may delete tags, manifests and blobs.
+    #[serde(default = "yes")]
+    pub deletes: bool,
+    /// Tags that keep pointing where they point: `["**:v*"]`.
+    #[serde(default)]
+    pub immutable_tags: Vec<String>,
+    /// Users and their bcrypt hashes, as `htpasswd -B` writes them; without it everybody may do everything.
+    pub htpasswd: Option<PathBuf>,
+    /// What users, or everybody, may do; without any, users may do everything.
+    #[serde(default)]
+    pub allow: Vec<cfc_registry::Rule>,
+    /// The certificate with its chain that the registry shows, in PEM; without it the registry speaks plain HTTP.
+    pub tls_certificate: Option<PathBuf>,
+    /// Its key, in PEM.
+    pub tls_key: Option<PathBuf>,
+}
+
+impl Default for RegistryEntry {
+    fn default() -> RegistryEntry {
+        toml::from_str("").expect("every setting may be absent")
+    }
 }
 
 impl Settings {
@@ -249,17 +269,9 @@ impl Settings {
         self.data.join("serve.json")
     }
 
-    /// The file in which a registry that runs alone tells its `host:port`.
-    pub fn registry_address_file(&self) -> PathBuf {
-        self.data.join("registry.address")
-    }
-
-    /// `host:port` of the registry that runs on the data directory, alone or within `cfc serve`.
-    pub fn registry_address(&self) -> Option<String> {
-        match self.addresses() {
-            Ok(addresses) => Some(addresses.registry),
-            Err(_) => std::fs::read_to_string(self.registry_address_file()).ok(),
-        }
+    /// The socket on which the registry that runs on the data directory does what its operator asks for.
+    pub fn registry_socket(&self) -> Result<PathBuf, Failure> {
+        Ok(self.socket_directory()?.join("registry"))
     }
 
     /// The file with the control API's token.

@@ -74,6 +74,7 @@ pub(super) async fn put(
     if !call.registry.options.accept_sparse {
         require_content(call.registry, name, &facts).await?;
     }
+    require_changeable(call, name, &digest, &tags).await?;
     store(call.registry, name, &facts, &digest, &bytes, &tags).await?;
     let mut response = empty(StatusCode::CREATED);
     set(&mut response, header::LOCATION, &format!("/v2/{name}/manifests/{digest}"));
@@ -93,6 +94,7 @@ pub(super) async fn delete(
     name: &RepositoryName,
     reference: &ManifestName,
 ) -> Result<Response, ApiError> {
+    require_deletable(call, name, reference).await?;
     let metadata = &call.registry.metadata;
     let deleted = match reference {
         ManifestName::Tag(tag) => metadata.delete_tag(name, tag).await?,
@@ -180,7 +182,7 @@ async fn store(
     digest: &Digest,
     bytes: &Bytes,
     tags: &[Tag],
-) -> Result<(), StorageError> {
+) -> Result<(), ApiError> {
     let metadata = &registry.metadata;
     let size = bytes.len() as u64;
     // Each of these waits for the disk; what may come in any order waits together.
@@ -191,8 +193,50 @@ async fn store(
         metadata.put_referrer(name, subject, &facts.referrer(digest.clone(), size)).await?;
     }
     let descriptor = Descriptor::new(&facts.media_type, digest.clone(), size);
-    futures::future::try_join_all(tags.iter().map(|tag| metadata.put_tag(name, tag, &descriptor))).await?;
+    let descriptor = &descriptor;
+    let put = tags.iter().map(|tag| async move {
+        let is_immutable = registry.options.is_immutable(name, tag);
+        match metadata.put_tag(name, tag, descriptor, is_immutable).await? {
+            true => Ok(()),
+            false => Err(ApiError::new(Problem::TagImmutable, tag)),
+        }
+    });
+    futures::future::try_join_all(put).await?;
     Ok(())
+}
+
+/// Refuses before anything is stored to point a tag elsewhere that must not. Another push may be faster: the tag is put
+/// under the same condition.
+async fn require_changeable(
+    call: &Call<'_>,
+    name: &RepositoryName,
+    digest: &Digest,
+    tags: &[Tag],
+) -> Result<(), ApiError> {
+    for tag in tags.iter().filter(|tag| call.registry.options.is_immutable(name, tag)) {
+        let found = call.registry.metadata.tag(name, tag).await?;
+        if found.is_some_and(|found| found.digest != *digest) {
+            return Err(ApiError::new(Problem::TagImmutable, tag));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses to delete a tag that must stay, also with its manifest.
+async fn require_deletable(call: &Call<'_>, name: &RepositoryName, reference: &ManifestName) -> Result<(), ApiError> {
+    let options = &call.registry.options;
+    if options.immutable_tags.is_empty() {
+        return Ok(());
+    }
+    let tags = match reference {
+        ManifestName::Tag(tag) => vec![tag.clone()],
+        ManifestName::Digest(digest) => call.registry.metadata.tags_of(name, digest).await?,
+        ManifestName::Impossible(_) => Vec::new(),
+    };
+    match tags.iter().find(|tag| options.is_immutable(name, tag)) {
+        Some(tag) => Err(ApiError::new(Problem::TagImmutable, tag)),
+        None => Ok(()),
+    }
 }
 
 /// Takes a manifest that is about to be deleted off the list of its subject's referrers.

@@ -18,7 +18,7 @@ use futures::StreamExt;
 use http::{HeaderName, HeaderValue, Method, StatusCode, header, request::Parts};
 use http_body_util::BodyDataStream;
 
-use crate::auth::{Gate, credentials};
+use crate::auth::{Gate, Operator, credentials};
 use crate::error::{ApiError, Problem};
 use crate::query::Query;
 use crate::registry::Inner;
@@ -57,7 +57,8 @@ pub(crate) async fn respond(registry: &Registry, request: Request) -> Response {
 }
 
 async fn answer(registry: &Arc<Inner>, parts: &Parts, body: &mut Body) -> Result<Response, ApiError> {
-    let gate = Gate::new(registry.options.authorizer.as_deref(), credentials(&parts.headers));
+    let authorizer = registry.options.authorizer.as_deref().filter(|_| parts.extensions.get::<Operator>().is_none());
+    let gate = Gate::new(authorizer, credentials(&parts.headers));
     let query = Query::parse(parts.uri.query());
     let route = Route::parse(parts.uri.path());
     let call = Call { registry, parts, query, gate };
@@ -87,6 +88,10 @@ async fn repository(
     resource: Resource,
 ) -> Result<Response, ApiError> {
     match (resource, call.parts.method.as_str()) {
+        // An upload that is cancelled has not been anything yet.
+        (Resource::Manifest(_) | Resource::Blob(_), "DELETE") if !call.registry.options.deletes => {
+            Err(not_allowed("GET, HEAD"))
+        }
         (Resource::Tags, "GET" | "HEAD") => lists::tags(call, name).await,
         (Resource::Tags, _) => Err(not_allowed("GET, HEAD")),
         (Resource::Manifest(reference), "GET" | "HEAD") => manifests::get(call, name, &reference).await,

@@ -120,6 +120,17 @@ impl Metadata {
         crate::files::blocking(move || objects.has_any(&prefix)).await
     }
 
+    /// The tags that point at a manifest.
+    pub(crate) async fn tags_of(&self, name: &RepositoryName, digest: &Digest) -> Result<Vec<Tag>, StorageError> {
+        let mut kept = Vec::new();
+        for tag in self.tags_noted(name, digest).await? {
+            if self.tag(name, &tag).await?.is_some_and(|descriptor| descriptor.digest == *digest) {
+                kept.push(tag);
+            }
+        }
+        Ok(kept)
+    }
+
     /// The tags that point at a manifest, or once did.
     async fn tags_noted(&self, name: &RepositoryName, digest: &Digest) -> Result<Vec<Tag>, StorageError> {
         let (objects, prefix) = (self.objects.clone(), key::tagged(name, digest));

@@ -70,22 +70,26 @@ impl Metadata {
         self.objects.put_marker(&key::tagged_by(name, manifest, tag)).await
     }
 
-    /// Points a tag at a manifest.
+    /// Points a tag at a manifest. With `is_immutable` this fails, and gives false, when it points at another one.
     pub(crate) async fn put_tag(
         &self,
         name: &RepositoryName,
         tag: &Tag,
         manifest: &Descriptor,
-    ) -> Result<(), StorageError> {
+        is_immutable: bool,
+    ) -> Result<bool, StorageError> {
         let names = self.tag_names.of(name);
-        let text = tag.to_string();
+        let (text, digest) = (tag.to_string(), manifest.digest.clone());
         let publish = move |staged: Staged, path: &Path| {
             let mut names = names.lock();
+            if is_immutable && points_elsewhere(path, &digest)? {
+                return Ok(None);
+            }
             let unsynced = staged.publish(path)?;
             if let Some(names) = names.as_mut() {
                 names.insert(text);
             }
-            Ok(unsynced)
+            Ok(Some(unsynced))
         };
         self.objects.put_by(&key::tag(name, tag), to_json(manifest), publish).await
     }
@@ -136,6 +140,19 @@ impl Metadata {
         let listed = listed.await;
         self.tag_names.shrink(name);
         listed
+    }
+}
+
+/// Whether there is a tag at `path` that points at another manifest.
+fn points_elsewhere(path: &Path, digest: &Digest) -> Result<bool, StorageError> {
+    let error = |e: std::io::Error| StorageError::new("read", path.display(), e);
+    match std::fs::read(path) {
+        Ok(bytes) => {
+            let found: Descriptor = serde_json::from_slice(&bytes).map_err(|e| error(e.into()))?;
+            Ok(found.digest != *digest)
+        }
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(error(e)),
     }
 }
 

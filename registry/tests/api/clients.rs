@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use crate::harness::{Server, expect, header};
 
 /// Runs a client without blocking the registry's threads; `None` and a note when the machine does not have it.
-async fn run(directory: &Path, program: &str, arguments: &[&str]) -> Option<Output> {
+pub async fn run(directory: &Path, program: &str, arguments: &[&str]) -> Option<Output> {
     let credentials = directory.join("auth.json");
     std::fs::write(&credentials, "{}").expect("writes");
     let mut command = Command::new(program);
@@ -33,7 +33,7 @@ fn succeeded(output: &Output) -> String {
 }
 
 /// An OCI layout with one small image, tagged `latest`.
-fn write_layout(directory: &Path) -> (PathBuf, Digest) {
+pub fn write_layout(directory: &Path) -> (PathBuf, Digest) {
     let layout = directory.join("layout");
     let blobs = layout.join("blobs/sha256");
     std::fs::create_dir_all(&blobs).expect("creates");

@@ -5,7 +5,11 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::harness::{Server, expect, expect_error, send};
+use cfc_oci::Digest;
+use cfc_registry::Options;
+
+use crate::harness::{Server, expect, expect_error, image, noise, send, sha512};
+use crate::process::Process;
 
 /// Sends a request line as it is, which HTTP clients would tidy up, and gives the status.
 async fn raw(server: &Server, line: &str) -> u16 {
@@ -103,4 +107,176 @@ async fn what_is_not_part_of_the_api_is_not_there() {
         assert!(response.status().is_client_error(), "{path}: {}", response.status());
     }
     expect_error(send(server.request("GET", "/v2/a/b")).await, 404, "UNSUPPORTED").await;
+}
+
+#[tokio::test]
+async fn digests_that_are_almost_right_are_refused() {
+    let server = Server::start().await;
+    let hex = Digest::of(b"x").hex().to_string();
+    for digest in [
+        format!("sha256:{}", hex.to_uppercase()),
+        format!("sha256:{}", &hex[1..]),
+        format!("sha256:{hex}0"),
+        format!("SHA256:{hex}"),
+        format!("sha512:{hex}"),
+        format!("sha256:{}", sha512(b"x").hex()),
+        format!("sha256:{hex}\u{301}"),
+    ] {
+        let path = format!("/v2/a/blobs/uploads/?digest={digest}");
+        expect_error(send(server.request("POST", &path).body("x")).await, 400, "DIGEST_INVALID").await;
+        let path = format!("{}?digest={digest}", server.begin("a").await);
+        expect_error(send(server.request("PUT", &path).body("x")).await, 400, "DIGEST_INVALID").await;
+        expect_error(server.get(&format!("/v2/a/blobs/{digest}")).await, 400, "DIGEST_INVALID").await;
+    }
+    // The digest of another algorithm's bytes is well-formed, and wrong.
+    let wrong = sha512(b"y");
+    let path = format!("/v2/a/blobs/uploads/?digest={wrong}");
+    expect_error(send(server.request("POST", &path).body("x")).await, 400, "DIGEST_INVALID").await;
+}
+
+#[tokio::test]
+async fn where_deletes_are_off_nothing_can_be_deleted() {
+    let server = Server::start_with(Options { deletes: false, ..Options::default() }).await;
+    let (digest, _) = server.push_image("a", "x", "x").await;
+    let layer = Digest::of(b"layer of x");
+    for path in [format!("manifests/{digest}"), "manifests/x".to_string(), format!("blobs/{layer}")] {
+        expect_error(server.delete(&format!("/v2/a/{path}")).await, 405, "UNSUPPORTED").await;
+        expect(&server.get(&format!("/v2/a/{path}")).await, 200);
+    }
+    let upload = server.begin("a").await;
+    expect(&server.delete(&upload).await, 204);
+}
+
+#[tokio::test]
+async fn an_immutable_tag_cannot_be_moved_in_any_way() {
+    let immutable_tags = vec!["**:v*".to_string()];
+    let server = Server::start_with(Options { immutable_tags, ..Options::default() }).await;
+    let (digest, json) = server.push_image("a/b", "v1", "x").await;
+    let (other, other_json) = server.push_image("a/b", "latest", "y").await;
+    expect(&server.put_manifest("a/b", "v1", &json).await, 201);
+    for reference in ["v1".to_string(), format!("{other}?tag=w&tag=v1")] {
+        expect_error(server.put_manifest("a/b", &reference, &other_json).await, 403, "DENIED").await;
+    }
+    expect(&server.get("/v2/a/b/manifests/w").await, 404);
+    for reference in ["v1", &digest.to_string()] {
+        expect_error(server.delete(&format!("/v2/a/b/manifests/{reference}")).await, 403, "DENIED").await;
+    }
+    expect(&server.delete("/v2/a/b/manifests/latest").await, 202);
+    assert_eq!(server.get("/v2/a/b/manifests/v1").await.text().await.expect("body"), json);
+    // Of many pushes at once to a new tag, one wins and stays.
+    for number in 0..10 {
+        let tag = format!("v2.{number}");
+        let pushes = [&json, &other_json, &json, &other_json].map(|json| server.put_manifest("a/b", &tag, json));
+        let answers = futures::future::join_all(pushes).await;
+        let winners: Vec<&String> = answers
+            .iter()
+            .zip([&json, &other_json, &json, &other_json])
+            .filter(|(a, _)| a.status() == 201)
+            .map(|(_, j)| j)
+            .collect();
+        let found = server.get(&format!("/v2/a/b/manifests/{tag}")).await.text().await.expect("body");
+        assert!(!winners.is_empty() && winners.iter().all(|json| **json == found), "two pushes of {tag} won");
+    }
+}
+
+#[tokio::test]
+async fn too_much_of_anything_is_refused() {
+    let server = Server::start().await;
+    let layer = Digest::of(b"no such layer");
+    let many = image(&layer, &vec![&layer; 100_000], "");
+    expect_error(server.put_manifest("a", "x", &many).await, 413, "SIZE_INVALID").await;
+    // As many as fit are looked at once each.
+    let fitting = image(&layer, &vec![&layer; 20_000], "");
+    let errors = server.put_manifest("a", "x", &fitting).await;
+    expect_error(errors, 400, "MANIFEST_BLOB_UNKNOWN").await;
+    let config = server.push_blob("a", b"{}").await;
+    let json = image(&config, &[], "");
+    let reference = format!("{}?{}", Digest::of(json.as_bytes()), "tag=x&".repeat(10_000));
+    let response = server.put_manifest("a", &reference, &json).await;
+    expect_error(response, 414, "TAG_INVALID").await;
+    for long in [100_000, 1_000_000] {
+        let status = raw(&server, &format!("GET /v2/{}/tags/list", "a".repeat(long))).await;
+        assert!((400..500).contains(&status), "{long}: {status}");
+    }
+}
+
+/// Sends bytes as they are and gives the status, if there is an answer.
+async fn raw_bytes(server: &Server, bytes: &[u8]) -> Option<u16> {
+    let mut stream = TcpStream::connect(server.address).await.expect("connects");
+    // It may have refused already.
+    let _ = stream.write_all(bytes).await;
+    let _ = stream.shutdown().await;
+    let mut answer = Vec::new();
+    let read = stream.read_to_end(&mut answer);
+    let _ = tokio::time::timeout(Duration::from_secs(60), read).await.expect("in time");
+    String::from_utf8_lossy(&answer).split(' ').nth(1).and_then(|status| status.parse().ok())
+}
+
+/// Requests that are valid once, then changed in a few places.
+#[tokio::test]
+async fn no_garbled_request_gets_a_server_error() {
+    let seed = std::env::var("CFC_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed: u64 = seed.unwrap_or_else(|| u64::from(std::process::id()));
+    eprintln!("CFC_TEST_SEED={seed}");
+    let server = Server::start().await;
+    let (digest, json) = server.push_image("a/b", "x", "x").await;
+    let upload = server.begin("a/b").await;
+    let layer = Digest::of(b"layer of x");
+    let body = |text: &str| format!("content-length: {}\r\n\r\n{text}", text.len());
+    let requests = [
+        format!("GET /v2/_catalog?n=10&last=a&tags=true HTTP/1.1\r\nhost: x\r\n{}", body("")),
+        format!("GET /v2/a/b/tags/list?n=1&last=a%2e HTTP/1.1\r\nhost: x\r\n{}", body("")),
+        format!("GET /v2/a/b/blobs/{layer} HTTP/1.1\r\nhost: x\r\nrange: bytes=1-4\r\n{}", body("")),
+        format!("GET /v2/a/b/referrers/{digest}?artifactType=a%2Fb HTTP/1.1\r\nhost: x\r\n{}", body("")),
+        format!("HEAD /v2/a/b/manifests/{digest} HTTP/1.1\r\nhost: x\r\nif-none-match: \"x\"\r\n{}", body("")),
+        format!("PUT /v2/a/b/manifests/x?tag=y HTTP/1.1\r\nhost: x\r\n{}", body(&json)),
+        format!("PUT /v2/a/b/manifests/{digest}?tag=y&tag=z HTTP/1.1\r\nhost: x\r\n{}", body(&json)),
+        format!("POST /v2/c/blobs/uploads/?mount={layer}&from=a/b HTTP/1.1\r\nhost: x\r\n{}", body("")),
+        format!("POST /v2/c/blobs/uploads/?digest={layer} HTTP/1.1\r\nhost: x\r\n{}", body("layer of x")),
+        format!("PATCH {upload} HTTP/1.1\r\nhost: x\r\ncontent-range: 0-3\r\n{}", body("body")),
+        format!(
+            "PUT {upload}?digest={layer} HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n"
+        ),
+    ];
+    for round in 0..1500 {
+        let mut request = requests[round % requests.len()].clone().into_bytes();
+        let random = noise(64, seed + round as u64);
+        for change in random.chunks(8).take(1 + usize::from(random[0] % 4)) {
+            let position = (usize::from(change[1]) << 8 | usize::from(change[2])) % request.len().max(1);
+            if request.is_empty() {
+                break;
+            }
+            match change[3] % 5 {
+                0 => request[position] = change[4],
+                1 => drop(request.remove(position)),
+                2 => request.insert(position, change[4]),
+                3 => request.truncate(position.max(1)),
+                _ => request.splice(position..position, *b"%2f../").for_each(drop),
+            }
+        }
+        let status = raw_bytes(&server, &request).await;
+        let is_fine = status.is_none_or(|status| (200..500).contains(&status));
+        assert!(is_fine, "{status:?} for {:?}", String::from_utf8_lossy(&request));
+    }
+    assert_eq!(server.get(&format!("/v2/a/b/manifests/{digest}")).await.text().await.expect("body"), json);
+    assert_eq!(server.registry.verify(false).await.expect("reads").findings, []);
+}
+
+#[tokio::test]
+async fn a_full_disk_is_said_and_costs_nothing_that_was_there() {
+    let directory = tempfile::TempDir::new().expect("temporary directory");
+    let Some(process) = Process::start_with_little_disk(directory.path()).await else { return };
+    let small = noise(100_000, 1);
+    let path = |content: &[u8]| format!("/v2/a/blobs/uploads/?digest={}", Digest::of(content));
+    expect(&process.send("POST", &path(&small), &[], &small).await, 201);
+    let large = noise(20_000_000, 2);
+    for _ in 0..2 {
+        let refused = process.send("POST", &path(&large), &[], &large).await;
+        expect_error(refused, 507, "UNKNOWN").await;
+    }
+    // What was not kept is gone, so there is room again.
+    let other = noise(4_000_000, 3);
+    expect(&process.send("POST", &path(&other), &[], &other).await, 201);
+    let pulled = process.send("GET", &format!("/v2/a/blobs/{}", Digest::of(&small)), &[], b"").await;
+    assert!(pulled.bytes().await.expect("body") == small);
 }

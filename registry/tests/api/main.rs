@@ -3,6 +3,7 @@
 mod harness;
 mod process;
 
+mod access;
 mod auth;
 mod blobs;
 mod clients;
@@ -13,6 +14,7 @@ mod durability;
 mod hostile;
 mod lists;
 mod manifests;
+mod model;
 mod slow;
 mod uploads;
 mod verify;

@@ -35,20 +35,38 @@ pub struct Process {
 
 impl Process {
     pub async fn start(directory: &Path) -> Process {
+        Process::start_by(std::process::Command::new(program()), directory).await.expect("the registry starts")
+    }
+
+    /// On a disk of 16 MiB, in a mount namespace of its own; `None` and a note where that cannot be had.
+    pub async fn start_with_little_disk(directory: &Path) -> Option<Process> {
+        let data = directory.join("data");
+        std::fs::create_dir(&data).expect("creates");
+        let script = format!("mount -t tmpfs -o size=16m tmpfs '{}' && exec \"$0\" \"$@\"", data.display());
+        let mut command = std::process::Command::new("unshare");
+        command.args(["--mount", "--propagation", "private", "sh", "-c", &script]).arg(program());
+        let process = Process::start_by(command, directory).await;
+        if process.is_none() {
+            eprintln!("skipped: no small disk can be mounted here");
+        }
+        process
+    }
+
+    /// `None` when the command ends instead.
+    async fn start_by(mut command: std::process::Command, directory: &Path) -> Option<Process> {
         let address = directory.join("address");
         let _ = std::fs::remove_file(&address);
-        let program = std::env::current_exe().expect("this test");
-        let mut command = std::process::Command::new(program);
         command.args(["--exact", "process::registry_to_be_killed", "--nocapture"]);
         command.env("CFC_TEST_KILLED_REGISTRY", directory).stdout(std::process::Stdio::null());
-        let child = command.spawn().expect("starts").into();
+        let mut child = command.spawn().ok()?;
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = reqwest::Client::builder().no_proxy().build().expect("client");
-        let mut process = Process { child, address: String::new(), client };
         for _ in 0..3000 {
             if let Ok(address) = std::fs::read_to_string(&address) {
-                process.address = address;
-                return process;
+                return Some(Process { child: child.into(), address, client });
+            }
+            if child.try_wait().expect("a child").is_some() {
+                return None;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -72,6 +90,10 @@ impl Process {
         let _ = child.kill();
         child.wait().expect("is gone");
     }
+}
+
+fn program() -> std::path::PathBuf {
+    std::env::current_exe().expect("this test")
 }
 
 impl Drop for Process {

@@ -8,7 +8,12 @@ use crate::failure::Failure;
 
 /// Listens on `port` of 127.0.0.1; 0 chooses a free one. `flag` is what the user may say to choose another.
 pub async fn bind(what: &str, port: u16, flag: &str) -> Result<TcpListener, Failure> {
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    bind_to(what, SocketAddr::from((Ipv4Addr::LOCALHOST, port)), flag).await
+}
+
+/// Listens on `address`.
+pub async fn bind_to(what: &str, address: SocketAddr, flag: &str) -> Result<TcpListener, Failure> {
+    let port = address.port();
     TcpListener::bind(address).await.map_err(|error| {
         let failure = Failure::because(format!("cannot listen on {address} for the {what}"), &error);
         match error.kind() {

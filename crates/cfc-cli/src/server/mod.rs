@@ -142,7 +142,8 @@ async fn serve(server: Server) -> Result<Option<Handover>, Failure> {
     let store = settings.open_store()?;
     let runtime = Runtime::open(runtime_config(settings, &store, &launcher)?).await.map_err(runtime_failure)?;
     runtime.share_machine(settings.file.shares()?);
-    let registry = registry::open(settings)?;
+    let registry_password = uuid::Uuid::new_v4().simple().to_string();
+    let registry = registry::open(settings, &registry_password)?;
     let gateway = Gateway::new(GatewayOptions::default());
     let machine = Machine::new(
         settings,
@@ -160,11 +161,16 @@ async fn serve(server: Server) -> Result<Option<Handover>, Failure> {
         account_id: settings.account_id(),
         gateway_url: format!("http://localhost:{}", listen::address(&gateway_listener)?.port()),
         registry_host: addresses.registry.clone(),
-        registry_password: None,
+        registry_password: Some(registry_password),
     };
     let control = Control::open(registry::bucket(settings)?, machine.clone(), options).await?;
 
     // Registry and control API answer before the Workers are back, the gateway holds or refuses meanwhile.
+    let registry_socket = settings.registry_socket()?;
+    let serving_operator = tokio::spawn({
+        let registry = registry.clone();
+        async move { cfc_registry::serve_operator(&registry_socket, registry).await }
+    });
     let serving_registry = tokio::spawn(cfc_registry::serve(registry_listener, registry));
     let serving_control = tokio::spawn(axum::serve(control_listener, control.router()).into_future());
     machine.restore(&control).await?;
@@ -206,6 +212,7 @@ async fn serve(server: Server) -> Result<Option<Handover>, Failure> {
     machine.stop().await;
     runtime.stop_all(GRACE).await;
     serving_registry.abort();
+    serving_operator.abort();
     launcher.shutdown().map_err(sandbox_failure)?;
     // Sockets, and the launcher's lock and log: nobody uses them any more.
     let _ = std::fs::remove_dir_all(&sockets);

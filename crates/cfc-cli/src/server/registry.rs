@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use cfc_registry::{Options, Registry};
+use cfc_registry::{AccessRules, Options, Registry, Tls};
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 
@@ -29,7 +29,12 @@ pub fn bucket(settings: &Settings) -> Result<Arc<dyn ObjectStore>, Failure> {
 /// How the configuration file wants the registry.
 pub fn options(settings: &Settings) -> Result<Options, Failure> {
     let entry = &settings.file.registry;
-    let mut options = Options { accept_sparse: entry.accept_sparse, ..Options::default() };
+    let mut options = Options {
+        accept_sparse: entry.accept_sparse,
+        deletes: entry.deletes,
+        immutable_tags: entry.immutable_tags.clone(),
+        ..Options::default()
+    };
     if let Some(grace) = entry.gc_grace {
         options.collection.grace = grace.duration();
     }
@@ -40,7 +45,47 @@ pub fn options(settings: &Settings) -> Result<Options, Failure> {
     Ok(options)
 }
 
-/// The registry of the data directory.
-pub fn open(settings: &Settings) -> Result<Registry, Failure> {
-    Ok(Registry::open(&bucket_directory(settings), options(settings)?)?)
+/// The registry of the data directory within the platform, whose own user, `v1`, may do everything: the control API
+/// gives its password to whoever may deploy.
+pub fn open(settings: &Settings, password: &str) -> Result<Registry, Failure> {
+    let mut options = options(settings)?;
+    options.authorizer = access(settings)?.map(|rules| Arc::new(rules.with_trusted("v1", password)) as _);
+    if settings.file.registry.tls_certificate.is_some() {
+        let what = "`tls_certificate` below `[registry]` in the configuration file is for a registry that runs alone";
+        let hint =
+            "`cfc serve` keeps its registry on loopback; run `cfc registry serve` with a data directory of its own";
+        return Err(Failure::new(what).hint(hint));
+    }
+    Ok(Registry::open(&bucket_directory(settings), options)?)
+}
+
+/// The registry of the data directory alone.
+pub fn open_alone(settings: &Settings) -> Result<Registry, Failure> {
+    let mut options = options(settings)?;
+    options.authorizer = access(settings)?.map(|rules| Arc::new(rules) as _);
+    options.tls = tls(settings)?;
+    Ok(Registry::open(&bucket_directory(settings), options)?)
+}
+
+/// Who may do what, if the configuration file names users.
+fn access(settings: &Settings) -> Result<Option<AccessRules>, Failure> {
+    let entry = &settings.file.registry;
+    match &entry.htpasswd {
+        Some(file) => {
+            let rules = AccessRules::new(file, entry.allow.clone());
+            rules.map(Some).map_err(|error| Failure::because("cannot use `htpasswd` below `[registry]`", &error))
+        }
+        None if entry.allow.is_empty() => Ok(None),
+        None => Err(Failure::new("`[[registry.allow]]` in the configuration file needs users")
+            .hint("name a file that `htpasswd -B` has made as `htpasswd` below `[registry]`")),
+    }
+}
+
+fn tls(settings: &Settings) -> Result<Option<Tls>, Failure> {
+    let entry = &settings.file.registry;
+    match (&entry.tls_certificate, &entry.tls_key) {
+        (Some(certificate), Some(key)) => Ok(Some(Tls::open(certificate, key)?)),
+        (None, None) => Ok(None),
+        _ => Err(Failure::new("`tls_certificate` and `tls_key` below `[registry]` need each other")),
+    }
 }

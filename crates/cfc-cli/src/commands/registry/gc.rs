@@ -37,15 +37,17 @@ async fn collect(settings: &Settings, arguments: &RegistryGc) -> Result<Collecte
             Ok(registry.collect(rules, false).await?)
         }
         Err(busy) => {
-            let Some(address) = settings.registry_address() else { return Err(busy) };
-            if arguments.grace.is_some() || arguments.untagged.is_some() {
-                let what = format!("the registry at {address} is running and collects by its own rules");
-                return Err(Failure::new(what).hint(
-                    "set `gc_grace` and `gc_untagged` below `[registry]` in the configuration file, or stop it first",
-                ));
+            let socket = settings.registry_socket()?;
+            if !socket.exists() {
+                return Err(busy);
             }
-            let asked = cfc_registry::ask_to_collect(&address).await;
-            asked.map_err(|error| Failure::because(format!("the registry at {address} did not collect"), &error))
+            if arguments.grace.is_some() || arguments.untagged.is_some() {
+                let hint =
+                    "set `gc_grace` and `gc_untagged` below `[registry]` in the configuration file, or stop it first";
+                return Err(Failure::new("a registry is running here and collects by its own rules").hint(hint));
+            }
+            let asked = cfc_registry::ask_to_collect(&socket).await;
+            asked.map_err(|error| Failure::because("the registry that is running here did not collect", &error))
         }
     }
 }

@@ -12,21 +12,36 @@ use crate::settings::Settings;
 pub fn run(settings: &Settings, arguments: &RegistryServe) -> Result<ExitCode, Failure> {
     settings.create_data_directory()?;
     let _lock = DataLock::acquire(settings)?;
+    check_exposure(settings, arguments)?;
     let port = arguments.port.or(settings.file.registry_port).unwrap_or(crate::commands::serve::REGISTRY_PORT);
     let runtime = tokio::runtime::Runtime::new()
         .map_err(|error| Failure::because("cannot start the asynchronous runtime", &error))?;
     runtime.block_on(async {
-        let listener = listen::bind("registry", port, "--port").await?;
+        let listener = match arguments.listen {
+            Some(address) => listen::bind_to("registry", address, "--listen").await?,
+            None => listen::bind("registry", port, "--port").await?,
+        };
         let address = listen::address(&listener)?;
-        let registry = registry::open(settings)?;
-        let told = settings.registry_address_file();
-        std::fs::write(&told, address.to_string())
-            .map_err(|error| Failure::because(format!("cannot write `{}`", told.display()), &error))?;
-        output::data(format!("registry  http://{address}"));
+        let registry = registry::open_alone(settings)?;
+        let socket = settings.registry_socket()?;
+        let scheme = if settings.file.registry.tls_certificate.is_some() { "https" } else { "http" };
+        output::data(format!("registry  {scheme}://{address}"));
         tokio::select! {
-            served = cfc_registry::serve(listener, registry) => served.map_err(Failure::from),
+            served = cfc_registry::serve(listener, registry.clone()) => served.map_err(Failure::from),
+            served = cfc_registry::serve_operator(&socket, registry) => served.map_err(Failure::from),
             () = signals::asked_to_end() => Ok(()),
         }
     })?;
+    let _ = std::fs::remove_file(settings.registry_socket()?);
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whoever can reach the registry from elsewhere must say who he is.
+fn check_exposure(settings: &Settings, arguments: &RegistryServe) -> Result<(), Failure> {
+    let Some(address) = arguments.listen.filter(|address| !address.ip().is_loopback()) else { return Ok(()) };
+    if settings.file.registry.htpasswd.is_some() {
+        return Ok(());
+    }
+    let hint = "name a file that `htpasswd -B` has made as `htpasswd` below `[registry]` in the configuration file";
+    Err(Failure::new(format!("everybody who reaches {address} could push and delete")).hint(hint))
 }

@@ -1,0 +1,192 @@
+//! A registry that a team shares: users, rules, an encrypted connection, and the operator's own socket.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cfc_oci::Digest;
+use cfc_registry::{AccessRules, Options, Permission, Rule, Tls, ask_to_collect, serve_operator};
+use tempfile::TempDir;
+
+use crate::harness::{Server, expect, expect_error, header, noise, send};
+
+fn write_users(directory: &Path, users: &[(&str, &str)]) -> PathBuf {
+    let line = |(name, password): &(&str, &str)| format!("{name}:{}\n", bcrypt::hash(password, 4).expect("hashes"));
+    let path = directory.join("htpasswd");
+    std::fs::write(&path, users.iter().map(line).collect::<String>()).expect("writes");
+    path
+}
+
+fn rules() -> Vec<Rule> {
+    let rule = |user: &str, repositories: &str, actions: &[Permission]| Rule {
+        users: vec![user.to_string()],
+        repositories: vec![repositories.to_string()],
+        actions: actions.to_vec(),
+    };
+    vec![
+        rule("anonymous", "public/**", &[Permission::Pull]),
+        rule("ann", "**", &[Permission::Pull, Permission::Push, Permission::Delete]),
+        rule("bob", "team/*", &[Permission::Pull]),
+    ]
+}
+
+async fn start(directory: &Path, rules: Vec<Rule>) -> Server {
+    let users = write_users(directory, &[("ann", "secret"), ("bob", "guess")]);
+    let access = AccessRules::new(&users, rules).expect("opens");
+    Server::start_with(Options { authorizer: Some(Arc::new(access)), ..Options::default() }).await
+}
+
+async fn status(server: &Server, user: Option<(&str, &str)>, method: &str, path: &str) -> u16 {
+    let request = server.request(method, path);
+    let request = match user {
+        Some((name, password)) => request.basic_auth(name, Some(password)),
+        None => request,
+    };
+    send(request).await.status().as_u16()
+}
+
+#[tokio::test]
+async fn users_do_what_rules_allow_and_others_are_asked_who_they_are() {
+    let directory = TempDir::new().expect("temporary directory");
+    let server = start(directory.path(), rules()).await;
+    let (ann, bob) = (Some(("ann", "secret")), Some(("bob", "guess")));
+    let digest = Digest::of(b"x");
+    for name in ["public/a", "team/app", "team/app/sub"] {
+        let path = format!("/v2/{name}/blobs/uploads/?digest={digest}");
+        expect(&send(server.request("POST", &path).basic_auth("ann", Some("secret")).body("x")).await, 201);
+    }
+    let blob = |name: &str| format!("/v2/{name}/blobs/{digest}");
+    for (user, method, path, expected) in [
+        (None, "GET", "/v2/".to_string(), 401),
+        (ann, "GET", "/v2/".to_string(), 200),
+        (bob, "GET", "/v2/".to_string(), 200),
+        (Some(("ann", "guess")), "GET", "/v2/".to_string(), 401),
+        (Some(("ann", "")), "GET", "/v2/".to_string(), 401),
+        (Some(("eve", "secret")), "GET", "/v2/".to_string(), 401),
+        (None, "GET", blob("public/a"), 200),
+        (None, "GET", blob("team/app"), 401),
+        (bob, "GET", blob("team/app"), 200),
+        (bob, "GET", blob("team/app/sub"), 403),
+        (bob, "POST", "/v2/team/app/blobs/uploads/".to_string(), 403),
+        (bob, "DELETE", blob("team/app"), 403),
+        (ann, "GET", "/v2/_catalog".to_string(), 403),
+        (ann, "PUT", "/v2/gc/layers".to_string(), 403),
+        (None, "PUT", "/v2/gc/layers".to_string(), 401),
+        // What he may not read he may not mount either.
+        (bob, "POST", format!("/v2/team/app/blobs/uploads/?mount={digest}&from=team/app/sub"), 403),
+        (ann, "DELETE", blob("team/app"), 202),
+    ] {
+        assert_eq!(status(&server, user, method, &path).await, expected, "{user:?} {method} {path}");
+    }
+    let challenged = server.get("/v2/").await;
+    assert_eq!(header(&challenged, "www-authenticate"), "Basic realm=\"cfc registry\"");
+    expect_error(challenged, 401, "UNAUTHORIZED").await;
+}
+
+#[tokio::test]
+async fn who_is_taken_out_of_the_file_is_out_at_once() {
+    let directory = TempDir::new().expect("temporary directory");
+    let server = start(directory.path(), Vec::new()).await;
+    let (ann, bob) = (Some(("ann", "secret")), Some(("bob", "guess")));
+    assert_eq!(status(&server, ann, "GET", "/v2/_catalog").await, 200);
+    assert_eq!(status(&server, bob, "GET", "/v2/_catalog").await, 200);
+    let users = write_users(directory.path(), &[("bob", "other")]);
+    assert_eq!(status(&server, ann, "GET", "/v2/_catalog").await, 401);
+    assert_eq!(status(&server, bob, "GET", "/v2/_catalog").await, 401);
+    assert_eq!(status(&server, Some(("bob", "other")), "GET", "/v2/_catalog").await, 200);
+    // A file that cannot be understood lets nobody in.
+    std::fs::write(&users, "bob:$apr1$weak\n").expect("writes");
+    assert_eq!(status(&server, Some(("bob", "other")), "GET", "/v2/_catalog").await, 401);
+    let refused = AccessRules::new(&users, Vec::new()).err().expect("refused");
+    let cause = std::error::Error::source(&refused).expect("a cause").to_string();
+    assert_eq!(cause, "line 1: expected `name:` and a bcrypt hash, as `htpasswd -B` writes it");
+}
+
+#[tokio::test]
+async fn skopeo_pushes_with_a_password_and_pulls_public_images_without() {
+    let directory = TempDir::new().expect("temporary directory");
+    let server = start(directory.path(), rules()).await;
+    let layout = crate::clients::write_layout(directory.path()).0;
+    let (source, target) =
+        (format!("oci:{}:latest", layout.display()), format!("docker://{}/public/app:1", server.address));
+    let push = ["--insecure-policy", "copy", "--dest-tls-verify=false", &source, &target];
+    let Some(refused) = crate::clients::run(directory.path(), "skopeo", &push).await else { return };
+    assert!(!refused.status.success(), "pushed without a password");
+    let with_password = [&push[..2], &["--dest-creds", "ann:secret"], &push[2..]].concat();
+    let pushed = crate::clients::run(directory.path(), "skopeo", &with_password).await.expect("installed");
+    assert!(pushed.status.success(), "{}", String::from_utf8_lossy(&pushed.stderr));
+    let copy = format!("dir:{}", directory.path().join("copy").display());
+    let pull = ["--insecure-policy", "copy", "--src-tls-verify=false", &target, &copy];
+    let pulled = crate::clients::run(directory.path(), "skopeo", &pull).await.expect("installed");
+    assert!(pulled.status.success(), "{}", String::from_utf8_lossy(&pulled.stderr));
+}
+
+#[tokio::test]
+async fn the_operator_needs_no_password_on_his_own_socket() {
+    let directory = TempDir::new().expect("temporary directory");
+    let server = start(directory.path(), rules()).await;
+    let socket = directory.path().join("operator");
+    let serving = tokio::spawn({
+        let (socket, registry) = (socket.clone(), server.registry.clone());
+        async move { serve_operator(&socket, registry).await }
+    });
+    for _ in 0..1000 {
+        if socket.exists() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    ask_to_collect(&socket).await.expect("collects");
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&socket).expect("there").permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    serving.abort();
+    let _ = serving.await;
+    assert!(ask_to_collect(&socket).await.is_err());
+}
+
+/// A certificate for the loopback address, and its key; nothing where openssl is not installed.
+fn certificate(directory: &Path) -> Option<(PathBuf, PathBuf)> {
+    let (certificate, key) = (directory.join("certificate.pem"), directory.join("key.pem"));
+    let mut command = Command::new("openssl");
+    command.args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"]);
+    command.args(["-addext", "subjectAltName=IP:127.0.0.1"]);
+    command
+        .args(["-addext", "basicConstraints=critical,CA:FALSE"])
+        .arg("-keyout")
+        .arg(&key)
+        .arg("-out")
+        .arg(&certificate);
+    match command.output() {
+        Ok(output) if output.status.success() => Some((certificate, key)),
+        other => {
+            eprintln!("skipped: openssl made no certificate: {other:?}");
+            None
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_encrypted_registry_serves_blobs_of_any_size() {
+    let directory = TempDir::new().expect("temporary directory");
+    let Some((path, key)) = certificate(directory.path()) else { return };
+    let tls = Tls::open(&path, &key).expect("a certificate");
+    let server = Server::start_with(Options { tls: Some(tls), ..Options::default() }).await;
+    let trusted = reqwest::Certificate::from_pem(&std::fs::read(&path).expect("reads")).expect("a certificate");
+    let client = reqwest::Client::builder().no_proxy().tls_certs_only([trusted]).build().expect("client");
+    let base = format!("https://{}/v2/a/blobs", server.address);
+    for length in [10, 100_000, 3_000_001] {
+        let content = noise(length, 1);
+        let digest = Digest::of(&content);
+        let push = client.post(format!("{base}/uploads/?digest={digest}")).body(content.clone());
+        expect(&send(push).await, 201);
+        let pulled = send(client.get(format!("{base}/{digest}"))).await;
+        assert!(pulled.bytes().await.expect("body") == content, "{length} bytes come back otherwise");
+    }
+    let refused = Tls::open(&key, &path).err().expect("the wrong way round").to_string();
+    assert!(refused.starts_with("cannot "), "{refused}");
+    // Without TLS there is no answer, and others do not wait for who says nothing.
+    let _silent = tokio::net::TcpStream::connect(server.address).await.expect("connects");
+    assert!(client.get(format!("http://{}/v2/", server.address)).send().await.is_err());
+    expect(&send(client.get(format!("https://{}/v2/", server.address))).await, 200);
+}
