@@ -85,12 +85,17 @@ fn one_image_is_built_for_several_platforms_and_each_is_picked_from_it() {
         assert!(error.contains(what), "{error}");
     }
     // Other tools read the index.
+    let annotations = ["--annotation", "index:a=b", "--annotation", "c=d", "--annotation", "manifest-descriptor:e=f"];
+    home.write("context/Dockerfile", FOR_EACH);
+    home.must(&[&arguments[..], &annotations[..], &["-o", "type=oci,dest=multi,tar=false"]].concat());
     if has_program("skopeo") {
         let inspect = ["inspect", "--raw", &format!("oci:{}:1", home.path("multi").display())].map(str::to_string);
         let output = Command::new("skopeo").args(inspect).output().expect("skopeo runs");
         let index: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
         assert_eq!(index["manifests"].as_array().map(Vec::len), Some(4), "{index}");
         assert_eq!(index["manifests"][2]["platform"]["variant"], "v6");
+        assert_eq!(index["annotations"], serde_json::json!({"a": "b"}));
+        assert_eq!(index["manifests"][1]["annotations"], serde_json::json!({"e": "f"}));
     }
 }
 

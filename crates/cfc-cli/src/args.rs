@@ -152,8 +152,8 @@ pub struct Build {
     /// Let the Dockerfile use this machine's network, or nearly all of the kernel
     #[arg(long = "allow", value_name = "network.host|security.insecure")]
     pub allow: Vec<String>,
-    /// Add an annotation to the image's manifest
-    #[arg(long = "annotation", value_name = "[manifest:]NAME=VALUE")]
+    /// Add an annotation to the image's manifest, or to the index of several
+    #[arg(long = "annotation", value_name = "[manifest|index|manifest-descriptor:]NAME=VALUE")]
     pub annotations: Vec<String>,
     /// How to compress the layers that the build makes [default: gzip]
     #[arg(long, value_name = "KIND", value_parser = ["gzip", "zstd", "none"])]

@@ -1,6 +1,5 @@
 //! `cfc build`: the images of a project, or one image from a directory.
 
-use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use cfc_oci::{Digest, Platform, Reference};
@@ -8,6 +7,7 @@ use cfc_store::{Compression, Encoding};
 
 use crate::args::Build;
 use crate::failure::Failure;
+use crate::images::annotations::Annotations;
 use crate::images::build::{ImageBuild, build_container, build_image, parse_pairs};
 use crate::images::built_by;
 use crate::images::call::Call;
@@ -113,11 +113,12 @@ fn line(name: &Reference, digest: &Digest) -> String {
 
 /// What the command line says of every image.
 fn common(arguments: &Build) -> Result<ImageBuild, Failure> {
+    let platforms = platforms(&arguments.platforms)?;
     Ok(ImageBuild {
         build_args: parse_pairs(&arguments.build_args, "--build-arg")?,
         contexts: named_contexts::parse(&arguments.build_contexts)?,
         labels: parse_pairs(&arguments.labels, "--label")?,
-        platforms: platforms(&arguments.platforms)?,
+        platforms: platforms.clone(),
         pulls: arguments.pull,
         run: run_settings::parse(arguments)?,
         no_cache: arguments.no_cache.iter().any(|stage| stage.is_empty()),
@@ -128,7 +129,7 @@ fn common(arguments: &Build) -> Result<ImageBuild, Failure> {
         verify: arguments.verify,
         trust: Trust::parse(arguments)?,
         encoding: encoding(arguments)?,
-        annotations: annotations(&arguments.annotations)?,
+        annotations: Annotations::parse(&arguments.annotations, platforms.len())?,
         progress: style(arguments)?,
         ..ImageBuild::default()
     })
@@ -160,20 +161,4 @@ fn encoding(arguments: &Build) -> Result<Encoding, Failure> {
     };
     let encoding = Encoding::new(compression, arguments.compression_level);
     encoding.map_err(|what| Failure::new(format!("--compression-level: {what}")))
-}
-
-/// Docker names what is annotated in front; a build of one image has a manifest only.
-fn annotations(pairs: &[String]) -> Result<BTreeMap<String, String>, Failure> {
-    for pair in pairs {
-        let name = pair.split('=').next().unwrap_or_default();
-        if let Some((level @ ("index" | "manifest-descriptor" | "index-descriptor"), _)) = name.split_once(':') {
-            return Err(Failure::new(format!(
-                "--annotation `{pair}`: a build of one image has no {level} to annotate"
-            ))
-            .hint("annotate its manifest: `--annotation NAME=VALUE`"));
-        }
-    }
-    let pairs: Vec<String> =
-        pairs.iter().map(|pair| pair.strip_prefix("manifest:").unwrap_or(pair).to_string()).collect();
-    parse_pairs(&pairs, "--annotation")
 }

@@ -11,6 +11,7 @@ use cfc_project::{Container, ImageSource};
 use cfc_store::{Encoding, Store};
 
 use crate::failure::Failure;
+use crate::images::annotations::Annotations;
 use crate::images::base::StoreThenRegistry;
 use crate::images::network::Network;
 use crate::images::progress::{self, Progress, Style};
@@ -51,8 +52,8 @@ pub struct ImageBuild {
     pub trust: Trust,
     /// How the layers are encoded that the build makes.
     pub encoding: Encoding,
-    /// Annotations of the manifest.
-    pub annotations: BTreeMap<String, String>,
+    /// Annotations of manifests and index.
+    pub annotations: Annotations,
     /// How it is shown.
     pub progress: Style,
 }
@@ -127,9 +128,11 @@ fn build_index(settings: &Settings, store: &Store, build: &ImageBuild) -> Result
         let one = ImageBuild { platforms: vec![platform.clone()], ..build.clone() };
         let (image, has_built_one) = build_manifest(settings, store, &one)?;
         has_built |= has_built_one;
-        manifests.push(Descriptor { platform: Some(platform.clone()), ..image });
+        let annotations = build.annotations.manifest_descriptor.clone();
+        manifests.push(Descriptor { platform: Some(platform.clone()), annotations, ..image });
     }
-    let bytes = Index::new(manifests).to_bytes();
+    let index = Index { annotations: build.annotations.index.clone(), ..Index::new(manifests) };
+    let bytes = index.to_bytes();
     Ok((Descriptor::new(media_type::INDEX, store.blobs().put(&bytes)?, bytes.len() as u64), has_built))
 }
 
@@ -140,7 +143,7 @@ fn build_manifest(settings: &Settings, store: &Store, build: &ImageBuild) -> Res
         no_cache: build.no_cache,
         verify: build.verify,
         encoding: build.encoding,
-        annotations: build.annotations.clone(),
+        annotations: build.annotations.manifest.clone(),
     };
     let mut builder = NativeBuilder::with_program(store.clone(), &program, options).with_downloads(Box::new(Network));
     let request = build.request();

@@ -1,5 +1,6 @@
 //! The images of a project and of the store, as the commands name them.
 
+pub mod annotations;
 pub mod base;
 pub mod build;
 pub mod call;
