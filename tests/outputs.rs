@@ -255,6 +255,18 @@ fn the_encoding_is_the_one_that_was_asked_for_whatever_is_cached() {
         assert_eq!(of_fresh, digest, "{flags:?}");
     }
     assert_eq!(build(&cached, &[]).0, gzip);
+    let (estargz, of_estargz) = build(&cached, &["--compression", "estargz"]);
+    for layer in of_estargz["layers"].as_array().expect("layers") {
+        let annotations = layer["annotations"].as_object().expect("annotations");
+        assert!(annotations.contains_key("containerd.io/snapshot/stargz/toc.digest"), "{of_estargz}");
+    }
+    assert_eq!(build(&fresh, &["--compression", "estargz", "--no-cache"]).0, estargz);
+    if has_program("umoci") {
+        let (layout, bundle) = (cached.path("layout"), cached.path("bundle"));
+        let image = format!("{}:1", layout.display());
+        output_of(Command::new("umoci").args(["unpack", "--image", &image]).arg(&bundle));
+        assert!(bundle.join("rootfs/stargz.index.json").is_file() && bundle.join("rootfs/srv/greeting").is_file());
+    }
     let refused = cached.must_fail(&["build", ".", "-t", "a", "--compression", "zstd", "--compression-level", "23"]);
     assert!(refused.contains("zstd has the levels 1 to 22, not 23"), "{refused}");
 }

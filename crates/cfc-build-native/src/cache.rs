@@ -1,5 +1,7 @@
 //! [`LayerCache`]: which layer an operation made, by what decides its result.
 
+use std::path::Path;
+
 use cfc_oci::Digest;
 use cfc_plan::{Op, Run};
 use cfc_store::{Encoding, KeyLock, Store};
@@ -10,7 +12,7 @@ use crate::layer::Layer;
 use crate::run::Running;
 
 /// Changes when the same operation would make another layer than before.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// Finished layers by key.
 pub(crate) struct LayerCache {
@@ -69,7 +71,13 @@ impl LayerCache {
 
     /// The key of a layer in an encoding.
     pub(crate) fn encoding_key(diff_id: &Digest, encoding: Encoding) -> String {
-        format!("layer-{}-{encoding}", diff_id.hex())
+        format!("layer-{}-{encoding}-{VERSION}", diff_id.hex())
+    }
+
+    /// The key of the layer that `op` made last for the context in `directory`.
+    pub(crate) fn lineage_key(op: &Op, directory: &Path, encoding: Encoding) -> String {
+        let bytes = serde_json::to_vec(&(VERSION, op, directory.as_os_str().as_encoded_bytes(), encoding));
+        format!("lineage-{}", Digest::of(&bytes.expect("an operation has only string keys")).hex())
     }
 
     /// The layer that was made for `key`, if its blob is still there.

@@ -10,7 +10,7 @@ use cfc_plan::{
     NodeOutcome, Op, Plan, Run,
 };
 use cfc_sandbox::Launcher;
-use cfc_store::{Compression, Encoding, Store};
+use cfc_store::{Compression, Encoding, Store, StoreError, StoreErrorKind};
 
 use crate::assemble::{Assembler, exclude_patterns};
 use crate::cache::LayerCache;
@@ -267,7 +267,13 @@ impl Session<'_> {
         let in_order: Vec<&[Layer]> = node.op.sources().map(|source| mounted[&source]).collect();
         self.cached(node, LayerCache::run_key(run, base, &in_order, mtime), || {
             let launcher = self.launcher.get()?;
-            let runner = Runner { store: self.store, launcher, running: self.running, mtime, encoding: self.encoding };
+            let runner = Runner {
+                store: self.store,
+                launcher,
+                running: self.running,
+                mtime,
+                encoding: self.encoding.while_building(),
+            };
             let sources = Sources { context: self.context, layers: mounted };
             runner.run(run, base, &sources, &|stream, bytes| self.progress.output(node, stream, bytes))
         })
@@ -280,7 +286,8 @@ impl Session<'_> {
         fill_digests(&mut entries, &[&files.tree], files.digests.as_ref())?;
         let mtime = self.plan.source_date_epoch;
         self.cached(node, LayerCache::internal_key(&content_digest(&entries, mtime), mtime), || {
-            write_layer(self.store, &entries, &[&files.tree], mtime, Compression::None.into())
+            let output = self.store.layer_writer(Compression::None)?;
+            write_layer(output, &entries, &[&files.tree], mtime, Compression::None.into())
         })
     }
 
@@ -351,8 +358,13 @@ impl Session<'_> {
     fn layer(&self, node: &Node, entries: Entries, trees: &[&dyn Tree]) -> Result<(Layer, NodeOutcome)> {
         let mtime = self.plan.source_date_epoch;
         self.cached(node, LayerCache::content_key(&content_digest(&entries, mtime), mtime), || {
-            let layer = write_layer(self.store, &entries, trees, mtime, self.encoding)?;
+            let encoding = self.encoding.while_building();
+            let lineage = LayerCache::lineage_key(&node.op, &self.context.directory, encoding);
+            let earlier = self.known(node, &lineage)?.map(|layer| layer.blob.digest);
+            let output = self.store.layer_writer_after(earlier.as_ref(), encoding)?;
+            let layer = write_layer(output, &entries, trees, mtime, encoding)?;
             LayerIndex::of(&entries).save(self.store, &layer.diff_id)?;
+            self.cache.put(&lineage, &layer)?;
             Ok(layer)
         })
     }
@@ -386,11 +398,8 @@ impl Session<'_> {
         if let Some(known) = self.cache.get(&key)? {
             return Ok(known);
         }
-        let encoded = Layer::made(self.store.encode_layer(&layer.blob, self.encoding)?, self.encoding);
-        if encoded.diff_id != layer.diff_id {
-            let message = format!("the blob `{}` does not hold the layer `{}`", layer.blob.digest, layer.diff_id);
-            return Err(Failure::new(message).hint("the store is damaged: build again with --no-cache"));
-        }
+        let encoded = self.store.encode_layer(&layer.diff_id, &layer.blob, self.encoding);
+        let encoded = Layer::made(encoded.map_err(damaged)?, self.encoding);
         self.cache.put(&key, &encoded)?;
         Ok(encoded)
     }
@@ -411,6 +420,16 @@ impl Session<'_> {
         fail_at("build.assemble.manifest")?;
         let descriptor = Descriptor::new(media_type::MANIFEST, blobs.put(&manifest)?, manifest.len() as u64);
         Ok(BuiltImage { manifest: descriptor, config })
+    }
+}
+
+/// A layer that the store does not give as it was written.
+fn damaged(error: StoreError) -> Failure {
+    match error.kind {
+        StoreErrorKind::DigestMismatch { .. } => {
+            Failure::from(error).hint("the store is damaged: build again with --no-cache")
+        }
+        _ => error.into(),
     }
 }
 

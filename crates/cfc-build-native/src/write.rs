@@ -1,10 +1,9 @@
 //! Writes a layer's entries as tar, into the store.
 
 use std::collections::HashMap;
-use std::io::Write;
 use std::path::Path;
 
-use cfc_store::{Encoding, LayerWriter, Metadata, Store};
+use cfc_store::{Encoding, LayerBlobWriter, LayerWriter, Metadata};
 
 use crate::entry::{Entries, Entry, EntryKind, SourceFile};
 use crate::failure::{OnPath, Result};
@@ -13,14 +12,15 @@ use crate::layer::Layer;
 use crate::tree::{Tree, relative};
 
 /// Writes the layer that consists of `entries`, their contents taken from `trees`. No entry's time is later than `mtime`.
+/// What `output` holds at the end is a layer in `encoding`.
 pub(crate) fn write_layer(
-    store: &Store,
+    output: LayerBlobWriter,
     entries: &Entries,
     trees: &[&dyn Tree],
     mtime: i64,
     encoding: Encoding,
 ) -> Result<Layer> {
-    let mut writer = LayerWriter::new(store.layer_writer(encoding)?);
+    let mut writer = LayerWriter::new(output);
     // The first name of each file that has several.
     let mut written: HashMap<(u64, u64), &Path> = HashMap::new();
     for (path, entry) in entries {
@@ -38,12 +38,12 @@ pub(crate) fn write_layer(
             None => write_entry(&mut writer, path, entry, trees, mtime)?,
         }
     }
-    let blob = writer.finish().on("finish the layer in", store.root())?.finish()?;
+    let blob = writer.finish().on("finish the layer of", Path::new("/"))?.finish()?;
     Ok(Layer::made(blob, encoding))
 }
 
-fn write_entry<W: Write>(
-    writer: &mut LayerWriter<W>,
+fn write_entry(
+    writer: &mut LayerWriter<LayerBlobWriter>,
     path: &Path,
     entry: &Entry,
     trees: &[&dyn Tree],
@@ -58,7 +58,7 @@ fn write_entry<W: Write>(
         EntryKind::Fifo => writer.fifo(name, &metadata),
         EntryKind::File(file) => {
             let mut content = open_unchanged(trees, file)?;
-            writer.file(name, &metadata, file.size, &mut content).on("copy", &file.path)?;
+            writer.known_file(name, &metadata, file.size, file.digest, &mut content).on("copy", &file.path)?;
             return refuse_changed(&content, file);
         }
     }

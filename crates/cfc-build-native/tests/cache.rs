@@ -70,6 +70,37 @@ fn without_the_cache_everything_is_carried_out_and_nothing_changes() {
 }
 
 #[test]
+fn a_changed_file_makes_the_layer_that_a_build_from_nothing_makes() {
+    let here = Fixture::new();
+    let text = |number: usize, size: usize| -> String {
+        (0..size).map(|at| char::from(b'a' + (at * (number + 3) / 7 % 26) as u8)).collect()
+    };
+    for number in 0..60 {
+        here.file(&format!("d/{}/{number}", number % 4), &text(number, number * 2311));
+    }
+    let dockerfile = "FROM scratch\nCOPY d /d\n";
+    here.build(dockerfile).expect("builds");
+    let edits: [&dyn Fn(&Fixture); 5] = [
+        &|fixture| drop(fixture.file("d/1/5", "shorter")),
+        &|fixture| drop(fixture.file("d/0/new", &text(1, 100_000))),
+        &|fixture| fs::remove_file(fixture.context().join("d/3/7")).expect("removed"),
+        &|fixture| drop(fixture.file_with_mode("d/2/2", "program", 0o755)),
+        &|fixture| fs::rename(fixture.context().join("d/2"), fixture.context().join("d/9")).expect("renamed"),
+    ];
+    for (number, edit) in edits.into_iter().enumerate() {
+        edit(&here);
+        let changed = here.build(dockerfile).expect("builds");
+        let there = Fixture::new();
+        let copied = Command::new("cp").arg("-a").arg(here.context().join("d")).arg(there.context()).status();
+        assert!(copied.expect("cp runs").success());
+        assert_eq!(changed.manifest, there.build(dockerfile).expect("builds").manifest, "edit {number}");
+        let layer = here.store.images().load(&changed.manifest).expect("loads").manifest.layers.remove(0);
+        let blocks = here.store.cache().get(&format!("blocks-{}", layer.digest.hex())).expect("read");
+        assert!(blocks.is_some(), "the next build knows nothing of this one's blocks");
+    }
+}
+
+#[test]
 fn the_same_files_elsewhere_make_the_same_image() {
     let (here, there) = (fixture(), fixture());
     let first = here.build(DOCKERFILE).expect("builds");

@@ -130,6 +130,9 @@ pub struct Build {
     /// Build twice without cache, and name the first file that does not come out the same and the step that wrote it
     #[arg(long)]
     pub verify: bool,
+    /// The image's time, and the latest of its files; it wins over the environment's SOURCE_DATE_EPOCH [default: 0]
+    #[arg(long, value_name = "now|SECONDS|DATE", value_parser = crate::images::timestamp::parse)]
+    pub timestamp: Option<i64>,
     /// Look for mistakes and build nothing: the same as --call check
     #[arg(long)]
     pub check: bool,
@@ -156,9 +159,9 @@ pub struct Build {
     #[arg(long = "annotation", value_name = "[manifest|index|manifest-descriptor:]NAME=VALUE")]
     pub annotations: Vec<String>,
     /// How to compress the layers that the build makes [default: gzip]
-    #[arg(long, value_name = "KIND", value_parser = ["gzip", "zstd", "none"])]
+    #[arg(long, value_name = "KIND", value_parser = ["gzip", "zstd", "estargz", "none"])]
     pub compression: Option<String>,
-    /// How hard to compress: 0 to 9 for gzip [default: 2], 1 to 22 for zstd [default: 3]
+    /// How hard to compress: 0 to 9 for gzip and estargz [default: 2], 1 to 22 for zstd [default: 3]
     #[arg(long, value_name = "LEVEL", allow_negative_numbers = true)]
     pub compression_level: Option<i32>,
     /// Also write the image to a file or its files to a directory: type=oci|docker|tar|local|registry,dest=PATH

@@ -3,15 +3,18 @@
 use std::fmt;
 use std::io::{self, Write};
 
-use cfc_oci::{Algorithm, Descriptor, Digest, Hasher, media_type};
+use cfc_oci::{Algorithm, Descriptor, Digest, media_type};
 
 use serde::{Deserialize, Serialize};
 
-use crate::blob::{BlobStore, BlobWriter};
+use crate::blob::BlobWriter;
+use crate::blocks::{BlockIndex, EarlierBlocks};
 use crate::decompress::LayerReader;
 use crate::error::Context;
-use crate::parallel::{Codec, ParallelEncoder};
-use crate::{Result, Store};
+use crate::parallel::{Codec, Encoded, ParallelEncoder};
+use crate::stargz::{self, Stargz};
+use crate::unpack::TarReader;
+use crate::{Result, Store, StoreError, StoreErrorKind};
 
 /// What layers are compressed with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -24,6 +27,8 @@ pub enum Compression {
     Gzip,
     /// zstd.
     Zstd,
+    /// gzip in pieces that can be fetched one by one, with a table of contents.
+    Estargz,
 }
 
 impl Compression {
@@ -31,7 +36,7 @@ impl Compression {
     pub fn media_type(self) -> &'static str {
         match self {
             Compression::None => media_type::LAYER,
-            Compression::Gzip => media_type::LAYER_GZIP,
+            Compression::Gzip | Compression::Estargz => media_type::LAYER_GZIP,
             Compression::Zstd => media_type::LAYER_ZSTD,
         }
     }
@@ -46,7 +51,7 @@ pub struct Encoding {
 }
 
 impl Encoding {
-    /// `compression` at `level`: 0 to 9 for gzip (2 unless given), 1 to 22 for zstd (3 unless given). The text says what is
+    /// `compression` at `level`: 0 to 9 for gzip and estargz (2 unless given), 1 to 22 for zstd (3 unless given). The text says what is
     /// wrong with the level.
     pub fn new(compression: Compression, level: Option<i32>) -> std::result::Result<Encoding, String> {
         let (levels, name) = match compression {
@@ -54,6 +59,7 @@ impl Encoding {
             Compression::None => (0..=0, "none"),
             Compression::Gzip => (0..=9, "gzip"),
             Compression::Zstd => (1..=22, "zstd"),
+            Compression::Estargz => (0..=9, "estargz"),
         };
         match level {
             Some(level) if !levels.contains(&level) => {
@@ -69,10 +75,19 @@ impl Encoding {
         self.compression
     }
 
+    /// What layers are written in that are to have this encoding in an image. An eStargz has more in it than the layer, and so
+    /// another `diff_id`: building upon it would make other layers than with other encodings.
+    pub fn while_building(self) -> Encoding {
+        match self.compression {
+            Compression::Estargz => Encoding::default(),
+            _ => self,
+        }
+    }
+
     fn codec(self) -> Option<Codec> {
         match self.compression {
             Compression::None => None,
-            Compression::Gzip => Some(self.level.map_or(Codec::GZIP, Codec::Gzip)),
+            Compression::Gzip | Compression::Estargz => Some(self.level.map_or(Codec::GZIP, Codec::Gzip)),
             Compression::Zstd => Some(self.level.map_or(Codec::ZSTD, Codec::Zstd)),
         }
     }
@@ -103,6 +118,7 @@ impl fmt::Display for Encoding {
             Compression::None => "none",
             Compression::Gzip => "gzip",
             Compression::Zstd => "zstd",
+            Compression::Estargz => "estargz",
         })?;
         self.level.map_or(Ok(()), |level| write!(f, "-{level}"))
     }
@@ -117,14 +133,16 @@ pub struct LayerBlob {
     pub descriptor: Descriptor,
     /// Size of the uncompressed bytes.
     pub uncompressed_size: u64,
+    /// How much of the blob was copied from an earlier one, in bytes.
+    pub reused_size: u64,
 }
 
 /// Takes the uncompressed bytes of a layer, and hashes, compresses and stores them in one pass. Dropping it forgets
 /// them.
 pub struct LayerBlobWriter {
-    hasher: Hasher,
+    store: Store,
     uncompressed_size: u64,
-    compression: Compression,
+    encoding: Encoding,
     encoder: Encoder,
 }
 
@@ -133,31 +151,59 @@ enum Encoder {
     Blocks(ParallelEncoder<BlobWriter>),
 }
 
-impl BlobStore {
-    /// A layer to be written in an encoding, on all processors.
+impl Store {
+    /// A layer to be written in an encoding, on all processors. An eStargz is made of a finished layer instead, with
+    /// [`Store::encode_layer`].
     pub fn layer_writer(&self, encoding: impl Into<Encoding>) -> Result<LayerBlobWriter> {
         let encoding = encoding.into();
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let blob = self.writer()?;
+        if encoding.compression == Compression::Estargz {
+            let kind = StoreErrorKind::Unsupported("an eStargz is made of a finished layer".to_string());
+            return Err(StoreError::new("cannot write a layer", kind));
+        }
+        let blob = self.blobs().writer()?;
         let encoder = match encoding.codec() {
             None => Encoder::Plain(blob),
-            Some(codec) => Encoder::Blocks(ParallelEncoder::new(blob, codec, threads)),
+            Some(codec) => Encoder::Blocks(ParallelEncoder::new(blob, codec, threads())),
         };
-        let compression = encoding.compression;
-        Ok(LayerBlobWriter { hasher: Hasher::new(Algorithm::Sha256), uncompressed_size: 0, compression, encoder })
+        Ok(LayerBlobWriter { store: self.clone(), uncompressed_size: 0, encoding, encoder })
+    }
+
+    /// The same, for a layer that probably has much in common with `earlier`, a blob that was written so too: what is the
+    /// same is not compressed again. The bytes come out as if it were.
+    pub fn layer_writer_after(&self, earlier: Option<&Digest>, encoding: Encoding) -> Result<LayerBlobWriter> {
+        let writer = self.layer_writer(encoding)?;
+        let Encoder::Blocks(encoder) = writer.encoder else { return Ok(writer) };
+        let earlier = earlier.map(|blob| EarlierBlocks::open(self, blob, encoding)).transpose()?.flatten();
+        Ok(LayerBlobWriter { encoder: Encoder::Blocks(encoder.with_blocks(earlier)), ..writer })
     }
 }
 
 impl LayerBlobWriter {
+    /// Says that what is written next are the `size` bytes of the file with the SHA-256 `digest`.
+    pub(crate) fn expect_file(&mut self, digest: [u8; 32], size: u64) {
+        if let Encoder::Blocks(encoder) = &mut self.encoder {
+            encoder.expect_file(digest, size);
+        }
+    }
+
     /// Publishes the blob.
     pub fn finish(self) -> Result<LayerBlob> {
-        let blob = match self.encoder {
-            Encoder::Plain(blob) => blob,
-            Encoder::Blocks(encoder) => encoder.finish().context(|| "cannot compress a layer".to_string())?,
+        let (blob, encoded) = match self.encoder {
+            Encoder::Plain(blob) => (blob, None),
+            Encoder::Blocks(encoder) => {
+                let Encoded { output, content, blocks, reused_size, .. } =
+                    encoder.finish_blocks().context(|| "cannot compress a layer".to_string())?;
+                (output, Some((content.finish(), blocks, reused_size)))
+            }
         };
         let (digest, size) = blob.commit(None)?;
-        let descriptor = Descriptor::new(self.compression.media_type(), digest, size);
-        Ok(LayerBlob { diff_id: self.hasher.finish(), descriptor, uncompressed_size: self.uncompressed_size })
+        // What is not compressed has one digest.
+        let (diff_id, blocks, reused_size) = encoded.unwrap_or_else(|| (digest.clone(), None, 0));
+        if let Some(blocks) = blocks {
+            BlockIndex::new(self.encoding, blocks).save(&self.store, &digest)?;
+        }
+        let descriptor = Descriptor::new(self.encoding.compression.media_type(), digest, size);
+        Ok(LayerBlob { diff_id, descriptor, uncompressed_size: self.uncompressed_size, reused_size })
     }
 }
 
@@ -167,7 +213,6 @@ impl Write for LayerBlobWriter {
             Encoder::Plain(blob) => blob.write(bytes)?,
             Encoder::Blocks(encoder) => encoder.write(bytes)?,
         };
-        self.hasher.update(&bytes[..written]);
         self.uncompressed_size += written as u64;
         Ok(written)
     }
@@ -178,20 +223,42 @@ impl Write for LayerBlobWriter {
 }
 
 impl Store {
-    /// [`BlobStore::layer_writer`], for short.
-    pub fn layer_writer(&self, encoding: impl Into<Encoding>) -> Result<LayerBlobWriter> {
-        self.blobs().layer_writer(encoding)
-    }
-
-    /// Writes the layer that `blob` holds in another encoding. Its content stays what it was, and so does its `diff_id`.
-    pub fn encode_layer(&self, blob: &Descriptor, encoding: Encoding) -> Result<LayerBlob> {
+    /// Writes the layer `diff_id`, which `blob` holds, in another encoding. Its content stays what it was, and so does its
+    /// `diff_id`, except that an eStargz has a table of contents in addition. A blob that does not hold the layer is refused.
+    pub fn encode_layer(&self, diff_id: &Digest, blob: &Descriptor, encoding: Encoding) -> Result<LayerBlob> {
         let failed = || format!("cannot encode the layer `{}` again", blob.digest);
         let file = self.blobs().open(&blob.digest)?;
         let mut reader = LayerReader::new(file, Algorithm::Sha256, u64::MAX).context(failed)?;
-        let mut writer = self.layer_writer(encoding)?;
-        io::copy(&mut reader, &mut writer).context(failed)?;
-        writer.finish()
+        let verify = |reader: LayerReader<'_>| match reader.digest() {
+            actual if actual == *diff_id => Ok(()),
+            actual => {
+                let kind = StoreErrorKind::DigestMismatch { expected: diff_id.clone(), actual };
+                Err(StoreError::new(failed(), kind))
+            }
+        };
+        if encoding.compression != Compression::Estargz {
+            let mut writer = self.layer_writer(encoding)?;
+            io::copy(&mut reader, &mut writer).context(failed)?;
+            verify(reader)?;
+            return writer.finish();
+        }
+        let codec = encoding.codec().unwrap_or(Codec::GZIP);
+        let mut archive = TarReader::new(reader);
+        let made = stargz::write(&mut archive, self.blobs().writer()?, codec, threads()).context(failed)?;
+        let mut reader = archive.into_inner();
+        reader.drain().context(failed)?;
+        verify(reader)?;
+        let annotations = made.annotations();
+        let Stargz { output, diff_id, uncompressed_size, .. } = made;
+        let (digest, size) = output.commit(None)?;
+        let plain = Descriptor::new(encoding.compression.media_type(), digest, size);
+        let descriptor = Descriptor { annotations, ..plain };
+        Ok(LayerBlob { diff_id, descriptor, uncompressed_size, reused_size: 0 })
     }
+}
+
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 #[cfg(test)]

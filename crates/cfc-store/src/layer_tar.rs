@@ -9,6 +9,9 @@ use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
 
+use crate::LayerBlobWriter;
+use crate::unpack::{EntryKind, TarEntry};
+
 /// In front of the name of a removed file.
 pub const WHITEOUT_PREFIX: &str = ".wh.";
 /// In a directory that hides what lower layers have in it.
@@ -17,6 +20,8 @@ pub const OPAQUE_WHITEOUT: &str = ".wh..wh..opq";
 pub(crate) const XATTR_PREFIX: &str = "SCHILY.xattr.";
 
 const BLOCK: usize = 512;
+/// How much of a file is copied at once.
+const COPY_BYTES: usize = 64 << 10;
 /// The largest numbers that the octal fields hold.
 const MAX_OCTAL_7: u64 = 0o7777777;
 const MAX_OCTAL_11: u64 = 0o77777777777;
@@ -55,12 +60,14 @@ pub enum DeviceKind {
 /// Writes a layer's entries. Paths are relative to the image's root; one that is absolute or has a `..` is an error.
 pub struct LayerWriter<W: Write> {
     output: W,
+    /// For copying; made with the first file.
+    buffer: Vec<u8>,
 }
 
 impl<W: Write> LayerWriter<W> {
     /// A layer with no entry yet.
     pub fn new(output: W) -> LayerWriter<W> {
-        LayerWriter { output }
+        LayerWriter { output, buffer: Vec::new() }
     }
 
     /// A directory.
@@ -74,13 +81,30 @@ impl<W: Write> LayerWriter<W> {
     /// spoilt and an error says so.
     pub fn file(&mut self, path: &Path, metadata: &Metadata, size: u64, content: &mut dyn Read) -> io::Result<()> {
         self.entry(Entry { size, ..Entry::new(b'0', checked(path)?, metadata) })?;
-        let copied = io::copy(&mut content.take(size), &mut self.output)?;
-        let goes_on = copied == size && content.read(&mut [0])? > 0;
-        if copied < size || goes_on {
-            let text = format!("`{}` changed while it was read: it had {size} bytes", path.display());
-            return Err(io::Error::other(text));
+        self.content(path, size, content)
+    }
+
+    /// Copies exactly `size` bytes.
+    fn content(&mut self, path: &Path, size: u64, content: &mut dyn Read) -> io::Result<()> {
+        self.buffer.resize(COPY_BYTES, 0);
+        let mut left = size;
+        // One byte more is asked for: a file that goes on has changed.
+        loop {
+            let wanted = left.saturating_add(1).min(COPY_BYTES as u64) as usize;
+            let count = match content.read(&mut self.buffer[..wanted]) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                other => other?,
+            };
+            if (count == 0 && left > 0) || count as u64 > left {
+                let text = format!("`{}` changed while it was read: it had {size} bytes", path.display());
+                return Err(io::Error::other(text));
+            }
+            if count == 0 {
+                return self.pad(size);
+            }
+            self.output.write_all(&self.buffer[..count])?;
+            left -= count as u64;
         }
-        self.pad(size)
     }
 
     /// A symbolic link to `target`, which may be any text.
@@ -157,6 +181,64 @@ impl<W: Write> LayerWriter<W> {
             0 => Ok(()),
             _ => self.output.write_all(&[0; BLOCK][rest..]),
         }
+    }
+}
+
+impl<W: Write> LayerWriter<W> {
+    /// The header of an entry of another archive, under `name`; its content and the padding are the caller's to write.
+    pub(crate) fn header_of(&mut self, entry: &TarEntry, name: &[u8]) -> io::Result<()> {
+        let kind = match entry.kind {
+            EntryKind::File => b'0',
+            EntryKind::HardLink => b'1',
+            EntryKind::Symlink => b'2',
+            EntryKind::Character => b'3',
+            EntryKind::Block => b'4',
+            EntryKind::Directory => b'5',
+            EntryKind::Fifo => b'6',
+        };
+        let is_device = matches!(entry.kind, EntryKind::Character | EntryKind::Block);
+        let number =
+            |number: u64| u32::try_from(number).map_err(|_| io::Error::other("an owner or device is no 32-bit number"));
+        let metadata = Metadata {
+            mode: entry.mode,
+            uid: number(entry.uid)?,
+            gid: number(entry.gid)?,
+            mtime: entry.mtime.0,
+            xattrs: entry.xattrs.iter().cloned().collect(),
+        };
+        let device = (number(entry.device.0)?, number(entry.device.1)?);
+        let plain = Entry::new(kind, name.to_vec(), &metadata);
+        self.entry(Entry { link: entry.link.clone(), size: entry.size, device: is_device.then_some(device), ..plain })
+    }
+
+    /// Zeros up to a whole block, behind `size` bytes of content.
+    pub(crate) fn pad_behind(&mut self, size: u64) -> io::Result<()> {
+        self.pad(size)
+    }
+
+    pub(crate) fn output(&mut self) -> &mut W {
+        &mut self.output
+    }
+
+    /// The output, without ending the archive.
+    pub(crate) fn into_output(self) -> W {
+        self.output
+    }
+}
+
+impl LayerWriter<LayerBlobWriter> {
+    /// As [`LayerWriter::file`], of content with the SHA-256 `digest`: a layer that has the file already is known by it.
+    pub fn known_file(
+        &mut self,
+        path: &Path,
+        metadata: &Metadata,
+        size: u64,
+        digest: [u8; 32],
+        content: &mut dyn Read,
+    ) -> io::Result<()> {
+        self.entry(Entry { size, ..Entry::new(b'0', checked(path)?, metadata) })?;
+        self.output.expect_file(digest, size);
+        self.content(path, size, content)
     }
 }
 

@@ -117,7 +117,7 @@ impl Store {
         let mut source = self.blobs().open(&blob.digest)?;
         // A copy and not a link: whoever edits the layout must not edit the store.
         let mut file = NamedTempFile::new_in(parent).on("write", &target)?;
-        io::copy(&mut source, &mut file).on("write", &target)?;
+        io::copy(&mut source, file.as_file_mut()).on("write", &target)?;
         persist_readable(file, &target)
     }
 

@@ -8,6 +8,8 @@ pub mod layer_tar;
 
 mod archive;
 mod blob;
+mod blocks;
+mod borders;
 mod cache;
 mod compression;
 mod decompress;
@@ -17,6 +19,7 @@ mod layer;
 mod layout;
 mod parallel;
 mod prune;
+mod stargz;
 mod store;
 mod unpack;
 mod upper;

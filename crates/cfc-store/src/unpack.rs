@@ -23,7 +23,7 @@ use rustix::io::Errno;
 
 pub(crate) use self::metadata::{is_overlay_xattr, is_portable_xattr};
 use self::name::EntryName;
-use self::tar_reader::{EntryKind, TarEntry, TarReader};
+pub(crate) use self::tar_reader::{EntryKind, TarEntry, TarReader};
 use self::tree::Tree;
 use crate::StoreErrorKind;
 use crate::decompress::LayerReader;

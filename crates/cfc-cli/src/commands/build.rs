@@ -114,8 +114,16 @@ fn line(name: &Reference, digest: &Digest) -> String {
 /// What the command line says of every image.
 fn common(arguments: &Build) -> Result<ImageBuild, Failure> {
     let platforms = platforms(&arguments.platforms)?;
+    let build_args = parse_pairs(&arguments.build_args, "--build-arg")?;
+    if arguments.timestamp.is_some() && build_args.contains_key("SOURCE_DATE_EPOCH") {
+        return Err(Failure::new(
+            "--timestamp and the build argument SOURCE_DATE_EPOCH say the same, and both are given",
+        )
+        .hint("leave one of them out"));
+    }
     Ok(ImageBuild {
-        build_args: parse_pairs(&arguments.build_args, "--build-arg")?,
+        build_args,
+        timestamp: arguments.timestamp,
         contexts: named_contexts::parse(&arguments.build_contexts)?,
         labels: parse_pairs(&arguments.labels, "--label")?,
         platforms: platforms.clone(),
@@ -157,6 +165,7 @@ fn encoding(arguments: &Build) -> Result<Encoding, Failure> {
     let compression = match arguments.compression.as_deref() {
         Some("none") => Compression::None,
         Some("zstd") => Compression::Zstd,
+        Some("estargz") => Compression::Estargz,
         _ => Compression::Gzip,
     };
     let encoding = Encoding::new(compression, arguments.compression_level);

@@ -44,6 +44,8 @@ pub struct ImageBuild {
     pub run: RunSettings,
     /// The stages that use nothing that an earlier build made.
     pub fresh_stages: BTreeSet<String>,
+    /// The image's time, in seconds since 1970; the environment's SOURCE_DATE_EPOCH otherwise.
+    pub timestamp: Option<i64>,
     /// Whether to use nothing that an earlier build made.
     pub no_cache: bool,
     /// Whether to build twice and refuse what differs.
@@ -72,7 +74,8 @@ impl ImageBuild {
         request.secrets = self.trust.secrets.clone();
         request.ssh = self.trust.ssh.clone();
         request.allowed = self.trust.allowed.clone();
-        request.source_date_epoch = std::env::var("SOURCE_DATE_EPOCH").ok();
+        let given = self.timestamp.map(|seconds| seconds.to_string());
+        request.source_date_epoch = given.or_else(|| std::env::var("SOURCE_DATE_EPOCH").ok());
         request
     }
 }

@@ -14,6 +14,7 @@ mod paint;
 pub mod progress;
 pub mod push;
 pub mod run_settings;
+pub mod timestamp;
 pub mod trust;
 
 use cfc_oci::{Descriptor, Reference, RepositoryName, Tag};
