@@ -11,7 +11,7 @@ use crate::support::{Home, Platform, busybox, can_sandbox};
 /// More than the bound, and nothing that compresses.
 const LAYER_BYTES: u64 = 192 << 20;
 /// What a build may have in memory, whatever it builds.
-const MAX_PEAK_MIB: u64 = 96;
+const MAX_PEAK_MIB: u64 = 160;
 
 /// Runs `cfc` and returns the most memory that it had, in MiB.
 fn peak_mib(home: &Home, arguments: &[&str]) -> u64 {

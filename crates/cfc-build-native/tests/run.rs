@@ -53,6 +53,49 @@ fn a_layer_holds_what_the_program_changed() {
 }
 
 #[test]
+fn pipes_links_holes_and_emptied_directories_get_into_the_layer() {
+    if !can_run() {
+        return;
+    }
+    let fixture = Fixture::new();
+    fixture.file("d/a", "1").file("d/e/b", "2");
+    let layers = layers(
+        &fixture,
+        "COPY d /d\n\
+         RUN mkdir /made && mkfifo /made/pipe && echo x >/made/one && ln /made/one /made/two && \
+         busybox truncate -s 40M /made/sparse && chmod 4711 /made/one && ln -s nowhere /made/link\n\
+         RUN rm -r /d/e && mkdir /d/e && echo new >/d/e/c && rm /made/two && mv /d/a /d/z\n",
+    );
+    let below = |layer: usize, directory: &str| -> Vec<String> {
+        let is_below = |line: &&String| line.split(' ').nth(2).is_some_and(|name| name.starts_with(directory));
+        layers[layer].iter().filter(is_below).cloned().collect()
+    };
+    assert_eq!(
+        below(1, "made/"),
+        [
+            "drwxr-xr-x 0:0 made/",
+            "lrwxrwxrwx 0:0 made/link -> nowhere",
+            "-rws--x--x 0:0 made/one",
+            "prw-r--r-- 0:0 made/pipe",
+            "-rw-r--r-- 0:0 made/sparse",
+            "hrws--x--x 0:0 made/two link to made/one",
+        ]
+    );
+    assert_eq!(
+        below(2, "d/"),
+        [
+            "drwxr-xr-x 0:0 d/",
+            "---------- 0:0 d/.wh.a",
+            "-rw-r--r-- 0:0 d/z",
+            "drwxr-xr-x 0:0 d/e/",
+            "---------- 0:0 d/e/.wh..wh..opq",
+            "-rw-r--r-- 0:0 d/e/c",
+        ]
+    );
+    assert_eq!(below(2, "made/"), ["drwxr-xr-x 0:0 made/", "---------- 0:0 made/.wh.two"]);
+}
+
+#[test]
 fn the_environment_is_buildkits() {
     let instructions = "ARG GIVEN=arg\nENV A=\"1 2\"\nWORKDIR /some/where\n\
         RUN echo \"[$A] [$GIVEN] [$HOME] [$(pwd)] [$(hostname)] [$(id -u):$(id -g)] [$PATH]\"\n\

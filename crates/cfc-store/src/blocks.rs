@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use cfc_oci::{Algorithm, Digest, Hasher};
+use cfc_oci::{Algorithm, Descriptor, Digest, Hasher};
 use serde::{Deserialize, Serialize};
 
 use crate::compression::Encoding;
@@ -14,9 +14,12 @@ use crate::{Result, Store};
 /// Changes when the same content would make other blocks.
 const VERSION: u32 = 1;
 
-/// The blocks of a blob, in order. It is kept as a record of the cache beside the blob: `blocks-<hex>`.
+/// The blocks of a blob, in order. It is kept as a record of the cache, `blocks-<hex>`, which names its layer as all records
+/// of layers do, so that it goes when that is pruned.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct BlockIndex {
+    diff_id: Digest,
+    blob: Descriptor,
     version: u32,
     encoding: String,
     blocks: Vec<Block>,
@@ -34,13 +37,15 @@ pub(crate) struct Block {
 }
 
 impl BlockIndex {
-    pub(crate) fn new(encoding: Encoding, blocks: Vec<Block>) -> BlockIndex {
-        BlockIndex { version: VERSION, encoding: encoding.to_string(), blocks }
+    /// The blocks of the layer `diff_id`, which are those of `blob`.
+    pub(crate) fn new(diff_id: &Digest, blob: &Descriptor, encoding: Encoding, blocks: Vec<Block>) -> BlockIndex {
+        let (diff_id, blob) = (diff_id.clone(), blob.clone());
+        BlockIndex { diff_id, blob, version: VERSION, encoding: encoding.to_string(), blocks }
     }
 
-    pub(crate) fn save(&self, store: &Store, blob: &Digest) -> Result<()> {
+    pub(crate) fn save(&self, store: &Store) -> Result<()> {
         let bytes = serde_json::to_vec(self).expect("an index has only string keys");
-        store.cache().put(&record(blob), &bytes)
+        store.cache().put(&record(&self.blob.digest), &bytes)
     }
 }
 

@@ -199,10 +199,10 @@ impl LayerBlobWriter {
         let (digest, size) = blob.commit(None)?;
         // What is not compressed has one digest.
         let (diff_id, blocks, reused_size) = encoded.unwrap_or_else(|| (digest.clone(), None, 0));
-        if let Some(blocks) = blocks {
-            BlockIndex::new(self.encoding, blocks).save(&self.store, &digest)?;
-        }
         let descriptor = Descriptor::new(self.encoding.compression.media_type(), digest, size);
+        if let Some(blocks) = blocks {
+            BlockIndex::new(&diff_id, &descriptor, self.encoding, blocks).save(&self.store)?;
+        }
         Ok(LayerBlob { diff_id, descriptor, uncompressed_size: self.uncompressed_size, reused_size })
     }
 }

@@ -52,6 +52,8 @@ pub struct ParallelEncoder<W: Write> {
     output: W,
     codec: Codec,
     borders: Borders,
+    /// What a block is given room for at first, in bytes.
+    usual_size: usize,
     block: Vec<u8>,
     threads: usize,
     content: ContentHash,
@@ -129,6 +131,7 @@ impl<W: Write> ParallelEncoder<W> {
             output,
             codec,
             borders: Borders::new(codec.block_sizes()),
+            usual_size: codec.block_sizes().max as usize,
             block: Vec::new(),
             threads: threads.max(1),
             content: ContentHash::Here(Hasher::new(Algorithm::Sha256)),
@@ -158,7 +161,7 @@ impl<W: Write> ParallelEncoder<W> {
 
     /// The same, whose blocks end where [`ParallelEncoder::cut`] says and nowhere else.
     pub(crate) fn with_cuts(mut self) -> ParallelEncoder<W> {
-        self.borders = Borders::none();
+        (self.borders, self.usual_size) = (Borders::none(), 0);
         self
     }
 
@@ -212,6 +215,10 @@ impl<W: Write> ParallelEncoder<W> {
 
     /// Adds `bytes` to the block.
     fn append(&mut self, bytes: &[u8]) {
+        // Growing step by step would copy a block once more.
+        if self.block.is_empty() && self.submitted > 0 {
+            self.block.reserve_exact(self.usual_size);
+        }
         self.block.extend_from_slice(bytes);
         self.content_size += bytes.len() as u64;
         if let Some(keys) = &mut self.keys {

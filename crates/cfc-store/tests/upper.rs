@@ -19,6 +19,9 @@ fn is_root() -> bool {
     is_root
 }
 
+/// `cap_net_bind_service=ep`, as the kernel keeps it on a file (`VFS_CAP_REVISION_2`).
+const CAPABILITY: &[u8] = &[1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+
 /// One of everything that can be in an upper directory.
 fn upper(directory: &Path) -> PathBuf {
     let upper = directory.join("upper");
@@ -43,6 +46,10 @@ fn upper(directory: &Path) -> PathBuf {
     set("opt", "user.overlay.opaque", b"y");
     set("etc", "user.overlay.impure", b"y");
     set("etc/motd", "user.note", b"kept");
+    set("bin/tool", "security.capability", CAPABILITY);
+    let sparse = fs::File::create(upper.join("opt/sparse")).expect("made");
+    sparse.set_len(64 << 20).expect("grown");
+    std::os::unix::fs::FileExt::write_all_at(&sparse, b"in the middle", 33 << 20).expect("written");
     let long = format!("opt/new/{}", "ö".repeat(100));
     fs::write(upper.join(long), "long").expect("written");
     std::os::unix::fs::chown(upper.join("etc/motd"), Some(33), Some(3_000_000)).expect("given away");
@@ -106,6 +113,12 @@ fn a_layer_made_of_changes_unpacks_to_the_same_changes() {
     let length = rustix::fs::getxattr(unpacked.join("opt"), "user.overlay.opaque", &mut value).expect("opaque");
     assert_eq!(&value[..length], b"y");
     assert!(rustix::fs::getxattr(unpacked.join("etc"), "user.overlay.impure", &mut value).is_err());
+    let mut value = [0; 64];
+    for name in ["bin/tool", "bin/alias"] {
+        let length = rustix::fs::getxattr(unpacked.join(name), "security.capability", &mut value).expect("there");
+        assert_eq!(&value[..length], CAPABILITY, "{name}");
+    }
+    assert!(blob.descriptor.size < 1 << 20, "holes compress to nothing: {} bytes", blob.descriptor.size);
 }
 
 #[test]
