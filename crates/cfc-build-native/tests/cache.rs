@@ -81,10 +81,10 @@ fn a_changed_file_makes_the_layer_that_a_build_from_nothing_makes() {
     let dockerfile = "FROM scratch\nCOPY d /d\n";
     here.build(dockerfile).expect("builds");
     let edits: [&dyn Fn(&Fixture); 5] = [
-        &|fixture| drop(fixture.file("d/1/5", "shorter")),
-        &|fixture| drop(fixture.file("d/0/new", &text(1, 100_000))),
+        &|fixture| _ = fixture.file("d/1/5", "shorter"),
+        &|fixture| _ = fixture.file("d/0/new", &text(1, 100_000)),
         &|fixture| fs::remove_file(fixture.context().join("d/3/7")).expect("removed"),
-        &|fixture| drop(fixture.file_with_mode("d/2/2", "program", 0o755)),
+        &|fixture| _ = fixture.file_with_mode("d/2/2", "program", 0o755),
         &|fixture| fs::rename(fixture.context().join("d/2"), fixture.context().join("d/9")).expect("renamed"),
     ];
     for (number, edit) in edits.into_iter().enumerate() {
