@@ -3,7 +3,7 @@
 
 use crate::add::{Server, git, is_root};
 use crate::flatten::flatten;
-use crate::support::{Home, has_program};
+use crate::support::{Home, has_program, steps_done};
 
 /// Builds the Dockerfile `text` with an empty context. What was said, and the image's files.
 fn build(home: &Home, text: &str, arguments: &[&str]) -> (String, Vec<String>) {
@@ -111,7 +111,7 @@ fn the_cache_knows_what_a_named_context_holds() {
     home.write("extra/file", "one\n");
     let text = "FROM extra\nCOPY --from=extra file /copied\n";
     let arguments = ["--build-context", "extra=extra"];
-    let built = |said: &str| said.lines().filter(|line| line.starts_with("built ")).count();
+    let built = |said: &str| steps_done(said).len();
     let (said, files) = build(&home, text, &arguments);
     assert_eq!(built(&said), 2, "{said}");
     assert_eq!(files.len(), 2, "{files:?}");

@@ -1,7 +1,7 @@
 //! What `cfc build` is told of all `RUN` steps, of the cache, and of the stages that are not to use it.
 
 use crate::images::busybox_context;
-use crate::support::{Home, busybox, can_sandbox};
+use crate::support::{Home, busybox, can_sandbox, step_output, steps_done};
 
 const STAGES: &str = r#"FROM scratch AS base
 COPY busybox /bin/busybox
@@ -33,11 +33,6 @@ fn build(home: &Home, arguments: &[&str]) -> String {
     said
 }
 
-/// The steps that were carried out.
-fn built(said: &str) -> Vec<&str> {
-    said.lines().filter_map(|line| line.strip_prefix("built  ")).filter(|line| !line.contains("] FROM ")).collect()
-}
-
 #[test]
 fn steps_see_the_hosts_the_memory_and_the_limits_that_were_asked_for() {
     if !can_sandbox() {
@@ -53,22 +48,20 @@ fn steps_see_the_hosts_the_memory_and_the_limits_that_were_asked_for() {
         build(&home, &[&["--add-host", &host, "--shm-size", shm, "--ulimit", &limit], &more[..]].concat())
     };
     let said = all("10.1.2.3", "3m", "100:200");
-    for line in
-        ["  | 10.1.2.3\tdb", "  | fd00::6\tsix", "  | files 100 200", "  | 127.0.0.1\tlocalhost buildkitsandbox"]
-    {
-        assert!(said.lines().any(|shown| shown == line), "no `{line}` in\n{said}");
+    for line in ["10.1.2.3\tdb", "fd00::6\tsix", "files 100 200", "127.0.0.1\tlocalhost buildkitsandbox"] {
+        assert!(step_output(&said).contains(&line), "no `{line}` in\n{said}");
     }
-    let gateway = said.lines().find_map(|line| line.strip_prefix("  | ")?.strip_suffix("\tme")).expect("the gateway");
+    let gateway = step_output(&said).into_iter().find_map(|line| line.strip_suffix("\tme")).expect("the gateway");
     assert!(gateway.parse::<std::net::IpAddr>().is_ok_and(|address| !address.is_loopback()), "{gateway}");
-    let memory = said.lines().find(|line| line.ends_with("/dev/shm")).expect("a line of df");
-    assert_eq!(memory.split_whitespace().nth(2), Some("3072"), "{memory}");
+    let memory = step_output(&said).into_iter().find(|line| line.ends_with("/dev/shm")).expect("a line of df");
+    assert_eq!(memory.split_whitespace().nth(1), Some("3072"), "{memory}");
 
     // As with BuildKit: an address does not tell one step from another, all else does.
-    assert!(built(&all("10.9.9.9", "3m", "100:200")).is_empty());
-    assert!(!built(&all("10.9.9.9", "4m", "100:200")).is_empty());
-    assert!(!built(&all("10.9.9.9", "4m", "100:300")).is_empty());
+    assert!(steps_done(&all("10.9.9.9", "3m", "100:200")).is_empty());
+    assert!(!steps_done(&all("10.9.9.9", "4m", "100:200")).is_empty());
+    assert!(!steps_done(&all("10.9.9.9", "4m", "100:300")).is_empty());
     let fewer = build(&home, &["--add-host", "db:10.9.9.9", "--shm-size", "4m", "--ulimit", "nofile=100:300"]);
-    assert!(!built(&fewer).is_empty());
+    assert!(!steps_done(&fewer).is_empty());
     for (flag, value, what) in [
         ("--add-host", "db", "is not NAME:ADDRESS"),
         ("--add-host", "db:nowhere", "`nowhere` is not an IP address"),
@@ -95,13 +88,13 @@ fn a_builds_network_is_that_of_the_steps_that_name_none() {
             .replace("RUN echo two", "RUN --network=none readlink /proc/self/ns/net; echo two"),
     );
     let own = std::fs::read_link("/proc/self/ns/net").expect("readable").display().to_string();
-    let count = |said: &str| said.lines().filter(|line| line.trim_start_matches("  | ") == own).count();
+    let count = |said: &str| step_output(said).into_iter().filter(|line| *line == own).count();
     let said = build(&home, &["--network", "host"]);
     assert_eq!(count(&said), 1, "all but the one that asks for none: {said}");
     assert_eq!(count(&build(&home, &["--network", "default"])), 0);
     let said = build(&home, &["--network", "none"]);
     assert_eq!(count(&said), 0);
-    assert!(!built(&said).is_empty(), "another network is another step");
+    assert!(!steps_done(&said).is_empty(), "another network is another step");
 }
 
 #[test]
@@ -111,12 +104,12 @@ fn only_the_named_stages_are_built_without_cache() {
     }
     let home = home(STAGES);
     build(&home, &[]);
-    assert!(built(&build(&home, &[])).is_empty());
+    assert!(steps_done(&build(&home, &[])).is_empty());
     let said = build(&home, &["--no-cache=one"]);
-    assert_eq!(built(&said), ["[one] RUN echo one >/one"], "{said}");
+    assert_eq!(steps_done(&said), ["[one 1/1] RUN echo one >/one"], "{said}");
     let said = build(&home, &["--no-cache=ONE,2"]);
-    assert_eq!(built(&said).len(), 2, "{said}");
-    assert!(built(&build(&home, &["--no-cache"])).len() > 4);
+    assert_eq!(steps_done(&said).len(), 2, "{said}");
+    assert!(steps_done(&build(&home, &["--no-cache"])).len() > 4);
     let error = home.must_fail(&["build", "context", "-t", "x", "--no-cache=three"]);
     assert!(error.contains("it has no stage `three`") && error.contains("its stages are `base`, `one`"), "{error}");
 }

@@ -411,3 +411,24 @@ impl Drop for Ended {
         self.end();
     }
 }
+
+/// The steps of a build that were carried out, by what its plain progress calls them: `[one 2/3] RUN …`. Where a stage
+/// starts from is no work.
+pub fn steps_done(said: &str) -> Vec<&str> {
+    let lines = || said.lines().filter_map(|line| line.strip_prefix('#')?.split_once(' '));
+    let is_done = |number: &str| lines().any(|(other, rest)| other == number && rest.starts_with("DONE "));
+    let mut names: Vec<&str> = Vec::new();
+    for (number, name) in lines().filter(|(_, rest)| rest.starts_with('[')) {
+        if is_done(number) && !name.contains("] FROM ") && !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
+}
+
+/// The lines that the programs of a build's steps wrote, as its plain progress shows them.
+pub fn step_output(said: &str) -> Vec<&str> {
+    let rests = said.lines().filter_map(|line| Some(line.strip_prefix('#')?.split_once(' ')?.1));
+    let timed = rests.filter_map(|rest| rest.split_once(' '));
+    timed.filter(|(time, _)| time.parse::<f64>().is_ok()).map(|(_, text)| text).collect()
+}

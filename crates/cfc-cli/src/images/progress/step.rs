@@ -77,7 +77,8 @@ impl Names {
 
     pub fn of(&self, node: &Node) -> String {
         match &node.op {
-            Op::Context { .. } => "[internal] load build context".to_string(),
+            Op::Context { name: Some(name), .. } => format!("[context {name}] load from client"),
+            Op::Context { name: None, .. } => "[internal] load build context".to_string(),
             _ => self.0.get(&node.key).cloned().unwrap_or_else(|| one_line(&node.display)),
         }
     }
