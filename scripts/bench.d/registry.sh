@@ -1,5 +1,6 @@
 # The registry beside Debian's docker-registry: pushes, pulls and small requests. CPU is the server's. Sources are in the
-# page cache, access logs off. CFC_BENCH_BLOB_MIB: how large the large blob is (1024).
+# page cache, access logs off. CFC_BENCH_BLOB_MIB: how large the large blob is (1024);
+# CFC_BENCH_BLOBS: among how many the registry starts (1000000).
 
 debian_packages wrk apache2-utils
 registry_rounds=$((rounds < 5 ? rounds : 5))
@@ -117,8 +118,10 @@ for round in $(seq "$registry_rounds"); do
     awk '/VmHWM/ { print $2, 0 }' "/proc/${server_pid[$side]}/status" >>"$work/registry-hwm-$side"
     url=${server_url[$side]}/v2/bench
     measure_requests registry-ping "$side" wrk "${server_url[$side]}/v2/"
-    measure_requests registry-tag "$side" wrk "$url/put/manifests/latest"
-    measure_requests registry-digest "$side" wrk "$url/put/manifests/$manifest_digest"
+    # docker-registry gives this manifest only to those who say that they know its type.
+    accept='Accept: application/vnd.oci.image.manifest.v1+json'
+    measure_requests registry-tag "$side" wrk -H "$accept" "$url/put/manifests/latest"
+    measure_requests registry-digest "$side" wrk -H "$accept" "$url/put/manifests/$manifest_digest"
     measure_requests registry-head "$side" ab -i "$url/small/blobs/$(of small)"
     measure_requests registry-small "$side" wrk "$url/small/blobs/$(of small)"
     SERIES=r$round measure_requests registry-put "$side" wrk -s "$root/scripts/bench.d/registry/put.lua" "${server_url[$side]}"
@@ -138,14 +141,15 @@ compare_requests "PUT manifest, synced" registry-put
 
 # A page of tags, and a start, in a registry that holds a lot. The files are made by hand: pushing them takes an hour.
 tags=$work/registry/cfc/bucket/registry/repositories/bench/put/_tags
-(cd "$tags" && yes "$(cat latest)" | head -100000 | split -l1 -a6 -d - t)
+(cd "$tags" && seq 100000 | sed "s|.*|$(cat latest)|" | split -l1 -a6 -d - t)
 many=$work/registry/cfc/bucket/registry/blobs/sha256
-seq 1000000 | awk '{ printf "%02x/%064x\n", $1 % 256, $1 }' >"$source/names"
+many_blobs=${CFC_BENCH_BLOBS:-1000000}
+seq "$many_blobs" | awk '{ printf "%02x/%064x\n", $1 % 256, $1 }' >"$source/names"
 (cd "$many" && mkdir -p $(printf '%02x ' $(seq 0 255)) && xargs touch <"$source/names")
 kill "${server_pid[cfc]}"; wait "${server_pid[cfc]}" 2>/dev/null || true
 start=$(date +%s%N)
 serve_cfc; pids+=("${server_pid[cfc]}")
 until (exec 3<>/dev/tcp/127.0.0.1/28091) 2>/dev/null; do sleep 0.002; done
-echo "start with a million blobs: $((($(date +%s%N) - start) / 1000000)) ms, memory $(awk '/VmRSS/ { print $2 }' "/proc/${server_pid[cfc]}/status") KiB"
+echo "start with $many_blobs blobs: $((($(date +%s%N) - start) / 1000000)) ms, memory $(awk '/VmRSS/ { print $2 }' "/proc/${server_pid[cfc]}/status") KiB"
 curl -sf -o /dev/null "${server_url[cfc]}/v2/bench/put/tags/list?n=1"
 wrk -t1 -c4 -d3s --latency "${server_url[cfc]}/v2/bench/put/tags/list?n=100&last=t050000" | awk '/99%/ { p99 = $2 } /Requests\/sec/ { rate = $2 } END { print "a page of 100 tags among 100,000: p99 " p99 ", " rate "/s with 4 clients" }'
