@@ -94,6 +94,22 @@ fn a_run_prints_what_the_image_prints_and_exits_as_it_does() {
 }
 
 #[test]
+fn a_container_opens_the_outputs_of_a_run_anew_whatever_they_are() {
+    if !can_sandbox() {
+        return;
+    }
+    let home = Home::new();
+    home.must(&["build", &busybox_context(&home), "-t", "app"]);
+    let script = "echo one; echo two >/dev/stdout; echo three >/dev/stderr; echo four >/proc/self/fd/2";
+    let path = home.write("output", "");
+    let file = std::fs::File::options().append(true).open(&path).expect("opens");
+    let mut command = home.cfc();
+    command.args(["run", "app", script]).stdout(file.try_clone().expect("a file")).stderr(file);
+    assert!(command.status().expect("cfc runs").success());
+    assert_eq!(std::fs::read_to_string(&path).expect("readable"), "one\ntwo\nthree\nfour\n");
+}
+
+#[test]
 fn a_second_build_is_cached_and_a_third_without_cache_is_not() {
     if !can_sandbox() {
         return;

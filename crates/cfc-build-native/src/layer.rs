@@ -92,6 +92,11 @@ impl LayerIndex {
         Ok(store.cache().put(&key(diff_id), &bytes)?)
     }
 
+    /// Whether the layer `diff_id` was copied rather than made by a program.
+    pub(crate) fn is_known(store: &Store, diff_id: &Digest) -> Result<bool> {
+        Ok(store.cache().get(&key(diff_id))?.is_some())
+    }
+
     /// The index of the layer `diff_id`, when it is remembered.
     pub(crate) fn load(store: &Store, diff_id: &Digest) -> Result<Option<LayerIndex>> {
         let bytes = store.cache().get(&key(diff_id))?;

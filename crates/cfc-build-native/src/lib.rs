@@ -19,6 +19,7 @@ mod mount;
 
 mod remote;
 
+mod bytecode;
 mod cache;
 mod context;
 mod contexts;
@@ -33,6 +34,7 @@ mod images;
 mod layer;
 mod output;
 mod owner;
+mod renewal;
 mod schedule;
 mod stat_cache;
 mod target;

@@ -287,7 +287,9 @@ impl Session<'_> {
         let mtime = self.plan.source_date_epoch;
         self.cached(node, LayerCache::internal_key(&content_digest(&entries, mtime), mtime), || {
             let output = self.store.layer_writer(Compression::None)?;
-            write_layer(output, &entries, &[&files.tree], mtime, Compression::None.into())
+            let layer = write_layer(output, &entries, &[&files.tree], mtime, Compression::None.into())?;
+            LayerIndex::of(&entries).save(self.store, &layer.diff_id)?;
+            Ok(layer)
         })
     }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use cfc_egress::{Direct, EgressPolicy};
-use cfc_plan::{OutputStream, Run, RunNetwork, Ulimit};
+use cfc_plan::{MountKind, OutputStream, Run, RunNetwork, Ulimit};
 use cfc_sandbox::{
     ErrorKind, Exit, ExitStatus, Launcher, Network, ResolvedUser, Root, SandboxConfig, Stdio, build_spec,
     insecure_build_spec, oci, resolve_user,
@@ -18,6 +18,7 @@ use crate::failure::{Failure, OnPath, Result, fail_at};
 use crate::layer::Layer;
 use crate::mount::{Prepared, Sources};
 use crate::output::Capture;
+use crate::renewal::renewed;
 use crate::upper;
 use crate::view::unpacked;
 
@@ -47,7 +48,10 @@ impl Runner<'_> {
     ) -> Result<Layer> {
         let workspace = self.store.temp_dir()?;
         let workspace = workspace.path();
-        let mut lowers = unpacked(self.store, base)?;
+        let mut lowers = match has_cache(run) {
+            true => renewed(self.store, base, workspace)?,
+            false => unpacked(self.store, base)?,
+        };
         if lowers.is_empty() {
             lowers.push(make_directory(workspace, "empty")?);
         }
@@ -185,6 +189,11 @@ impl Drop for Sandbox<'_> {
             tracing::warn!(sandbox = self.id, %error, "cannot remove a build's sandbox");
         }
     }
+}
+
+/// Whether the program finds what an earlier build left.
+pub(crate) fn has_cache(run: &Run) -> bool {
+    run.mounts.iter().any(|mount| matches!(mount.kind, MountKind::Cache { .. }))
 }
 
 /// `root` is user and group 0 even in an image that has no `/etc/passwd`.

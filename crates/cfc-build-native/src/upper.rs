@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps};
 
+use crate::bytecode;
 use crate::failure::{OnPath, Result};
 
 /// Files that the sandbox mounts over; where the image had none, an empty one was made to mount on.
@@ -25,7 +26,7 @@ pub(crate) fn remove_stubs(upper: &Path, lowers: &[PathBuf]) -> Result<()> {
     Ok(())
 }
 
-/// Takes every time later than `latest`, in seconds since 1970, back to it.
+/// Takes every time later than `latest`, in seconds since 1970, back to it; those that Python's bytecode remembers too.
 pub(crate) fn clamp_times(upper: &Path, latest: i64) -> Result<()> {
     // A stack of our own: the depth is up to the program.
     let mut pending = vec![upper.to_path_buf()];
@@ -35,6 +36,9 @@ pub(crate) fn clamp_times(upper: &Path, latest: i64) -> Result<()> {
             for entry in fs::read_dir(&path).on("list", &path)? {
                 pending.push(entry.on("list", &path)?.path());
             }
+        }
+        if metadata.is_file() {
+            bytecode::clamp_source_time(&path, latest)?;
         }
         if metadata.mtime() >= latest {
             let time = Timespec { tv_sec: latest, tv_nsec: 0 };

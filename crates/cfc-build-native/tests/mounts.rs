@@ -155,3 +155,21 @@ fn locked_caches_are_used_one_after_the_other_and_private_ones_apart() {
     let built = fixture.build(&format!("{base}{stages}FROM scratch\n{copies}"));
     built.unwrap_or_else(|error| panic!("{}", report(&error)));
 }
+
+#[test]
+fn a_changed_file_is_newer_than_what_an_earlier_build_left_in_a_cache() {
+    if !can_run() {
+        return;
+    }
+    // As `make` does it; but busybox compares whole seconds.
+    const MAKE: &str = "if [ ! -e /c/out ] || [ /src/source -nt /c/out ]; then cp /src/source /c/out; fi; sleep 1";
+    for (copy, mount) in [("COPY source /src/\n", ""), ("", "--mount=target=/src ")] {
+        let fixture = Fixture::new();
+        for content in ["one\n", "two\n"] {
+            let instructions = format!("{copy}RUN --mount=type=cache,id=c,target=/c {mount}{MAKE}; cat /c/out\n");
+            let (built, record) = fixture.file("source", content).build_request(&on_busybox(&fixture, &instructions));
+            built.unwrap_or_else(|error| panic!("{}", report(&error)));
+            assert_eq!(record.output.into_inner().expect("no panic"), content, "{instructions}");
+        }
+    }
+}

@@ -430,6 +430,12 @@ pub struct Run {
     /// configuration file, or a path
     #[arg(long, value_name = "NAME")]
     pub runtime: Option<String>,
+    /// Give it this terminal, for shells and editors; without, what it writes goes through pipes
+    #[arg(short, long)]
+    pub tty: bool,
+    /// Accepted for those who are used to it: its input is always this command's
+    #[arg(short, long)]
+    pub interactive: bool,
     /// Allow it more than containers may: `fuse`, or `nested` for containers inside it
     #[arg(long = "grant", value_name = "GRANT")]
     pub grants: Vec<String>,

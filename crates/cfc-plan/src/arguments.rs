@@ -110,11 +110,15 @@ pub(crate) fn unused(request: &BuildRequest) -> Option<String> {
     (!unused.is_empty()).then(|| format!("no `ARG` asks for the build arguments {}", unused.join(", ")))
 }
 
-/// The image's time: the build argument `SOURCE_DATE_EPOCH`, given or defaulted before the first `FROM`, else 0.
+/// The time of images that are given none, in seconds since 1970: 1980-01-01T00:00:01Z, as of Cloud Native Buildpacks. Zip
+/// archives cannot hold an earlier one, and there are programs that fail on files from before it.
+const DEFAULT_EPOCH: i64 = 315_532_801;
+
+/// The image's time: the build argument `SOURCE_DATE_EPOCH`, given or defaulted before the first `FROM`, else the default.
 pub(crate) fn source_date_epoch(request: &BuildRequest, global: &Environment) -> Result<i64, PlanError> {
     const NAME: &str = SOURCE_DATE_EPOCH;
     let given = request.build_args.get(NAME).map(String::as_str).or_else(|| global.get(NAME));
-    let Some(text) = given.filter(|text| !text.is_empty()) else { return Ok(0) };
+    let Some(text) = given.filter(|text| !text.is_empty()) else { return Ok(DEFAULT_EPOCH) };
     // Later than the year 9999 there is no RFC 3339.
     match text.parse::<i64>() {
         Ok(seconds) if (0..253_402_300_800).contains(&seconds) => Ok(seconds),

@@ -102,7 +102,7 @@ pub struct Plan {
     /// The image's config and history, complete except for the layers of `rootfs`.
     pub config: ImageConfig,
     /// The image's time and the latest modification time of files in its layers, in seconds since 1970: the build
-    /// argument `SOURCE_DATE_EPOCH`, else 0.
+    /// argument `SOURCE_DATE_EPOCH`, else the beginning of 1980.
     pub source_date_epoch: i64,
     /// The Dockerfile, for messages.
     pub dockerfile_path: PathBuf,

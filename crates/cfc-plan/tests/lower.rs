@@ -67,11 +67,11 @@ fn an_image_from_scratch_has_buildkits_config_and_history() {
     );
     let first = &plan.config.history[0];
     assert_eq!(first.comment.as_deref(), Some("buildkit.dockerfile.v0"));
-    assert_eq!(first.created.as_deref(), Some("1970-01-01T00:00:00Z"));
+    assert_eq!(first.created.as_deref(), Some("1980-01-01T00:00:01Z"));
     let json = String::from_utf8(plan.config.to_bytes()).expect("text");
     assert!(
         json.starts_with(
-            r#"{"created":"1970-01-01T00:00:00Z","architecture":"amd64","os":"linux","config":{"User":"1000:1000","ExposedPorts":{"7000/udp":{},"7001/udp":{},"80/tcp":{}},"Env":["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin","A=1","B=2 3"],"Entrypoint":["/bin/x","a \"b\""],"Cmd":["/bin/sh","-c","run me"],"ArgsEscaped":true,"WorkingDir":"/srv/sub","Labels":{"l":"m"}}"#
+            r#"{"created":"1980-01-01T00:00:01Z","architecture":"amd64","os":"linux","config":{"User":"1000:1000","ExposedPorts":{"7000/udp":{},"7001/udp":{},"80/tcp":{}},"Env":["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin","A=1","B=2 3"],"Entrypoint":["/bin/x","a \"b\""],"Cmd":["/bin/sh","-c","run me"],"ArgsEscaped":true,"WorkingDir":"/srv/sub","Labels":{"l":"m"}}"#
         ),
         "{json}"
     );

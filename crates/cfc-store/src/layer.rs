@@ -55,21 +55,31 @@ impl LayerStore {
         if self.find(diff_id)? {
             return Ok(target);
         }
-        let subject = || format!("cannot unpack layer `{}`", blob.digest);
         let temporary = self.store.temp_dir()?;
         let root = temporary.path().join("layer");
-        fs::create_dir(&root).context(subject)?;
+        fs::create_dir(&root).on("make the directory", &root)?;
+        self.unpack_to(&root, diff_id, blob, limits)?;
+        self.adopt_directory(diff_id, root)
+    }
+
+    /// As [`LayerStore::unpack`], into `directory`, which is empty and the caller's.
+    pub fn unpack_into(&self, directory: &Path, diff_id: &Digest, blob: &Descriptor) -> Result<()> {
+        self.unpack_to(directory, diff_id, blob, &UnpackLimits::default())
+    }
+
+    fn unpack_to(&self, root: &Path, diff_id: &Digest, blob: &Descriptor, limits: &UnpackLimits) -> Result<()> {
+        let subject = || format!("cannot unpack layer `{}`", blob.digest);
         let compressed = self.store.blobs().open(&blob.digest)?;
         let compressed_size = compressed.metadata().context(subject)?.len();
         let free = rustix::fs::fstatvfs(&compressed).context(subject)?;
         let limits = limits.lowered_for(compressed_size, free.f_bavail.saturating_mul(free.f_frsize));
-        let actual = unpack_layer(compressed, &root, diff_id.algorithm(), &limits)
+        let actual = unpack_layer(compressed, root, diff_id.algorithm(), &limits)
             .map_err(|kind| StoreError::new(subject(), kind))?;
         if actual != *diff_id {
             let kind = StoreErrorKind::DigestMismatch { expected: diff_id.clone(), actual };
             return Err(StoreError::new(format!("{}, uncompressed", subject()), kind));
         }
-        self.adopt_directory(diff_id, root)
+        Ok(())
     }
 
     /// Takes in `directory`, a finished unpacked layer on the store's file system, by renaming it. When another process

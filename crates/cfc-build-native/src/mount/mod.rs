@@ -19,7 +19,8 @@ use self::secret::Secret;
 use self::ssh::SshProxy;
 use crate::failure::{Failure, OnPath, Result};
 use crate::layer::Layer;
-use crate::run::{Running, make_upper};
+use crate::renewal::renewed;
+use crate::run::{Running, has_cache, make_upper};
 use crate::tree::{Last, Lookup, resolve};
 use crate::view::{View, unpacked};
 
@@ -57,7 +58,7 @@ impl Prepared {
         running: &Running,
     ) -> Result<Prepared> {
         let mut prepared = Prepared::default();
-        let maker = Maker { store, sources, workspace };
+        let maker = Maker { store, sources, workspace, renews: has_cache(run) };
         let caches = Caches::take(store, &run.mounts, running, &|node, path| maker.seed(node, path))?;
         for (number, mount) in run.mounts.iter().enumerate() {
             match &mount.kind {
@@ -119,6 +120,8 @@ struct Maker<'a> {
     store: &'a Store,
     sources: &'a Sources<'a>,
     workspace: &'a Path,
+    /// Whether copied files get the present time.
+    renews: bool,
 }
 
 impl Maker<'_> {
@@ -126,7 +129,10 @@ impl Maker<'_> {
     fn bind(&self, number: usize, mount: &Mount, node: NodeId, path: &str, is_writable: bool) -> Result<Vec<String>> {
         let layers = self.sources.layers_of(node);
         self.find(layers, path, &format!("is mounted at `{}`", mount.target))?;
-        let mut lowers = unpacked(self.store, layers)?;
+        let mut lowers = match self.renews {
+            true => renewed(self.store, layers, &self.directory(&format!("mount-{number}"))?)?,
+            false => unpacked(self.store, layers)?,
+        };
         // Without a directory to write to, an overlay has at least two.
         while lowers.is_empty() || (lowers.len() == 1 && !is_writable) {
             lowers.push(self.directory(&format!("nothing-{number}-{}", lowers.len()))?);

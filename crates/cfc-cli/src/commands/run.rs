@@ -1,8 +1,10 @@
 //! `cfc run`: one container in the foreground, for trying an image.
 
+use std::io::PipeReader;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
 use cfc_egress::{Direct, EgressPolicy};
 use cfc_oci::Reference;
@@ -43,14 +45,18 @@ pub fn run(settings: &Settings, arguments: &Run) -> Result<ExitCode, Failure> {
     };
     let config =
         foreground_sandbox(&store, &spec, &instance_type, directory.path(), &isolation).map_err(runtime_failure)?;
-    let [stdin, stdout, stderr] =
-        [descriptor(std::io::stdin())?, descriptor(std::io::stdout())?, descriptor(std::io::stderr())?];
-    launcher.start_with_stdio(&config, stdin, stdout, stderr).map_err(sandbox_failure)?;
+    let (outputs, [stdout, stderr]) = if arguments.tty {
+        (Outputs::default(), [descriptor(std::io::stdout())?, descriptor(std::io::stderr())?])
+    } else {
+        Outputs::start()?
+    };
+    launcher.start_with_stdio(&config, descriptor(std::io::stdin())?, stdout, stderr).map_err(sandbox_failure)?;
     let launcher = Arc::new(launcher);
     let _way_out = way_out(settings, &launcher, &config.id);
     forward_signals(&launcher, &config.id)?;
     let exit = launcher.wait(&config.id).map_err(sandbox_failure)?;
     launcher.remove(&config.id).map_err(sandbox_failure)?;
+    outputs.finish();
     Ok(exit_code(&exit, &arguments.instance_type))
 }
 
@@ -75,6 +81,43 @@ fn instance_type(name: &str) -> Result<InstanceType, Failure> {
         let names = cfc_project::InstanceType::names().collect::<Vec<_>>().join(", ");
         Failure::from(error).hint(format!("use one of {names}"))
     })
+}
+
+/// What the container writes, carried to our own streams. It gets pipes, which are its own: it may open `/dev/stdout` anew,
+/// as nginx's image does, and could not do so with somebody else's file or terminal.
+#[derive(Default)]
+struct Outputs(Vec<JoinHandle<()>>);
+
+impl Outputs {
+    /// The carriers, and the container's ends.
+    fn start() -> Result<(Outputs, [OwnedFd; 2]), Failure> {
+        let (stdout, stderr) = (descriptor(std::io::stdout())?, descriptor(std::io::stderr())?);
+        let failed = |error| Failure::because("cannot make a pipe for the container", &error);
+        let (reader, end) = std::io::pipe().map_err(failed)?;
+        if is_same(&stdout, &stderr) {
+            // One pipe, so that what it writes stays in order.
+            let ends = [end.try_clone().map_err(failed)?.into(), end.into()];
+            return Ok((Outputs(vec![carry(reader, stdout)]), ends));
+        }
+        let (error_reader, error_end) = std::io::pipe().map_err(failed)?;
+        Ok((Outputs(vec![carry(reader, stdout), carry(error_reader, stderr)]), [end.into(), error_end.into()]))
+    }
+
+    /// Waits until all is carried: the container has ended.
+    fn finish(self) {
+        self.0.into_iter().for_each(|carrier| drop(carrier.join()));
+    }
+}
+
+fn is_same(one: &OwnedFd, other: &OwnedFd) -> bool {
+    let identity = |file: &OwnedFd| rustix::fs::fstat(file).map(|stat| (stat.st_dev, stat.st_ino));
+    identity(one).is_ok_and(|found| identity(other) == Ok(found))
+}
+
+fn carry(mut from: PipeReader, to: OwnedFd) -> JoinHandle<()> {
+    let mut to = std::fs::File::from(to);
+    // When nobody reads any more, the pipe closes, and the container learns of it as any program does.
+    std::thread::spawn(move || drop(std::io::copy(&mut from, &mut to)))
 }
 
 fn descriptor(stream: impl AsFd) -> Result<OwnedFd, Failure> {
