@@ -10,6 +10,7 @@ mod flatten;
 mod golden;
 mod golden_engine;
 mod helpers;
+mod hostile;
 mod images;
 mod interrupt;
 mod licences;

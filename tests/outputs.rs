@@ -131,7 +131,7 @@ fn contexts_come_on_stdin_and_from_git_and_dockerfiles_on_stdin() {
 }
 
 /// The files of `directory` over HTTP, below any first part of the path: git's "dumb" protocol needs no more.
-fn serve_directory(directory: PathBuf) -> String {
+pub fn serve_directory(directory: PathBuf) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("bound").to_string();
     std::thread::spawn(move || {

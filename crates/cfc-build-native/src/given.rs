@@ -43,6 +43,45 @@ impl GivenContext {
     }
 }
 
+impl GivenContext {
+    /// Where the Dockerfile called `name` is. Somebody else made the context: what only seems to be in it is refused.
+    ///
+    /// # Errors
+    /// When it, or the ignore file that goes with it, is a link out of the context, or no file.
+    pub fn dockerfile_at(&self, name: &Path) -> std::result::Result<PathBuf, ExportError> {
+        let path = self.directory.join(name);
+        let mut ignore = name.as_os_str().to_os_string();
+        ignore.push(".dockerignore");
+        for name in [name, Path::new(&ignore), Path::new(".dockerignore")] {
+            self.check(name).map_err(|failure| failed("cannot use the build context".to_string(), failure))?;
+        }
+        Ok(path)
+    }
+
+    /// What is not there is said by who needs it.
+    fn check(&self, name: &Path) -> Result<()> {
+        let path = self.directory.join(name);
+        if path.symlink_metadata().is_err() {
+            return Ok(());
+        }
+        let real = inside(&self.directory, &path, &format!("`{}`", name.display()))?;
+        if real.metadata().on("look at", &real)?.is_file() {
+            return Ok(());
+        }
+        Err(Failure::new(format!("`{}` is not a file", name.display())))
+    }
+}
+
+/// What `path` really is, which must be below `root`.
+fn inside(root: &Path, path: &Path, what: &str) -> Result<PathBuf> {
+    let root = root.canonicalize().on("look at", root)?;
+    let real = path.canonicalize().on("follow", path)?;
+    if real.starts_with(&root) {
+        return Ok(real);
+    }
+    Err(Failure::new(format!("{what} is a symbolic link that leads out of it")))
+}
+
 fn failed(what: String, failure: Failure) -> ExportError {
     ExportError { message: format!("{what}: {}", failure.message), hint: failure.hint, source: failure.source }
 }
@@ -53,7 +92,7 @@ fn fetch(store: &Store, source: std::result::Result<GitSource, String>) -> Resul
     let root = workspace.path().join("context");
     make(&root)?;
     git::fetch(&source, &root)?;
-    let directory = root.join(&source.subdirectory);
+    let directory = inside(&root, &root.join(&source.subdirectory), &format!("`{}`", source.subdirectory))?;
     Ok(GivenContext { directory, dockerfile: None, _workspace: workspace })
 }
 

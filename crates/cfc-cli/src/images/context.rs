@@ -43,13 +43,20 @@ impl ImageContext {
                     .hint("leave out --file, or send a tar archive"));
             }
             // As with Docker: beside a directory it is a path of this machine, otherwise of the context.
-            (Some(file), None) if is_remote => (directory.join(file), None),
+            (Some(file), None) if is_remote => (in_given(given.as_ref(), file)?, None),
             (Some(file), None) => (file.clone(), None),
             (None, Some(dockerfile)) => (dockerfile, None),
+            (None, None) if is_remote => (in_given(given.as_ref(), Path::new("Dockerfile"))?, None),
             (None, None) => (directory.join("Dockerfile"), None),
         };
         Ok(ImageContext { directory, dockerfile, _given: given, _dockerfile: kept })
     }
+}
+
+/// A Dockerfile of a context that somebody else made.
+fn in_given(given: Option<&GivenContext>, name: &Path) -> Result<PathBuf, Failure> {
+    let path = given.map(|given| given.dockerfile_at(name).map_err(files_failure)).transpose()?;
+    Ok(path.unwrap_or_else(|| name.to_path_buf()))
 }
 
 fn given(store: &Store, path: &Path) -> Result<Option<GivenContext>, Failure> {
