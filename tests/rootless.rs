@@ -367,3 +367,65 @@ fn the_doctor_names_the_setting_that_keeps_users_from_namespaces() {
         assert_eq!(said, format!("error: cannot get the rights to make sandboxes: {what}\nhint: {remedy}\n"));
     }
 }
+
+/// cfc with what it needs, as an image of busybox and the machine's own libraries.
+fn build_container_of_cfc(home: &Home) {
+    let context = home.path("container");
+    std::fs::create_dir_all(context.join("lib")).expect("writable");
+    std::fs::copy(env!("CARGO_BIN_EXE_cfc"), context.join("cfc")).expect("copied");
+    std::fs::copy(busybox().expect("checked before"), context.join("busybox")).expect("copied");
+    let libraries = crate::images::output_of(std::process::Command::new("ldd").arg(env!("CARGO_BIN_EXE_cfc")));
+    let mut copies = String::new();
+    for path in libraries.split_whitespace().filter(|word| word.starts_with('/')) {
+        let name = path.rsplit_once('/').expect("has a name").1;
+        std::fs::copy(path, context.join("lib").join(name)).expect("copied");
+        copies += &format!("COPY lib/{name} {path}\nCOPY lib/{name} /lib/{name}\n");
+    }
+    home.write("container/app", WITHOUT_OWNERS);
+    home.write(
+        "container/Dockerfile",
+        &format!(
+            "FROM scratch\nCOPY busybox /bin/busybox\nRUN [\"/bin/busybox\", \"--install\", \"-s\", \"/bin\"]\n\
+             COPY --chmod=755 cfc /bin/\nENV LD_LIBRARY_PATH=/lib\n{copies}COPY busybox app /app/\n\
+             RUN mkdir /tmp && mv /app/app /app/Dockerfile && cp /bin/busybox /app/busybox\n"
+        ),
+    );
+    home.must(&["build", &context.display().to_string(), "-t", "cfc"]);
+}
+
+#[test]
+fn a_container_of_ours_builds_and_runs_or_says_what_it_lacks() {
+    if !can_sandbox() || !has_program("ldd") {
+        return;
+    }
+    let home = Home::new();
+    build_container_of_cfc(&home);
+    let run = |grants: &[&str], data: &str| {
+        let script =
+            format!("export CFC_DATA={data}; cfc build /app -t test/app:1 && cfc run test/app:1; echo $?; cfc doctor");
+        let output = home.run(&[&["run"][..], grants, &["cfc", "sh", "-c", &script]].concat());
+        String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+    };
+    let said = run(&["--grant", "nested"], "/dev/shm/cfc");
+    assert!(said.contains("\n0\n1000\n7\n"), "{said}");
+    // What it is on is an overlay.
+    let said = run(&["--grant", "nested"], "/cfc");
+    assert!(said.contains("put it on a volume or a tmpfs"), "{said}");
+    assert!(said.contains("error: the data directory `/cfc` is on an overlay"), "{said}");
+    let said = run(&[], "/dev/shm/cfc");
+    assert!(said.contains("cannot start a process with clone3"), "{said}");
+    assert!(said.contains("cfc: --grant nested"), "{said}");
+}
+
+/// As a container engine without subordinate ids has its containers: root over one id.
+#[test]
+fn the_root_over_a_single_id_builds_and_runs() {
+    if !can_sandbox() || !has_program("unshare") {
+        return;
+    }
+    let home = Home::through(&["unshare", "--user", "--map-root-user", "--mount"]);
+    build(&home, WITHOUT_OWNERS);
+    let (code, said) = run(&home, &[]);
+    assert_eq!(code, Some(7), "{said}");
+    assert!(said.starts_with("0\n0\n"), "{said}");
+}

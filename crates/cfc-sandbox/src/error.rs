@@ -113,6 +113,9 @@ impl Error {
                 Some("raise the limit of open files (`ulimit -Hn`, `LimitNOFILE=` of a unit), or end some containers")
             }
             ErrorKind::Launcher(_) => Some("see the launcher's messages in the log; `cfc doctor` checks the machine"),
+            ErrorKind::Step { step, errno } if *errno == libc::EINVAL && step.starts_with("mount the overlay") => Some(
+                "the data directory cannot hold overlays: inside a container, put it on a volume or a tmpfs (--data DIR)",
+            ),
             ErrorKind::Step { errno, .. } if *errno == libc::EPERM => {
                 Some("`cfc doctor` checks what this machine allows")
             }

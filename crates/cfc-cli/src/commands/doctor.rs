@@ -15,6 +15,7 @@ use crate::settings::Settings;
 pub fn run(settings: &Settings) -> Result<ExitCode, Failure> {
     let mut findings = check_host();
     findings.extend(check_tools(settings));
+    findings.extend(check_data(settings));
     findings.extend(check_runtimes(settings)?);
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     for finding in &findings {
@@ -57,6 +58,19 @@ fn check_runtimes(settings: &Settings) -> Result<Vec<Finding>, Failure> {
         });
     }
     Ok(findings)
+}
+
+/// Containers' own files are mostly on an overlay, and the kernel lays none over another's upper directory.
+fn check_data(settings: &Settings) -> Option<Finding> {
+    /// `OVERLAYFS_SUPER_MAGIC` of linux/magic.h.
+    const OVERLAY: u64 = 0x794c_7630;
+    let there = settings.data.ancestors().find(|path| path.exists())?;
+    let is_overlay = rustix::fs::statfs(there).is_ok_and(|found| found.f_type as u64 == OVERLAY);
+    is_overlay.then(|| Finding {
+        severity: Severity::Error,
+        what: format!("the data directory `{}` is on an overlay, which can hold no other", settings.data.display()),
+        remedy: "in a container, put it on a volume or a tmpfs: `--data /dev/shm/cfc`".to_string(),
+    })
 }
 
 fn check_tools(settings: &Settings) -> Option<cfc_sandbox::Finding> {

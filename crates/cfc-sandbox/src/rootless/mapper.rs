@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use rustix::process::{WaitId, WaitIdOptions};
 use rustix::thread::CapabilitySet;
 
-use super::ranges;
+use super::{Obstacle, ranges};
 use crate::error::ErrorKind;
 use crate::step::Step;
 use crate::sys::{self, Cloned};
@@ -53,7 +53,9 @@ impl Mapper {
         let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).step(|| "make a pipe".into());
         let ((go_read, go), (answer, answer_write)) = (pipe()?, pipe()?);
         let parent = std::process::id();
-        match sys::clone_process(0, None).step(|| "fork".into())? {
+        // A container's system call filter may refuse this already.
+        let refused = |error| ErrorKind::NoUserNamespace(Obstacle::find("start a process with clone3", &error));
+        match sys::clone_process(0, None).map_err(refused)? {
             Cloned::Parent { pidfd, .. } => Ok(Mapper { plan, process: Some(Waiting { pidfd, go, answer }), own }),
             Cloned::Child => {
                 drop((go, answer));
