@@ -7,6 +7,7 @@ mod contexts;
 mod descriptors;
 mod exec;
 mod flatten;
+mod fuzz;
 mod golden;
 mod golden_engine;
 mod helpers;
