@@ -230,7 +230,7 @@ mod tests {
 
     #[test]
     fn what_is_no_archive_is_cut_at_fixed_distances() {
-        let stream: Vec<u8> = (0..500_000_u32).map(|number| (number * 31 >> 3) as u8).collect();
+        let stream: Vec<u8> = (0..500_000_u32).map(|number| ((number * 31) >> 3) as u8).collect();
         let cut = blocks(&stream, 1000);
         assert_eq!(cut.concat(), stream);
         assert!(cut[..cut.len() - 1].iter().all(|block| block.len() as u64 == SIZES.max));

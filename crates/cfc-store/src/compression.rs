@@ -146,6 +146,7 @@ pub struct LayerBlobWriter {
     encoder: Encoder,
 }
 
+#[allow(clippy::large_enum_variant, reason = "there is one of these for a layer that is being written")]
 enum Encoder {
     Plain(BlobWriter),
     Blocks(ParallelEncoder<BlobWriter>),

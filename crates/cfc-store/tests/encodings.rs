@@ -18,7 +18,7 @@ use images::{layer, noise, temporary_store};
 type Files = BTreeMap<String, (u8, usize)>;
 
 fn content(seed: u8, size: usize) -> Vec<u8> {
-    (0..size).map(|at| (at / 3 * usize::from(seed) >> 5) as u8).collect()
+    (0..size).map(|at| ((at / 3 * usize::from(seed)) >> 5) as u8).collect()
 }
 
 /// A layer of `files`, as the builder writes one.
