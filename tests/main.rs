@@ -32,6 +32,7 @@ mod rootless;
 mod run_settings;
 mod runtimes;
 mod settings;
+mod shared_cache;
 mod starter;
 mod support;
 mod upgrade;

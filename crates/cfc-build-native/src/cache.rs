@@ -1,6 +1,7 @@
 //! [`LayerCache`]: which layer an operation made, by what decides its result.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use cfc_oci::Digest;
 use cfc_plan::{Op, Run};
@@ -10,6 +11,7 @@ use serde::Serialize;
 use crate::failure::{Failure, Result};
 use crate::layer::Layer;
 use crate::run::Running;
+use crate::shared_cache::SharedCache;
 
 /// Changes when the same operation would make another layer than before.
 const VERSION: u32 = 3;
@@ -17,6 +19,7 @@ const VERSION: u32 = 3;
 /// Finished layers by key.
 pub(crate) struct LayerCache {
     store: Store,
+    shared: Arc<SharedCache>,
     /// Whether what is known is used.
     reads: bool,
 }
@@ -38,14 +41,27 @@ enum What<'a> {
     Internal(&'a Digest),
     /// A program run on these layers, with those mounted.
     Run { run: &'a Run, base: Vec<&'a Digest>, mounted: Vec<Vec<&'a Digest>> },
+    /// A `COPY` of this content on top of these layers.
+    Copy { op: &'a Op, base: Vec<&'a Digest>, content: &'a Digest },
     /// An operation that reads these layers and changes those.
     Operation { op: &'a Op, base: Vec<&'a Digest>, source: Vec<&'a Digest> },
 }
 
 impl LayerCache {
     /// The cache in `store`. With `reads` false it only learns.
-    pub(crate) fn new(store: Store, reads: bool) -> LayerCache {
-        LayerCache { store, reads }
+    pub(crate) fn new(store: Store, reads: bool, shared: Arc<SharedCache>) -> LayerCache {
+        LayerCache { store, shared, reads }
+    }
+
+    /// What others made, and may use.
+    pub(crate) fn shared(&self) -> &SharedCache {
+        &self.shared
+    }
+
+    /// The key of what a `COPY` from a context makes on top of `base`, where `content` is what it copies: for those who do
+    /// not want to look into `base`.
+    pub(crate) fn copy_key(op: &Op, base: &[Layer], content: &Digest, mtime: i64) -> String {
+        key(What::Copy { op, base: diff_ids(base), content }, mtime)
     }
 
     /// The key of the layer with this content.
@@ -80,14 +96,15 @@ impl LayerCache {
         format!("lineage-{}", Digest::of(&bytes.expect("an operation has only string keys")).hex())
     }
 
-    /// The layer that was made for `key`, if its blob is still there.
+    /// The layer that was made for `key`: here, if its blob is still there, or by others, whose blob may have to be brought.
     pub(crate) fn get(&self, key: &str) -> Result<Option<Layer>> {
         if !self.reads {
             return Ok(None);
         }
         let bytes = self.store.cache().get_to_use(key)?;
         let layer: Option<Layer> = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        Ok(layer.filter(|layer| self.store.blobs().contains(&layer.blob.digest)))
+        let own = layer.filter(|layer| self.store.blobs().contains(&layer.blob.digest));
+        Ok(own.or_else(|| self.shared.find(key)))
     }
 
     /// What [`LayerCache::get`] gives, after waiting for another process that makes it just now; else the lock that keeps

@@ -24,6 +24,7 @@ use crate::mount::Sources;
 use crate::owner::{self, Owner};
 use crate::run::{Runner, Running, sandbox_failure};
 use crate::schedule::{Results, run_graph};
+use crate::shared_cache::{CacheRecords, CacheSource, INLINE_ANNOTATION, SharedCache};
 use crate::tree::Tree;
 use crate::verify::{difference, own_layer};
 use crate::view::View;
@@ -43,6 +44,8 @@ pub struct NativeOptions {
     pub encoding: Encoding,
     /// Annotations of the manifest.
     pub annotations: BTreeMap<String, String>,
+    /// Whether the manifest also says which operations made its layers, so that it is a shared cache.
+    pub inline_cache: bool,
 }
 
 /// Builds images into a store, with sandboxes for `RUN`.
@@ -52,6 +55,9 @@ pub struct NativeBuilder {
     running: Arc<Running>,
     options: NativeOptions,
     downloads: Option<Box<dyn Downloads>>,
+    shared: Arc<SharedCache>,
+    /// The layers of the image that was built last.
+    image: Vec<Layer>,
 }
 
 /// Ends a build from another thread.
@@ -89,7 +95,8 @@ impl NativeBuilder {
 
     fn of(store: Store, launcher: LauncherSource, options: NativeOptions) -> NativeBuilder {
         let (launcher, running) = (Arc::new(launcher), Arc::new(Running::default()));
-        NativeBuilder { store, launcher, running, options, downloads: None }
+        let (shared, image) = (Arc::default(), Vec::new());
+        NativeBuilder { store, launcher, running, options, downloads: None, shared, image }
     }
 
     /// For whoever may have to end the build.
@@ -101,6 +108,27 @@ impl NativeBuilder {
     pub fn with_downloads(mut self, downloads: Box<dyn Downloads>) -> NativeBuilder {
         self.downloads = Some(downloads);
         self
+    }
+
+    /// The same builder, which uses what `sources` have. With `exports`, [`NativeBuilder::records`] says what it learned.
+    pub fn with_shared_cache(mut self, sources: Vec<Box<dyn CacheSource>>, exports: bool) -> NativeBuilder {
+        self.shared = Arc::new(SharedCache::new(sources, exports || self.options.inline_cache));
+        self
+    }
+
+    /// What others may use of the last build: of the image's own layers or, for `all`, of every step. The store has the
+    /// blobs.
+    ///
+    /// # Errors
+    /// When a layer that came from another cache cannot be brought any more.
+    pub fn records(&self, all: bool) -> std::result::Result<CacheRecords, BuildError> {
+        let records = self.shared.records((!all).then_some(&self.image));
+        let brought = self.shared.fetch(&self.store, records.layers());
+        brought.map_err(|failure| BuildError {
+            hint: failure.hint,
+            ..BuildError::new(Path::new("the build cache"), failure.message)
+        })?;
+        Ok(records)
     }
 
     /// A builder that keeps everything in `store`. The first `RUN` starts a launcher of its own from `program`, which
@@ -143,11 +171,31 @@ impl Builder for NativeBuilder {
         progress: &dyn BuildProgress,
     ) -> std::result::Result<BuiltImage, BuildError> {
         progress.planned(plan);
+        match self.attempt(plan, context, progress) {
+            Err(error) if self.shared.is_broken() => {
+                progress.warned(&format!("{}; the build goes on without it", error.message));
+                self.running.go_on();
+                self.attempt(plan, context, progress)
+            }
+            outcome => outcome,
+        }
+    }
+}
+
+impl NativeBuilder {
+    fn attempt(
+        &mut self,
+        plan: &Plan,
+        context: &Context,
+        progress: &dyn BuildProgress,
+    ) -> std::result::Result<BuiltImage, BuildError> {
+        let reads = !self.options.no_cache && !self.options.verify;
         let session = Session {
             store: &self.store,
             launcher: &self.launcher,
             downloads: self.downloads.as_deref(),
-            cache: LayerCache::new(self.store.clone(), !self.options.no_cache && !self.options.verify),
+            cache: LayerCache::new(self.store.clone(), reads, self.shared.clone()),
+            inline_cache: self.options.inline_cache,
             encoding: self.options.encoding,
             annotations: &self.options.annotations,
             plan,
@@ -160,7 +208,9 @@ impl Builder for NativeBuilder {
         if self.options.verify {
             session.refuse_differences(&layers, &session.layers()?)?;
         }
-        session.finish(&layers)
+        let (built, image) = session.finish(&layers)?;
+        self.image = image;
+        Ok(built)
     }
 }
 
@@ -177,6 +227,7 @@ struct Session<'a> {
     launcher: &'a LauncherSource,
     downloads: Option<&'a dyn Downloads>,
     cache: LayerCache,
+    inline_cache: bool,
     encoding: Encoding,
     annotations: &'a BTreeMap<String, String>,
     plan: &'a Plan,
@@ -215,7 +266,8 @@ impl Session<'_> {
         Ok(())
     }
 
-    fn finish(&self, layers: &[Vec<Layer>]) -> std::result::Result<BuiltImage, BuildError> {
+    /// The image, and its layers.
+    fn finish(&self, layers: &[Vec<Layer>]) -> std::result::Result<(BuiltImage, Vec<Layer>), BuildError> {
         self.contexts.save_digests().map_err(|failure| failure.of_plan(self.plan))?;
         let NodeId(target) = self.plan.target;
         self.assemble(&layers[target]).map_err(|failure| failure.of_plan(self.plan))
@@ -265,7 +317,10 @@ impl Session<'_> {
     ) -> Result<(Layer, NodeOutcome)> {
         let mtime = self.plan.source_date_epoch;
         let in_order: Vec<&[Layer]> = node.op.sources().map(|source| mounted[&source]).collect();
-        self.cached(node, LayerCache::run_key(run, base, &in_order, mtime), || {
+        let needed: Vec<&Layer> = base.iter().chain(in_order.iter().copied().flatten()).collect();
+        let key = LayerCache::run_key(run, base, &in_order, mtime);
+        let (layer, outcome) = self.cached(node, key.clone(), || {
+            self.cache.shared().fetch(self.store, needed)?;
             let launcher = self.launcher.get()?;
             let runner = Runner {
                 store: self.store,
@@ -276,7 +331,9 @@ impl Session<'_> {
             };
             let sources = Sources { context: self.context, layers: mounted };
             runner.run(run, base, &sources, &|stream, bytes| self.progress.output(node, stream, bytes))
-        })
+        })?;
+        self.cache.shared().learn(&key, &layer);
+        Ok((layer, outcome))
     }
 
     /// A part of a context as a layer for whoever looks at it from here: no image gets it as it is.
@@ -294,9 +351,51 @@ impl Session<'_> {
     }
 
     fn make_directory(&self, node: &Node, path: &str, user: &str, base: &[Layer]) -> Result<(Layer, NodeOutcome)> {
-        let owner = self.owner(user, base)?;
-        let view = View::for_lookup(self.store, base)?;
-        self.layer(node, copy::make_directory(path, owner, &view)?, &[])
+        let key = LayerCache::operation_key(&node.op, base, &[], self.plan.source_date_epoch);
+        self.shared_or(node, Some(key), || {
+            let owner = self.owner(user, base)?;
+            let view = self.lookup(base)?;
+            self.layer(node, copy::make_directory(path, owner, &view)?, &[])
+        })
+    }
+
+    /// The layer of a key that spares a look into layers which are elsewhere, or what `make` makes. Where no cache is shared,
+    /// everything is here and the look costs nothing.
+    fn shared_or(
+        &self,
+        node: &Node,
+        key: Option<String>,
+        make: impl FnOnce() -> Result<(Layer, NodeOutcome)>,
+    ) -> Result<(Layer, NodeOutcome)> {
+        match key.filter(|_| self.cache.shared().is_used()) {
+            Some(key) => self.known_or(node, key, make),
+            None => make(),
+        }
+    }
+
+    /// The layer of a key above the one of its content, or what `make` makes.
+    fn known_or(
+        &self,
+        node: &Node,
+        key: String,
+        make: impl FnOnce() -> Result<(Layer, NodeOutcome)>,
+    ) -> Result<(Layer, NodeOutcome)> {
+        let (layer, outcome) = match self.known(node, &key)? {
+            Some(layer) => (layer, NodeOutcome::Cached),
+            None => {
+                let (layer, outcome) = make()?;
+                self.cache.put(&key, &layer)?;
+                (layer, outcome)
+            }
+        };
+        self.cache.shared().learn(&key, &layer);
+        Ok((layer, outcome))
+    }
+
+    /// A view of `layers` for looking names up.
+    fn lookup(&self, layers: &[Layer]) -> Result<View> {
+        self.cache.shared().fetch(self.store, layers)?;
+        View::for_lookup(self.store, layers)
     }
 
     fn copy_from_context(
@@ -320,13 +419,11 @@ impl Session<'_> {
         let below = if copy.is_linked { &[] } else { base };
         let key = LayerCache::operation_key(&node.op, below, source, self.plan.source_date_epoch);
         // First by what the layers are, which is known; only then by what the files are, which takes reading them.
-        if let Some(layer) = self.known(node, &key)? {
-            return Ok((layer, NodeOutcome::Cached));
-        }
-        let view = View::for_reading(self.store, source)?;
-        let (layer, outcome) = self.copied(node, copy, CopiedFrom::Image(&view), base)?;
-        self.cache.put(&key, &layer)?;
-        Ok((layer, outcome))
+        self.known_or(node, key, || {
+            self.cache.shared().fetch(self.store, source)?;
+            let view = View::for_reading(self.store, source)?;
+            self.copied(node, copy, CopiedFrom::Image(&view), base)
+        })
     }
 
     /// The layer that `copy` makes.
@@ -336,23 +433,38 @@ impl Session<'_> {
             CopiedFrom::Image(view) => (view, None),
         };
         let is_image = matches!(from, CopiedFrom::Image(_));
-        let owner = copy.owner.as_deref().map(|owner| self.owner(owner, base)).transpose()?;
         let exclude = exclude_patterns(&copy.exclude)?;
-        let below = if copy.is_linked { View::empty() } else { View::for_lookup(self.store, base)? };
         let workspace = self.store.temp_dir()?;
         let assembler = Assembler { store: self.store, downloads: self.downloads, workspace: workspace.path(), tree };
         let staged = assembler.stage(copy, is_image)?;
-        let copier = Copier::new(&below, owner, copy.mode.as_ref(), &exclude);
-        let mut entries = staged.copy(copier, &copy.destination)?;
         let trees = staged.trees();
-        fill_digests(&mut entries, &trees, digests)?;
-        self.layer(node, entries, &trees)
+        let entries = |below: &View, owner: Option<Owner>| -> Result<Entries> {
+            let copier = Copier::new(below, owner, copy.mode.as_ref(), &exclude);
+            let mut entries = staged.copy(copier, &copy.destination)?;
+            fill_digests(&mut entries, &trees, digests)?;
+            Ok(entries)
+        };
+        let mtime = self.plan.source_date_epoch;
+        let is_shared = self.cache.shared().is_used() && !is_image;
+        let key = is_shared.then(|| -> Result<String> {
+            let content = content_digest(&entries(&View::empty(), None)?, mtime);
+            let below = if copy.is_linked { &[] } else { base };
+            Ok(LayerCache::copy_key(&node.op, below, &content, mtime))
+        });
+        self.shared_or(node, key.transpose()?, || {
+            let owner = copy.owner.as_deref().map(|owner| self.owner(owner, base)).transpose()?;
+            let below = if copy.is_linked { View::empty() } else { self.lookup(base)? };
+            self.layer(node, entries(&below, owner)?, &trees)
+        })
     }
 
     fn owner(&self, spec: &str, base: &[Layer]) -> Result<Owner> {
         match spec {
             "" => Ok(Owner::default()),
-            spec => owner::find(spec, || View::for_reading(self.store, base)),
+            spec => owner::find(spec, || {
+                self.cache.shared().fetch(self.store, base)?;
+                View::for_reading(self.store, base)
+            }),
         }
     }
 
@@ -407,7 +519,8 @@ impl Session<'_> {
     }
 
     /// Writes config and manifest.
-    fn assemble(&self, layers: &[Layer]) -> Result<BuiltImage> {
+    fn assemble(&self, layers: &[Layer]) -> Result<(BuiltImage, Vec<Layer>)> {
+        self.cache.shared().fetch(self.store, layers)?;
         let layers = layers.iter().map(|layer| self.encoded(layer)).collect::<Result<Vec<_>>>()?;
         let mut config = self.plan.config.clone();
         config.rootfs.diff_ids = layers.iter().map(|layer| layer.diff_id.clone()).collect();
@@ -417,11 +530,16 @@ impl Session<'_> {
         fail_at("build.assemble.config")?;
         let config_blob = Descriptor::new(media_type::CONFIG, blobs.put(&config_bytes)?, config_bytes.len() as u64);
         let layer_blobs = layers.iter().map(|layer| layer.blob.clone()).collect();
-        let manifest = Manifest { annotations: self.annotations.clone(), ..Manifest::new(config_blob, layer_blobs) };
+        let mut annotations = self.annotations.clone();
+        if self.inline_cache {
+            let records = self.cache.shared().records(Some(&layers)).to_bytes();
+            annotations.insert(INLINE_ANNOTATION.to_string(), String::from_utf8_lossy(&records).into_owned());
+        }
+        let manifest = Manifest { annotations, ..Manifest::new(config_blob, layer_blobs) };
         let manifest = manifest.to_bytes();
         fail_at("build.assemble.manifest")?;
         let descriptor = Descriptor::new(media_type::MANIFEST, blobs.put(&manifest)?, manifest.len() as u64);
-        Ok(BuiltImage { manifest: descriptor, config })
+        Ok((BuiltImage { manifest: descriptor, config }, layers))
     }
 }
 

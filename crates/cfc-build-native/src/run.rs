@@ -160,6 +160,11 @@ impl Running {
         state.sandboxes.push((launcher.clone(), id.to_string()));
     }
 
+    /// Sandboxes may start again.
+    pub(crate) fn go_on(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_stopped = false;
+    }
+
     /// Whether the build is over, so that nobody need wait for anything.
     pub(crate) fn is_stopped(&self) -> bool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).is_stopped

@@ -139,6 +139,13 @@ pub struct Build {
     /// Say something of the Dockerfile instead of building it; `,format=json` for programs
     #[arg(long, value_name = "check|lint|outline|targets")]
     pub call: Option<String>,
+    /// Use what other builds made: type=registry,ref=NAME:TAG (an image with an inline cache, too) or type=local,src=DIR
+    #[arg(long = "cache-from", value_name = "type=TYPE,…|NAME:TAG")]
+    pub cache_from: Vec<String>,
+    /// Let other builds use what this one made: type=registry,ref=NAME:TAG, type=local,dest=DIR (with mode=max of every step)
+    /// or type=inline
+    #[arg(long = "cache-to", value_name = "type=TYPE,…[,mode=min|max]")]
+    pub cache_to: Vec<String>,
     /// How to show the build: auto draws on a terminal and is plain elsewhere; json is an object a line on stderr
     /// [default: $CFC_PROGRESS, $BUILDKIT_PROGRESS, auto]
     #[arg(long, value_name = "auto|plain|tty|json|quiet")]

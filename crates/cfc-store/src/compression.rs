@@ -14,7 +14,7 @@ use crate::error::Context;
 use crate::parallel::{Codec, Encoded, ParallelEncoder};
 use crate::stargz::{self, Stargz};
 use crate::unpack::TarReader;
-use crate::{Result, Store, StoreError, StoreErrorKind};
+use crate::{Result, Store, StoreError, StoreErrorKind, UnpackLimits};
 
 /// What layers are compressed with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -153,6 +153,15 @@ enum Encoder {
 }
 
 impl Store {
+    /// The diff id of the layer that the blob `digest` holds: the digest of its bytes, uncompressed. An error above 32 GiB.
+    pub fn diff_id_of(&self, digest: &Digest) -> Result<Digest> {
+        let failed = || format!("cannot read the layer `{digest}`");
+        let file = self.blobs().open(digest)?;
+        let mut reader = LayerReader::new(file, Algorithm::Sha256, UnpackLimits::default().bytes).context(failed)?;
+        reader.drain().context(failed)?;
+        Ok(reader.digest())
+    }
+
     /// A layer to be written in an encoding, on all processors. An eStargz is made of a finished layer instead, with
     /// [`Store::encode_layer`].
     pub fn layer_writer(&self, encoding: impl Into<Encoding>) -> Result<LayerBlobWriter> {

@@ -134,6 +134,11 @@ impl Store {
         Ok(())
     }
 
+    /// Takes in a blob of the OCI layout `directory`, verified by digest and size.
+    pub fn import_layout_blob(&self, blob: &Descriptor, directory: &Path) -> Result<()> {
+        self.import_blob(blob, directory)
+    }
+
     fn import_blob(&self, blob: &Descriptor, directory: &Path) -> Result<()> {
         if self.blobs().contains(&blob.digest) {
             return Ok(());

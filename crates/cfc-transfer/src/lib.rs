@@ -8,6 +8,7 @@ mod pull;
 mod push;
 
 mod answer;
+mod artifact;
 mod auth;
 mod challenge;
 mod credentials;
@@ -21,6 +22,7 @@ mod registry;
 mod upload;
 mod url;
 
+pub use artifact::RemoteArtifact;
 pub use error::{PullError, PushError, TransferErrorKind};
 pub use options::{Credentials, Options};
 pub use progress::{NoProgress, Outcome, Progress};

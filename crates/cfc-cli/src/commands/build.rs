@@ -10,6 +10,7 @@ use crate::failure::Failure;
 use crate::images::annotations::Annotations;
 use crate::images::build::{ImageBuild, build_container, build_image, parse_pairs};
 use crate::images::built_by;
+use crate::images::cache::{CacheFrom, CacheTo};
 use crate::images::call::Call;
 use crate::images::context::ImageContext;
 use crate::images::named_contexts;
@@ -139,6 +140,8 @@ fn common(arguments: &Build) -> Result<ImageBuild, Failure> {
         encoding: encoding(arguments)?,
         annotations: Annotations::parse(&arguments.annotations, platforms.len())?,
         progress: style(arguments)?,
+        cache_from: arguments.cache_from.iter().map(|text| CacheFrom::parse(text)).collect::<Result<_, _>>()?,
+        cache_to: arguments.cache_to.iter().map(|text| CacheTo::parse(text)).collect::<Result<_, _>>()?,
         ..ImageBuild::default()
     })
 }

@@ -13,6 +13,7 @@ use cfc_store::{Encoding, Store};
 use crate::failure::Failure;
 use crate::images::annotations::Annotations;
 use crate::images::base::StoreThenRegistry;
+use crate::images::cache::{CacheFrom, CacheTo, Mode};
 use crate::images::network::Network;
 use crate::images::progress::{self, Progress, Style};
 use crate::images::trust::Trust;
@@ -58,6 +59,10 @@ pub struct ImageBuild {
     pub annotations: Annotations,
     /// How it is shown.
     pub progress: Style,
+    /// Caches to use.
+    pub cache_from: Vec<CacheFrom>,
+    /// Where the build's cache goes.
+    pub cache_to: Vec<CacheTo>,
 }
 
 impl ImageBuild {
@@ -147,8 +152,12 @@ fn build_manifest(settings: &Settings, store: &Store, build: &ImageBuild) -> Res
         verify: build.verify,
         encoding: build.encoding,
         annotations: build.annotations.manifest.clone(),
+        inline_cache: build.cache_to.contains(&CacheTo::Inline),
     };
-    let mut builder = NativeBuilder::with_program(store.clone(), &program, options).with_downloads(Box::new(Network));
+    let sources = build.cache_from.iter().filter_map(|from| from.open(settings, store)).collect();
+    let mut builder = NativeBuilder::with_program(store.clone(), &program, options)
+        .with_downloads(Box::new(Network))
+        .with_shared_cache(sources, !build.cache_to.is_empty());
     let request = build.request();
     let bases = StoreThenRegistry { store, options: settings.transfer_options()?, pulls: build.pulls };
     let text = cfc_build_native::read_dockerfile(&request).unwrap_or_default();
@@ -156,7 +165,14 @@ fn build_manifest(settings: &Settings, store: &Store, build: &ImageBuild) -> Res
     let progress = Progress::new(build.progress, dockerfile, build.dockerfile.clone());
     let _interruptible = interrupt::ends(store, builder.stopper());
     let image = cfc_build_native::build_image(&mut builder, &request, &bases, &progress).map_err(image_failure)?;
-    Ok((image.manifest, progress.has_built()))
+    let has_built = progress.has_built();
+    drop(progress);
+    for to in &build.cache_to {
+        let Some(mode) = to.mode() else { continue };
+        let records = builder.records(mode == Mode::Max).map_err(|error| image_failure(error.into()))?;
+        to.send(store, &records, &settings.transfer_options()?)?;
+    }
+    Ok((image.manifest, has_built))
 }
 
 /// An error of the sandbox with its hint.

@@ -3,6 +3,7 @@
 pub mod annotations;
 pub mod base;
 pub mod build;
+pub mod cache;
 pub mod call;
 pub mod context;
 mod layout;

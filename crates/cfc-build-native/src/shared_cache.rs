@@ -1,0 +1,166 @@
+//! What builds of other machines made: records of keys and layers that an import brings and an export takes.
+//!
+//! A record is believed as an image is: who imports from a place trusts what is there. What it names is verified, though:
+//! a blob by its digest and size when it is brought, and that it holds the layer it is said to hold.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use cfc_oci::{Descriptor, Digest};
+use cfc_store::Store;
+use serde::{Deserialize, Serialize};
+
+use crate::failure::{Failure, Result};
+use crate::layer::Layer;
+
+/// The media type of a shared cache's records, which are the config of its manifest.
+pub const CACHE_CONFIG_TYPE: &str = "application/vnd.cfc.buildcache.config.v1+json";
+/// The annotation of an image's manifest that holds the records of its own layers. Not in the config: that is what
+/// identifies an image to Docker, and it should not change with how the image was built.
+pub const INLINE_ANNOTATION: &str = "dev.cfc.buildcache.v1";
+const VERSION: u32 = 1;
+/// More operations than any Dockerfile has.
+const MAX_RECORDS: usize = 100_000;
+
+/// Layers by the keys of the operations that make them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CacheRecords {
+    version: u32,
+    layers: BTreeMap<String, Layer>,
+}
+
+impl CacheRecords {
+    /// Reads what [`CacheRecords::to_bytes`] wrote; the text says why it is something else.
+    pub fn parse(bytes: &[u8]) -> std::result::Result<CacheRecords, String> {
+        let records: CacheRecords =
+            serde_json::from_slice(bytes).map_err(|error| format!("its records are malformed: {error}"))?;
+        match records.version {
+            VERSION if records.layers.len() <= MAX_RECORDS => Ok(records),
+            VERSION => Err(format!("it has more than {MAX_RECORDS} records")),
+            other => Err(format!("its records have the version {other}, and this cfc reads {VERSION}")),
+        }
+    }
+
+    /// As JSON; the same records give the same bytes.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("records have only string keys")
+    }
+
+    pub(crate) fn layers(&self) -> impl Iterator<Item = &Layer> {
+        self.layers.values()
+    }
+
+    /// The blobs that are named, each once.
+    pub fn blobs(&self) -> Vec<Descriptor> {
+        let mut seen = BTreeSet::new();
+        let blobs = self.layers.values().map(|layer| &layer.blob);
+        blobs.filter(|blob| seen.insert(blob.digest.clone())).cloned().collect()
+    }
+}
+
+/// A place where another build's records and layers are.
+pub trait CacheSource: Send + Sync {
+    /// What it is called in messages.
+    fn name(&self) -> &str;
+    /// Its records.
+    fn records(&self) -> &CacheRecords;
+    /// Brings a blob into the store, verified by digest and size. The text says why it cannot.
+    fn fetch(&self, store: &Store, blob: &Descriptor) -> std::result::Result<(), String>;
+}
+
+/// What a build may use of others', and what others may use of it.
+#[derive(Default)]
+pub(crate) struct SharedCache {
+    sources: Vec<Box<dyn CacheSource>>,
+    /// A source did not keep what it promised: none is asked any more.
+    is_broken: AtomicBool,
+    learned: Mutex<BTreeMap<String, Layer>>,
+    /// Whether somebody wants to know what was learned.
+    is_exported: bool,
+}
+
+impl SharedCache {
+    pub(crate) fn new(sources: Vec<Box<dyn CacheSource>>, is_exported: bool) -> SharedCache {
+        SharedCache { sources, is_exported, ..SharedCache::default() }
+    }
+
+    /// Whether there is anybody to share with.
+    pub(crate) fn is_used(&self) -> bool {
+        self.is_exported || !self.sources.is_empty()
+    }
+
+    /// The layer that another build made for `key`. Its blob may have to be brought.
+    pub(crate) fn find(&self, key: &str) -> Option<Layer> {
+        if self.is_broken.load(Ordering::Relaxed) {
+            return None;
+        }
+        self.sources.iter().find_map(|source| source.records().layers.get(key)).cloned()
+    }
+
+    /// Notes which layer belongs to `key`.
+    pub(crate) fn learn(&self, key: &str, layer: &Layer) {
+        if self.is_exported {
+            self.lock().insert(key.to_string(), layer.clone());
+        }
+    }
+
+    /// What was learned; of `only`, if given, and then as these layers are encoded.
+    pub(crate) fn records(&self, only: Option<&[Layer]>) -> CacheRecords {
+        let mut layers = self.lock().clone();
+        if let Some(only) = only {
+            let of = |diff_id: &Digest| only.iter().find(|layer| layer.diff_id == *diff_id).cloned();
+            layers = layers.into_iter().filter_map(|(key, layer)| Some((key, of(&layer.diff_id)?))).collect();
+        }
+        CacheRecords { version: VERSION, layers }
+    }
+
+    /// Brings the blobs of `layers` that the store lacks.
+    pub(crate) fn fetch<'l>(&self, store: &Store, layers: impl IntoIterator<Item = &'l Layer>) -> Result<()> {
+        layers.into_iter().try_for_each(|layer| self.fetch_one(store, layer))
+    }
+
+    fn fetch_one(&self, store: &Store, layer: &Layer) -> Result<()> {
+        if self.sources.is_empty() || store.blobs().contains(&layer.blob.digest) {
+            return Ok(());
+        }
+        let has_it = |source: &dyn CacheSource| {
+            source.records().layers.values().any(|other| other.blob.digest == layer.blob.digest)
+        };
+        // Whoever has no record of it is not asked; the error is told when it is missed.
+        let Some(source) = self.sources.iter().find(|source| has_it(source.as_ref())) else { return Ok(()) };
+        let failed = |why: String| {
+            self.is_broken.store(true, Ordering::Relaxed);
+            Failure::new(format!("the cache `{}` does not give the layer `{}`: {why}", source.name(), layer.diff_id))
+        };
+        source.fetch(store, &layer.blob).map_err(failed)?;
+        let held = store.diff_id_of(&layer.blob.digest)?;
+        match held == layer.diff_id {
+            true => Ok(()),
+            false => Err(failed(format!("its blob `{}` holds `{held}`", layer.blob.digest))),
+        }
+    }
+
+    /// Whether a source failed, so that a second attempt without them may succeed.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.is_broken.load(Ordering::Relaxed)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Layer>> {
+        self.learned.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_record_is_refused_with_the_reason() {
+        let reason = |text: &str| CacheRecords::parse(text.as_bytes()).expect_err(text);
+        assert!(reason("[]").contains("malformed"));
+        assert!(reason(r#"{"version":9,"layers":{}}"#).contains("version 9"));
+        let empty = CacheRecords { version: VERSION, ..CacheRecords::default() };
+        assert_eq!(CacheRecords::parse(&empty.to_bytes()), Ok(empty));
+    }
+}
