@@ -19,7 +19,11 @@ pub struct Flattened {
 /// The only image of the OCI layout `directory`.
 pub fn flatten(directory: &Path) -> Flattened {
     let home = tempfile::tempdir().expect("a directory");
-    let store = Store::open(home.path()).expect("a store");
+    flatten_in(&Store::open(home.path()).expect("a store"), directory)
+}
+
+/// The same, unpacked in `store`: there, images on one base unpack it once.
+pub fn flatten_in(store: &Store, directory: &Path) -> Flattened {
     let descriptor = store.import_oci_layout(directory, None).expect("imports");
     let image = store.images().load(&descriptor).expect("loads");
     let layers = store.unpack_image(&image).expect("unpacks");

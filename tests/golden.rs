@@ -15,6 +15,7 @@
 //!
 //! With `CFC_BLESS=1` the expected files are written instead of compared.
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -98,8 +99,10 @@ impl Case {
 
 /// The lines of one text that the other has not.
 pub fn difference(expected: &str, actual: &str) -> String {
-    let missing = expected.lines().filter(|line| !actual.lines().any(|other| other == *line));
-    let added = actual.lines().filter(|line| !expected.lines().any(|other| other == *line));
+    let lines = |text| str::lines(text).collect::<HashSet<&str>>();
+    let (known, found) = (lines(expected), lines(actual));
+    let missing = expected.lines().filter(|line| !found.contains(line));
+    let added = actual.lines().filter(|line| !known.contains(line));
     let lines = missing.map(|line| format!("- {line}")).chain(added.map(|line| format!("+ {line}")));
     lines.collect::<Vec<_>>().join("\n")
 }

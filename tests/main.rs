@@ -2,9 +2,11 @@
 
 mod add;
 mod arrows;
+mod bases;
 mod clock;
 mod contexts;
 mod descriptors;
+mod engine;
 mod exec;
 mod flatten;
 mod fuzz;
@@ -31,6 +33,7 @@ mod reproducible;
 mod rootless;
 mod run_settings;
 mod runtimes;
+mod services;
 mod settings;
 mod shared_cache;
 mod starter;
