@@ -245,6 +245,9 @@ impl Contents {
 
     /// Everything that a manifest names. An index may name blobs as well.
     fn named(&self) -> HashSet<&Digest> {
-        self.manifests.values().flat_map(|facts| facts.blobs.iter().chain(&facts.manifests)).collect()
+        self.manifests
+            .values()
+            .flat_map(|facts| facts.blobs.iter().chain(&facts.optional).chain(&facts.manifests))
+            .collect()
     }
 }

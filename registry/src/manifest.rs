@@ -18,6 +18,8 @@ pub(crate) struct ManifestFacts {
     pub media_type: String,
     /// Config and layers that must be here; layers that may not be distributed are left out.
     pub blobs: Vec<Digest>,
+    /// Layers that may not be distributed. They need not be here, and stay if they are.
+    pub optional: Vec<Digest>,
     /// The manifests of an index.
     pub manifests: Vec<Digest>,
     /// The manifest that this one refers to.
@@ -99,18 +101,17 @@ fn image(media_type: String, raw: RawManifest) -> Result<ManifestFacts, ApiError
         return Err(invalid("an image manifest cannot have `manifests`".to_string()));
     }
     let config = raw.config.ok_or_else(|| invalid("`config` is missing".to_string()))?;
-    let mut blobs = vec![parse_digest(&config)?];
+    let (mut blobs, mut optional) = (vec![parse_digest(&config)?], Vec::new());
     for layer in raw.layers.iter().flatten() {
-        let digest = parse_digest(layer)?;
-        if is_distributable(&layer.media_type) {
-            blobs.push(digest);
-        }
+        let wanted = if is_distributable(&layer.media_type) { &mut blobs } else { &mut optional };
+        wanted.push(parse_digest(layer)?);
     }
     blobs.sort();
     blobs.dedup();
     Ok(ManifestFacts {
         media_type,
         blobs,
+        optional,
         manifests: Vec::new(),
         subject: raw.subject.as_ref().map(parse_digest).transpose()?,
         artifact_type: Some(raw.artifact_type.filter(|t| !t.is_empty()).unwrap_or(config.media_type)),
@@ -129,6 +130,7 @@ fn index(media_type: String, raw: RawManifest) -> Result<ManifestFacts, ApiError
     Ok(ManifestFacts {
         media_type,
         blobs: Vec::new(),
+        optional: Vec::new(),
         manifests,
         subject: raw.subject.as_ref().map(parse_digest).transpose()?,
         artifact_type: raw.artifact_type.filter(|t| !t.is_empty()),
@@ -196,7 +198,8 @@ mod tests {
             r#"{"schemaVersion":2,"config":{"mediaType":"c","digest":"DIGEST","size":0},"layers":[{
                "mediaType":"application/vnd.oci.image.layer.nondistributable.v1.tar","digest":"DIGEST","size":1}]}"#,
         );
-        assert_eq!(facts.expect("valid").blobs.len(), 1);
+        let facts = facts.expect("valid");
+        assert_eq!((facts.blobs.len(), facts.optional.len()), (1, 1));
     }
 
     #[test]

@@ -69,7 +69,7 @@ pub(super) async fn put(
         return Err(ApiError::new(Problem::DigestInvalid, detail));
     }
     // From here on nothing of this goes, whatever is collected meanwhile.
-    let needed = facts.blobs.iter().chain(&facts.manifests).chain([&digest]);
+    let needed = facts.blobs.iter().chain(&facts.optional).chain(&facts.manifests).chain([&digest]);
     let _hold = call.registry.holds.hold(needed.cloned());
     if !call.registry.options.accept_sparse {
         require_content(call.registry, name, &facts).await?;

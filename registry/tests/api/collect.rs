@@ -126,6 +126,18 @@ async fn manifests_that_nothing_leads_to_go_only_when_asked() {
 }
 
 #[tokio::test]
+async fn a_layer_that_need_not_be_here_stays_if_it_is() {
+    let server = Server::start().await;
+    let config = server.push_blob("a", b"{}").await;
+    let layer = server.push_blob("a", b"foreign").await;
+    let json = image(&config, &[&layer], "");
+    let json = json.replace(media_type::LAYER, "application/vnd.oci.image.layer.nondistributable.v1.tar");
+    expect(&server.put_manifest("a", "x", &json).await, 201);
+    assert_eq!(collect(&server, AT_ONCE).await, Collected::default());
+    expect(&server.get(&format!("/v2/a/blobs/{layer}")).await, 200);
+}
+
+#[tokio::test]
 async fn a_manifest_that_cannot_be_read_costs_nobody_a_blob() {
     let server = Server::start().await;
     let (digest, _) = server.push_image("a", "x", "x").await;

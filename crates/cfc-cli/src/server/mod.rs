@@ -169,7 +169,11 @@ async fn serve(server: Server) -> Result<Option<Handover>, Failure> {
     let registry_socket = settings.registry_socket()?;
     let serving_operator = tokio::spawn({
         let registry = registry.clone();
-        async move { cfc_registry::serve_operator(&registry_socket, registry).await }
+        async move {
+            if let Err(error) = cfc_registry::serve_operator(&registry_socket, registry).await {
+                tracing::error!(%error, socket = %registry_socket.display(), "`cfc registry gc` cannot reach the registry");
+            }
+        }
     });
     let serving_registry = tokio::spawn(cfc_registry::serve(registry_listener, registry));
     let serving_control = tokio::spawn(axum::serve(control_listener, control.router()).into_future());
