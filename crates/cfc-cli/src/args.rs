@@ -130,7 +130,7 @@ pub struct Build {
     /// Build twice without cache, and name the first file that does not come out the same and the step that wrote it
     #[arg(long)]
     pub verify: bool,
-    /// The image's time, and the latest of its files; it wins over the environment's SOURCE_DATE_EPOCH [default: 0]
+    /// The image's time, and the latest of its files; it wins over the environment's SOURCE_DATE_EPOCH [default: 1980-01-01]
     #[arg(long, value_name = "now|SECONDS|DATE", value_parser = crate::images::timestamp::parse)]
     pub timestamp: Option<i64>,
     /// Look for mistakes and build nothing: the same as --call check
