@@ -83,6 +83,8 @@ impl ImageStore {
         let bytes = serde_json::to_vec_pretty(&record).map_err(io::Error::from).context(subject)?;
         let mut file = NamedTempFile::new_in(self.store.session_directory()).context(subject)?;
         file.write_all(&bytes).and_then(|()| file.as_file().sync_all()).context(subject)?;
+        // A pruner that decided to take the old name away takes that, not ours.
+        let _guard = self.store.uses().guard()?;
         file.persist(&path).map_err(|error| error.error).context(subject)?;
         sync_directory_of(&path)
     }
@@ -127,7 +129,10 @@ impl ImageStore {
         Ok(images)
     }
 
-    /// Every name, for those who decide what is kept. Names that cannot be read are left out.
+    /// Every name, for those who decide what is kept.
+    ///
+    /// # Errors
+    /// Also for a single record that cannot be read: what it names must not count as needless.
     pub(crate) fn names(root: &Path) -> Result<Vec<NamedImage>> {
         let directory = root.join("refs");
         let mut names = Vec::new();

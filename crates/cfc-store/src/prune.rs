@@ -63,6 +63,9 @@ impl PrunePlan {
         if missing > 0 {
             let rest = total.saturating_sub(missing);
             kept = if kept == 0 { rest } else { kept.min(rest) };
+        } else if self.min_free > 0 && kept == 0 {
+            // So much is free already. Zero would be no bound, with which everything goes.
+            kept = total.max(1);
         }
         kept.max(self.reserved)
     }
@@ -141,7 +144,11 @@ impl Pruner {
         if !self.root.join("lock").exists() {
             return Ok(Pruned::default());
         }
-        let mut inventory = Inventory::take(&self.root)?;
+        self.prune_of(Inventory::take(&self.root)?, filter, plan)
+    }
+
+    /// As [`Pruner::prune`], with what was found some time ago.
+    fn prune_of(&self, mut inventory: Inventory, filter: &PruneFilter, plan: &PrunePlan) -> Result<Pruned> {
         let mut trash = Trash::new(&self.root);
         let pruned = {
             let _guard = uses::lock(&self.root, FlockOperation::LockExclusive)?;
@@ -203,7 +210,8 @@ impl Pruning<'_> {
         let is_dry = self.plan.dry_run;
         match &entity.what {
             What::Name { path, manifest } => {
-                if self.live.used_blobs.contains(&manifest.digest) {
+                // Meanwhile somebody may have given the name to another image, or to one that no registry has.
+                if !self.live.is_pulled(path, manifest) || self.live.used_blobs.contains(&manifest.digest) {
                     return Ok(None);
                 }
                 if !is_dry {
@@ -246,7 +254,39 @@ fn free_bytes(root: &Path) -> Result<u64> {
 
 #[cfg(test)]
 mod tests {
+    use cfc_oci::{Descriptor, Reference, media_type};
+
     use super::*;
+    use crate::Store;
+
+    #[test]
+    fn a_name_that_was_given_to_another_image_after_the_look_around_stays() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let put = |store: &Store, text: &str| {
+            let digest = store.blobs().put(text.as_bytes()).expect("written");
+            Descriptor::new(media_type::MANIFEST, digest, text.len() as u64)
+        };
+        let names: [Reference; 3] = ["a:1", "b:1", "c:1"].map(|name| name.parse().expect("a reference"));
+        let store = Store::open(directory.path()).expect("a store");
+        let old = put(&store, "{}");
+        names.iter().for_each(|name| store.images().tag_pulled(name, &old).expect("tags"));
+        drop(store);
+
+        let inventory = Inventory::take(directory.path()).expect("lists");
+        let store = Store::open(directory.path()).expect("a store");
+        let new = put(&store, "{ }");
+        store.images().tag_pulled(&names[0], &new).expect("tags");
+        store.images().tag(&names[1], &new).expect("tags");
+        let filter = PruneFilter { all: true, ..PruneFilter::default() };
+        let pruned = store.pruner().prune_of(inventory, &filter, &PrunePlan::default()).expect("prunes");
+        let gone: Vec<&str> = pruned.removed.iter().map(|gone| gone.id.as_str()).collect();
+        assert!(gone.contains(&names[2].to_string().as_str()), "{gone:?}");
+        let left: Vec<_> = store.images().list().expect("lists");
+        assert_eq!(
+            left.iter().map(|(name, image)| (name, image)).collect::<Vec<_>>(),
+            [(&names[0], &new), (&names[1], &new)]
+        );
+    }
 
     #[test]
     fn what_stays_is_decided_as_buildkit_decides_it() {
@@ -257,6 +297,9 @@ mod tests {
         assert_eq!(kept(60, 0, 0, 100, 5), 60);
         assert_eq!(kept(0, 0, 70, 100, 5), 70);
         assert_eq!(kept(0, 20, 0, 100, 5), 85, "fifteen bytes are missing");
+        assert_eq!(kept(0, 20, 0, 100, 50), 100, "so much is free, so all stays");
+        assert_eq!(kept(0, 20, 0, 0, 50), 1, "zero would be no bound");
+        assert_eq!(kept(60, 20, 0, 100, 50), 60);
         assert_eq!(kept(60, 50, 0, 100, 5), 55);
         assert_eq!(kept(60, 50, 58, 100, 5), 58, "but never below what is reserved");
     }

@@ -188,3 +188,20 @@ fn a_cache_mount_goes_unless_somebody_uses_it() {
     assert_eq!(pruned.removed.iter().map(|gone| gone.id.as_str()).collect::<Vec<_>>(), ["apt"]);
     assert!(!home.exists());
 }
+
+#[test]
+fn a_name_waits_for_whoever_takes_names_away() {
+    let (_directory, store) = temporary_store();
+    let image = image(&store, &[]);
+    let lock = File::options().append(true).open(store.root().join("lock")).expect("opens");
+    let names = || fs::read_dir(store.root().join("refs")).expect("lists").count();
+    std::thread::scope(|scope| {
+        rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).expect("locks");
+        let tagger = scope.spawn(|| store.images().tag(&reference("app:1"), &image));
+        std::thread::sleep(Duration::from_millis(200));
+        assert_eq!(names(), 0, "nothing gets a name while a pruner is at work");
+        rustix::fs::flock(&lock, rustix::fs::FlockOperation::Unlock).expect("unlocks");
+        tagger.join().expect("no panic").expect("tags");
+    });
+    assert_eq!(names(), 1);
+}

@@ -75,7 +75,7 @@ fn filter(arguments: &Prune) -> Result<PruneFilter, Failure> {
             _ => return Err(bad(format!("the key `{key}` is not supported"))),
         }
     }
-    // Who names a kind wants it, though it would stay by default.
+    // Without --all these stay, so a filter that names them would find nothing, ever.
     let is_named = |kind: PrunableKind| filter.kinds.contains(&kind);
     if !filter.all && (is_named(PrunableKind::Image) || is_named(PrunableKind::Context)) {
         return Err(Failure::new("pulled images and what is remembered of build contexts go only with --all"));

@@ -68,6 +68,11 @@ impl Live {
         Ok(live)
     }
 
+    /// Whether at `path` a name of `image` is recorded, which was pulled.
+    pub(super) fn is_pulled(&self, path: &Path, image: &Descriptor) -> bool {
+        self.pulled.get(path).is_some_and(|pulled| pulled.digest == image.digest)
+    }
+
     /// The pulled image whose name is recorded at `path` has it no more.
     pub(super) fn forget_name(&mut self, root: &Path, path: &Path) -> Result<()> {
         self.pulled.remove(path);
