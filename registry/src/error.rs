@@ -185,7 +185,7 @@ fn is_disk_full(error: &StorageError) -> bool {
 }
 
 /// An error with its causes in one line.
-struct Chain<'a>(&'a dyn std::error::Error);
+pub(crate) struct Chain<'a>(pub(crate) &'a dyn std::error::Error);
 
 impl fmt::Display for Chain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

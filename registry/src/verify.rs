@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use cfc_oci::{Digest, Hasher, RepositoryName, Tag};
 
+use crate::error::Chain;
 use crate::files::blocking;
 use crate::manifest::ManifestFacts;
 use crate::metadata::Found;
@@ -20,7 +21,14 @@ pub enum Finding {
         /// The digest of the bytes.
         found: Digest,
     },
-    /// A manifest's bytes are others than its name says, or no manifest.
+    /// A blob cannot be read.
+    UnreadableBlob {
+        /// Its name.
+        digest: Digest,
+        /// What the system says.
+        reason: String,
+    },
+    /// A manifest's bytes are others than its name says, or no manifest, or cannot be read.
     CorruptManifest {
         /// Where.
         repository: RepositoryName,
@@ -37,6 +45,15 @@ pub enum Finding {
         manifest: Digest,
         /// What it names.
         content: Digest,
+    },
+    /// A tag cannot be read, or does not say what it points at.
+    CorruptTag {
+        /// Where.
+        repository: RepositoryName,
+        /// The tag.
+        tag: Tag,
+        /// What is wrong.
+        reason: String,
     },
     /// A tag points at a manifest that is not there.
     DanglingTag {
@@ -55,6 +72,8 @@ impl fmt::Display for Finding {
             Finding::CorruptBlob { expected, found } => {
                 write!(f, "blob: its name says {expected}, its bytes hash to {found}")
             }
+            Finding::UnreadableBlob { digest, reason } => write!(f, "blob {digest}: {reason}"),
+            Finding::CorruptTag { repository, tag, reason } => write!(f, "tag `{repository}:{tag}`: {reason}"),
             Finding::CorruptManifest { repository, digest, reason } => {
                 write!(f, "manifest `{repository}@{digest}`: {reason}")
             }
@@ -102,49 +121,66 @@ impl Registry {
             ..Verified::default()
         };
         let (pending, verified) = (Mutex::new(blobs), Mutex::new(verified));
-        let work = || -> Result<(), StorageError> {
+        let work = || {
             loop {
                 let next = pending.lock().unwrap_or_else(PoisonError::into_inner).pop();
-                let Some((expected, _)) = next else { return Ok(()) };
-                let Some(found) = self.inner.blobs.hash(&expected)? else { continue };
-                if found != expected {
-                    if quarantine {
-                        self.inner.blobs.quarantine(&expected)?;
-                    }
-                    let finding = Finding::CorruptBlob { expected, found };
-                    verified.lock().unwrap_or_else(PoisonError::into_inner).findings.push(finding);
-                }
+                let Some((digest, _)) = next else { return };
+                let found = self.verify_blob(digest, quarantine);
+                verified.lock().unwrap_or_else(PoisonError::into_inner).findings.extend(found);
             }
         };
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        std::thread::scope(|scope| {
-            let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-            workers.into_iter().try_for_each(|worker| match worker.join() {
-                Ok(result) => result,
-                Err(panic) => std::panic::resume_unwind(panic),
-            })
-        })?;
+        std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(work))));
         Ok(verified.into_inner().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn verify_blob(&self, expected: Digest, quarantine: bool) -> Vec<Finding> {
+        let unreadable =
+            |error| Finding::UnreadableBlob { digest: expected.clone(), reason: Chain(&error).to_string() };
+        match self.inner.blobs.hash(&expected) {
+            Ok(Some(found)) if found != expected => {
+                let quarantined = if quarantine { self.inner.blobs.quarantine(&expected) } else { Ok(()) };
+                let not_quarantined = quarantined.err().map(unreadable);
+                [Finding::CorruptBlob { expected, found }].into_iter().chain(not_quarantined).collect()
+            }
+            Ok(_) => Vec::new(),
+            Err(error) => vec![unreadable(error)],
+        }
     }
 
     fn verify_repositories(&self, quarantine: bool, verified: &mut Verified) -> Result<(), StorageError> {
         let found = self.inner.metadata.walk_repositories()?;
         for found in &found {
-            if let Found::Manifest(name, digest) = found {
-                verified.manifests += 1;
-                self.verify_manifest(name, digest, quarantine, verified)?;
+            let Found::Manifest(repository, digest) = found else { continue };
+            verified.manifests += 1;
+            if let Err(error) = self.verify_manifest(repository, digest, quarantine, verified) {
+                let (repository, digest) = (repository.clone(), digest.clone());
+                let reason = Chain(&error).to_string();
+                verified.findings.push(Finding::CorruptManifest { repository, digest, reason });
             }
         }
         for found in found {
             let Found::Tag(repository, tag) = found else { continue };
-            let Some(manifest) = self.inner.metadata.peek_tag(&repository, &tag)? else { continue };
-            let is_there = self.inner.metadata.manifest_touched(&repository, &manifest)?.is_some();
-            // A deletion takes the tags first, so a tag that is still there really leads nowhere.
-            if !is_there && self.inner.metadata.peek_tag(&repository, &tag)?.as_ref() == Some(&manifest) {
-                verified.findings.push(Finding::DanglingTag { repository, tag, manifest });
+            match self.dangles(&repository, &tag) {
+                Ok(None) => {}
+                Ok(Some(manifest)) => verified.findings.push(Finding::DanglingTag { repository, tag, manifest }),
+                Err(error) => {
+                    let reason = Chain(&error).to_string();
+                    verified.findings.push(Finding::CorruptTag { repository, tag, reason });
+                }
             }
         }
         Ok(())
+    }
+
+    /// The manifest that a tag points at and that is not there.
+    fn dangles(&self, repository: &RepositoryName, tag: &Tag) -> Result<Option<Digest>, StorageError> {
+        let metadata = &self.inner.metadata;
+        let Some(manifest) = metadata.peek_tag(repository, tag)? else { return Ok(None) };
+        let is_there = metadata.manifest_touched(repository, &manifest)?.is_some();
+        // A deletion takes the tags first, so a tag that is still there really leads nowhere.
+        let is_dangling = !is_there && metadata.peek_tag(repository, tag)?.as_ref() == Some(&manifest);
+        Ok(is_dangling.then_some(manifest))
     }
 
     fn verify_manifest(
@@ -155,24 +191,20 @@ impl Registry {
         verified: &mut Verified,
     ) -> Result<(), StorageError> {
         let metadata = &self.inner.metadata;
-        let Some((media_type, bytes)) = metadata.peek_manifest(repository, digest)? else { return Ok(()) };
-        let mut hasher = Hasher::new(digest.algorithm());
-        hasher.update(&bytes);
-        let hashed = hasher.finish();
-        let facts = match ManifestFacts::parse(Some(&media_type), &bytes) {
-            _ if hashed != *digest => Err(format!("its bytes hash to {hashed}")),
-            Ok(facts) => Ok(facts),
-            Err(error) => Err(error.to_string()),
+        let facts = match metadata.peek_manifest(repository, digest) {
+            Ok(None) => return Ok(()),
+            Ok(Some((media_type, bytes))) => understand(digest, &media_type, &bytes),
+            Err(error) if error.source.is::<std::io::Error>() => return Err(error),
+            // It was read, and is none.
+            Err(error) => Err(Chain(&error).to_string()),
         };
         let facts = match facts {
             Ok(facts) => facts,
             Err(reason) => {
-                if quarantine {
-                    metadata.quarantine_manifest(repository, digest)?;
-                }
-                let (repository, digest) = (repository.clone(), digest.clone());
-                verified.findings.push(Finding::CorruptManifest { repository, digest, reason });
-                return Ok(());
+                let finding =
+                    Finding::CorruptManifest { repository: repository.clone(), digest: digest.clone(), reason };
+                verified.findings.push(finding);
+                return if quarantine { metadata.quarantine_manifest(repository, digest) } else { Ok(()) };
             }
         };
         for content in facts.blobs.iter().chain(&facts.manifests) {
@@ -186,5 +218,16 @@ impl Registry {
             }
         }
         Ok(())
+    }
+}
+
+/// What a manifest says, or why it is not what its name says.
+fn understand(digest: &Digest, media_type: &str, bytes: &[u8]) -> Result<ManifestFacts, String> {
+    let mut hasher = Hasher::new(digest.algorithm());
+    hasher.update(bytes);
+    let hashed = hasher.finish();
+    match hashed == *digest {
+        true => ManifestFacts::parse(Some(media_type), bytes).map_err(|error| error.to_string()),
+        false => Err(format!("its bytes hash to {hashed}")),
     }
 }

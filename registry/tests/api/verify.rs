@@ -55,6 +55,43 @@ async fn manifests_and_tags_that_lead_nowhere_are_found() {
 }
 
 #[tokio::test]
+async fn what_cannot_be_read_is_found_and_the_rest_is_read_all_the_same() {
+    let server = Server::start().await;
+    let (one, _) = server.push_image("a", "one", "x").await;
+    let (two, _) = server.push_image("a", "two", "y").await;
+    let (three, _) = server.push_image("a", "three", "z").await;
+    let repository = server.root().join("registry/repositories/a");
+    let manifest = |digest: &Digest| repository.join(format!("_manifests/sha256/{}", digest.hex()));
+    // A directory opens, and cannot be read.
+    let layer = Digest::of(b"layer of x");
+    let path = server.registry.blob_path(&layer).expect("a file");
+    std::fs::remove_file(&path).expect("removes");
+    std::fs::create_dir(&path).expect("creates");
+    std::fs::write(manifest(&two), "nothing").expect("writes");
+    std::fs::remove_file(manifest(&three)).expect("removes");
+    std::os::unix::fs::symlink(manifest(&three), manifest(&three)).expect("links");
+    std::fs::write(repository.join("_tags/one"), "nothing").expect("writes");
+
+    let mut found = findings(&server, false).await;
+    found.sort();
+    let expected = [
+        format!("blob {layer}: cannot read "),
+        format!("manifest `a@{one}`: its repository lacks {layer}"),
+        format!("manifest `a@{two}`: cannot read "),
+        format!("manifest `a@{three}`: cannot read "),
+        "tag `a:one`: cannot read ".to_string(),
+        "tag `a:three`: cannot read ".to_string(),
+    ];
+    assert_eq!(found.len(), expected.len(), "{found:?}");
+    for start in &expected {
+        assert!(found.iter().any(|finding| finding.starts_with(start)), "no `{start}` in {found:?}");
+    }
+    // What was read and is no manifest is taken away; what cannot be read may be another time.
+    findings(&server, true).await;
+    assert!(!manifest(&two).exists() && manifest(&three).symlink_metadata().is_ok());
+}
+
+#[tokio::test]
 async fn usage_says_what_each_repository_takes() {
     let server = Server::start().await;
     server.push_image("a", "one", "x").await;
