@@ -9,10 +9,12 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use cfc_oci::{Digest, RepositoryName};
+use cfc_oci::{Digest, RepositoryName, Tag};
 use serde::{Deserialize, Serialize};
 
+use crate::error::Chain;
 use crate::files::blocking;
+use crate::leads::Leads;
 use crate::manifest::ManifestFacts;
 use crate::metadata::Found;
 use crate::registry::Inner;
@@ -25,7 +27,7 @@ pub struct Rules {
     /// it. A client must push its manifest within seven eighths of it.
     pub grace: Duration,
     /// Remove manifests that no tag, index or subject leads to and that nobody asked for in this long; `None` keeps
-    /// them.
+    /// them. A manifest that somebody asked for keeps what it leads to, as one with a tag does.
     pub untagged: Option<Duration>,
 }
 
@@ -103,7 +105,7 @@ struct Collection<'a> {
 struct Contents {
     manifests: HashMap<Digest, ManifestFacts>,
     tagged: HashSet<Digest>,
-    /// A manifest could not be read; what it refers to is not known.
+    /// A manifest or a tag could not be read; what it refers to is not known.
     is_unclear: bool,
 }
 
@@ -114,27 +116,41 @@ impl<'a> Collection<'a> {
         let mut collection = Collection { registry, rules, is_dry_run, now, repositories: HashMap::new(), done };
         for found in registry.metadata.walk_repositories()? {
             match found {
-                Found::Manifest(name, digest) => collection.note_manifest(name, digest)?,
-                Found::Tag(name, tag) => {
-                    let target = registry.metadata.peek_tag(&name, &tag)?;
-                    collection.repositories.entry(name).or_default().tagged.extend(target);
-                }
+                Found::Manifest(name, digest) => collection.note_manifest(name, digest),
+                Found::Tag(name, tag) => collection.note_tag(name, &tag),
             }
         }
         Ok(collection)
     }
 
-    fn note_manifest(&mut self, name: RepositoryName, digest: Digest) -> Result<(), StorageError> {
-        let Some((media_type, bytes)) = self.registry.metadata.peek_manifest(&name, &digest)? else { return Ok(()) };
+    fn note_manifest(&mut self, name: RepositoryName, digest: Digest) {
+        let parsed = match self.registry.metadata.peek_manifest(&name, &digest) {
+            Ok(None) => return,
+            Ok(Some((media_type, bytes))) => {
+                ManifestFacts::parse(Some(&media_type), &bytes).map_err(|error| error.to_string())
+            }
+            Err(error) => Err(Chain(&error).to_string()),
+        };
         let contents = self.repositories.entry(name.clone()).or_default();
-        match ManifestFacts::parse(Some(&media_type), &bytes) {
+        match parsed {
             Ok(facts) => drop(contents.manifests.insert(digest, facts)),
             Err(error) => {
-                tracing::error!(repository = %name, %digest, %error, "a manifest cannot be read, all blobs of its repository stay");
+                tracing::error!(repository = %name, %digest, error, "a manifest cannot be read, nothing of its repository is collected");
                 contents.is_unclear = true;
             }
         }
-        Ok(())
+    }
+
+    fn note_tag(&mut self, name: RepositoryName, tag: &Tag) {
+        let target = self.registry.metadata.peek_tag(&name, tag);
+        let contents = self.repositories.entry(name.clone()).or_default();
+        match target {
+            Ok(target) => contents.tagged.extend(target),
+            Err(error) => {
+                tracing::error!(repository = %name, %tag, error = %Chain(&error), "a tag cannot be read, nothing of its repository is collected");
+                contents.is_unclear = true;
+            }
+        }
     }
 
     fn finish(mut self) -> Result<Done, StorageError> {
@@ -153,22 +169,37 @@ impl<'a> Collection<'a> {
         let cutoff = self.now.checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH);
         let metadata = &self.registry.metadata;
         for (name, contents) in self.repositories.iter_mut().filter(|(_, contents)| !contents.is_unclear) {
-            let reachable = contents.reachable();
-            let candidates: Vec<Digest> =
-                contents.manifests.keys().filter(|digest| !reachable.contains(digest)).cloned().collect();
-            for digest in candidates {
+            let is_stale = |digest: &Digest| {
+                Ok::<_, StorageError>(metadata.manifest_touched(name, digest)?.is_some_and(|touched| touched <= cutoff))
+            };
+            let leads = Leads::of(&contents.manifests);
+            let mut kept = HashSet::new();
+            contents.tagged.iter().for_each(|digest| leads.follow(digest, &mut kept));
+            // Somebody asks for an index by its digest, and may go on with any of its entries.
+            for digest in contents.manifests.keys() {
+                if !kept.contains(digest) && !is_stale(digest)? {
+                    leads.follow(digest, &mut kept);
+                }
+            }
+            // The index before its entries: one that is asked for right now keeps them.
+            for digest in leads.in_order(contents.manifests.keys()) {
+                if kept.contains(&digest) {
+                    continue;
+                }
                 let removed = if self.is_dry_run {
-                    metadata.manifest_touched(name, &digest)?.is_some_and(|touched| touched <= cutoff)
+                    is_stale(&digest)?
                 } else {
                     let is_held = || self.registry.holds.is_held(&digest);
                     metadata.remove_manifest_if_stale(name, &digest, cutoff, is_held)?
                 };
-                let facts = if removed { contents.manifests.remove(&digest) } else { None };
-                if let Some(facts) = facts {
-                    self.done.counts.manifests += 1;
-                    if !self.is_dry_run {
-                        self.done.forgotten.push((name.clone(), digest, facts.subject));
-                    }
+                if !removed {
+                    leads.follow(&digest, &mut kept);
+                    continue;
+                }
+                self.done.counts.manifests += 1;
+                let facts = contents.manifests.remove(&digest);
+                if !self.is_dry_run {
+                    self.done.forgotten.push((name.clone(), digest, facts.and_then(|facts| facts.subject)));
                 }
             }
         }
@@ -223,26 +254,6 @@ impl<'a> Collection<'a> {
 }
 
 impl Contents {
-    /// The manifests that a tag leads to: itself, the entries of an index, and whatever refers to one of them.
-    fn reachable(&self) -> HashSet<&Digest> {
-        let mut referrers: HashMap<&Digest, Vec<&Digest>> = HashMap::new();
-        for (digest, facts) in &self.manifests {
-            if let Some(subject) = &facts.subject {
-                referrers.entry(subject).or_default().push(digest);
-            }
-        }
-        let mut reachable = HashSet::new();
-        let mut pending: Vec<&Digest> = self.tagged.iter().collect();
-        while let Some(digest) = pending.pop() {
-            if !reachable.insert(digest) {
-                continue;
-            }
-            pending.extend(self.manifests.get(digest).iter().flat_map(|facts| &facts.manifests));
-            pending.extend(referrers.get(digest).into_iter().flatten());
-        }
-        reachable
-    }
-
     /// Everything that a manifest names. An index may name blobs as well.
     fn named(&self) -> HashSet<&Digest> {
         self.manifests

@@ -24,6 +24,7 @@ mod objects;
 
 mod ask;
 mod collect;
+mod leads;
 mod usage;
 mod verify;
 

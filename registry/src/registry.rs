@@ -105,8 +105,10 @@ impl Registry {
     /// Opens the registry in the directory `root` for looking at it, while another process may serve it.
     pub fn open_beside(root: &Path, options: Options) -> Result<Registry, StorageError> {
         let directory = root.join("registry");
-        // Whoever finds something and relies on it can do so for seven eighths of the grace at least.
-        let refresh = options.collection.grace / 8;
+        // Whoever finds something and relies on it can do so for seven eighths of the time at least after which it may
+        // go.
+        let Rules { grace, untagged } = options.collection;
+        let refresh = untagged.map_or(grace, |age| age.min(grace)) / 8;
         let objects = Objects::open(root, &directory.join("temporary"), refresh)?;
         let local = Arc::new(LocalBackend::open(&directory)?);
         let inner = Inner {

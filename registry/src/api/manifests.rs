@@ -71,8 +71,9 @@ pub(super) async fn put(
     // From here on nothing of this goes, whatever is collected meanwhile.
     let needed = facts.blobs.iter().chain(&facts.optional).chain(&facts.manifests).chain([&digest]);
     let _hold = call.registry.holds.hold(needed.cloned());
-    if !call.registry.options.accept_sparse {
-        require_content(call.registry, name, &facts).await?;
+    let missing = claim_content(call.registry, name, &facts).await?;
+    if !missing.is_empty() && !call.registry.options.accept_sparse {
+        return Err(ApiError::several(Problem::ManifestBlobUnknown, missing));
     }
     require_changeable(call, name, &digest, &tags).await?;
     store(call.registry, name, &facts, &digest, &bytes, &tags).await?;
@@ -155,8 +156,13 @@ async fn understand(
     done.map_err(|error| ApiError::from(StorageError::new("read", "manifest", error)))?
 }
 
-/// Everything the manifest names must be here, its subject excepted. All that is missing is reported at once.
-async fn require_content(registry: &Inner, name: &RepositoryName, facts: &ManifestFacts) -> Result<(), ApiError> {
+/// Keeps everything the manifest names, its subject excepted, from a collection that began before there was the manifest
+/// and goes on after this request. Gives all that must be here and is missing.
+async fn claim_content(
+    registry: &Inner,
+    name: &RepositoryName,
+    facts: &ManifestFacts,
+) -> Result<Vec<serde_json::Value>, ApiError> {
     let metadata = &registry.metadata;
     let blob = |digest: Digest| async move {
         let is_here = metadata.claim_blob(name, &digest).await?;
@@ -169,9 +175,10 @@ async fn require_content(registry: &Inner, name: &RepositoryName, facts: &Manife
     let blobs = futures::stream::iter(facts.blobs.clone()).map(blob).buffered(CHECKS_IN_FLIGHT);
     let manifests = futures::stream::iter(facts.manifests.clone()).map(manifest).buffered(CHECKS_IN_FLIGHT);
     let found: Vec<(Digest, bool)> = blobs.chain(manifests).try_collect().await?;
+    let optional = futures::stream::iter(facts.optional.clone()).map(blob).buffered(CHECKS_IN_FLIGHT);
+    optional.try_for_each(|_| async { Ok(()) }).await?;
     let missing = found.iter().filter(|(_, is_here)| !is_here).map(|(digest, _)| json!({ "digest": digest }));
-    let missing: Vec<_> = missing.collect();
-    if missing.is_empty() { Ok(()) } else { Err(ApiError::several(Problem::ManifestBlobUnknown, missing)) }
+    Ok(missing.collect())
 }
 
 /// A crash between two of these leaves a manifest that nobody was told of, never a name without a manifest.

@@ -1,6 +1,6 @@
 //! Garbage collection.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use cfc_oci::{Digest, media_type};
@@ -20,8 +20,17 @@ fn link(server: &Server, name: &str, digest: &Digest) -> PathBuf {
 
 /// Nobody has asked for the blob in two days.
 fn age(server: &Server, name: &str, digest: &Digest) {
-    let file = std::fs::File::options().write(true).open(link(server, name, digest)).expect("a link");
-    file.set_modified(SystemTime::now() - 2 * DAY).expect("sets the time");
+    set_age(&link(server, name, digest), 2 * DAY);
+}
+
+/// The object that holds a manifest.
+fn manifest(server: &Server, name: &str, digest: &Digest) -> PathBuf {
+    server.root().join(format!("registry/repositories/{name}/_manifests/sha256/{}", digest.hex()))
+}
+
+fn set_age(path: &Path, age: Duration) {
+    let file = std::fs::File::options().write(true).open(path).expect("an object");
+    file.set_modified(SystemTime::now() - age).expect("sets the time");
 }
 
 async fn collect(server: &Server, rules: Rules) -> Collected {
@@ -126,6 +135,69 @@ async fn manifests_that_nothing_leads_to_go_only_when_asked() {
 }
 
 #[tokio::test]
+async fn a_manifest_that_somebody_has_just_asked_for_stays_however_soon_it_would_go() {
+    let hour = DAY / 24;
+    let rules = Rules { untagged: Some(hour), ..Rules::default() };
+    let server = Server::start_with(Options { collection: rules, ..Options::default() }).await;
+    let (digest, _) = server.push_image("a", "x", "x").await;
+    expect(&server.delete("/v2/a/manifests/x").await, 202);
+    let path = format!("/v2/a/manifests/{digest}");
+    for age in [hour / 2, 2 * hour] {
+        set_age(&manifest(&server, "a", &digest), age);
+        expect(&server.get(&path).await, 200);
+        let age = manifest(&server, "a", &digest).metadata().expect("there").modified().expect("a time").elapsed();
+        assert!(age.is_ok_and(|age| age < hour / 2), "who asks for it keeps it");
+        assert_eq!(collect(&server, rules).await, Collected::default());
+    }
+    set_age(&manifest(&server, "a", &digest), 2 * hour);
+    assert_eq!(collect(&server, rules).await.manifests, 1, "nobody asked for it");
+}
+
+#[tokio::test]
+async fn an_index_that_somebody_asks_for_keeps_its_entries() {
+    let rules = Rules { untagged: Some(DAY), ..Rules::default() };
+    let server = Server::start_with(Options { collection: rules, ..Options::default() }).await;
+    let (entry, _) = server.push_image("a", "x", "x").await;
+    expect(&server.delete("/v2/a/manifests/x").await, 202);
+    let json = index(&[&entry], "");
+    let inner = Digest::of(json.as_bytes());
+    expect(&server.put_manifest("a", &inner.to_string(), &json).await, 201);
+    let json = index(&[&inner], "");
+    let outer = Digest::of(json.as_bytes());
+    expect(&server.put_manifest("a", &outer.to_string(), &json).await, 201);
+    for digest in [&entry, &inner, &outer] {
+        set_age(&manifest(&server, "a", digest), 2 * DAY);
+    }
+    expect(&server.get(&format!("/v2/a/manifests/{outer}")).await, 200);
+    assert_eq!(collect(&server, rules).await, Collected::default());
+    assert_eq!(server.registry.verify(false).await.expect("reads").findings, []);
+    set_age(&manifest(&server, "a", &outer), 2 * DAY);
+    assert_eq!(collect(&server, rules).await.manifests, 3, "nobody asks for it any more");
+}
+
+/// A collection that began before there was the manifest does not know what it names, and may get to the blobs when the
+/// push is over.
+#[tokio::test]
+async fn a_push_keeps_what_its_manifest_names_from_a_collection_under_way() {
+    for accept_sparse in [false, true] {
+        let server = Server::start_with(Options { accept_sparse, ..Options::default() }).await;
+        let config = server.push_blob("a", b"{}").await;
+        let layer = server.push_blob("a", b"layer").await;
+        let foreign = server.push_blob("a", b"foreign").await;
+        let json = image(&config, &[&layer, &foreign], "");
+        let (before, last) = json.rsplit_once(media_type::LAYER).expect("two layers");
+        let json = format!("{before}application/vnd.oci.image.layer.nondistributable.v1.tar{last}");
+        let blobs = [config, layer, foreign];
+        blobs.iter().for_each(|digest| age(&server, "a", digest));
+        expect(&server.put_manifest("a", "x", &json).await, 201);
+        for digest in &blobs {
+            let touched = link(&server, "a", digest).metadata().expect("a link").modified().expect("a time");
+            assert!(touched.elapsed().is_ok_and(|age| age < DAY), "{digest}, sparse: {accept_sparse}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_layer_that_need_not_be_here_stays_if_it_is() {
     let server = Server::start().await;
     let config = server.push_blob("a", b"{}").await;
@@ -141,10 +213,23 @@ async fn a_layer_that_need_not_be_here_stays_if_it_is() {
 async fn a_manifest_that_cannot_be_read_costs_nobody_a_blob() {
     let server = Server::start().await;
     let (digest, _) = server.push_image("a", "x", "x").await;
-    let file = server.root().join(format!("registry/repositories/a/_manifests/sha256/{}", digest.hex()));
-    std::fs::write(file, "application/json\nnothing").expect("writes");
+    let garbage = server.push_blob("b", b"garbage").await;
+    let (file, aside) = (manifest(&server, "a", &digest), server.root().join("aside"));
+    std::fs::rename(&file, &aside).expect("renames");
     let untagged = Rules { untagged: Some(Duration::ZERO), ..AT_ONCE };
-    assert_eq!(collect(&server, untagged).await, Collected::default());
+    std::fs::write(&file, "application/json\nnothing").expect("writes");
+    // The others' garbage goes all the same.
+    assert_eq!(collect(&server, untagged).await, Collected { unlinked: 1, blobs: 1, bytes: 7, ..Collected::default() });
+    assert_eq!(server.registry.blob_path(&garbage), None);
+    std::fs::write(&file, "nothing").expect("writes");
+    assert_eq!(collect(&server, untagged).await, Collected::default(), "without a media type");
+    std::fs::remove_file(&file).expect("removes");
+    std::os::unix::fs::symlink(&file, &file).expect("links");
+    assert_eq!(collect(&server, untagged).await, Collected::default(), "the system cannot read it");
+    std::fs::remove_file(&file).expect("removes");
+    std::fs::rename(&aside, &file).expect("renames");
+    std::fs::write(server.root().join("registry/repositories/a/_tags/x"), "nothing").expect("writes");
+    assert_eq!(collect(&server, untagged).await, Collected::default(), "a tag that leads nobody knows where");
 }
 
 #[tokio::test]
