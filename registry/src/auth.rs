@@ -75,6 +75,8 @@ pub enum Decision {
     Challenge(Challenge),
     /// The credentials are good, but this is not allowed: 403.
     Deny,
+    /// Too many clients have their credentials checked at the same time: 429.
+    Busy,
 }
 
 /// Decides each request. Called before anything is read from the body.
@@ -111,6 +113,7 @@ impl<'a> Gate<'a> {
         match authorizer.authorize(&self.credentials, &access).await {
             Decision::Allow => Ok(()),
             Decision::Deny => Err(Problem::Denied.into()),
+            Decision::Busy => Err(ApiError::from(Problem::TooManyLogins).with_header(header::RETRY_AFTER, "1")),
             Decision::Challenge(challenge) => {
                 let challenge = challenge.header(&access);
                 Err(ApiError::from(Problem::Unauthorized).with_header(header::WWW_AUTHENTICATE, &challenge))

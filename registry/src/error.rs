@@ -71,6 +71,7 @@ problems! {
     NotFound: 404 "UNSUPPORTED" "there is nothing at this path",
     MethodNotAllowed: 405 "UNSUPPORTED" "the operation is not supported",
     Busy: 429 "TOOMANYREQUESTS" "another request is writing to this upload",
+    TooManyLogins: 429 "TOOMANYREQUESTS" "too many passwords are being checked, try again in a moment",
     Internal: 500 "UNKNOWN" "the registry could not do this; its log says why",
     Full: 507 "UNKNOWN" "the registry's disk is full",
 }

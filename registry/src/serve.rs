@@ -61,18 +61,23 @@ pub async fn serve_until(
                     drop(place);
                 });
             }
-            // The client's matter.
-            Err(e) if matches!(e.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset) => {}
-            Err(error) => {
-                tracing::error!(%error, "cannot accept a connection");
-                tokio::time::sleep(BREATH).await;
-            }
+            Err(error) => recover(error).await,
         }
     }
     drop((listener, ended));
     let _ = ending.send(());
     ending.closed().await;
     Ok(())
+}
+
+/// Gets ready to accept again after accepting has failed.
+async fn recover(error: std::io::Error) {
+    // The client's matter.
+    if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset) {
+        return;
+    }
+    tracing::error!(%error, "cannot accept a connection");
+    tokio::time::sleep(BREATH).await;
 }
 
 /// Answers the API on a socket that only this user can reach, whatever the registry's options say about access, until the
@@ -85,9 +90,13 @@ pub async fn serve_operator(socket: &Path, registry: Registry) -> std::io::Resul
     std::fs::rename(&new, socket)?;
     let (_ending, ended) = watch::channel(());
     loop {
-        let (stream, _) = listener.accept().await?;
-        let extensions = Extensions { is_operator: true, queue: None };
-        tokio::spawn(converse(stream, registry.clone(), extensions, ended.clone()));
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let extensions = Extensions { is_operator: true, queue: None };
+                tokio::spawn(converse(stream, registry.clone(), extensions, ended.clone()));
+            }
+            Err(error) => recover(error).await,
+        }
     }
 }
 

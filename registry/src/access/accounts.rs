@@ -16,6 +16,10 @@ use crate::files::blocking;
 /// would let whoever guesses keep all of them busy.
 const CHECKS_AT_ONCE: usize = 1;
 
+/// Passwords that wait to be checked. Whoever asks for more is told to come back; otherwise a crowd of guesses would keep
+/// users waiting for as long as it liked.
+const WAITING: usize = 32;
+
 /// Checked passwords that are remembered, as hashes.
 const REMEMBERED: usize = 1000;
 
@@ -27,10 +31,16 @@ pub(super) struct Accounts {
     path: PathBuf,
     trusted: Option<(String, String)>,
     loaded: Mutex<Arc<Loaded>>,
-    checks: Semaphore,
+    /// For each password that is checked or waits for it.
+    places: Arc<Semaphore>,
+    checks: Arc<Semaphore>,
     /// Keeps what is remembered from being of use elsewhere.
     salt: [u8; 16],
 }
+
+/// Too many passwords wait to be checked.
+#[derive(Debug)]
+pub(super) struct Busy;
 
 /// What the file said when it was read last.
 struct Loaded {
@@ -47,7 +57,8 @@ impl Accounts {
             path: path.to_path_buf(),
             trusted: None,
             loaded: Mutex::new(Arc::new(loaded)),
-            checks: Semaphore::new(CHECKS_AT_ONCE),
+            places: Arc::new(Semaphore::new(CHECKS_AT_ONCE + WAITING)),
+            checks: Arc::new(Semaphore::new(CHECKS_AT_ONCE)),
             salt: *uuid::Uuid::new_v4().as_bytes(),
         })
     }
@@ -57,25 +68,31 @@ impl Accounts {
     }
 
     /// Who has this name and password; `None` when nobody has.
-    pub(super) async fn user(&self, name: &str, password: &str) -> Option<User> {
+    pub(super) async fn user(&self, name: &str, password: &str) -> Result<Option<User>, Busy> {
         let key = self.remembered(name, password);
         if let Some((trusted, own)) = &self.trusted
             && key == self.remembered(trusted, own)
         {
-            return Some(User::Trusted);
+            return Ok(Some(User::Trusted));
         }
         let loaded = self.current();
-        let user = || Some(User::Named(name.to_string()));
+        let user = || Ok(Some(User::Named(name.to_string())));
         if loaded.right.lock().unwrap_or_else(PoisonError::into_inner).contains(&key) {
             return user();
         }
-        let _turn = self.checks.acquire().await.expect("never closed");
+        let place = self.places.clone().try_acquire_owned().map_err(|_| Busy)?;
+        let turn = self.checks.clone().acquire_owned().await.expect("never closed");
         let hash = loaded.hashes.get(name).cloned().unwrap_or_else(|| NOBODY.to_string());
         let password = password.to_string();
-        let is_right = blocking(move || bcrypt::verify(password, &hash).unwrap_or_default()).await;
+        let check = move || {
+            // A check that began goes on although its client has gone, and takes its turn for as long.
+            let _until_done = (place, turn);
+            bcrypt::verify(password, &hash).unwrap_or_default()
+        };
+        let is_right = blocking(check).await;
         if !is_right || !loaded.hashes.contains_key(name) {
             tracing::warn!(user = name, "a wrong user name or password");
-            return None;
+            return Ok(None);
         }
         let mut right = loaded.right.lock().unwrap_or_else(PoisonError::into_inner);
         if right.len() >= REMEMBERED {
@@ -133,4 +150,53 @@ impl Loaded {
 
 fn is_bcrypt(hash: &str) -> bool {
     hash.len() == 60 && ["$2y$", "$2b$", "$2a$"].iter().any(|kind| hash.starts_with(kind))
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+
+    fn accounts() -> (tempfile::TempDir, Accounts) {
+        let directory = tempfile::TempDir::new().expect("directory");
+        let file = directory.path().join("htpasswd");
+        std::fs::write(&file, format!("ann:{}\n", bcrypt::hash("secret", 4).expect("hashes"))).expect("writes");
+        let accounts = Accounts::open(&file).expect("opens");
+        (directory, accounts)
+    }
+
+    #[tokio::test]
+    async fn a_crowd_of_guesses_does_not_wait_without_end() {
+        let (_directory, accounts) = accounts();
+        assert_eq!(accounts.user("ann", "secret").await.expect("not busy"), Some(User::Named("ann".to_string())));
+        let names: Vec<String> = (0..WAITING + 100).map(|number| format!("guess{number}")).collect();
+        let guesses: Vec<_> = names.iter().map(|name| Box::pin(accounts.user(name, "secret"))).collect();
+        let mut waiting = Vec::new();
+        let mut refused = 0;
+        for mut guess in guesses {
+            match guess.as_mut().now_or_never() {
+                Some(Err(Busy)) => refused += 1,
+                Some(Ok(user)) => assert_eq!(user, None),
+                None => waiting.push(guess),
+            }
+        }
+        assert!(refused > 0 && waiting.len() >= WAITING, "{refused} refused, {} waiting", waiting.len());
+        // Whose password was right before does not have to wait.
+        assert_eq!(accounts.user("ann", "secret").await.expect("not busy"), Some(User::Named("ann".to_string())));
+        // Those who go make room; the check under way keeps its turn.
+        drop(waiting);
+        assert_eq!(accounts.user("ann", "guess").await.expect("not busy"), None);
+    }
+
+    #[tokio::test]
+    async fn who_goes_away_does_not_get_more_passwords_checked_at_once() {
+        let (_directory, accounts) = accounts();
+        let mut guess = Box::pin(accounts.user("eve", "guess"));
+        assert!(guess.as_mut().now_or_never().is_none());
+        drop(guess);
+        assert_eq!(accounts.checks.available_permits(), 0, "nobody waits for the check, but it takes its time");
+        let all = accounts.checks.acquire_many(CHECKS_AT_ONCE as u32).await;
+        assert!(all.is_ok(), "the turn is given back");
+    }
 }

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use serde::Deserialize;
 
 use crate::{Access, Action, Authorizer, Challenge, Credentials, Decision, StorageError};
-use accounts::Accounts;
+use accounts::{Accounts, Busy};
 pub(crate) use pattern::matches;
 
 /// Everybody, whether they have a password or not.
@@ -116,8 +116,9 @@ impl Authorizer for AccessRules {
         let challenge = || Decision::Challenge(Challenge::Basic { realm: "cfc registry".to_string() });
         let user = match credentials {
             Credentials::Basic { username, password } => match self.accounts.user(username, password).await {
-                Some(user) => user,
-                None => return challenge(),
+                Ok(Some(user)) => user,
+                Ok(None) => return challenge(),
+                Err(Busy) => return Decision::Busy,
             },
             // Not ours; whoever has one gets to know how to ask.
             Credentials::Bearer(_) => return challenge(),

@@ -145,6 +145,59 @@ async fn the_operator_needs_no_password_on_his_own_socket() {
     assert!(ask_to_collect(&socket).await.is_err());
 }
 
+/// Runs in a process of its own, in which files may run out.
+#[tokio::test]
+async fn operator_without_descriptors() {
+    let Some(directory) = std::env::var_os("CFC_TEST_NO_DESCRIPTORS").map(PathBuf::from) else { return };
+    let registry = cfc_registry::Registry::open(&directory, Options::default()).expect("opens");
+    let socket = directory.join("operator");
+    let serving = tokio::spawn({
+        let socket = socket.clone();
+        async move { serve_operator(&socket, registry).await }
+    });
+    while !socket.exists() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let mut all: Vec<_> = std::iter::from_fn(|| std::fs::File::open("/dev/null").ok()).collect();
+    all.pop();
+    let client = std::os::unix::net::UnixStream::connect(&socket).expect("takes the last one");
+    std::fs::File::open("/dev/null").expect_err("no descriptor is left");
+    // Accepting fails at least once.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!serving.is_finished(), "the operator's socket is closed");
+    drop((all, client));
+    ask_to_collect(&socket).await.expect("collects");
+    println!("went on");
+}
+
+#[tokio::test]
+async fn the_operators_socket_outlives_a_lack_of_descriptors() {
+    let directory = TempDir::new().expect("temporary directory");
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -n 100 && exec \"$0\" \"$@\""]).arg(std::env::current_exe().expect("this test"));
+    command.args(["--exact", "access::operator_without_descriptors", "--nocapture"]);
+    let output = command.env("CFC_TEST_NO_DESCRIPTORS", directory.path()).output().expect("sh runs");
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && told.contains("went on"), "{told}{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[tokio::test]
+async fn more_passwords_than_can_be_checked_soon_are_refused() {
+    let directory = TempDir::new().expect("temporary directory");
+    let server = start(directory.path(), rules()).await;
+    // Slower than requests come in.
+    let hash = bcrypt::hash("secret", 6).expect("hashes");
+    std::fs::write(directory.path().join("htpasswd"), format!("ann:{hash}\n")).expect("writes");
+    let guess = |number: u32| send(server.request("GET", "/v2/").basic_auth("ann", Some(number.to_string())));
+    let answers = futures::future::join_all((0..200).map(guess)).await;
+    let mut refused: Vec<_> = answers.into_iter().filter(|answer| answer.status() != 401).collect();
+    let refusal = refused.pop().expect("some are refused");
+    assert_eq!(header(&refusal, "retry-after"), "1");
+    expect_error(refusal, 429, "TOOMANYREQUESTS").await;
+    refused.iter().for_each(|answer| expect(answer, 429));
+    assert_eq!(status(&server, Some(("ann", "secret")), "GET", "/v2/").await, 200);
+}
+
 /// A certificate for the loopback address, and its key; nothing where openssl is not installed.
 fn certificate(directory: &Path) -> Option<(PathBuf, PathBuf)> {
     let (certificate, key) = (directory.join("certificate.pem"), directory.join("key.pem"));
