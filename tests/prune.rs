@@ -184,6 +184,29 @@ fn a_build_leaves_no_more_cache_than_its_limit_and_what_it_needs() {
 }
 
 #[test]
+fn beside_an_earlier_version_builds_succeed_and_nothing_is_pruned() {
+    let home = Home::new();
+    home.write("context/Dockerfile", "FROM scratch\nCOPY Dockerfile /a\n");
+    home.write("config.toml", "build_cache_limit = \"1\"\n");
+    let context = home.path("context").display().to_string();
+    home.must(&["build", &context, "-t", "one"]);
+    // An earlier version only locks its directory in tmp/.
+    let session = home.data().join("store/tmp/earlier");
+    std::fs::create_dir(&session).expect("mkdir");
+    let lock = std::fs::File::open(&session).expect("opens");
+    lock.lock().expect("locks");
+    let expected = format!("process {} ", std::process::id());
+    home.write("context/Dockerfile", "FROM scratch\nCOPY Dockerfile /b\n");
+    let output = home.run(&["build", &context, "-t", "one"]);
+    let said = String::from_utf8_lossy(&output.stderr).to_string();
+    assert!(output.status.success() && said.matches(&expected).count() == 1, "{said}");
+    let refused = home.must_fail(&["prune"]);
+    assert!(refused.contains(&expected) && refused.contains("cfc upgrade"), "{refused}");
+    drop(lock);
+    home.must(&["prune"]);
+}
+
+#[test]
 fn filters_that_are_not_known_are_named() {
     let home = Home::new();
     assert_eq!(home.must(&["prune"]), "Total: 0B", "there is no store yet");

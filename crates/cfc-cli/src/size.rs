@@ -4,9 +4,6 @@ use std::str::FromStr;
 
 use serde::Deserialize;
 
-/// Units, and how many bytes each is: as Docker reads them, by 1024.
-const UNITS: [(&str, u64); 5] = [("", 1), ("k", 1 << 10), ("m", 1 << 20), ("g", 1 << 30), ("t", 1 << 40)];
-
 /// An amount of disk: `500MB`, `10GB`, `1.5g`, bytes without a unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Size(u64);
@@ -23,14 +20,7 @@ impl FromStr for Size {
 
     fn from_str(text: &str) -> Result<Size, String> {
         let wrong = || format!("`{text}` is no size: write bytes, or units of 1024 as in `500MB`, `10GB`, `1.5TB`");
-        let end = text.find(|character: char| !character.is_ascii_digit() && character != '.').unwrap_or(text.len());
-        let (number, unit) = text.split_at(end);
-        let unit = unit.trim_start().to_ascii_lowercase();
-        let unit = unit.strip_suffix("ib").or_else(|| unit.strip_suffix('b')).unwrap_or(&unit);
-        let (_, factor) = UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(wrong)?;
-        let bytes = number.parse::<f64>().map_err(|_| wrong())? * *factor as f64;
-        // Above 2^53 a float has no single bytes, and no disk is so large.
-        if bytes < (1_u64 << 53) as f64 { Ok(Size(bytes as u64)) } else { Err(wrong()) }
+        cfc_dockerfile::parse_size(text).map(Size).ok_or_else(wrong)
     }
 }
 
@@ -111,6 +101,7 @@ mod tests {
         assert_eq!(parsed("10GB"), Some(10 << 30));
         assert_eq!(parsed("1.5g"), Some(3 << 29));
         assert_eq!(parsed("2 TiB"), Some(2 << 40));
+        assert_eq!(parsed("1PB"), Some(1 << 50));
         for text in ["", "GB", "-1", "1.2.3", "5 apples", "1e9", "99999999TB", "."] {
             assert_eq!(parsed(text), None, "{text}");
         }

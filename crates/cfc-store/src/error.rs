@@ -74,6 +74,9 @@ pub enum StoreErrorKind {
         /// The platforms there are.
         offered: Vec<Platform>,
     },
+    /// A process uses the store that does not say what it needs.
+    #[error("{0}")]
+    InUse(String),
     /// Something cfc does not do.
     #[error("{0}")]
     Unsupported(String),

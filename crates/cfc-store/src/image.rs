@@ -11,7 +11,7 @@ use tempfile::NamedTempFile;
 
 use crate::blob::sync_directory_of;
 use crate::error::Context;
-use crate::{Result, Store, StoreError, StoreErrorKind};
+use crate::{Result, Store, StoreError, StoreErrorKind, changing};
 
 /// An index may name an index. More levels than these serve nobody.
 const MAX_INDEX_DEPTH: usize = 4;
@@ -134,10 +134,8 @@ impl ImageStore {
     /// # Errors
     /// Also for a single record that cannot be read: what it names must not count as needless.
     pub(crate) fn names(root: &Path) -> Result<Vec<NamedImage>> {
-        let directory = root.join("refs");
         let mut names = Vec::new();
-        for entry in fs::read_dir(&directory).on("list", &directory)? {
-            let path = entry.on("list", &directory)?.path();
+        for path in changing::entries(&root.join("refs"))? {
             if let Some(Record { reference, manifest, pulled, .. }) = read_record(&path)? {
                 names.push(NamedImage { reference, manifest, pulled, path });
             }
@@ -174,11 +172,10 @@ impl ImageStore {
 
     /// The images that [`ImageStore::keep_only`] keeps.
     pub(crate) fn kept(root: &Path) -> Result<Vec<Descriptor>> {
-        let directory = root.join("kept");
         let mut kept = Vec::new();
-        for entry in fs::read_dir(&directory).on("list", &directory)? {
-            let path = entry.on("list", &directory)?.path();
-            let bytes = fs::read(&path).on("read", &path)?;
+        for path in changing::entries(&root.join("kept"))? {
+            // `keep_only` takes away what is kept no more without asking pruners.
+            let Some(bytes) = changing::content(&path)? else { continue };
             let malformed = |error| StoreErrorKind::Malformed(format!("malformed descriptor: {error}"));
             kept.push(serde_json::from_slice(&bytes).map_err(malformed).on("read", &path)?);
         }
@@ -264,11 +261,7 @@ pub(crate) fn describe(digest: &Digest, bytes: &[u8]) -> std::result::Result<Des
 }
 
 fn read_record(path: &Path) -> Result<Option<Record>> {
-    let bytes = match fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error).on("read", path),
-    };
+    let Some(bytes) = changing::content(path)? else { return Ok(None) };
     let malformed = |error| StoreErrorKind::Malformed(format!("malformed image record: {error}"));
     serde_json::from_slice(&bytes).map(Some).map_err(malformed).on("read", path)
 }

@@ -11,6 +11,7 @@ mod blob;
 mod blocks;
 mod borders;
 mod cache;
+mod changing;
 mod compression;
 mod decompress;
 mod error;

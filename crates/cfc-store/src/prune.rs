@@ -20,7 +20,7 @@ use self::inventory::{Entity, Inventory, What};
 use self::live::Live;
 use self::remove::Trash;
 use crate::error::Context;
-use crate::{Result, uses};
+use crate::{Result, store, uses};
 
 /// Takes things out of a store.
 #[derive(Clone, Debug)]
@@ -139,7 +139,8 @@ impl Pruner {
     /// wait for longer than it takes to rename.
     ///
     /// # Errors
-    /// When the store cannot be read. What cannot be removed is left for the next time.
+    /// When the store cannot be read, or a process of an earlier version uses it, of which nobody knows what it needs.
+    /// What cannot be removed is left for the next time.
     pub fn prune(&self, filter: &PruneFilter, plan: &PrunePlan) -> Result<Pruned> {
         if !self.root.join("lock").exists() {
             return Ok(Pruned::default());
@@ -152,7 +153,7 @@ impl Pruner {
         let mut trash = Trash::new(&self.root);
         let pruned = {
             let _guard = uses::lock(&self.root, FlockOperation::LockExclusive)?;
-            let used = uses::noted(&self.root, |session| crate::store::is_session_alive(&self.root, session))?;
+            let used = uses::noted(&self.root, |session| store::is_session_alive(&self.root, session))?;
             let live = Live::of(&self.root, used, filter.all)?;
             Pruning { filter, plan, root: &self.root, live, trash: &mut trash }.run(&mut inventory)?
         };
@@ -178,7 +179,7 @@ impl Pruning<'_> {
             .sort_by(|one, other| (one.last_used, one.kind, &one.id).cmp(&(other.last_used, other.kind, &other.id)));
         let prunes_all =
             self.filter.all && *self.plan == PrunePlan { dry_run: self.plan.dry_run, ..PrunePlan::default() };
-        let mut left_bytes: u64 = inventory.entities.iter().map(|entity| entity.size_unless(&self.live.pinned)).sum();
+        let mut left_bytes: u64 = inventory.entities.iter().map(|entity| entity.removable_size(&self.live)).sum();
         let kept_bytes = self.plan.kept_bytes(left_bytes, free_bytes(self.root)?);
         let mut removed = Vec::new();
         for entity in &inventory.entities {

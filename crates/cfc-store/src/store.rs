@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use crate::error::Context;
 use crate::uses::{self, Used, Uses};
-use crate::{BlobStore, Cache, ImageStore, LayerStore, Pruner, Result};
+use crate::{BlobStore, Cache, ImageStore, LayerStore, Pruner, Result, changing};
 
 /// A handle on the store; cheap to clone.
 #[derive(Clone, Debug)]
@@ -21,10 +21,13 @@ pub struct Store {
 #[derive(Debug)]
 struct Shared {
     root: PathBuf,
-    // Before the session: whoever finds notes finds their session, too.
-    uses: Uses,
+    // Before the notes: a session without notes is one of an earlier version.
     session: Session,
+    uses: Uses,
 }
+
+/// How names in `tmp/` begin that are of no session, but wait to be deleted.
+pub(crate) const GONE: &str = "gone-";
 
 /// The directories of a store, below its root.
 const DIRECTORIES: [&str; 10] =
@@ -48,6 +51,7 @@ impl Store {
     ///   empty/                       what an image without layers consists of
     ///   uses/<session>+<n>           what a process found or made, which is not to be pruned while it lives
     ///   tmp/<session>/               one directory a process, flocked while the process lives
+    ///   tmp/gone-<name>/             what is being deleted, flocked by who does that
     /// ```
     pub fn open(root: &Path) -> Result<Store> {
         make_directory(root)?;
@@ -59,9 +63,7 @@ impl Store {
             let path = root.join(name);
             fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).on("protect", &path)?;
         }
-        let session = Session::start(&root)?;
-        let name = session.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let uses = Uses::new(&root, name);
+        let (session, uses) = Session::start(&root)?;
         Ok(Store { shared: Arc::new(Shared { root, uses, session }) })
     }
 
@@ -111,6 +113,7 @@ impl Store {
     /// the next process sweeps.
     pub fn abandon_unfinished(&self) {
         let _ = fs::remove_dir_all(self.session_directory());
+        uses::remove_notes(self.root(), &changing::name(self.session_directory()));
     }
 
     /// What this process needs.
@@ -137,8 +140,9 @@ struct Session {
 }
 
 impl Session {
-    fn start(root: &Path) -> Result<Session> {
-        // Without this lock, a sweeper could find our directory in the instant before we lock it.
+    fn start(root: &Path) -> Result<(Session, Uses)> {
+        // Without this lock, a sweeper could find our directory in the instant before we lock it, and a pruner could
+        // find it before our notes.
         let guard = uses::lock(root, FlockOperation::LockExclusive)?;
         let tmp = root.join("tmp");
         let dead = dead_sessions(&tmp);
@@ -146,10 +150,11 @@ impl Session {
         let path = tempfile::Builder::new().tempdir_in(&tmp).on("make a directory in", &tmp)?.keep();
         let lock = File::open(&path).on("open", &path)?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive).on("lock", &path)?;
+        let uses = Uses::start(root, changing::name(&path))?;
         drop(guard);
-        dead.iter().for_each(|session| session.sweep(root));
+        dead.iter().for_each(DeadSession::sweep);
         crate::cache::sweep_locks(root);
-        Ok(Session { path, _lock: lock })
+        Ok((Session { path, _lock: lock }, uses))
     }
 }
 
@@ -167,17 +172,27 @@ struct DeadSession {
 
 impl DeadSession {
     /// What cannot be removed is left for the next time.
-    fn sweep(&self, root: &Path) {
-        uses::remove_notes(root, &self.path.file_name().unwrap_or_default().to_string_lossy());
+    fn sweep(&self) {
         if let Err(error) = fs::remove_dir_all(&self.path) {
             tracing::debug!(path = %self.path.display(), %error, "cannot sweep");
         }
     }
 }
 
+/// What dead processes left. It is renamed, so that nobody takes the one who sweeps it for one who lives in it, and so
+/// that its notes are nobody's any more.
 fn dead_sessions(tmp: &Path) -> Vec<DeadSession> {
     let entries = fs::read_dir(tmp).into_iter().flatten().flatten();
-    entries.filter_map(|entry| dead_session(&entry.path())).collect()
+    let dead = entries.filter_map(|entry| dead_session(&entry.path()));
+    dead.map(|session| {
+        let name = changing::name(&session.path);
+        let gone = tmp.join(format!("{GONE}{name}"));
+        match !name.starts_with(GONE) && fs::rename(&session.path, &gone).is_ok() {
+            true => DeadSession { path: gone, ..session },
+            false => session,
+        }
+    })
+    .collect()
 }
 
 /// The session in `path`, if nobody lives in it. To be called with the lock held exclusively.

@@ -13,8 +13,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use cfc_oci::Digest;
 use rustix::fs::{FlockOperation, flock};
 
-use crate::Result;
 use crate::error::Context;
+use crate::store::GONE;
+use crate::{Result, StoreError, StoreErrorKind, changing};
 
 /// Between a session's name and the number of its file.
 const SEPARATOR: char = '+';
@@ -55,11 +56,11 @@ pub(crate) struct Uses {
     notes: Mutex<Notes>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Notes {
     number: u64,
-    /// Made by the first note: many commands look at nothing.
-    file: Option<File>,
+    /// There from the beginning, also for who needs nothing: a session without is one of a version that notes nothing.
+    file: File,
     /// What is in the file. What is in the one before counts, too, and is noted again when it is found again.
     current: HashSet<Used>,
 }
@@ -68,9 +69,11 @@ struct Notes {
 pub(crate) struct Guard(#[expect(dead_code, reason = "closing it unlocks")] File);
 
 impl Uses {
-    /// Those of the session that is called `session`.
-    pub(crate) fn new(root: &Path, session: String) -> Uses {
-        Uses { root: root.to_path_buf(), session, notes: Mutex::default() }
+    /// Those of the session that is called `session`, nothing at first.
+    pub(crate) fn start(root: &Path, session: String) -> Result<Uses> {
+        let file = notes_file(&notes_path(root, &session, 0))?;
+        let notes = Mutex::new(Notes { number: 0, file, current: HashSet::new() });
+        Ok(Uses { root: root.to_path_buf(), session, notes })
     }
 
     /// Keeps pruners waiting. Several may be held at once, also by one thread.
@@ -98,12 +101,7 @@ impl Uses {
             return Ok(());
         }
         let path = self.path(notes.number);
-        if notes.file.is_none() {
-            notes.file = Some(File::options().create(true).append(true).open(&path).on("open", &path)?);
-        }
-        if let Some(file) = &mut notes.file {
-            file.write_all(used.to_line().as_bytes()).on("write", &path)?;
-        }
+        notes.file.write_all(used.to_line().as_bytes()).on("write", &path)?;
         notes.current.insert(used);
         Ok(())
     }
@@ -112,17 +110,17 @@ impl Uses {
     pub(crate) fn forget_older(&self) -> Result<()> {
         let _guard = self.guard()?;
         let mut notes = self.notes();
+        notes.file = notes_file(&self.path(notes.number + 1))?;
         if notes.number > 0 {
             let _ = fs::remove_file(self.path(notes.number - 1));
         }
         notes.current.clear();
-        notes.file = None;
         notes.number += 1;
         Ok(())
     }
 
     fn path(&self, number: u64) -> PathBuf {
-        self.root.join("uses").join(format!("{}{SEPARATOR}{number}", self.session))
+        notes_path(&self.root, &self.session, number)
     }
 
     fn notes(&self) -> MutexGuard<'_, Notes> {
@@ -134,6 +132,14 @@ impl Drop for Uses {
     fn drop(&mut self) {
         remove_notes(&self.root, &self.session);
     }
+}
+
+fn notes_path(root: &Path, session: &str, number: u64) -> PathBuf {
+    root.join("uses").join(format!("{session}{SEPARATOR}{number}"))
+}
+
+fn notes_file(path: &Path) -> Result<File> {
+    File::options().create(true).append(true).open(path).on("open", path)
 }
 
 /// Takes the lock that keeps pruners and users apart.
@@ -172,19 +178,58 @@ pub(crate) fn remove_orphans(root: &Path) {
 }
 
 /// What the sessions that `is_alive` noted. To be called with the lock held exclusively.
+///
+/// # Errors
+/// Also when one of them notes nothing.
 pub(crate) fn noted(root: &Path, is_alive: impl Fn(&str) -> bool) -> Result<HashSet<Used>> {
-    let directory = root.join("uses");
-    let mut noted = HashSet::new();
-    for entry in fs::read_dir(&directory).on("list", &directory)? {
-        let entry = entry.on("list", &directory)?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if session_of(&name).is_some_and(&is_alive) {
-            let path = entry.path();
-            let text = fs::read_to_string(&path).on("read", &path)?;
-            noted.extend(text.lines().filter_map(Used::parse));
+    let (mut noted, mut sessions) = (HashSet::new(), HashSet::new());
+    for path in changing::entries(&root.join("uses"))? {
+        let name = changing::name(&path);
+        let Some(session) = session_of(&name).filter(|session| is_alive(session)) else { continue };
+        sessions.insert(session.to_string());
+        // A session that ends takes its notes away without asking pruners.
+        let Some(bytes) = changing::content(&path)? else { continue };
+        noted.extend(String::from_utf8_lossy(&bytes).lines().filter_map(Used::parse));
+    }
+    for path in changing::entries(&root.join("tmp"))? {
+        let name = changing::name(&path);
+        if !name.starts_with(GONE) && !sessions.contains(&name) && is_alive(&name) {
+            return Err(StoreError::new(
+                format!("cannot prune `{}`", root.display()),
+                StoreErrorKind::InUse(unnoted(&path)),
+            ));
         }
     }
     Ok(noted)
+}
+
+/// What to say of the session in `path`, which notes nothing.
+fn unnoted(path: &Path) -> String {
+    let does_not_say = "is of an earlier cfc, which does not say what it needs";
+    match holder(path) {
+        Some((pid, command)) => format!(
+            "process {pid} (`{command}`) uses it and {does_not_say}: let it end or restart it; `cfc upgrade` restarts `cfc serve`"
+        ),
+        None => format!(
+            "the process that holds `{}` {does_not_say}: let it end or restart it, or if there is none, remove that directory",
+            path.display()
+        ),
+    }
+}
+
+/// The process that has the directory `path` open, and its command line.
+fn holder(path: &Path) -> Option<(u32, String)> {
+    let path = fs::canonicalize(path).ok()?;
+    let pids = fs::read_dir("/proc").ok()?.flatten();
+    let mut pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let pid = pids.find(|pid| {
+        let files = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        files.into_iter().any(|file| fs::read_link(file.path()).is_ok_and(|target| target == path))
+    })?;
+    let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let words = command.split(|byte| *byte == 0).filter(|word| !word.is_empty());
+    let words: Vec<_> = words.map(String::from_utf8_lossy).collect();
+    Some((pid, words.join(" ")))
 }
 
 fn session_of(name: &str) -> Option<&str> {

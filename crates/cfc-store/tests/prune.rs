@@ -205,3 +205,91 @@ fn a_name_waits_for_whoever_takes_names_away() {
     });
     assert_eq!(names(), 1);
 }
+
+#[test]
+fn what_vanishes_while_it_is_read_is_no_error() {
+    let (_directory, store) = temporary_store();
+    let root = store.root();
+    let notes = fs::read_dir(root.join("uses")).expect("lists").flatten().next().expect("our notes").file_name();
+    let session = notes.to_string_lossy().replace("+0", "+7");
+    // Listed, but not there when it is opened.
+    for path in [root.join("uses").join(session), root.join("kept/sha256-0.json")] {
+        std::os::unix::fs::symlink("nowhere", path).expect("links");
+    }
+    Pruner::of(root).prune(&everything(), &PrunePlan::default()).expect("prunes");
+}
+
+#[test]
+fn a_store_of_an_earlier_version_is_pruned() {
+    let (_directory, store) = temporary_store();
+    let root = store.root().to_path_buf();
+    let layer = file_layer(&store, "a", "1");
+    drop(store);
+    for name in ["uses", "kept"] {
+        fs::remove_dir(root.join(name)).expect("removes");
+    }
+    let pruned = Pruner::of(&root).prune(&everything(), &PrunePlan::default()).expect("prunes");
+    assert_eq!(pruned.removed.iter().map(|gone| gone.id.as_str()).collect::<Vec<_>>(), [layer.descriptor.digest.hex()]);
+}
+
+/// Lives in the store's `tmp/` under `name`, as any process does; an earlier version does no more than that.
+fn live_in(root: &Path, name: &str) -> File {
+    fs::create_dir(root.join("tmp").join(name)).expect("mkdir");
+    let lock = File::open(root.join("tmp").join(name)).expect("opens");
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).expect("locks");
+    lock
+}
+
+#[test]
+fn nothing_goes_while_a_process_of_an_earlier_version_lives() {
+    let (_directory, store) = temporary_store();
+    let root = store.root().to_path_buf();
+    file_layer(&store, "a", "1");
+    drop(store);
+    let lock = live_in(&root, "earlier");
+    let error = Pruner::of(&root).prune(&everything(), &PrunePlan::default()).expect_err("refuses");
+    let said = error.kind.to_string();
+    assert!(said.contains(&format!("process {} ", std::process::id())) && said.contains("earlier cfc"), "{said}");
+    assert_eq!(fs::read_dir(root.join("blobs/sha256")).expect("lists").count(), 1);
+    drop(lock);
+    let pruned = Pruner::of(&root).prune(&everything(), &PrunePlan::default()).expect("prunes");
+    assert_eq!(pruned.removed.len(), 1);
+}
+
+#[test]
+fn who_notes_nothing_or_sweeps_is_not_taken_for_an_earlier_version() {
+    let (_directory, store) = temporary_store();
+    let prune = || Pruner::of(store.root()).prune(&everything(), &PrunePlan::default()).expect("prunes");
+    let _sweeper = live_in(store.root(), "gone-1");
+    for _ in 0..3 {
+        prune();
+        store.forget_older_uses().expect("forgets");
+    }
+    prune();
+    // Sessions end at any time.
+    let root = store.root();
+    std::thread::scope(|scope| {
+        let others = scope.spawn(|| (0..200).for_each(|_| drop(Store::open(root).expect("a store"))));
+        while !others.is_finished() {
+            prune();
+        }
+    });
+}
+
+#[test]
+fn what_is_kept_does_not_count_for_a_bound() {
+    let (_directory, store) = temporary_store();
+    let large = file_layer(&store, "a", &"0123456789abcdef".repeat(1 << 16));
+    let deployed = image(&store, std::slice::from_ref(&large));
+    store.images().keep(&deployed).expect("keeps");
+    let small = file_layer(&store, "a", "small");
+    for (key, layer) in [("layer-large", &large), ("layer-small", &small)] {
+        remember(&store, key, layer, HOUR);
+        unpack(&store, layer);
+    }
+    let plan = PrunePlan { max_used: 512 << 10, ..PrunePlan::default() };
+    let (store, pruned) = prune_alone(store, &everything(), &plan);
+    assert_eq!(pruned.removed, []);
+    assert!(pruned.left_bytes < 512 << 10, "{} bytes", pruned.left_bytes);
+    assert!(store.layers().contains(&small.diff_id));
+}

@@ -1,5 +1,7 @@
 //! The limit of the build cache, enforced at the end of builds.
 
+use std::error::Error;
+
 use cfc_store::{PruneFilter, PrunePlan, Store};
 
 use crate::settings::Settings;
@@ -23,6 +25,9 @@ pub fn enforce(settings: &Settings, store: &Store) {
     match store.pruner().prune(&PruneFilter { all: true, ..PruneFilter::default() }, &plan) {
         Ok(pruned) if pruned.removed.is_empty() => {}
         Ok(pruned) => tracing::info!(freed = size::show(pruned.freed_bytes()), "the build cache was over its limit"),
-        Err(error) => tracing::warn!(%error, "cannot keep the build cache within its limit"),
+        Err(error) => {
+            let reason = error.source().map(ToString::to_string);
+            tracing::warn!(%error, reason, "cannot keep the build cache within its limit");
+        }
     }
 }

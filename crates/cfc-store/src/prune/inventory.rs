@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{self, Metadata};
-use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -12,9 +11,8 @@ use serde::Deserialize;
 
 use super::PrunableKind;
 use super::live::{Live, Parts};
-use crate::Result;
-use crate::error::Context;
 use crate::image::ImageStore;
+use crate::{Result, changing};
 
 /// What may go as one.
 pub(super) struct Entity {
@@ -96,13 +94,14 @@ impl LayerParts {
 }
 
 impl Entity {
-    /// Its size without what belongs to `pinned`.
-    pub(super) fn size_unless(&self, pinned: &Parts) -> u64 {
+    /// Its size without what stays even when nobody uses it.
+    pub(super) fn removable_size(&self, live: &Live) -> u64 {
         match &self.what {
             What::Name { .. } => 0,
             What::Record { size, .. } | What::Mount { size, .. } => *size,
+            What::Layer(layer) if layer.diff_id.as_ref().is_some_and(|diff_id| live.kept_layers.contains(diff_id)) => 0,
             What::Layer(layer) => {
-                let blobs = layer.blobs.iter().filter(|(digest, ..)| !pinned.blobs.contains(digest));
+                let blobs = layer.blobs.iter().filter(|(digest, ..)| !live.pinned.blobs.contains(digest));
                 let others = layer.directory.iter().chain(&layer.records).map(|(_, size)| size);
                 blobs.map(|(_, _, size)| size).chain(others).sum()
             }
@@ -304,14 +303,9 @@ pub(super) fn size_record(root: &Path, name: &str) -> PathBuf {
 }
 
 fn list(directory: &Path) -> Result<Vec<(PathBuf, Metadata)>> {
-    let entries = match fs::read_dir(directory) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error).on("list", directory),
-    };
-    let paths = entries.collect::<io::Result<Vec<_>>>().on("list", directory)?;
+    let paths = changing::entries(directory)?.into_iter();
     // One that is gone meanwhile was removed by somebody.
-    Ok(paths.into_iter().filter_map(|entry| Some((entry.path(), entry.path().symlink_metadata().ok()?))).collect())
+    Ok(paths.filter_map(|path| path.symlink_metadata().ok().map(|metadata| (path, metadata))).collect())
 }
 
 fn modified(metadata: &Metadata) -> SystemTime {

@@ -33,6 +33,8 @@ pub(super) struct Live {
     pub(super) used_blobs: HashSet<Digest>,
     /// Unpacked layers that processes noted, and those of images that the platform keeps.
     pub(super) used_layers: HashSet<Digest>,
+    /// Layers of images that the platform keeps: those stay unpacked, too.
+    pub(super) kept_layers: HashSet<Digest>,
     /// What stays in any case: images that the platform keeps, and those with a name that no registry has.
     pub(super) pinned: Parts,
     /// The same, with what all names name that are left.
@@ -55,7 +57,8 @@ impl Live {
         for image in ImageStore::kept(root)? {
             pinned.add(root, &image.digest, MAX_DEPTH)?;
         }
-        used_layers.extend(pinned.layers.iter().cloned());
+        let kept_layers = pinned.layers.clone();
+        used_layers.extend(kept_layers.iter().cloned());
         let mut pulled = BTreeMap::new();
         for name in ImageStore::names(root)? {
             match name.pulled && all {
@@ -63,7 +66,7 @@ impl Live {
                 false => pinned.add(root, &name.manifest.digest, MAX_DEPTH)?,
             }
         }
-        let mut live = Live { used_blobs, used_layers, named: pinned.clone(), pinned, pulled };
+        let mut live = Live { used_blobs, used_layers, kept_layers, named: pinned.clone(), pinned, pulled };
         live.name_again(root)?;
         Ok(live)
     }

@@ -7,6 +7,7 @@ use rustix::fs::{FlockOperation, flock};
 use tempfile::TempDir;
 
 use super::inventory::size_record;
+use crate::store::GONE;
 
 /// Things that are renamed away, in a directory of `tmp/`, where the next process sweeps them if we do not get to it.
 pub(super) struct Trash {
@@ -18,7 +19,7 @@ pub(super) struct Trash {
 
 impl Trash {
     pub(super) fn new(root: &Path) -> Trash {
-        let directory = TempDir::new_in(root.join("tmp")).ok().and_then(|directory| {
+        let directory = tempfile::Builder::new().prefix(GONE).tempdir_in(root.join("tmp")).ok().and_then(|directory| {
             let lock = File::open(directory.path()).ok()?;
             // A sweeper that was here before us holds it, and then has it swept.
             flock(&lock, FlockOperation::NonBlockingLockExclusive).ok()?;
@@ -55,7 +56,7 @@ impl Trash {
             return self.remove_file(path);
         }
         // Never half a layer under its name.
-        let name = format!("gone-{}-{}", std::process::id(), self.count);
+        let name = format!("{GONE}{}-{}", std::process::id(), self.count);
         let gone = self.root.join("tmp").join(name);
         if fs::rename(path, &gone).is_ok() {
             let _ = fs::remove_dir_all(&gone);
