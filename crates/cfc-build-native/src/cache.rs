@@ -98,13 +98,21 @@ impl LayerCache {
 
     /// The layer that was made for `key`: here, if its blob is still there, or by others, whose blob may have to be brought.
     pub(crate) fn get(&self, key: &str) -> Result<Option<Layer>> {
+        match self.get_own(key)? {
+            Some(layer) => Ok(Some(layer)),
+            None if self.reads => Ok(self.shared.find(key)),
+            None => Ok(None),
+        }
+    }
+
+    /// The layer that was made here for `key`, if its blob is still there.
+    pub(crate) fn get_own(&self, key: &str) -> Result<Option<Layer>> {
         if !self.reads {
             return Ok(None);
         }
         let bytes = self.store.cache().get_to_use(key)?;
         let layer: Option<Layer> = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        let own = layer.filter(|layer| self.store.blobs().contains(&layer.blob.digest));
-        Ok(own.or_else(|| self.shared.find(key)))
+        Ok(layer.filter(|layer| self.store.blobs().contains(&layer.blob.digest)))
     }
 
     /// What [`LayerCache::get`] gives, after waiting for another process that makes it just now; else the lock that keeps

@@ -33,6 +33,23 @@ impl Layer {
     pub(crate) fn made(blob: LayerBlob, encoding: Encoding) -> Layer {
         Layer { diff_id: blob.diff_id, blob: blob.descriptor, encoding: Some(encoding) }
     }
+
+    /// Remembers that this layer was copied rather than made by a program, here or on another machine. The record names
+    /// the layer, so that it is pruned with it.
+    pub(crate) fn note_copied(&self, store: &Store) -> Result<()> {
+        let key = copied_key(&self.diff_id);
+        if store.cache().get(&key)?.is_some() {
+            return Ok(());
+        }
+        let bytes = serde_json::to_vec(self).expect("a layer has only string keys");
+        Ok(store.cache().put(&key, &bytes)?)
+    }
+
+    /// Whether it was copied. That is also known of what was copied before that was noted.
+    pub(crate) fn is_copied(&self, store: &Store) -> Result<bool> {
+        let cache = store.cache();
+        Ok(cache.get(&copied_key(&self.diff_id))?.is_some() || cache.get(&key(&self.diff_id))?.is_some())
+    }
 }
 
 /// The names in a layer that `COPY` made and what they are, so that the next `COPY` need not unpack it.
@@ -92,16 +109,15 @@ impl LayerIndex {
         Ok(store.cache().put(&key(diff_id), &bytes)?)
     }
 
-    /// Whether the layer `diff_id` was copied rather than made by a program.
-    pub(crate) fn is_known(store: &Store, diff_id: &Digest) -> Result<bool> {
-        Ok(store.cache().get(&key(diff_id))?.is_some())
-    }
-
     /// The index of the layer `diff_id`, when it is remembered.
     pub(crate) fn load(store: &Store, diff_id: &Digest) -> Result<Option<LayerIndex>> {
         let bytes = store.cache().get(&key(diff_id))?;
         Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
     }
+}
+
+fn copied_key(diff_id: &Digest) -> String {
+    format!("layer-copied-{}", diff_id.hex())
 }
 
 fn key(diff_id: &Digest) -> String {

@@ -266,7 +266,7 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// The image, and its layers.
+    /// The image, and its layers as another build can use them.
     fn finish(&self, layers: &[Vec<Layer>]) -> std::result::Result<(BuiltImage, Vec<Layer>), BuildError> {
         self.contexts.save_digests().map_err(|failure| failure.of_plan(self.plan))?;
         let NodeId(target) = self.plan.target;
@@ -303,6 +303,10 @@ impl Session<'_> {
                 CopySource::Node(source) => self.copy_from_node(node, copy, base, layers_of(*source))?,
             },
         };
+        if !matches!(node.op, Op::Run(_)) {
+            // Also of what another machine made: a program with a cache of its own will ask.
+            layer.note_copied(self.store)?;
+        }
         let mut layers = base.to_vec();
         layers.push(layer);
         Ok((layers, outcome))
@@ -384,7 +388,10 @@ impl Session<'_> {
             Some(layer) => (layer, NodeOutcome::Cached),
             None => {
                 let (layer, outcome) = make()?;
-                self.cache.put(&key, &layer)?;
+                // What only another's record says is not believed longer than this build, in which it is looked at when used.
+                if outcome == NodeOutcome::Built || !self.cache.shared().is_doubtful(&layer) {
+                    self.cache.put(&key, &layer)?;
+                }
                 (layer, outcome)
             }
         };
@@ -416,8 +423,7 @@ impl Session<'_> {
         base: &[Layer],
         source: &[Layer],
     ) -> Result<(Layer, NodeOutcome)> {
-        let below = if copy.is_linked { &[] } else { base };
-        let key = LayerCache::operation_key(&node.op, below, source, self.plan.source_date_epoch);
+        let key = LayerCache::operation_key(&node.op, decisive(copy, base), source, self.plan.source_date_epoch);
         // First by what the layers are, which is known; only then by what the files are, which takes reading them.
         self.known_or(node, key, || {
             self.cache.shared().fetch(self.store, source)?;
@@ -448,8 +454,7 @@ impl Session<'_> {
         let is_shared = self.cache.shared().is_used() && !is_image;
         let key = is_shared.then(|| -> Result<String> {
             let content = content_digest(&entries(&View::empty(), None)?, mtime);
-            let below = if copy.is_linked { &[] } else { base };
-            Ok(LayerCache::copy_key(&node.op, below, &content, mtime))
+            Ok(LayerCache::copy_key(&node.op, decisive(copy, base), &content, mtime))
         });
         self.shared_or(node, key.transpose()?, || {
             let owner = copy.owner.as_deref().map(|owner| self.owner(owner, base)).transpose()?;
@@ -474,7 +479,8 @@ impl Session<'_> {
         self.cached(node, LayerCache::content_key(&content_digest(&entries, mtime), mtime), || {
             let encoding = self.encoding.while_building();
             let lineage = LayerCache::lineage_key(&node.op, &self.context.directory, encoding);
-            let earlier = self.known(node, &lineage)?.map(|layer| layer.blob.digest);
+            let earlier = if node.is_fresh { None } else { self.cache.get_own(&lineage)? };
+            let earlier = earlier.map(|layer| layer.blob.digest);
             let output = self.store.layer_writer_after(earlier.as_ref(), encoding)?;
             let layer = write_layer(output, &entries, trees, mtime, encoding)?;
             LayerIndex::of(&entries).save(self.store, &layer.diff_id)?;
@@ -509,7 +515,7 @@ impl Session<'_> {
             return Ok(layer.clone());
         }
         let key = LayerCache::encoding_key(&layer.diff_id, self.encoding);
-        if let Some(known) = self.cache.get(&key)? {
+        if let Some(known) = self.cache.get_own(&key)? {
             return Ok(known);
         }
         let encoded = self.store.encode_layer(&layer.diff_id, &layer.blob, self.encoding);
@@ -518,10 +524,12 @@ impl Session<'_> {
         Ok(encoded)
     }
 
-    /// Writes config and manifest.
+    /// Writes config and manifest. Gives also the layers, as another build can use them.
     fn assemble(&self, layers: &[Layer]) -> Result<(BuiltImage, Vec<Layer>)> {
         self.cache.shared().fetch(self.store, layers)?;
-        let layers = layers.iter().map(|layer| self.encoded(layer)).collect::<Result<Vec<_>>>()?;
+        let encoded = layers.iter().map(|layer| self.encoded(layer)).collect::<Result<Vec<_>>>()?;
+        let made = layers.iter().zip(&encoded).map(|(layer, encoded)| as_made(layer, encoded).clone()).collect();
+        let layers = encoded;
         let mut config = self.plan.config.clone();
         config.rootfs.diff_ids = layers.iter().map(|layer| layer.diff_id.clone()).collect();
         complete_history(&mut config);
@@ -539,8 +547,14 @@ impl Session<'_> {
         let manifest = manifest.to_bytes();
         fail_at("build.assemble.manifest")?;
         let descriptor = Descriptor::new(media_type::MANIFEST, blobs.put(&manifest)?, manifest.len() as u64);
-        Ok((BuiltImage { manifest: descriptor, config }, layers))
+        Ok((BuiltImage { manifest: descriptor, config }, made))
     }
+}
+
+/// The layers of `base` that decide what `copy` makes: a linked one is the same on any, unless its owner is looked up there.
+fn decisive<'l>(copy: &Copy, base: &'l [Layer]) -> &'l [Layer] {
+    let is_the_same = copy.is_linked && !copy.owner.as_deref().is_some_and(owner::has_name);
+    if is_the_same { &[] } else { base }
 }
 
 /// A layer that the store does not give as it was written.
@@ -551,6 +565,12 @@ fn damaged(error: StoreError) -> Failure {
         }
         _ => error.into(),
     }
+}
+
+/// What a shared cache names of a layer and its encoding in the image: the latter, so that the image's blobs are the cache's,
+/// unless it is another layer (an eStargz has more in it), which no step has made.
+fn as_made<'l>(layer: &'l Layer, encoded: &'l Layer) -> &'l Layer {
+    if encoded.diff_id == layer.diff_id { encoded } else { layer }
 }
 
 /// The layers of an image in the store, lowest first.

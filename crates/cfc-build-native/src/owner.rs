@@ -19,17 +19,12 @@ pub(crate) struct Owner {
 /// Finds `spec`. Names are looked up in `tree()`, which is asked for only when there is one. A number without a group
 /// is the group, too, and a name without a group has the group of its entry.
 pub(crate) fn find<T: Tree>(spec: &str, tree: impl FnOnce() -> Result<T>) -> Result<Owner> {
-    let (user, group) = match spec.split_once(':') {
-        Some((user, group)) => (user, Some(group).filter(|group| !group.is_empty())),
-        None => (spec, None),
-    };
-    let user_number = number(user);
-    let group_number = group.map(number);
-    if let (Some(uid), None | Some(Some(_))) = (user_number, group_number) {
-        return Ok(Owner { uid, gid: group_number.flatten().unwrap_or(uid) });
+    let (user, group) = split(spec);
+    if let Some(owner) = of_numbers(user, group) {
+        return Ok(owner);
     }
     let tree = tree()?;
-    let mut owner = match user_number {
+    let mut owner = match number(user) {
         Some(uid) => Owner { uid, gid: uid },
         None => find_user(&tree, user)?,
     };
@@ -40,6 +35,26 @@ pub(crate) fn find<T: Tree>(spec: &str, tree: impl FnOnce() -> Result<T>) -> Res
         };
     }
     Ok(owner)
+}
+
+/// Whether `spec` means another owner in another image.
+pub(crate) fn has_name(spec: &str) -> bool {
+    let (user, group) = split(spec);
+    !spec.is_empty() && of_numbers(user, group).is_none()
+}
+
+fn split(spec: &str) -> (&str, Option<&str>) {
+    match spec.split_once(':') {
+        Some((user, group)) => (user, Some(group).filter(|group| !group.is_empty())),
+        None => (spec, None),
+    }
+}
+
+/// The owner, if nothing has to be looked up.
+fn of_numbers(user: &str, group: Option<&str>) -> Option<Owner> {
+    let uid = number(user)?;
+    let gid = group.map_or(Some(uid), number)?;
+    Some(Owner { uid, gid })
 }
 
 /// `root` is 0 in every image, with or without an `/etc/passwd` that says so.

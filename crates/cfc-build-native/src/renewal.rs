@@ -12,7 +12,14 @@ use cfc_store::Store;
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps};
 
 use crate::failure::{OnPath, Result};
-use crate::layer::{Layer, LayerIndex};
+use crate::layer::Layer;
+
+/// The present time, in seconds since 1970, in 32 bits as compiled modules have it: no source below that was not renewed
+/// is from now.
+pub(crate) fn renewal_time() -> Option<u32> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u32::try_from(now.as_secs()).ok()
+}
 
 /// As [`unpacked`](crate::view::unpacked); but layers of copied files are unpacked anew, below `workspace`.
 pub(crate) fn renewed(store: &Store, layers: &[Layer], workspace: &Path) -> Result<Vec<PathBuf>> {
@@ -23,7 +30,7 @@ pub(crate) fn renewed(store: &Store, layers: &[Layer], workspace: &Path) -> Resu
             continue;
         }
         known.push(&layer.diff_id);
-        directories.push(match LayerIndex::is_known(store, &layer.diff_id)? {
+        directories.push(match layer.is_copied(store)? {
             true => unpack_anew(store, layer, workspace.join(format!("renewed-{}", known.len())))?,
             false => store.layers().unpack(&layer.diff_id, &layer.blob)?,
         });

@@ -18,7 +18,7 @@ use crate::failure::{Failure, OnPath, Result, fail_at};
 use crate::layer::Layer;
 use crate::mount::{Prepared, Sources};
 use crate::output::Capture;
-use crate::renewal::renewed;
+use crate::renewal::{renewal_time, renewed};
 use crate::upper;
 use crate::view::unpacked;
 
@@ -48,6 +48,7 @@ impl Runner<'_> {
     ) -> Result<Layer> {
         let workspace = self.store.temp_dir()?;
         let workspace = workspace.path();
+        let renewed_at = has_cache(run).then(renewal_time).flatten();
         let mut lowers = match has_cache(run) {
             true => renewed(self.store, base, workspace)?,
             false => unpacked(self.store, base)?,
@@ -69,7 +70,7 @@ impl Runner<'_> {
         fail_at("build.run.ended")?;
         drop(prepared);
         upper::remove_stubs(&upper, &lowers)?;
-        upper::clamp_times(&upper, self.mtime)?;
+        upper::clamp_times(&upper, self.mtime, renewed_at)?;
         self.take_in(upper)
     }
 

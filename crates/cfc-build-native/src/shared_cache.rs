@@ -51,6 +51,12 @@ impl CacheRecords {
         self.layers.values()
     }
 
+    /// These and those of `others`, of builds for other platforms say: the key of a layer says all that it depends on.
+    pub fn merged(mut self, others: CacheRecords) -> CacheRecords {
+        self.layers.extend(others.layers);
+        self
+    }
+
     /// The blobs that are named, each once.
     pub fn blobs(&self) -> Vec<Descriptor> {
         let mut seen = BTreeSet::new();
@@ -76,6 +82,8 @@ pub(crate) struct SharedCache {
     /// A source did not keep what it promised: none is asked any more.
     is_broken: AtomicBool,
     learned: Mutex<BTreeMap<String, Layer>>,
+    /// The layers that records gave and nobody has looked at: their diff ids, and the digests of their blobs.
+    doubtful: Mutex<BTreeSet<(Digest, Digest)>>,
     /// Whether somebody wants to know what was learned.
     is_exported: bool,
 }
@@ -95,19 +103,26 @@ impl SharedCache {
         if self.is_broken.load(Ordering::Relaxed) {
             return None;
         }
-        self.sources.iter().find_map(|source| source.records().layers.get(key)).cloned()
+        let layer = self.sources.iter().find_map(|source| source.records().layers.get(key)).cloned()?;
+        lock(&self.doubtful).insert(pair(&layer));
+        Some(layer)
+    }
+
+    /// Whether only another's record says that the blob of `layer` holds it.
+    pub(crate) fn is_doubtful(&self, layer: &Layer) -> bool {
+        lock(&self.doubtful).contains(&pair(layer))
     }
 
     /// Notes which layer belongs to `key`.
     pub(crate) fn learn(&self, key: &str, layer: &Layer) {
         if self.is_exported {
-            self.lock().insert(key.to_string(), layer.clone());
+            lock(&self.learned).insert(key.to_string(), layer.clone());
         }
     }
 
     /// What was learned; of `only`, if given, and then as these layers are encoded.
     pub(crate) fn records(&self, only: Option<&[Layer]>) -> CacheRecords {
-        let mut layers = self.lock().clone();
+        let mut layers = lock(&self.learned).clone();
         if let Some(only) = only {
             let of = |diff_id: &Digest| only.iter().find(|layer| layer.diff_id == *diff_id).cloned();
             layers = layers.into_iter().filter_map(|(key, layer)| Some((key, of(&layer.diff_id)?))).collect();
@@ -115,13 +130,15 @@ impl SharedCache {
         CacheRecords { version: VERSION, layers }
     }
 
-    /// Brings the blobs of `layers` that the store lacks.
+    /// Brings the blobs of `layers` that the store lacks, and looks once whether they hold what records say, also those that
+    /// were there.
     pub(crate) fn fetch<'l>(&self, store: &Store, layers: impl IntoIterator<Item = &'l Layer>) -> Result<()> {
         layers.into_iter().try_for_each(|layer| self.fetch_one(store, layer))
     }
 
     fn fetch_one(&self, store: &Store, layer: &Layer) -> Result<()> {
-        if self.sources.is_empty() || store.blobs().contains(&layer.blob.digest) {
+        let is_here = store.blobs().contains(&layer.blob.digest);
+        if self.sources.is_empty() || (is_here && !self.is_doubtful(layer)) {
             return Ok(());
         }
         let has_it = |source: &dyn CacheSource| {
@@ -133,22 +150,42 @@ impl SharedCache {
             self.is_broken.store(true, Ordering::Relaxed);
             Failure::new(format!("the cache `{}` does not give the layer `{}`: {why}", source.name(), layer.diff_id))
         };
-        source.fetch(store, &layer.blob).map_err(failed)?;
-        let held = store.diff_id_of(&layer.blob.digest)?;
-        match held == layer.diff_id {
-            true => Ok(()),
-            false => Err(failed(format!("its blob `{}` holds `{held}`", layer.blob.digest))),
+        if !is_here {
+            source.fetch(store, &layer.blob).map_err(failed)?;
         }
+        let held = held(store, &layer.blob)?;
+        if held != layer.diff_id {
+            return Err(failed(format!("its blob `{}` holds `{held}`", layer.blob.digest)));
+        }
+        lock(&self.doubtful).remove(&pair(layer));
+        Ok(())
     }
 
     /// Whether a source failed, so that a second attempt without them may succeed.
     pub(crate) fn is_broken(&self) -> bool {
         self.is_broken.load(Ordering::Relaxed)
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Layer>> {
-        self.learned.lock().unwrap_or_else(PoisonError::into_inner)
+/// The layer that `blob` holds. Who has unpacked it once remembers it, in a record that is pruned with the layer.
+fn held(store: &Store, blob: &Descriptor) -> Result<Digest> {
+    let key = format!("layer-held-{}", blob.digest.hex());
+    let known = store.cache().get(&key)?.and_then(|bytes| serde_json::from_slice::<Layer>(&bytes).ok());
+    if let Some(known) = known.filter(|known| known.blob.digest == blob.digest) {
+        return Ok(known.diff_id);
     }
+    let diff_id = store.diff_id_of(&blob.digest)?;
+    let layer = Layer { diff_id, blob: blob.clone(), encoding: None };
+    store.cache().put(&key, &serde_json::to_vec(&layer).expect("a layer has only string keys"))?;
+    Ok(layer.diff_id)
+}
+
+fn pair(layer: &Layer) -> (Digest, Digest) {
+    (layer.diff_id.clone(), layer.blob.digest.clone())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

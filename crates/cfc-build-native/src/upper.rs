@@ -26,8 +26,9 @@ pub(crate) fn remove_stubs(upper: &Path, lowers: &[PathBuf]) -> Result<()> {
     Ok(())
 }
 
-/// Takes every time later than `latest`, in seconds since 1970, back to it; those that Python's bytecode remembers too.
-pub(crate) fn clamp_times(upper: &Path, latest: i64) -> Result<()> {
+/// Takes every time later than `latest`, in seconds since 1970, back to it; those that Python's bytecode remembers too, also
+/// of sources below that were renewed at `renewed_at`.
+pub(crate) fn clamp_times(upper: &Path, latest: i64, renewed_at: Option<u32>) -> Result<()> {
     // A stack of our own: the depth is up to the program.
     let mut pending = vec![upper.to_path_buf()];
     while let Some(path) = pending.pop() {
@@ -38,7 +39,7 @@ pub(crate) fn clamp_times(upper: &Path, latest: i64) -> Result<()> {
             }
         }
         if metadata.is_file() {
-            bytecode::clamp_source_time(&path, latest)?;
+            bytecode::clamp_source_time(&path, latest, renewed_at)?;
         }
         if metadata.mtime() >= latest {
             let time = Timespec { tv_sec: latest, tv_nsec: 0 };
@@ -63,7 +64,7 @@ mod tests {
         file.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(5)).expect("sets");
         std::os::unix::fs::symlink("nowhere", root.path().join("link")).expect("symlink");
 
-        clamp_times(root.path(), 1000).expect("clamps");
+        clamp_times(root.path(), 1000, None).expect("clamps");
 
         let mtime = |name: &str| root.path().join(name).symlink_metadata().expect("there").mtime();
         assert_eq!([mtime("a"), mtime("a/late"), mtime("a/early"), mtime("link")], [1000, 1000, 5, 1000]);

@@ -5,6 +5,7 @@ mod common;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 
+use cfc_build_native::NativeOptions;
 use common::{Fixture, report};
 
 #[test]
@@ -231,4 +232,26 @@ fn what_is_ignored_is_not_walked() {
     }
     let walked: Vec<&str> = directories.into_iter().filter(|directory| accessed(directory)).collect();
     assert_eq!(walked, ["kept", "partly", "partly/deep"]);
+}
+
+#[test]
+fn a_linked_copy_has_the_owner_that_its_own_base_names() {
+    let fixture = Fixture::new();
+    fixture.file("one", "u:x:11:12::/:\n").file("two", "u:x:21:22::/:\n").file("f", "f");
+    for from in ["", "--from=source "] {
+        let stage = |name: &str| {
+            format!("FROM scratch AS {name}\nCOPY {name} /etc/passwd\nCOPY --link --chown=u {from}f /copied\n")
+        };
+        let dockerfile = format!(
+            "FROM scratch AS source\nCOPY f /f\n{}{}FROM scratch\n\
+             COPY --from=one /copied /one\nCOPY --from=two /copied /two\n",
+            stage("one"),
+            stage("two"),
+        );
+        // With a key of its own, a copy from the context is looked up before its base.
+        let options = NativeOptions { inline_cache: true, ..NativeOptions::default() };
+        let (built, _) = fixture.build_with(&fixture.request(&dockerfile), options);
+        let layers = fixture.layers_of(&built.unwrap_or_else(|error| panic!("{}", report(&error))));
+        assert_eq!(layers, [["-rw-r--r-- 11:12 one"], ["-rw-r--r-- 21:22 two"]], "{from}");
+    }
 }

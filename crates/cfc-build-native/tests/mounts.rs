@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
-use cfc_build_native::ImageRequest;
+use cfc_build_native::{ImageRequest, NativeOptions};
 use cfc_plan::SecretSource;
 use common::{Fixture, busybox, can_run, report};
 
@@ -172,4 +172,31 @@ fn a_changed_file_is_newer_than_what_an_earlier_build_left_in_a_cache() {
             assert_eq!(record.output.into_inner().expect("no panic"), content, "{instructions}");
         }
     }
+}
+
+#[test]
+fn what_a_program_remembers_of_renewed_files_is_taken_back_with_them() {
+    if !can_run() {
+        return;
+    }
+    let fixture = Fixture::new();
+    // As Python compiles: magic number, no flags, the source's time, its size.
+    fixture.file("app/a.py", "x = 1").file_with_mode(
+        "compile",
+        "time=$(stat -c %Y /app/a.py); mkdir /app/__pycache__; exec >/app/__pycache__/a.cpython-311.pyc
+printf '\\247\\015\\r\\n\\0\\0\\0\\0'
+for shift in 0 8 16 24; do printf \"\\\\$(printf %o $((time >> shift & 255)))\"; done
+printf '\\5\\0\\0\\0code'\n",
+        0o755,
+    );
+    let instructions = "COPY compile /\nCOPY app /app\nRUN --mount=type=cache,target=/c sh /compile && sleep 1\n\
+        RUN stat -c %Y /app/a.py; od -An -tu4 -j8 -N4 /app/__pycache__/a.cpython-311.pyc\n";
+    let request = on_busybox(&fixture, instructions);
+    let (first, record) = fixture.build_request(&request);
+    let first = first.unwrap_or_else(|error| panic!("{}", report(&error)));
+    let output = record.output.into_inner().expect("no panic");
+    let times: Vec<&str> = output.split_whitespace().collect();
+    assert!(times.len() == 2 && times[0] == times[1], "{output}");
+    let (second, _) = fixture.build_with(&request, NativeOptions { no_cache: true, ..NativeOptions::default() });
+    assert_eq!(first.manifest, second.expect("builds").manifest);
 }

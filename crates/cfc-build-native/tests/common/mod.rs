@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 
-use cfc_build_native::{ImageError, ImageRequest, NativeBuilder, NativeOptions, StoreImages, build_image};
+use cfc_build_native::{
+    CacheRecords, CacheSource, ImageError, ImageRequest, NativeBuilder, NativeOptions, StoreImages, build_image,
+};
 use cfc_plan::{BuildProgress, BuiltImage, Node, NodeOutcome, OutputStream};
 use cfc_store::Store;
 
@@ -93,10 +95,23 @@ impl Fixture {
         request: &ImageRequest,
         options: NativeOptions,
     ) -> (Result<BuiltImage, ImageError>, Record) {
+        self.build_from(request, options, Vec::new()).0
+    }
+
+    /// The same with shared caches. What it can share is given too.
+    pub fn build_from(
+        &self,
+        request: &ImageRequest,
+        options: NativeOptions,
+        sources: Vec<Box<dyn CacheSource>>,
+    ) -> ((Result<BuiltImage, ImageError>, Record), CacheRecords) {
         let record = Record::default();
-        let mut builder = NativeBuilder::with_program(self.store.clone(), &launcher(), options);
+        let exports = !sources.is_empty();
+        let mut builder =
+            NativeBuilder::with_program(self.store.clone(), &launcher(), options).with_shared_cache(sources, exports);
         let built = build_image(&mut builder, request, &StoreImages::new(self.store.clone()), &record);
-        (built, record)
+        let records = builder.records(true).expect("the store has them");
+        ((built, record), records)
     }
 
     /// Builds and lists each layer: `mode uid:gid name [-> target] [size]` a line.
