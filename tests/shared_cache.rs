@@ -85,14 +85,89 @@ fn min_has_the_images_steps_only() {
     if !can_sandbox() {
         return;
     }
-    let (first, context) = machine();
-    let cache = first.path("cache").display().to_string();
-    let (digest, _) = build(&first, &context, &["--cache-to", &format!("type=local,dest={cache}")]);
-    let (second, context) = machine();
-    let (again, said) = build(&second, &context, &["--cache-from", &format!("type=local,src={cache}")]);
-    assert_eq!(again, digest);
-    let built: Vec<&str> = said.lines().filter(|line| line.contains("] ")).collect();
-    assert!(said.contains(" DONE ") && said.contains(" CACHED"), "{built:?}");
+    for compression in ["gzip", "estargz"] {
+        let (first, context) = machine();
+        let cache = first.path("cache").display().to_string();
+        let (to, from) = (format!("type=local,dest={cache}"), format!("type=local,src={cache}"));
+        let (digest, _) = build(&first, &context, &["--compression", compression, "--cache-to", &to]);
+        let (second, context) = machine();
+        let (again, said) = build(&second, &context, &["--compression", compression, "--cache-from", &from]);
+        assert_eq!(again, digest);
+        let built: Vec<&str> = said.lines().filter(|line| line.contains("] ")).collect();
+        assert!(said.contains(" DONE ") && said.contains(" CACHED"), "{compression}: {built:?}");
+        // A stage of its own has nothing of another, so all of it is in the image.
+        first.write("context/Dockerfile", ONE_STAGE);
+        build(&first, &context, &["--compression", compression, "--cache-to", &to]);
+        let (third, context) = machine();
+        third.write("context/Dockerfile", ONE_STAGE);
+        assert_all_cached(&build(&third, &context, &["--cache-from", &from]).1);
+    }
+    let (home, context) = machine();
+    let inline = ["--compression", "estargz", "--cache-to", "type=inline"];
+    let said = home.must_fail(&[&["build", &context, "-t", "app"], &inline[..]].concat());
+    assert!(said.contains("type=inline does not go with --compression estargz") && said.contains("hint: "), "{said}");
+}
+
+const PLATFORMS: [&str; 2] = ["--platform", "linux/amd64,linux/arm64"];
+
+/// A machine whose image is another one on each platform, without a program.
+fn machine_of_platforms() -> (Home, String) {
+    let (home, context) = machine();
+    home.write("context/Dockerfile", "FROM scratch\nARG TARGETARCH\nWORKDIR /srv\nCOPY $TARGETARCH ./\n");
+    home.write("context/amd64", "1");
+    home.write("context/arm64", "2");
+    (home, context)
+}
+
+#[test]
+fn the_cache_of_several_platforms_is_for_each_of_them() {
+    if !can_sandbox() {
+        return;
+    }
+    let servers = Home::new();
+    let (host, _registry) = registries(&servers).swap_remove(0);
+    let (first, context) = machine_of_platforms();
+    let (local, remote) = (first.path("cache").display().to_string(), format!("{host}/team/cache:1"));
+    let to = [format!("type=local,dest={local}"), format!("type=registry,ref={remote},mode=max")];
+    let arguments = ["--cache-to", &to[0], "--cache-to", &to[1]];
+    build(&first, &context, &[&PLATFORMS[..], &arguments].concat());
+    // An inline one is in the image of each platform.
+    build(&first, &context, &[&PLATFORMS[..], &["--cache-to", "type=inline"]].concat());
+    let image = format!("{host}/team/app:1");
+    first.must(&["push", "app", &image]);
+    for from in [format!("type=local,src={local}"), remote, image] {
+        for platform in ["linux/amd64", "linux/arm64"] {
+            let (second, context) = machine_of_platforms();
+            let (_, said) = build(&second, &context, &["--platform", platform, "--cache-from", &from]);
+            assert!(said.contains(" CACHED") && !said.contains(" DONE "), "{from} for {platform}: {said}");
+        }
+    }
+}
+
+#[test]
+fn an_image_whose_cache_cannot_be_sent_has_its_names() {
+    let (home, context) = machine_of_platforms();
+    let to = format!("type=registry,ref=127.0.0.1:{}/a:1", free_port());
+    home.must_fail(&["build", &context, "-t", "app", "-t", "app:2", "--cache-to", &to]);
+    for name in ["app%3Alatest.json", "app%3A2.json"] {
+        assert!(home.data().join("store/refs").join(name).exists(), "{name}");
+    }
+}
+
+#[test]
+fn the_images_of_a_project_do_not_replace_each_others_cache() {
+    let home = Home::new();
+    let project = home.project(crate::starter::WORKER);
+    let path = project.join("wrangler.jsonc");
+    let config = std::fs::read(&path).expect("readable");
+    let mut config: serde_json::Value = serde_json::from_slice(&config).expect("JSON without comments");
+    let mut second = config["containers"][0].clone();
+    second["name"] = "second".into();
+    config["containers"].as_array_mut().expect("a list").push(second);
+    std::fs::write(&path, config.to_string()).expect("writable");
+    let place = format!("type=local,dest={}", home.path("cache").display());
+    let said = home.must_fail(&["build", &project.display().to_string(), "--cache-to", &place]);
+    assert!(said.contains("one place for the caches of the project's 2 images") && said.contains("hint: "), "{said}");
 }
 
 /// cfc's own registry and Debian's, as far as they are there.

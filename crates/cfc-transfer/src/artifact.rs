@@ -18,13 +18,17 @@ pub struct RemoteArtifact {
 }
 
 impl RemoteArtifact {
-    /// Reads the manifest that `reference` names; of an index that for this machine.
-    pub async fn open(reference: &Reference, options: &Options) -> Result<RemoteArtifact, PullError> {
+    /// Reads the manifest that `reference` names; of an index that for `platform`.
+    pub async fn open(
+        reference: &Reference,
+        platform: &Platform,
+        options: &Options,
+    ) -> Result<RemoteArtifact, PullError> {
         let error = |kind| PullError { reference: Box::new(reference.clone()), kind };
         let open = async {
             let endpoint = Endpoint::of(reference, options)?;
             let registry = Registry::new(endpoint, Access::Pull, options).await?;
-            let manifest = manifest(&registry, reference).await?;
+            let manifest = manifest(&registry, reference, platform).await?;
             Ok(RemoteArtifact { reference: reference.clone(), registry, manifest })
         };
         open.await.map_err(error)
@@ -43,16 +47,19 @@ impl RemoteArtifact {
     }
 }
 
-async fn manifest(registry: &Registry, reference: &Reference) -> Result<Manifest, TransferErrorKind> {
+async fn manifest(
+    registry: &Registry,
+    reference: &Reference,
+    platform: &Platform,
+) -> Result<Manifest, TransferErrorKind> {
     let malformed = |error| TransferErrorKind::Malformed(format!("its manifest: {error}"));
     let (descriptor, bytes) = registry.get_manifest(&reference.manifest_name(), reference.digest.as_ref()).await?;
     let index = match ManifestOrIndex::parse(&descriptor.media_type, &bytes).map_err(malformed)? {
         ManifestOrIndex::Manifest(manifest) => return Ok(manifest),
         ManifestOrIndex::Index(index) => index,
     };
-    let platform = Platform::host();
     let missing = || TransferErrorKind::NotFound { subject: format!("image for {platform}") };
-    let digest = &index.for_platform(&platform).ok_or_else(missing)?.digest;
+    let digest = &index.for_platform(platform).ok_or_else(missing)?.digest;
     let (descriptor, bytes) = registry.get_manifest(&digest.to_string(), Some(digest)).await?;
     match ManifestOrIndex::parse(&descriptor.media_type, &bytes).map_err(malformed)? {
         ManifestOrIndex::Manifest(manifest) => Ok(manifest),

@@ -63,6 +63,7 @@ fn image_build(arguments: &Build, context: &ImageContext) -> Result<ImageBuild, 
 
 fn build_project(settings: &Settings, arguments: &Build) -> Result<(), Failure> {
     let project = open_project(&arguments.path, &arguments.project)?;
+    refuse_one_cache_for_many(arguments, built_by(&project).count())?;
     let store = settings.open_store()?;
     let mut built_any = false;
     for container in built_by(&project) {
@@ -76,6 +77,21 @@ fn build_project(settings: &Settings, arguments: &Build) -> Result<(), Failure> 
     Ok(())
 }
 
+/// Each image would replace the cache of the one before it.
+fn refuse_one_cache_for_many(arguments: &Build, n_images: usize) -> Result<(), Failure> {
+    let mut place = None;
+    for text in &arguments.cache_to {
+        place = place.or(CacheTo::parse(text)?.mode().map(|_| text));
+    }
+    match place {
+        Some(text) if n_images > 1 => Err(Failure::new(format!(
+            "--cache-to `{text}` is one place for the caches of the project's {n_images} images, which would replace each other"
+        ))
+        .hint("build one image after the other with `-t`, each with a place of its own, or use `--cache-to type=inline`")),
+        _ => Ok(()),
+    }
+}
+
 fn build_one(settings: &Settings, arguments: &Build) -> Result<(), Failure> {
     if arguments.project.config.is_some() || arguments.project.env.is_some() {
         return Err(Failure::new("--config and --env belong to a project, --tag builds without one")
@@ -87,10 +103,7 @@ fn build_one(settings: &Settings, arguments: &Build) -> Result<(), Failure> {
     let store = settings.open_store()?;
     let context = ImageContext::open(&store, arguments)?;
     let build = image_build(arguments, &context)?;
-    let built = build_image(settings, &store, &build, &names[0])?;
-    for name in &names[1..] {
-        store.images().tag(name, &built.image)?;
-    }
+    let built = build_image(settings, &store, &build, &names[0], &names[1..])?;
     outputs.send(&store, &built.image, &names, &settings.transfer_options()?)?;
     let n_lines = if screen::mode() == Mode::Quiet { 1 } else { names.len() };
     for name in names.iter().take(n_lines) {
@@ -122,6 +135,12 @@ fn common(arguments: &Build) -> Result<ImageBuild, Failure> {
         )
         .hint("leave one of them out"));
     }
+    let cache_to = arguments.cache_to.iter().map(|text| CacheTo::parse(text)).collect::<Result<Vec<_>, _>>()?;
+    let encoding = encoding(arguments)?;
+    if encoding.compression() == Compression::Estargz && cache_to.contains(&CacheTo::Inline) {
+        return Err(Failure::new("--cache-to type=inline does not go with --compression estargz: the image's layers are not those that its steps made")
+            .hint("use `--cache-to type=registry` or `type=local`, or another compression"));
+    }
     Ok(ImageBuild {
         build_args,
         timestamp: arguments.timestamp,
@@ -137,11 +156,11 @@ fn common(arguments: &Build) -> Result<ImageBuild, Failure> {
             .collect(),
         verify: arguments.verify,
         trust: Trust::parse(arguments)?,
-        encoding: encoding(arguments)?,
+        encoding,
         annotations: Annotations::parse(&arguments.annotations, platforms.len())?,
         progress: style(arguments)?,
         cache_from: arguments.cache_from.iter().map(|text| CacheFrom::parse(text)).collect::<Result<_, _>>()?,
-        cache_to: arguments.cache_to.iter().map(|text| CacheTo::parse(text)).collect::<Result<_, _>>()?,
+        cache_to,
         ..ImageBuild::default()
     })
 }

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use cfc_build_native::{ImageError, ImageRequest, NativeBuilder, NativeOptions};
+use cfc_build_native::{CacheRecords, ImageError, ImageRequest, NativeBuilder, NativeOptions};
 use cfc_dockerfile::Problem;
 use cfc_oci::{Descriptor, Index, Platform, Reference, media_type};
-use cfc_plan::{ContextName, NamedContext, RunSettings};
+use cfc_plan::{BuildError, ContextName, NamedContext, RunSettings};
 use cfc_project::{Container, ImageSource};
 use cfc_store::{Encoding, Store};
 
@@ -108,44 +108,96 @@ pub fn build_container(
     let mut build_args = container.image_vars.clone();
     build_args.extend(extra.build_args);
     let build = ImageBuild { dockerfile: path.clone(), context: context.clone(), build_args, ..extra };
-    build_image(settings, store, &build, &local_reference(container)?)
+    build_image(settings, store, &build, &local_reference(container)?, &[])
 }
 
-/// Builds one image and calls it `tag`: an index where it is for several platforms.
-pub fn build_image(settings: &Settings, store: &Store, build: &ImageBuild, tag: &Reference) -> Result<Built, Failure> {
-    let (image, has_built) = match build.platforms.len() {
+/// What came out of a build, not named yet.
+struct Finished {
+    image: Descriptor,
+    /// Whether a step was carried out, so that the build cache grew.
+    has_built: bool,
+    /// What caches of each mode get; or why they get nothing, which is told when the image has its name.
+    records: Result<BTreeMap<Mode, CacheRecords>, Failure>,
+}
+
+/// Builds one image and calls it `tag` and `more`: an index where it is for several platforms. Then sends its cache, which
+/// may fail without harm to the image.
+pub fn build_image(
+    settings: &Settings,
+    store: &Store,
+    build: &ImageBuild,
+    tag: &Reference,
+    more: &[Reference],
+) -> Result<Built, Failure> {
+    let finished = match build.platforms.len() {
         0 | 1 => build_manifest(settings, store, build)?,
         _ => build_index(settings, store, build)?,
     };
+    let image = finished.image;
     cfc_sandbox::fail_point("build.image.tag")?;
     store.images().tag(tag, &image)?;
-    if has_built {
+    for name in more {
+        store.images().tag(name, &image)?;
+    }
+    // Before the limit may take what the records name.
+    let sent = finished.records.and_then(|records| send_cache(settings, store, build, &records));
+    if finished.has_built {
         limit::enforce(settings, store);
     }
+    sent?;
     progress::built(&tag.to_string(), &image.digest);
     tracing::debug!(data = %settings.data.display(), %tag, digest = %image.digest, "built");
     Ok(Built { reference: tag.clone(), image })
 }
 
+fn send_cache(
+    settings: &Settings,
+    store: &Store,
+    build: &ImageBuild,
+    records: &BTreeMap<Mode, CacheRecords>,
+) -> Result<(), Failure> {
+    for to in &build.cache_to {
+        if let Some(records) = to.mode().and_then(|mode| records.get(&mode)) {
+            to.send(store, records, &settings.transfer_options()?)?;
+        }
+    }
+    Ok(())
+}
+
 /// One after another: what they share is cached, and their output is not mixed.
-fn build_index(settings: &Settings, store: &Store, build: &ImageBuild) -> Result<(Descriptor, bool), Failure> {
+fn build_index(settings: &Settings, store: &Store, build: &ImageBuild) -> Result<Finished, Failure> {
     let mut manifests: Vec<Descriptor> = Vec::new();
     let mut has_built = false;
+    let mut records = Ok(BTreeMap::new());
     for platform in &build.platforms {
         output::tell(format!("building for {platform}"));
         let one = ImageBuild { platforms: vec![platform.clone()], ..build.clone() };
-        let (image, has_built_one) = build_manifest(settings, store, &one)?;
-        has_built |= has_built_one;
+        let finished = build_manifest(settings, store, &one)?;
+        has_built |= finished.has_built;
+        records = records.and_then(|records| Ok(merged(records, finished.records?)));
         let annotations = build.annotations.manifest_descriptor.clone();
-        manifests.push(Descriptor { platform: Some(platform.clone()), annotations, ..image });
+        manifests.push(Descriptor { platform: Some(platform.clone()), annotations, ..finished.image });
     }
     let index = Index { annotations: build.annotations.index.clone(), ..Index::new(manifests) };
     let bytes = index.to_bytes();
-    Ok((Descriptor::new(media_type::INDEX, store.blobs().put(&bytes)?, bytes.len() as u64), has_built))
+    let image = Descriptor::new(media_type::INDEX, store.blobs().put(&bytes)?, bytes.len() as u64);
+    Ok(Finished { image, has_built, records })
 }
 
-/// Builds the image for one platform. Says also whether a step was carried out, so that the build cache grew.
-fn build_manifest(settings: &Settings, store: &Store, build: &ImageBuild) -> Result<(Descriptor, bool), Failure> {
+/// What caches of each mode get of several platforms: one place keeps what all of them need.
+fn merged(mut one: BTreeMap<Mode, CacheRecords>, other: BTreeMap<Mode, CacheRecords>) -> BTreeMap<Mode, CacheRecords> {
+    for (mode, records) in other {
+        let all = match one.remove(&mode) {
+            Some(before) => before.merged(records),
+            None => records,
+        };
+        one.insert(mode, all);
+    }
+    one
+}
+
+/// Builds the image for one platform.
+fn build_manifest(settings: &Settings, store: &Store, build: &ImageBuild) -> Result<Finished, Failure> {
     let program = crate::server::launcher_program()?;
     let options = NativeOptions {
         no_cache: build.no_cache,
@@ -154,11 +206,11 @@ fn build_manifest(settings: &Settings, store: &Store, build: &ImageBuild) -> Res
         annotations: build.annotations.manifest.clone(),
         inline_cache: build.cache_to.contains(&CacheTo::Inline),
     };
-    let sources = build.cache_from.iter().filter_map(|from| from.open(settings, store)).collect();
+    let request = build.request();
+    let sources = build.cache_from.iter().filter_map(|from| from.open(settings, store, &request.platform)).collect();
     let mut builder = NativeBuilder::with_program(store.clone(), &program, options)
         .with_downloads(Box::new(Network))
         .with_shared_cache(sources, !build.cache_to.is_empty());
-    let request = build.request();
     let bases = StoreThenRegistry { store, options: settings.transfer_options()?, pulls: build.pulls };
     let text = cfc_build_native::read_dockerfile(&request).unwrap_or_default();
     let dockerfile = String::from_utf8_lossy(&text).into_owned();
@@ -167,12 +219,10 @@ fn build_manifest(settings: &Settings, store: &Store, build: &ImageBuild) -> Res
     let image = cfc_build_native::build_image(&mut builder, &request, &bases, &progress).map_err(image_failure)?;
     let has_built = progress.has_built();
     drop(progress);
-    for to in &build.cache_to {
-        let Some(mode) = to.mode() else { continue };
-        let records = builder.records(mode == Mode::Max).map_err(|error| image_failure(error.into()))?;
-        to.send(store, &records, &settings.transfer_options()?)?;
-    }
-    Ok((image.manifest, has_built))
+    let modes = build.cache_to.iter().filter_map(CacheTo::mode);
+    let records = modes.map(|mode| Ok((mode, builder.records(mode == Mode::Max)?)));
+    let records = records.collect::<Result<_, _>>().map_err(|error: BuildError| image_failure(error.into()));
+    Ok(Finished { image: image.manifest, has_built, records })
 }
 
 /// An error of the sandbox with its hint.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use cfc_build_native::{CACHE_CONFIG_TYPE, CacheRecords, CacheSource, INLINE_ANNOTATION};
-use cfc_oci::{Descriptor, Digest, Manifest, Reference, media_type};
+use cfc_oci::{Descriptor, Digest, Manifest, Platform, Reference, media_type};
 use cfc_store::{Store, find_in_oci_layout};
 use cfc_transfer::{Options, RemoteArtifact};
 use tokio::runtime::Runtime;
@@ -39,7 +39,7 @@ pub enum CacheTo {
 }
 
 /// What of a build is exported.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Mode {
     /// The image's own layers.
     #[default]
@@ -127,10 +127,12 @@ impl CacheFrom {
         fields.end().map(|()| parsed)
     }
 
-    /// Opens it. A cache that cannot be had is none: that is said, and the build goes on.
-    pub fn open(&self, settings: &Settings, store: &Store) -> Option<Box<dyn CacheSource>> {
+    /// Opens it, for a build for `platform`. A cache that cannot be had is none: that is said, and the build goes on.
+    pub fn open(&self, settings: &Settings, store: &Store, platform: &Platform) -> Option<Box<dyn CacheSource>> {
         let (name, opened) = match self {
-            CacheFrom::Registry(reference) => (reference.to_string(), open_remote(reference, settings, store)),
+            CacheFrom::Registry(reference) => {
+                (reference.to_string(), open_remote(reference, platform, settings, store))
+            }
             CacheFrom::Local(directory) => (directory.display().to_string(), open_local(directory)),
         };
         opened
@@ -248,10 +250,15 @@ struct Remote {
     records: CacheRecords,
 }
 
-fn open_remote(reference: &Reference, settings: &Settings, store: &Store) -> Result<Box<dyn CacheSource>, Failure> {
+fn open_remote(
+    reference: &Reference,
+    platform: &Platform,
+    settings: &Settings,
+    store: &Store,
+) -> Result<Box<dyn CacheSource>, Failure> {
     let options = settings.transfer_options()?;
     let runtime = client_runtime()?;
-    let artifact = runtime.block_on(RemoteArtifact::open(reference, &options))?;
+    let artifact = runtime.block_on(RemoteArtifact::open(reference, platform, &options))?;
     let records = records(artifact.manifest(), |config| {
         runtime.block_on(artifact.fetch(store, config))?;
         Ok(store.blobs().read(&config.digest)?)

@@ -211,6 +211,7 @@ impl Destination {
         let file = nameless.as_ref().map_or_else(|| File::create(&partial), File::try_clone).map_err(at)?;
         let mut file = BufWriter::with_capacity(1 << 20, file);
         let written = content(&mut file).and_then(|()| file.flush().map_err(at));
+        let written = written.and_then(|()| cfc_sandbox::fail_point("build.output.write").map_err(at));
         let named = written.and_then(|()| nameless.map_or(Ok(()), |file| give_name(&file, &partial).map_err(at)));
         let placed = named.and_then(|()| fs::rename(&partial, path).map_err(at));
         if placed.is_err() {
