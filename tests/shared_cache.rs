@@ -97,7 +97,8 @@ fn min_has_the_images_steps_only() {
         assert!(said.contains(" DONE ") && said.contains(" CACHED"), "{compression}: {built:?}");
         // A stage of its own has nothing of another, so all of it is in the image.
         first.write("context/Dockerfile", ONE_STAGE);
-        build(&first, &context, &["--compression", compression, "--cache-to", &to]);
+        let own = first.path("context").display().to_string();
+        build(&first, &own, &["--compression", compression, "--cache-to", &to]);
         let (third, context) = machine();
         third.write("context/Dockerfile", ONE_STAGE);
         assert_all_cached(&build(&third, &context, &["--cache-from", &from]).1);
@@ -163,6 +164,10 @@ fn the_images_of_a_project_do_not_replace_each_others_cache() {
     let mut config: serde_json::Value = serde_json::from_slice(&config).expect("JSON without comments");
     let mut second = config["containers"][0].clone();
     second["name"] = "second".into();
+    second["class_name"] = "Second".into();
+    let binding = serde_json::json!({"name": "SECOND", "class_name": "Second"});
+    config["durable_objects"]["bindings"].as_array_mut().expect("a list").push(binding);
+    config["migrations"][0]["new_sqlite_classes"].as_array_mut().expect("a list").push("Second".into());
     config["containers"].as_array_mut().expect("a list").push(second);
     std::fs::write(&path, config.to_string()).expect("writable");
     let place = format!("type=local,dest={}", home.path("cache").display());
