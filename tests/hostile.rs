@@ -98,6 +98,10 @@ fn a_git_repository_reaches_nothing_of_this_machine() {
     assert!(said.contains("`out` is a symbolic link that leads out of it"), "{said}");
     let said = build(&format!("http://{server}/r.git"));
     assert!(said.contains("`Dockerfile` is a symbolic link that leads out of it"), "{said}");
+    home.write("named/Dockerfile", "FROM scratch\nCOPY --from=src . /\n");
+    let (named, context) = (home.path("named").display().to_string(), format!("src=http://{server}/r.git#main:out"));
+    let said = home.must_fail(&["build", &named, "-t", "hostile", "--build-context", &context]);
+    assert!(said.contains("`out` is a symbolic link that leads out of it"), "{said}");
     let said = build(&format!("http://{server}/r.git#--upload-pack=touch /tmp/x"));
     assert!(said.contains("cannot begin with `-`"), "{said}");
     for address in ["ext::sh -c id", "file:///etc/x.git", "--upload-pack=id"] {

@@ -269,3 +269,21 @@ fn find_file(directory: &Path, name: &str) -> Option<std::path::PathBuf> {
         if path.is_dir() { find_file(&path, name) } else { path.ends_with(name).then_some(path) }
     })
 }
+
+#[test]
+fn a_build_goes_on_without_its_terminal_where_that_was_asked_for() {
+    if !can_sandbox() {
+        return;
+    }
+    let marker = format!("0.97{}", std::process::id());
+    let (home, context) = with_base(&format!("FROM test/base:1\nRUN sleep {marker} && sleep 1\n"));
+    let cfc = home.cfc();
+    let mut command = Command::new("sh");
+    // As nohup does.
+    command.args(["-c", "trap '' HUP; exec \"$@\"", "sh"]).arg(cfc.get_program()).args(cfc.get_args());
+    command.envs(cfc.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let mut build = command.args(["build", &context, "-t", "app"]).stderr(Stdio::null()).spawn().expect("sh runs");
+    wait_for("the sandbox", || (!cgroups_of(build.id()).is_empty()).then_some(()));
+    kill_process(Pid::from_child(&build), Signal::HUP).expect("it runs");
+    assert!(build.wait().expect("a child").success());
+}

@@ -10,6 +10,7 @@ use cfc_store::{Store, TempDir};
 
 use crate::context::ContextTree;
 use crate::failure::{Failure, Result};
+use crate::given::inside;
 use crate::remote::{git, make, url};
 use crate::stat_cache::StatCache;
 
@@ -69,7 +70,7 @@ impl<'a> Contexts<'a> {
             Place::Directory(directory) => self.directory(directory, files.ignore.as_ref()),
             Place::Git(source) => self.fetched(|root| {
                 git::fetch(source, root)?;
-                Ok(root.join(&source.subdirectory))
+                inside(root, &root.join(&source.subdirectory), &format!("`{}`", source.subdirectory))
             }),
             Place::Url(source) => self.fetched(|root| {
                 url::fetch(self.store, self.downloads, source, &root.join(FETCHED_FILE))?;

@@ -73,7 +73,7 @@ impl GivenContext {
 }
 
 /// What `path` really is, which must be below `root`.
-fn inside(root: &Path, path: &Path, what: &str) -> Result<PathBuf> {
+pub(crate) fn inside(root: &Path, path: &Path, what: &str) -> Result<PathBuf> {
     let root = root.canonicalize().on("look at", root)?;
     let real = path.canonicalize().on("follow", path)?;
     if real.starts_with(&root) {

@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use cfc_build_native::Stopper;
 use cfc_store::Store;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::screen;
 
@@ -21,7 +21,8 @@ struct Unfinished {
 }
 
 /// Catches SIGINT, SIGTERM and SIGHUP from now on. The process then exits with 128 and the signal's number, as a shell would
-/// say it.
+/// say it. What whoever started us has us ignore stays ignored: `nohup` does so with SIGHUP, a script with SIGINT of what it
+/// runs in the background.
 pub fn catch() {
     // Without a thread that waits the signals do what they do by default.
     let _ = std::thread::Builder::new().name("signals".to_string()).spawn(wait);
@@ -30,26 +31,51 @@ pub fn catch() {
 fn wait() {
     let Ok(runtime) = crate::commands::client_runtime() else { return };
     runtime.block_on(async {
-        let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()].map(signal);
-        let [Ok(mut interrupt), Ok(mut terminate), Ok(mut hangup)] = kinds else { return };
+        let ignored = ignored_signals();
+        let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
+        let [mut interrupt, mut terminate, mut hangup] = kinds.map(|kind| Caught::new(kind, ignored));
         let number = tokio::select! {
-            _ = interrupt.recv() => 2,
-            _ = terminate.recv() => 15,
-            _ = hangup.recv() => 1,
+            () = interrupt.next() => 2,
+            () = terminate.next() => 15,
+            () = hangup.next() => 1,
         };
         IS_INTERRUPTED.store(true, Ordering::Relaxed);
         // Somebody who asks twice does not want to wait.
         std::thread::spawn(move || end(128 + number));
         tokio::select! {
-            _ = interrupt.recv() => exit(128 + 2),
-            _ = terminate.recv() => exit(128 + 15),
+            () = interrupt.next() => exit(128 + 2),
+            () = terminate.next() => exit(128 + 15),
         }
     });
 }
 
+/// A signal that may be ignored, and then never comes.
+struct Caught(Option<Signal>);
+
+impl Caught {
+    fn new(kind: SignalKind, ignored: u64) -> Caught {
+        let is_ignored = ignored & (1 << (kind.as_raw_value() - 1)) != 0;
+        Caught(if is_ignored { None } else { signal(kind).ok() })
+    }
+
+    async fn next(&mut self) {
+        match &mut self.0 {
+            Some(signal) => drop(signal.recv().await),
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// A bit each, the lowest of signal 1. None where the kernel does not say.
+fn ignored_signals() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
+}
+
 fn end(code: i32) -> ! {
     screen::close();
-    screen::write_lines("interrupted: what was finished is kept, and the next build goes on from there");
+    screen::tell("interrupted: what was finished is kept, and the next build goes on from there");
     let unfinished = lock();
     for (store, stopper) in unfinished.builds.iter().flatten() {
         stopper.stop();

@@ -3,6 +3,7 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::termios::tcgetwinsize;
 
@@ -50,9 +51,16 @@ pub fn mode() -> Mode {
 pub fn tell(line: &str) {
     match mode() {
         Mode::Text => write_lines(line),
-        Mode::Json => write_lines(&serde_json::json!({ "event": "message", "text": line }).to_string()),
+        Mode::Json => write_event(serde_json::json!({ "event": "message", "text": line })),
         Mode::Quiet => {}
     }
+}
+
+/// Writes an event, an object, with the time at which it was.
+pub fn write_event(mut event: serde_json::Value) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
+    event["time"] = ((now * 1000.0).round() / 1000.0).into();
+    write_lines(&event.to_string());
 }
 
 /// Writes lines that stay, as they are.

@@ -79,8 +79,11 @@ impl ImageBuild {
         request.secrets = self.trust.secrets.clone();
         request.ssh = self.trust.ssh.clone();
         request.allowed = self.trust.allowed.clone();
-        let given = self.timestamp.map(|seconds| seconds.to_string());
-        request.source_date_epoch = given.or_else(|| std::env::var("SOURCE_DATE_EPOCH").ok());
+        // The command line's wins over a project's `image_vars`, and these over the environment's.
+        if let Some(seconds) = self.timestamp {
+            request.build_args.insert("SOURCE_DATE_EPOCH".to_string(), seconds.to_string());
+        }
+        request.source_date_epoch = std::env::var("SOURCE_DATE_EPOCH").ok();
         request
     }
 }

@@ -6,16 +6,15 @@
 //! `name`, `digest`. `failed`: `message`, `causes`, `hint`.
 
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use cfc_oci::Digest;
 use cfc_plan::{NodeOutcome, OutputStream};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::Display;
 use super::step::Step;
 use crate::failure::Failure;
-use crate::screen;
+use crate::screen::write_event;
 
 /// Writes events.
 pub struct Json;
@@ -23,7 +22,7 @@ pub struct Json;
 impl Display for Json {
     fn started(&mut self, step: &Step) {
         let Step { number, name, stage, line, .. } = step;
-        write(json!({ "event": "step-started", "step": number, "name": name, "stage": stage, "line": line }));
+        write_event(json!({ "event": "step-started", "step": number, "name": name, "stage": stage, "line": line }));
     }
 
     fn output(&mut self, step: &Step, stream: OutputStream, line: &str) {
@@ -31,7 +30,7 @@ impl Display for Json {
             OutputStream::Stdout => "stdout",
             OutputStream::Stderr => "stderr",
         };
-        write(json!({ "event": "step-output", "step": step.number, "stream": stream, "text": line }));
+        write_event(json!({ "event": "step-output", "step": step.number, "stream": stream, "text": line }));
     }
 
     fn finished(&mut self, step: &Step, outcome: NodeOutcome) {
@@ -40,11 +39,11 @@ impl Display for Json {
             NodeOutcome::Cached => "cached",
         };
         let seconds = (step.seconds() * 1000.0).round() / 1000.0;
-        write(json!({ "event": "step-finished", "step": step.number, "outcome": outcome, "seconds": seconds }));
+        write_event(json!({ "event": "step-finished", "step": step.number, "outcome": outcome, "seconds": seconds }));
     }
 
     fn failed(&mut self, step: &Step, reason: &str) {
-        write(json!({ "event": "step-failed", "step": step.number, "reason": reason }));
+        write_event(json!({ "event": "step-failed", "step": step.number, "reason": reason }));
     }
 }
 
@@ -55,20 +54,14 @@ pub fn warning(rule: Option<&str>, text: &str, place: Option<(&Path, usize)>) {
         event["path"] = path.display().to_string().into();
         event["line"] = line.into();
     }
-    write(event);
+    write_event(event);
 }
 
 pub fn built(name: &str, digest: &Digest) {
-    write(json!({ "event": "built", "name": name, "digest": digest }));
+    write_event(json!({ "event": "built", "name": name, "digest": digest }));
 }
 
 pub fn failure(failure: &Failure) {
     let Failure { message, causes, hint } = failure;
-    write(json!({ "event": "failed", "message": message, "causes": causes, "hint": hint }));
-}
-
-fn write(mut event: Value) {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
-    event["time"] = ((now * 1000.0).round() / 1000.0).into();
-    screen::write_lines(&event.to_string());
+    write_event(json!({ "event": "failed", "message": message, "causes": causes, "hint": hint }));
 }

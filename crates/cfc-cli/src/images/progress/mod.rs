@@ -37,7 +37,8 @@ pub enum Style {
 }
 
 impl Style {
-    /// What `--progress` says, else the environment: `CFC_PROGRESS`, else `BUILDKIT_PROGRESS`.
+    /// What `--progress` says, else the environment: `CFC_PROGRESS`, else `BUILDKIT_PROGRESS`, of whose values some are
+    /// BuildKit's alone.
     pub fn choose(flag: Option<&str>) -> Result<Style, Failure> {
         let variable = |name: &'static str| Some((name, std::env::var(name).ok().filter(|value| !value.is_empty())?));
         let from_flag = flag.map(|value| ("--progress", value.to_string()));
@@ -49,6 +50,7 @@ impl Style {
             "plain" => Ok(Style::Plain),
             "json" => Ok(Style::Json),
             "quiet" => Ok(Style::Quiet),
+            _ if source == "BUILDKIT_PROGRESS" => Ok(Style::Auto),
             _ => Err(Failure::new(format!("{source}: there is no progress `{value}`"))
                 .hint("there are auto, plain, tty, json and quiet")),
         }
