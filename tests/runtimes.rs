@@ -14,7 +14,8 @@ fn commands_of(program: &str, instance: &str) -> usize {
             line.split(|byte| *byte == 0).map(|w| String::from_utf8_lossy(w).into_owned()).collect();
         words[0].ends_with(program)
             && words.iter().any(|word| word == "run")
-            && words.iter().any(|word| word == instance)
+            // runc's own name for it has something behind it.
+            && words.iter().any(|word| word.trim_end_matches('+') == instance)
     };
     lines.filter(is_it).count()
 }

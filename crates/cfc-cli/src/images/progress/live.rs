@@ -169,7 +169,7 @@ mod tests {
 
     #[test]
     fn lines_fit_the_terminal() {
-        assert_eq!(aligned(" => [1/2] COPY a /", 0.05, 30), " => [1/2] COPY a /        0.1s");
+        assert_eq!(aligned(" => [1/2] COPY a /", 0.05, 30), " => [1/2] COPY a /       0.1s");
         assert_eq!(aligned(" => [1/2] COPY a /", 1.0, 12).chars().count(), 11);
         assert_eq!(aligned("x", 1.0, 0), " 1.0s");
     }
