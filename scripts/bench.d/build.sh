@@ -5,9 +5,9 @@ cp /bin/busybox "$work/steps/busybox"
 { printf 'FROM scratch\nCOPY busybox /bin/sh\n'; for step in 1 2 3 4 5 6 7 8 9 10; do echo "RUN echo $step >/file-$step"; done; } >"$work/steps/Dockerfile"
 for _ in $(seq "$rounds"); do
   measure build-cfc "$cfc" build "$work/steps" -t bench/steps:1 --no-cache
-  [ $have_docker = no ] || DOCKER_BUILDKIT=1 measure build-docker "$docker_cli" -H "$docker_host" build -q --no-cache -t bench/steps:1 "$work/steps"
+  [ $have_docker = no ] || DOCKER_BUILDKIT=1 measure_with_daemon build-docker "$docker_cli" -H "$docker_host" build -q --no-cache -t bench/steps:1 "$work/steps"
   measure cached-cfc "$cfc" build "$work/steps" -t bench/steps:1
-  [ $have_docker = no ] || DOCKER_BUILDKIT=1 measure cached-docker "$docker_cli" -H "$docker_host" build -q -t bench/steps:1 "$work/steps"
+  [ $have_docker = no ] || DOCKER_BUILDKIT=1 measure_with_daemon cached-docker "$docker_cli" -H "$docker_host" build -q -t bench/steps:1 "$work/steps"
 done
 if command -v buildah >/dev/null; then
   steps_buildah() { STORAGE_DRIVER=overlay buildah --root "$work/steps-buildah" --runroot "$work/steps-buildah-run" build --isolation chroot --layers "$@" -t bench/steps:1 "$work/steps"; }

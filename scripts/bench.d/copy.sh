@@ -16,16 +16,6 @@ layer_size() { # layout
   manifest=$(jq -r '.manifests[0].digest' "$1/index.json" | cut -d: -f2)
   jq '[.layers[].size] | add' "$1/blobs/sha256/$manifest"
 }
-# The processor time of the daemon and what it starts, in milliseconds.
-daemon_cpu() { [ $have_docker = no ] || for pid in $(cat "$work/docker/pid") $(pgrep -P "$(cat "$work/docker/pid")"); do awk '{ print ($14 + $15 + $16 + $17) * 10 }' "/proc/$pid/stat"; done | awk '{ sum += $1 } END { print sum + 0 }'; }
-# As measure, with the daemon's processor time.
-measure_with_daemon() {
-  local series=$1 before
-  before=$(daemon_cpu)
-  measure "$@"
-  awk -v more="$(($(daemon_cpu) - before))" '{ line[NR] = $0 } END { for (i = 1; i < NR; i++) print line[i]; split(line[NR], f, " "); print f[1], f[2] + more }' "$work/$series" >"$work/series.new"
-  mv "$work/series.new" "$work/$series"
-}
 registry_port=
 if [ $have_docker = yes ] && command -v docker-registry >/dev/null; then
   registry_port=28090
