@@ -41,15 +41,16 @@ pub(crate) fn sweep_locks(root: &Path) {
     }
 }
 
-fn is_at(file: &File, path: &Path) -> bool {
+/// Whether `path` still names `file`: a file that is locked and removed again is another's no more.
+pub fn is_at(file: &File, path: &Path) -> bool {
     let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
     let here = path.metadata().ok().map(identity);
     here.is_some() && here == file.metadata().ok().map(identity)
 }
 
 /// Small records by key. Those that name a layer, as an object with `diff_id` and `blob` in its JSON, are pruned with the
-/// layer; keys that begin with `layer-index-` and a diff id's hex likewise. A record is read whole or not at all, but it is only a cache: nothing is synced to the disk,
-/// and a reader must take one that does not parse for one that is not there.
+/// layer; keys that begin with `layer-index-` and a diff id's hex likewise. A record is read whole or not at all, but it is
+/// only a cache: nothing is synced to the disk, and a reader must take one that does not parse for one that is not there.
 #[derive(Clone, Debug)]
 pub struct Cache {
     store: Store,

@@ -28,7 +28,7 @@ mod uses;
 
 pub use archive::ArchiveKind;
 pub use blob::{BlobStore, BlobWriter};
-pub use cache::{Cache, KeyLock};
+pub use cache::{Cache, KeyLock, is_at};
 pub use compression::{Compression, Encoding, LayerBlob, LayerBlobWriter};
 pub use error::{Result, StoreError, StoreErrorKind};
 pub use image::{Image, ImageStore};

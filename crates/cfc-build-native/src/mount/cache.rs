@@ -10,14 +10,14 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use cfc_dockerfile::Sharing;
 use cfc_oci::Digest;
 use cfc_plan::{FileOwner, Mount, MountKind, NodeId};
-use cfc_store::Store;
+use cfc_store::{Store, is_at};
 use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
 
 use super::copy_tree::copy_tree;
@@ -138,13 +138,6 @@ fn open_lock(home: &Path, path: &Path) -> Result<Option<File>> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).on("open", path),
     }
-}
-
-/// Whether `path` still names `file`.
-fn is_at(file: &File, path: &Path) -> bool {
-    let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
-    let here = path.metadata().ok().map(identity);
-    here.is_some() && here == file.metadata().ok().map(identity)
 }
 
 /// Makes a cache's directory, whole, or finds that another was faster.
