@@ -12,6 +12,7 @@ mod manifest;
 mod platform;
 mod reference;
 mod signal;
+mod text;
 
 pub use config::{ContainerConfig, Empty, Healthcheck, History, ImageConfig, RootFs};
 pub use descriptor::Descriptor;
@@ -20,3 +21,4 @@ pub use manifest::{Index, Manifest, ManifestError, ManifestOrIndex};
 pub use platform::{Platform, PlatformError};
 pub use reference::{Reference, ReferenceError, ReferenceErrorKind, RepositoryName, Tag};
 pub use signal::parse_signal;
+pub use text::{base64, rfc3339};

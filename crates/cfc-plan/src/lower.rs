@@ -9,7 +9,6 @@ use crate::arguments;
 use crate::environment::Environment;
 use crate::error::Located;
 use crate::graph::{Graph, Origin};
-use crate::history::rfc3339;
 use crate::lint::{LintConfig, LintWarning, Linter, Rule, check_syntax};
 use crate::outline::Capture;
 use crate::stage::{StageLowering, State};
@@ -76,7 +75,7 @@ pub(crate) fn lower_with(
         stages,
         arguments,
         proxies: arguments::proxies(&request.build_args),
-        created: rfc3339(epoch),
+        created: cfc_oci::rfc3339(epoch),
         graph: Graph::default(),
         finished: HashMap::new(),
         images: HashMap::new(),

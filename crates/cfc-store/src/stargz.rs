@@ -247,7 +247,7 @@ fn toc_entry(entry: &TarEntry, name: String) -> io::Result<TocEntry> {
     let is_device = matches!(entry.kind, EntryKind::Character | EntryKind::Block);
     let (dev_major, dev_minor) = if is_device { entry.device } else { (0, 0) };
     // Of several values for one attribute the last counts, as with any pax record.
-    let xattrs = entry.xattrs.iter().map(|(key, value)| Ok((text(key.as_encoded_bytes())?, base64(value))));
+    let xattrs = entry.xattrs.iter().map(|(key, value)| Ok((text(key.as_encoded_bytes())?, cfc_oci::base64(value))));
     Ok(TocEntry {
         name,
         r#type: match entry.kind {
@@ -260,7 +260,7 @@ fn toc_entry(entry: &TarEntry, name: String) -> io::Result<TocEntry> {
             EntryKind::Fifo => "fifo",
         },
         size: entry.size,
-        modified: if entry.mtime.0 == 0 { String::new() } else { rfc3339(entry.mtime.0) },
+        modified: if entry.mtime.0 == 0 { String::new() } else { cfc_oci::rfc3339(entry.mtime.0) },
         link_name: text(&entry.link)?,
         mode: u64::from(entry.mode),
         uid: entry.uid,
@@ -296,36 +296,6 @@ fn footer(toc_offset: u64) -> Vec<u8> {
     footer
 }
 
-/// Seconds since 1970 as a date, for which nothing else here needs a calendar.
-fn rfc3339(seconds: i64) -> String {
-    let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
-    // Years that begin in March have their leap day last (Howard Hinnant, "chrono-compatible low-level date algorithms").
-    let days = days + 719_468;
-    let (era, day) = (days.div_euclid(146_097), days.rem_euclid(146_097));
-    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * day + 2) / 153;
-    let day = day - (153 * month + 2) / 5 + 1;
-    let month = if month < 10 { month + 3 } else { month - 9 };
-    let year = year + era * 400 + i64::from(month <= 2);
-    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
-}
-
-fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for group in bytes.chunks(3) {
-        let byte = |index: usize| u32::from(group.get(index).copied().unwrap_or(0));
-        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
-        for position in 0..4 {
-            let digit = DIGITS[(bits >> (18 - 6 * position) & 63) as usize] as char;
-            text.push(if position <= group.len() { digit } else { '=' });
-        }
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -338,21 +308,5 @@ mod tests {
         let mut content = Vec::new();
         flate2::read::GzDecoder::new(&*footer).read_to_end(&mut content).expect("it is a gzip");
         assert!(content.is_empty());
-    }
-
-    #[test]
-    fn seconds_become_dates() {
-        assert_eq!(rfc3339(0), "1970-01-01T00:00:00Z");
-        assert_eq!(rfc3339(951_827_696), "2000-02-29T12:34:56Z");
-        assert_eq!(rfc3339(1_700_000_000), "2023-11-14T22:13:20Z");
-        assert_eq!(rfc3339(-1), "1969-12-31T23:59:59Z");
-    }
-
-    #[test]
-    fn bytes_become_base64() {
-        let cases = [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg==")];
-        for (bytes, expected) in cases {
-            assert_eq!(base64(bytes.as_bytes()), expected);
-        }
     }
 }

@@ -126,7 +126,7 @@ impl Source<'_> {
         });
         let mut value = json!({
             "warnings": warnings.collect::<Vec<_>>(),
-            "sources": [{"filename": self.file(), "language": "Dockerfile", "data": base64(self.text.as_bytes())}],
+            "sources": [{"filename": self.file(), "language": "Dockerfile", "data": cfc_oci::base64(self.text.as_bytes())}],
         });
         if let Some(error) = &checked.error {
             value["buildError"] = json!({
@@ -151,7 +151,7 @@ impl Source<'_> {
             set(&mut value, "value", &argument.value);
             value
         });
-        let mut value = json!({"sources": [base64(self.text.as_bytes())]});
+        let mut value = json!({"sources": [cfc_oci::base64(self.text.as_bytes())]});
         set(&mut value, "name", &outline.name);
         set(&mut value, "description", &outline.description);
         let lists = [
@@ -180,7 +180,7 @@ impl Source<'_> {
             set(&mut value, "platform", stage.platform.as_deref().unwrap_or_default());
             value
         });
-        json!({"targets": targets.collect::<Vec<_>>(), "sources": [base64(self.text.as_bytes())]})
+        json!({"targets": targets.collect::<Vec<_>>(), "sources": [cfc_oci::base64(self.text.as_bytes())]})
     }
 }
 
@@ -256,31 +256,4 @@ fn set(value: &mut Value, key: &str, text: &str) {
 
 fn location(span: Span) -> Value {
     json!({"ranges": [{"start": {"line": span.start_line}, "end": {"line": span.end_line}}]})
-}
-
-/// As Go writes bytes into JSON.
-fn base64(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::new();
-    for chunk in bytes.chunks(3) {
-        let group = chunk.iter().fold(0_u32, |group, byte| group << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
-        for position in 0..4 {
-            let is_padding = position > chunk.len();
-            let index = (group >> (18 - 6 * position)) as usize & 63;
-            text.push(if is_padding { '=' } else { char::from(ALPHABET[index]) });
-        }
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn bytes_are_written_as_go_writes_them() {
-        for (bytes, text) in [("", ""), ("a", "YQ=="), ("ab", "YWI="), ("abc", "YWJj"), ("abcd", "YWJjZA==")] {
-            assert_eq!(base64(bytes.as_bytes()), text);
-        }
-    }
 }
