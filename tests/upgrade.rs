@@ -15,19 +15,21 @@ fn inode(path: &Path) -> u64 {
     std::fs::metadata(path).unwrap_or_else(|error| panic!("{}: {error}", path.display())).ino()
 }
 
-/// The launcher of the platform in `home`, which runs the program that is installed there.
+/// The launcher of the platform in `home`, which runs the program that is installed there. A fork of it that is becoming
+/// a container's first process looks the same for a moment.
 fn launcher_of(home: &Home) -> u32 {
-    let pids = std::fs::read_dir("/proc").expect("there is a /proc").flatten();
-    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     let is_it = |pid: &u32| {
         let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let exe = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
         let comm = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
         line.starts_with(b"cfc-launcher\0/") && comm == "cfc-launcher\n" && exe == home.path("bin/cfc")
     };
-    let found: Vec<u32> = pids.filter(is_it).collect();
-    assert_eq!(found.len(), 1, "{found:?}");
-    found[0]
+    wait_for("one launcher", || {
+        let entries = std::fs::read_dir("/proc").expect("there is a /proc").flatten();
+        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        let found: Vec<u32> = pids.filter(is_it).collect();
+        <[u32; 1]>::try_from(found).ok().map(|[launcher]| launcher)
+    })
 }
 
 fn ask(address: &str, session: &str) -> (u16, String) {

@@ -22,7 +22,7 @@ const MAX_HEADER_BYTES: usize = 128 << 10;
 const MAX_HEADERS: usize = 256;
 
 /// How long a connection that is just there may take to say something while the gateway drains.
-const FIRST_WORD: Duration = Duration::from_millis(200);
+const FIRST_WORD: Duration = Duration::from_secs(2);
 
 /// A short rest after a failed accept: out of file descriptors, it would fail again at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
