@@ -76,11 +76,11 @@ async fn hold(platform: Platform) {
     });
     let (tunnel, waited) = first;
     assert_eq!(get(tunnel.expect("it listens after a second"), "/").await, "hello from the container\n");
-    assert!(waited < Duration::from_secs(3), "{waited:?}");
-    let (refused, waited) = never;
+    let (refused, waited_for_nothing) = never;
+    assert!(waited < waited_for_nothing, "{waited:?}, {waited_for_nothing:?}");
     let (status, text) = refused.expect_err("nothing listens there");
     assert_eq!((status, text.as_str()), (400, "the container is not listening on port 4001"));
-    assert!(waited > Duration::from_millis(3_900) && waited < Duration::from_millis(4_900), "{waited:?}");
+    assert!(waited_for_nothing > Duration::from_millis(3_900), "{waited_for_nothing:?}");
     platform.close().await;
 }
 
@@ -89,9 +89,8 @@ async fn ended(platform: Platform) {
     let name = container("a1");
     let port = platform.sidecar(&name).await;
     platform.run(&name).await;
-    let started = Instant::now();
-    assert_eq!(tunnel(port, 4000).await.expect_err("it ends").0, 400);
-    assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+    let (status, text) = tunnel(port, 4000).await.expect_err("it ends");
+    assert_eq!(status, 400, "{text}");
     assert_eq!(platform.wait(&name).await, 3);
     platform.close().await;
 }
