@@ -279,7 +279,9 @@ const STEPS = {
     return p.exitCode.then((code) => `code ${code}`, (error) => `error ${error.name}`);
   },
   pty: async (c) => {
-    const p = await c.exec(["sh", "-c", "busybox stty size; read line; busybox stty size; exit 4"],
+    // A kernel in between (runsc) hears of a new size by a signal, some time after it was set.
+    const p = await c.exec(["sh", "-c", `busybox stty size; read line; for try in $(busybox seq 100); do
+      [ "$(busybox stty size)" = "7 8" ] && break; busybox sleep 0.1; done; busybox stty size; exit 4`],
       { pty: { cols: 100, rows: 30 }, stdin: "pipe" });
     const before = await read(p.stdout, "30 100");
     await p.resize(8, 7);
