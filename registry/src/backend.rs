@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::ops::Range;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -29,11 +29,13 @@ pub trait BlobBackend: Send + Sync {
     /// The bytes of `range`, which lies within the blob, in large frames; `None` when there is no such blob.
     async fn read(&self, digest: &Digest, range: Range<u64>) -> Result<Option<BlobStream>, StorageError>;
 
-    /// Removes the content unless somebody wants it; true when it is gone now. `is_wanted` is asked after the content
-    /// was put where nobody who relies on it takes it for gone. Blocks.
+    /// Removes the content unless somebody wants it; true when it is gone now. `is_wanted` is asked when nobody who
+    /// relies on the content can miss it any more without saying so. Content that came after `cutoff` stays where
+    /// other processes may be about to say that they want it. Blocks.
     fn remove_unless(
         &self,
         digest: &Digest,
+        cutoff: SystemTime,
         is_wanted: &dyn Fn() -> Result<bool, StorageError>,
     ) -> Result<bool, StorageError>;
 
@@ -42,6 +44,9 @@ pub trait BlobBackend: Send + Sync {
 
     /// Every blob with its size, in no order. Blocks.
     fn list(&self) -> Result<Vec<(Digest, u64)>, StorageError>;
+
+    /// Whether there is such a blob. Blocks.
+    fn has(&self, digest: &Digest) -> Result<bool, StorageError>;
 
     /// The digest of the bytes that are kept as `digest`; `None` when there are none. Blocks.
     fn hash(&self, digest: &Digest) -> Result<Option<Digest>, StorageError>;

@@ -37,6 +37,14 @@ impl Default for Rules {
     }
 }
 
+impl Rules {
+    /// What somebody relies on and was not touched for this long is touched: whoever finds something and relies on it
+    /// can do so for seven eighths at least of the time after which it may go.
+    pub(crate) fn refresh(&self) -> Duration {
+        self.untagged.map_or(self.grace, |age| age.min(self.grace)) / 8
+    }
+}
+
 /// What was removed, or would be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Collected {
@@ -112,7 +120,7 @@ struct Contents {
 impl<'a> Collection<'a> {
     fn begin(registry: &'a Inner, rules: Rules, is_dry_run: bool) -> Result<Collection<'a>, StorageError> {
         let done = Done { counts: Collected::default(), forgotten: Vec::new() };
-        let now = SystemTime::now();
+        let now = registry.metadata.now()?;
         let mut collection = Collection { registry, rules, is_dry_run, now, repositories: HashMap::new(), done };
         for found in registry.metadata.walk_repositories()? {
             match found {
@@ -213,13 +221,12 @@ impl<'a> Collection<'a> {
             self.repositories.iter().map(|(name, contents)| (name, contents.named())).collect();
         let metadata = &self.registry.metadata;
         let mut linked = HashSet::new();
-        for (name, digest) in metadata.walk_links()? {
+        for (name, digest, touched) in metadata.walk_links()? {
             let is_unclear = self.repositories.get(&name).is_some_and(|contents| contents.is_unclear);
             let is_needed = is_unclear || needed.get(&name).is_some_and(|needed| needed.contains(&digest));
-            let is_stale = || Ok(metadata.link_touched(&name, &digest)?.is_some_and(|touched| touched <= cutoff));
             let unlinked = match is_needed {
                 true => false,
-                false if !is_stale()? => false,
+                false if touched > cutoff => false,
                 false if self.is_dry_run => true,
                 false => metadata.unlink_if_stale(&name, &digest, cutoff, || self.registry.holds.is_held(&digest))?,
             };
@@ -235,6 +242,7 @@ impl<'a> Collection<'a> {
     /// Removes blobs that no repository holds.
     fn remove_blobs(&mut self, linked: &HashSet<Digest>) -> Result<(), StorageError> {
         let registry = self.registry;
+        let cutoff = self.now.checked_sub(self.rules.grace).unwrap_or(SystemTime::UNIX_EPOCH);
         for (digest, size) in registry.blobs.list()? {
             if linked.contains(&digest) {
                 continue;
@@ -242,7 +250,7 @@ impl<'a> Collection<'a> {
             let is_wanted = || Ok(registry.holds.is_held(&digest) || registry.metadata.is_linked(&digest)?);
             let removed = match self.is_dry_run {
                 true => !registry.holds.is_held(&digest),
-                false => !is_wanted()? && registry.blobs.remove_unless(&digest, &is_wanted)?,
+                false => !is_wanted()? && registry.blobs.remove_unless(&digest, cutoff, &is_wanted)?,
             };
             if removed {
                 self.done.counts.blobs += 1;

@@ -9,7 +9,7 @@ use cfc_oci::{Descriptor, Digest, RepositoryName, Tag};
 
 use crate::collect::Rules;
 use crate::holds::Holds;
-use crate::local::LocalBackend;
+use crate::local::{DirectoryObjects, LocalBackend};
 use crate::metadata::Metadata;
 use crate::objects::Objects;
 use crate::route::ManifestName;
@@ -95,31 +95,41 @@ impl Registry {
     /// Opens the registry in the directory `root`, below `registry/`, for the only process that writes there. Blocks on
     /// the disk for a moment.
     pub fn open(root: &Path, options: Options) -> Result<Registry, StorageError> {
-        let registry = Registry::open_beside(root, options)?;
+        let (objects, registry) = Registry::over(root, options)?;
         let inner = &registry.inner;
-        inner.metadata.remove_temporary()?;
+        objects.remove_temporary()?;
         inner.uploads.expire(inner.options.upload_expiry)?;
         Ok(registry)
     }
 
     /// Opens the registry in the directory `root` for looking at it, while another process may serve it.
     pub fn open_beside(root: &Path, options: Options) -> Result<Registry, StorageError> {
+        Registry::over(root, options).map(|(_, registry)| registry)
+    }
+
+    fn over(root: &Path, options: Options) -> Result<(Arc<DirectoryObjects>, Registry), StorageError> {
         let directory = root.join("registry");
-        // Whoever finds something and relies on it can do so for seven eighths of the time at least after which it may
-        // go.
-        let Rules { grace, untagged } = options.collection;
-        let refresh = untagged.map_or(grace, |age| age.min(grace)) / 8;
-        let objects = Objects::open(root, &directory.join("temporary"), refresh)?;
+        let temporary = directory.join("temporary");
+        let objects = Arc::new(DirectoryObjects::open(root, &temporary, options.collection.refresh())?);
         let local = Arc::new(LocalBackend::open(&directory)?);
+        Ok((objects.clone(), Registry::of(objects, local.clone(), local, options)))
+    }
+
+    fn of(
+        objects: Objects,
+        blobs: Arc<dyn BlobBackend>,
+        uploads: Arc<dyn UploadBackend>,
+        options: Options,
+    ) -> Registry {
         let inner = Inner {
             metadata: Metadata::new(objects),
-            blobs: local.clone(),
-            uploads: local,
+            blobs,
+            uploads,
             holds: Arc::default(),
             collecting: tokio::sync::Mutex::default(),
             options,
         };
-        Ok(Registry { inner: Arc::new(inner) })
+        Registry { inner: Arc::new(inner) }
     }
 
     /// Lists manifests that were stored before the registry listed referrers.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use cfc_oci::{Digest, RepositoryName};
+use cfc_oci::Digest;
 use serde::Serialize;
 
 use crate::files::blocking;
@@ -40,10 +40,10 @@ impl Registry {
             }
         }
         let sizes: HashMap<Digest, u64> = self.inner.blobs.list()?.into_iter().collect();
-        let links: Vec<(RepositoryName, Digest)> = self.inner.metadata.walk_links()?;
+        let links = self.inner.metadata.walk_links()?;
         let mut holders: HashMap<&Digest, u64> = HashMap::new();
-        links.iter().for_each(|(_, digest)| *holders.entry(digest).or_default() += 1);
-        for (name, digest) in &links {
+        links.iter().for_each(|(_, digest, _)| *holders.entry(digest).or_default() += 1);
+        for (name, digest, _) in &links {
             let size = sizes.get(digest).copied().unwrap_or_default();
             let entry = usage.entry(name.to_string()).or_default();
             entry.blobs += 1;

@@ -208,7 +208,7 @@ impl Registry {
             }
         };
         for content in facts.blobs.iter().chain(&facts.manifests) {
-            let is_blob = metadata.has_link(repository, content)? && self.inner.blobs.local_path(content).is_some();
+            let is_blob = metadata.has_link(repository, content)? && self.inner.blobs.has(content)?;
             let is_there = is_blob || metadata.manifest_touched(repository, content)?.is_some();
             // Deleted with everything it names while we were looking.
             let is_gone = || Ok::<_, StorageError>(metadata.manifest_touched(repository, digest)?.is_none());

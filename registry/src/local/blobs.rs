@@ -12,9 +12,9 @@ use cfc_oci::{Algorithm, Digest};
 use futures::StreamExt;
 
 use super::LocalBackend;
+use super::objects::or_rescued;
 use crate::files::{blocking, in_place, is_aside, read_directory, remove_if_stale, rescue, sync_directory};
 use crate::hash::ResumableHasher;
-use crate::objects::or_rescued;
 use crate::quick::{self, Quick};
 use crate::{BlobBackend, BlobStream, StorageError};
 
@@ -55,6 +55,7 @@ impl BlobBackend for LocalBackend {
     fn remove_unless(
         &self,
         digest: &Digest,
+        _cutoff: SystemTime,
         is_wanted: &dyn Fn() -> Result<bool, StorageError>,
     ) -> Result<bool, StorageError> {
         let path = self.blob(digest);
@@ -107,6 +108,10 @@ impl BlobBackend for LocalBackend {
                 Err(e) => return Err(error(e)),
             }
         }
+    }
+
+    fn has(&self, digest: &Digest) -> Result<bool, StorageError> {
+        Ok(self.local_path(digest).is_some())
     }
 
     fn local_path(&self, digest: &Digest) -> Option<PathBuf> {

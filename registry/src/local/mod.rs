@@ -12,6 +12,8 @@
 //! process uses a root at a time; its owner holds a lock elsewhere.
 
 mod blobs;
+mod lists;
+mod objects;
 mod session;
 mod upload;
 
@@ -25,6 +27,7 @@ use uuid::Uuid;
 
 use crate::StorageError;
 use crate::files::{read_directory, remove_if_there};
+pub(crate) use objects::DirectoryObjects;
 
 /// How long a request waits for another one that writes to the same upload.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);

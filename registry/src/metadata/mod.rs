@@ -9,9 +9,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 use cfc_oci::{Descriptor, Digest, RepositoryName, Tag};
 
 use crate::StorageError;
-use crate::objects::Objects;
+use crate::objects::{Objects, keys};
 pub(crate) use sweep::Found;
-use tags::TagNames;
 
 /// Objects read at the same time when a list needs their content.
 const READS_IN_FLIGHT: usize = 16;
@@ -22,17 +21,16 @@ const READS_IN_FLIGHT: usize = 16;
 /// something that is merely unused.
 pub(crate) struct Metadata {
     objects: Objects,
-    tag_names: TagNames,
 }
 
 impl Metadata {
     pub(crate) fn new(objects: Objects) -> Metadata {
-        Metadata { objects, tag_names: TagNames::default() }
+        Metadata { objects }
     }
 
-    /// Removes what was being written when the process before ended.
-    pub(crate) fn remove_temporary(&self) -> Result<(), StorageError> {
-        self.objects.remove_temporary()
+    /// Puts an object that has no content.
+    async fn put_marker(&self, key: &str) -> Result<(), StorageError> {
+        self.objects.put(key, Bytes::new()).await
     }
 
     // Blobs of a repository.
@@ -43,7 +41,7 @@ impl Metadata {
     }
 
     pub(crate) async fn link_blob(&self, name: &RepositoryName, digest: &Digest) -> Result<(), StorageError> {
-        self.objects.put_marker(&key::link(name, digest)).await
+        self.objects.put_kept(&key::link(name, digest), Bytes::new()).await
     }
 
     /// False when the repository did not hold the blob.
@@ -65,7 +63,7 @@ impl Metadata {
         digest: &Digest,
     ) -> Result<Option<(String, Bytes)>, StorageError> {
         let key = key::manifest(name, digest);
-        self.objects.get_claimed(&key).await?.map(|object| split_manifest(&key, object)).transpose()
+        self.objects.get_kept(&key).await?.map(|object| split_manifest(&key, object)).transpose()
     }
 
     /// Whether the repository has the manifest; if so, it goes on doing so for a while.
@@ -85,9 +83,9 @@ impl Metadata {
         object.put(media_type.as_bytes());
         object.put_u8(b'\n');
         object.put(bytes);
-        self.objects.put(&key::manifest(name, digest), object.freeze()).await?;
+        self.objects.put_kept(&key::manifest(name, digest), object.freeze()).await?;
         let repository = key::repository(name);
-        if self.objects.exists(&repository).await? { Ok(()) } else { self.objects.put_marker(&repository).await }
+        if self.objects.exists(&repository).await? { Ok(()) } else { self.put_marker(&repository).await }
     }
 
     /// Removes a manifest and every tag that points at it; false when there was none. The repository leaves the
@@ -112,7 +110,7 @@ impl Metadata {
         }
         self.objects.delete(&key::repository(name)).await?;
         // A push in between has listed the repository before we did away with it.
-        if self.has_manifests(name).await? { self.objects.put_marker(&key::repository(name)).await } else { Ok(()) }
+        if self.has_manifests(name).await? { self.put_marker(&key::repository(name)).await } else { Ok(()) }
     }
 
     async fn has_manifests(&self, name: &RepositoryName) -> Result<bool, StorageError> {
@@ -156,7 +154,7 @@ impl Metadata {
             let rest = key.strip_prefix(prefix)?.strip_prefix('/')?.strip_suffix(suffix)?;
             rest.parse().ok()
         };
-        let mut names: Vec<RepositoryName> = self.objects.keys(prefix).await?.into_iter().filter_map(name).collect();
+        let mut names: Vec<RepositoryName> = keys(&self.objects, prefix).await?.into_iter().filter_map(name).collect();
         names.sort();
         Ok(names)
     }

@@ -6,6 +6,7 @@ use futures::{StreamExt, TryStreamExt};
 use super::{Metadata, READS_IN_FLIGHT, key, split_manifest, to_json};
 use crate::StorageError;
 use crate::manifest::ManifestFacts;
+use crate::objects::keys;
 
 impl Metadata {
     pub(crate) async fn put_referrer(
@@ -32,7 +33,7 @@ impl Metadata {
         name: &RepositoryName,
         subject: &Digest,
     ) -> Result<Vec<Descriptor>, StorageError> {
-        let keys = self.objects.keys(&key::referrers(name, subject)).await?;
+        let keys = keys(&self.objects, &key::referrers(name, subject)).await?;
         let read = |key: String| async move {
             let Some(object) = self.objects.get(&key).await? else { return Ok(None) };
             serde_json::from_slice(&object).map(Some).map_err(|e| StorageError::new("read", &key, e))
@@ -49,15 +50,15 @@ impl Metadata {
         if self.objects.exists(key::REFERRERS_LISTED).await? {
             return Ok(());
         }
-        for key in self.objects.keys(key::REPOSITORIES).await? {
+        for key in keys(&self.objects, key::REPOSITORIES).await? {
             let Some((name, digest)) = key::parse_manifest(&key) else { continue };
-            let Some(object) = self.objects.get(&key).await? else { continue };
+            let Some(object) = self.objects.get_kept(&key).await? else { continue };
             let (media_type, bytes) = split_manifest(&key, object)?;
             let Ok(facts) = ManifestFacts::parse(Some(&media_type), &bytes) else { continue };
             if let Some(subject) = &facts.subject {
                 self.put_referrer(&name, subject, &facts.referrer(digest, bytes.len() as u64)).await?;
             }
         }
-        self.objects.put_marker(key::REFERRERS_LISTED).await
+        self.put_marker(key::REFERRERS_LISTED).await
     }
 }

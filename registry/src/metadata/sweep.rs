@@ -21,21 +21,29 @@ impl Metadata {
     /// Every manifest and tag of every repository, in no order.
     pub(crate) fn walk_repositories(&self) -> Result<Vec<Found>, StorageError> {
         let mut found = Vec::new();
-        self.objects.walk(key::REPOSITORIES, &mut |key, _| {
-            if let Some((name, digest)) = key::parse_manifest(key) {
+        self.objects.walk(key::REPOSITORIES, &mut |entry| {
+            if let Some((name, digest)) = key::parse_manifest(&entry.key) {
                 found.push(Found::Manifest(name, digest));
-            } else if let Some((name, tag)) = key::parse_tag(key) {
+            } else if let Some((name, tag)) = key::parse_tag(&entry.key) {
                 found.push(Found::Tag(name, tag));
             }
         })?;
         Ok(found)
     }
 
-    /// Which repositories hold which blobs, in no order.
-    pub(crate) fn walk_links(&self) -> Result<Vec<(RepositoryName, Digest)>, StorageError> {
+    /// Which repositories hold which blobs, and when somebody last pushed, mounted or looked for each, as far as that
+    /// keeps it; in no order.
+    pub(crate) fn walk_links(&self) -> Result<Vec<(RepositoryName, Digest, SystemTime)>, StorageError> {
         let mut links = Vec::new();
-        self.objects.walk(key::LINKS, &mut |key, _| links.extend(key::parse_link(key)))?;
+        self.objects.walk(key::LINKS, &mut |entry| {
+            links.extend(key::parse_link(&entry.key).map(|(name, digest)| (name, digest, entry.touched)));
+        })?;
         Ok(links)
+    }
+
+    /// What time it is where objects are given theirs.
+    pub(crate) fn now(&self) -> Result<SystemTime, StorageError> {
+        self.objects.now()
     }
 
     /// Media type and bytes of a manifest, without keeping it from anything.
@@ -45,7 +53,7 @@ impl Metadata {
         digest: &Digest,
     ) -> Result<Option<(String, Bytes)>, StorageError> {
         let key = key::manifest(name, digest);
-        match self.peek(&key)? {
+        match self.objects.peek(&key)? {
             Some(bytes) => split_manifest(&key, bytes).map(Some),
             None => Ok(None),
         }
@@ -54,7 +62,7 @@ impl Metadata {
     /// The manifest that a tag points at.
     pub(crate) fn peek_tag(&self, name: &RepositoryName, tag: &Tag) -> Result<Option<Digest>, StorageError> {
         let key = key::tag(name, tag);
-        let Some(bytes) = self.peek(&key)? else { return Ok(None) };
+        let Some(bytes) = self.objects.peek(&key)? else { return Ok(None) };
         let descriptor: cfc_oci::Descriptor =
             serde_json::from_slice(&bytes).map_err(|e| StorageError::new("read", &key, e))?;
         Ok(Some(descriptor.digest))
@@ -66,16 +74,7 @@ impl Metadata {
         name: &RepositoryName,
         digest: &Digest,
     ) -> Result<Option<SystemTime>, StorageError> {
-        self.touched_at(&key::manifest(name, digest))
-    }
-
-    /// When somebody last pushed, mounted or looked for a blob, as far as that keeps it.
-    pub(crate) fn link_touched(
-        &self,
-        name: &RepositoryName,
-        digest: &Digest,
-    ) -> Result<Option<SystemTime>, StorageError> {
-        self.touched_at(&key::link(name, digest))
+        self.objects.touched_at(&key::manifest(name, digest))
     }
 
     /// Whether any repository holds the blob.
@@ -84,7 +83,7 @@ impl Metadata {
     }
 
     pub(crate) fn has_link(&self, name: &RepositoryName, digest: &Digest) -> Result<bool, StorageError> {
-        Ok(self.touched_at(&key::link(name, digest))?.is_some())
+        Ok(self.objects.touched_at(&key::link(name, digest))?.is_some())
     }
 
     /// Unlinks a blob that was not touched since `cutoff` unless `is_wanted`.
@@ -95,7 +94,7 @@ impl Metadata {
         cutoff: SystemTime,
         is_wanted: impl Fn() -> bool,
     ) -> Result<bool, StorageError> {
-        self.objects.remove_if_stale(&key::link(name, digest), cutoff, || Ok(is_wanted()))
+        self.objects.remove_if_stale(&key::link(name, digest), cutoff, &|| Ok(is_wanted()))
     }
 
     /// Removes a manifest that was not touched since `cutoff` unless `is_wanted`, or a tag points at it.
@@ -107,7 +106,7 @@ impl Metadata {
         is_wanted: impl Fn() -> bool,
     ) -> Result<bool, StorageError> {
         self.objects
-            .remove_if_stale(&key::manifest(name, digest), cutoff, || Ok(is_wanted() || self.is_tagged(name, digest)?))
+            .remove_if_stale(&key::manifest(name, digest), cutoff, &|| Ok(is_wanted() || self.is_tagged(name, digest)?))
     }
 
     /// Whether a tag points at the manifest.
@@ -123,11 +122,7 @@ impl Metadata {
 
     /// Takes a manifest away, to where a person can look at it.
     pub(crate) fn quarantine_manifest(&self, name: &RepositoryName, digest: &Digest) -> Result<(), StorageError> {
-        let path = self.objects.path(&key::manifest(name, digest));
-        let target = self.objects.path(&key::quarantined(name, digest));
-        let directory = target.parent().expect("below the root");
-        std::fs::create_dir_all(directory).map_err(|e| StorageError::new("create", directory.display(), e))?;
-        std::fs::rename(&path, &target).map_err(|e| StorageError::new("move", path.display(), e))
+        self.objects.set_aside(&key::manifest(name, digest), &key::quarantined(name, digest))
     }
 
     /// Removes what was noted about a manifest that was collected.
@@ -137,7 +132,8 @@ impl Metadata {
         digest: &Digest,
         subject: Option<&Digest>,
     ) -> Result<(), StorageError> {
-        if self.objects.exists(&key::manifest(name, digest)).await? {
+        let (objects, key) = (self.objects.clone(), key::manifest(name, digest));
+        if crate::files::blocking(move || objects.touched_at(&key)).await?.is_some() {
             return Ok(());
         }
         if let Some(subject) = subject {
@@ -147,23 +143,5 @@ impl Metadata {
             self.objects.delete(&key::tagged_by(name, digest, &tag)).await?;
         }
         self.unlist_if_empty(name).await
-    }
-
-    fn touched_at(&self, key: &str) -> Result<Option<SystemTime>, StorageError> {
-        let path = self.objects.path(key);
-        match path.metadata().and_then(|metadata| metadata.modified()) {
-            Ok(touched) => Ok(Some(touched)),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(StorageError::new("read", path.display(), e)),
-        }
-    }
-
-    fn peek(&self, key: &str) -> Result<Option<Bytes>, StorageError> {
-        let path = self.objects.path(key);
-        match std::fs::read(&path) {
-            Ok(bytes) => Ok(Some(bytes.into())),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(StorageError::new("read", path.display(), e)),
-        }
     }
 }

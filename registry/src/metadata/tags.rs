@@ -1,56 +1,10 @@
-//! Tags: one object each, and their names in order in memory, so that a page of a list costs what the page is long.
-
-use std::collections::{BTreeSet, HashMap};
-use std::ops::Bound;
-use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+//! Tags: one object each, in one list a repository.
 
 use cfc_oci::{Descriptor, Digest, RepositoryName, Tag};
 
 use super::{Metadata, key, to_json};
 use crate::StorageError;
-use crate::files::{Staged, blocking};
-
-/// Names kept in memory; beyond this, all are forgotten and read again when somebody asks. About 100 bytes each.
-const MAX_NAMES: usize = 1_000_000;
-
-/// The tags of repositories that somebody has listed, as they are on disk. This process is the only one that changes
-/// them.
-#[derive(Default)]
-pub(super) struct TagNames(Mutex<HashMap<RepositoryName, Arc<Names>>>);
-
-/// The tags of one repository; `None` until somebody asks for them. Whoever gives a file its name, or takes it, holds
-/// the lock and changes both.
-#[derive(Default)]
-struct Names(Mutex<Option<BTreeSet<String>>>);
-
-impl TagNames {
-    fn of(&self, name: &RepositoryName) -> Arc<Names> {
-        let mut repositories = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        repositories.entry(name.clone()).or_default().clone()
-    }
-
-    /// Keeps the memory bounded: forgets a repository without tags, whose name anybody may have made up, and all of
-    /// them when they are too many. One that somebody is changing right now is left alone.
-    fn shrink(&self, listed: &RepositoryName) {
-        let mut repositories = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_unused = |names: &Arc<Names>| Arc::strong_count(names) == 1;
-        let count = |names: &Arc<Names>| names.lock().as_ref().map_or(0, BTreeSet::len);
-        if repositories.get(listed).is_some_and(|names| is_unused(names) && count(names) == 0) {
-            repositories.remove(listed);
-        }
-        let total: usize = repositories.values().filter(|names| is_unused(names)).map(count).sum();
-        if total > MAX_NAMES {
-            repositories.retain(|_, names| !is_unused(names));
-        }
-    }
-}
-
-impl Names {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<BTreeSet<String>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
+use crate::objects::MayReplace;
 
 impl Metadata {
     pub(crate) async fn tag(&self, name: &RepositoryName, tag: &Tag) -> Result<Option<Descriptor>, StorageError> {
@@ -67,7 +21,7 @@ impl Metadata {
         tag: &Tag,
         manifest: &Digest,
     ) -> Result<(), StorageError> {
-        self.objects.put_marker(&key::tagged_by(name, manifest, tag)).await
+        self.put_marker(&key::tagged_by(name, manifest, tag)).await
     }
 
     /// Points a tag at a manifest. With `is_immutable` this fails, and gives false, when it points at another one.
@@ -78,20 +32,11 @@ impl Metadata {
         manifest: &Descriptor,
         is_immutable: bool,
     ) -> Result<bool, StorageError> {
-        let names = self.tag_names.of(name);
-        let (text, digest) = (tag.to_string(), manifest.digest.clone());
-        let publish = move |staged: Staged, path: &Path| {
-            let mut names = names.lock();
-            if is_immutable && points_elsewhere(path, &digest)? {
-                return Ok(None);
-            }
-            let unsynced = staged.publish(path)?;
-            if let Some(names) = names.as_mut() {
-                names.insert(text);
-            }
-            Ok(Some(unsynced))
-        };
-        self.objects.put_by(&key::tag(name, tag), to_json(manifest), publish).await
+        let digest = manifest.digest.clone();
+        let points_here =
+            move |bytes: &[u8]| serde_json::from_slice::<Descriptor>(bytes).is_ok_and(|found| found.digest == digest);
+        let may_replace = is_immutable.then_some(Box::new(points_here) as MayReplace);
+        self.objects.put_listed(&key::tags(name), tag.as_str(), to_json(manifest), may_replace).await
     }
 
     /// False when there was no such tag.
@@ -103,17 +48,7 @@ impl Metadata {
     }
 
     pub(super) async fn remove_tag(&self, name: &RepositoryName, tag: &Tag) -> Result<bool, StorageError> {
-        let names = self.tag_names.of(name);
-        let (path, text) = (self.objects.path(&key::tag(name, tag)), tag.to_string());
-        blocking(move || {
-            let mut names = names.lock();
-            let removed = crate::files::remove_wherever(&path)?;
-            if let Some(names) = names.as_mut() {
-                names.remove(&text);
-            }
-            Ok(removed)
-        })
-        .await
+        self.objects.remove_listed(&key::tags(name), tag.as_str()).await
     }
 
     /// At most `limit` tags after `after`, sorted bytewise.
@@ -123,40 +58,6 @@ impl Metadata {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<String>, StorageError> {
-        let names = self.tag_names.of(name);
-        if let Ok(known) = names.0.try_lock()
-            && let Some(known) = known.as_ref()
-        {
-            return Ok(page(known, after, limit));
-        }
-        let (objects, prefix, after) = (self.objects.clone(), key::tags(name), after.map(str::to_string));
-        let listed = blocking(move || {
-            let mut names = names.lock();
-            if names.is_none() {
-                *names = Some(objects.names(&prefix)?.into_iter().collect());
-            }
-            Ok(names.as_ref().map(|names| page(names, after.as_deref(), limit)).unwrap_or_default())
-        });
-        let listed = listed.await;
-        self.tag_names.shrink(name);
-        listed
+        self.objects.page(&key::tags(name), after, limit).await
     }
-}
-
-/// Whether there is a tag at `path` that points at another manifest.
-fn points_elsewhere(path: &Path, digest: &Digest) -> Result<bool, StorageError> {
-    let error = |e: std::io::Error| StorageError::new("read", path.display(), e);
-    match std::fs::read(path) {
-        Ok(bytes) => {
-            let found: Descriptor = serde_json::from_slice(&bytes).map_err(|e| error(e.into()))?;
-            Ok(found.digest != *digest)
-        }
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
-        Err(e) => Err(error(e)),
-    }
-}
-
-fn page(names: &BTreeSet<String>, after: Option<&str>, limit: usize) -> Vec<String> {
-    let start = after.map_or(Bound::Unbounded, Bound::Excluded);
-    names.range::<str, _>((start, Bound::Unbounded)).take(limit).cloned().collect()
 }
