@@ -124,6 +124,7 @@ fn a_build_that_dies_or_fails_at_any_step_is_gone_on_with() {
     assert!(points.len() >= 8 && points.contains(&"build.output.write".to_string()), "{points:?}");
     let (home, context) = with_base(DOCKERFILE);
     let destination = format!("type=oci,dest={}", home.path("app.tar").display());
+    let local = home.path("files").display().to_string();
     let expected = home.must(&["build", &context, "-t", "app"]);
     for point in points {
         for action in ["kill", "error"] {
@@ -132,12 +133,13 @@ fn a_build_that_dies_or_fails_at_any_step_is_gone_on_with() {
             home.must(&["prune", "--all"]);
             let broken = home
                 .cfc()
-                .args(["build", &context, "-t", "app", "-o", &destination])
+                .args(["build", &context, "-t", "app", "-o", &destination, "-o", &local])
                 .env("CFC_FAIL_POINT", format!("{point}:1:{action}"))
                 .output();
             let broken = broken.expect("cfc runs");
             let said = String::from_utf8_lossy(&broken.stderr).to_string();
             assert!(!broken.status.success(), "{point} {action}: {said}");
+            assert!(!home.path("files").exists(), "{point} {action}");
             // A step whose end was told was finished, and is not done again.
             let done = said.lines().filter(|line| line.contains(" DONE ")).count();
             let again = home.run(&["build", &context, "-t", "app"]);
@@ -187,6 +189,54 @@ fn a_file_that_is_written_is_whole_or_as_it_was() {
     }
     home.must(&[&["build"], &arguments[..]].concat());
     assert!(target.metadata().expect("there").len() > 4 << 20);
+    assert_tidy(&home);
+}
+
+#[test]
+fn a_directory_that_is_written_is_whole_or_not_there() {
+    if !can_sandbox() || !cfg!(debug_assertions) {
+        return;
+    }
+    let (home, context) = with_base("FROM scratch\nCOPY large /large\nCOPY large /dir/other\n");
+    for kind in ["local", "oci,tar=false"] {
+        let target = home.path("out/app");
+        let destination = format!("type={kind},dest={}", target.display());
+        let arguments = [context.as_str(), "-t", "app", "-o", &destination];
+        let names = || -> Vec<String> {
+            let entries = std::fs::read_dir(home.path("out")).into_iter().flatten().flatten();
+            entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+        };
+        for signal in [Signal::INT, Signal::TERM, Signal::KILL] {
+            let mut build = start(&home, &arguments, Some("build.output.directory:1:delay=120000"));
+            wait_for("the directory to be written", || (!names().is_empty()).then_some(()));
+            kill_process(Pid::from_child(&build), signal).expect("it runs");
+            assert!(!build.wait().expect("a child").success());
+            // What nobody could remove is not to be taken for it.
+            let partial = format!("app.{}.partial", build.id());
+            let expected = if signal == Signal::KILL { vec![partial] } else { vec![] };
+            assert_eq!(names(), expected, "{kind} {signal:?}: {}", log(&home));
+        }
+        std::fs::remove_dir_all(home.path("out")).expect("removed");
+        home.must(&[&["build"], &arguments[..]].concat());
+        assert_eq!(names(), ["app"]);
+        // Into one that is there: each file is whole, the one before or the one now.
+        let large = || std::fs::read(target.join("large")).expect("there").len();
+        if kind == "local" {
+            home.write("out/app/large", "as it was");
+            for signal in [Signal::INT, Signal::KILL] {
+                let mut build = start(&home, &arguments, Some("build.output.directory:1:delay=120000"));
+                let partial = target.join(format!(".cfc-{}.partial", build.id()));
+                wait_for("the directory to be written", || partial.exists().then_some(()));
+                kill_process(Pid::from_child(&build), signal).expect("it runs");
+                assert!(!build.wait().expect("a child").success());
+                assert_eq!(partial.exists(), signal == Signal::KILL);
+                assert_eq!(large(), "as it was".len());
+            }
+            home.must(&[&["build"], &arguments[..]].concat());
+            assert_eq!(large(), 4 << 20);
+        }
+        std::fs::remove_dir_all(home.path("out")).expect("removed");
+    }
     assert_tidy(&home);
 }
 

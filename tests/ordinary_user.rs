@@ -23,9 +23,10 @@ for cgroup in $cgroups; do echo $$ >"$cgroup/cgroup.procs"; done
 for file in passwd subuid subgid; do mount --bind "$home/etc/$file" "/etc/$file"; done
 mount --bind "$CFC_OF_TEST" "$home/cfc"
 if [ -n "${CFC_TOOLS_OF_TEST:-}" ]; then mount --bind "$CFC_TOOLS_OF_TEST" "$home/tools"; fi
-unset CFC_OF_TEST CFC_TOOLS_OF_TEST
 program=$home/cfc
 if [ -e "$home/next-cfc" ]; then program=$home/next-cfc; fi
+program=${PROGRAM_OF_TEST:-$program}
+unset CFC_OF_TEST CFC_TOOLS_OF_TEST PROGRAM_OF_TEST
 exec setpriv --reuid "$user" --regid "$user" --clear-groups -- "$program" "$@"
 "#;
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -197,8 +197,9 @@ fn the_root_filesystem_comes_as_a_directory_or_a_tar() {
     let out = home.path("out").display().to_string();
     home.must(&["build", &context, "-t", "app", "-o", &out]);
     let local = files(&home.path("out"));
+    // The files are for whoever builds.
     assert!(
-        local["srv/greeting"].contains(" 12:34 ") && local["srv/greeting"].ends_with("6 bytes, 2 names"),
+        local["srv/greeting"].contains(" 0:0 ") && local["srv/greeting"].ends_with("6 bytes, 2 names"),
         "{local:?}"
     );
     assert!(local["bin/sh"].contains("-> "), "{local:?}");
@@ -216,11 +217,40 @@ fn the_root_filesystem_comes_as_a_directory_or_a_tar() {
             .arg("-C")
             .arg(home.path("untarred")),
     );
-    assert_eq!(files(&home.path("untarred")), local);
+    let tarred = files(&home.path("untarred"));
+    assert!(tarred["srv/greeting"].contains(" 12:34 "), "{tarred:?}");
+    let without_owners: BTreeMap<_, _> =
+        tarred.into_iter().map(|(path, what)| (path, what.replacen(" 12:34 ", " 0:0 ", 1))).collect();
+    assert_eq!(without_owners, local);
+}
 
-    let refused = home.must_fail(&["build", &context, "-t", "app", "-o", &out]);
-    assert!(refused.contains("is not empty"), "{refused}");
-    assert_eq!(files(&home.path("out")), local, "and nothing was touched");
+#[test]
+fn a_directory_that_is_there_keeps_what_the_image_does_not_have() {
+    if !can_sandbox() {
+        return;
+    }
+    let home = Home::new();
+    let context = busybox_context(&home);
+    let out = home.path("out/");
+    home.must(&["build", &context, "-t", "app", "-o", &out.display().to_string()]);
+    let fresh = files(&out);
+    // Files of another kind, a link out of it, and something that is nobody's.
+    home.write("elsewhere/mine", "mine");
+    home.write("out/srv/mine", "mine");
+    let replace_by_link = |name: &str| {
+        fs::remove_dir_all(home.path("out").join(name)).expect("removed");
+        std::os::unix::fs::symlink(home.path("elsewhere"), home.path("out").join(name)).expect("made");
+    };
+    replace_by_link("bin");
+    fs::remove_file(home.path("out/srv/greeting")).expect("removed");
+    home.write("out/srv/greeting/in/the/way", "x");
+    fs::set_permissions(home.path("out/srv"), fs::Permissions::from_mode(0o700)).expect("changed");
+    home.must(&["build", &context, "-t", "app", "-o", &out.display().to_string()]);
+    let mut merged = files(&out);
+    let mine = merged.remove("srv/mine").expect("it stays");
+    assert!(mine.contains("4 bytes"), "{mine}");
+    assert_eq!(merged, fresh);
+    assert_eq!(fs::read_dir(home.path("elsewhere")).expect("lists").count(), 1, "a link was followed");
 }
 
 #[test]

@@ -369,7 +369,7 @@ fn the_doctor_names_the_setting_that_keeps_users_from_namespaces() {
 }
 
 /// cfc with what it needs, as an image of busybox and the machine's own libraries.
-fn build_container_of_cfc(home: &Home) {
+pub fn build_container_of_cfc(home: &Home) {
     let context = home.path("container");
     std::fs::create_dir_all(context.join("lib")).expect("writable");
     std::fs::copy(env!("CARGO_BIN_EXE_cfc"), context.join("cfc")).expect("copied");

@@ -12,6 +12,7 @@ use crate::engine::Engine;
 use crate::flatten::{Flattened, flatten_in};
 use crate::golden::{config_text, difference};
 use crate::images::output_of;
+use crate::ordinary_user::{OrdinaryUser, give};
 use crate::support::{Home, Platform, copy_tree, has_program, http, repository, tools};
 
 /// The folders, and what each answers.
@@ -42,12 +43,16 @@ fn prepared() -> Option<(Home, Bases)> {
 #[test]
 fn real_projects_become_what_buildkit_makes_of_them_and_serve() {
     let Some((home, bases)) = prepared() else { return };
+    let user = OrdinaryUser::new().map(|user| home_of(user, &bases));
     let (layouts, engine) = std::thread::scope(|scope| {
         let theirs = scope.spawn(|| build_with_engine(&home, &bases));
         (SERVICES.map(|(name, _)| build(&home, name)), theirs.join().expect("no panic"))
     });
     if let Some(engine) = engine {
         compare(&home, &engine, &layouts);
+    }
+    if let Some(user) = user {
+        compare_without_root(&user, &layouts);
     }
     if tools().is_some() {
         serve(&home);
@@ -87,6 +92,32 @@ fn compare(home: &Home, engine: &Engine, layouts: &[PathBuf]) {
     assert!(failures.is_empty(), "(- BuildKit's, + ours)\n{failures}");
 }
 
+/// A home of `user` with the projects and the bases.
+fn home_of(user: OrdinaryUser, bases: &Bases) -> Home {
+    let uid = user.uid;
+    let home = Home::of(user);
+    copy_tree(&repository().join("testdata/services"), &home.path("services"));
+    bases.import(&home);
+    give(uid, &home.path(""));
+    home
+}
+
+/// The ordinary user's images are root's, but for the files that no two builds have in common.
+fn compare_without_root(user: &Home, layouts: &[PathBuf]) {
+    let store = Store::open(&user.path("flattened")).expect("a store");
+    for ((name, _), of_root) in SERVICES.into_iter().zip(layouts) {
+        let layout = build(user, name);
+        let (theirs, ours) = (flatten_in(&store, of_root), flatten_in(&store, &layout));
+        assert_eq!(difference(&files_text(name, &theirs), &files_text(name, &ours)), "", "{name}: - root's, + user's");
+        assert_eq!(difference(&config_text(&theirs), &config_text(&ours)), "", "{name}: - root's, + user's");
+        if !varying_files(name).is_empty() {
+            continue;
+        }
+        let index = |layout: &Path| fs::read_to_string(layout.join("index.json")).expect("readable");
+        assert_eq!(index(of_root), index(&layout), "{name}");
+    }
+}
+
 /// Without how the history puts instructions that the engine at hand, an old one, words otherwise.
 fn without_engines_words(config: &str) -> String {
     let is_other = |line: &&str| {
@@ -116,12 +147,17 @@ fn serve(home: &Home) {
 
 /// The files as text, without those that may differ.
 fn files_text(service: &str, image: &Flattened) -> String {
-    let text = fs::read_to_string(repository().join("testdata/services/differs")).expect("readable");
-    let lines = text.lines().map(|line| line.split_whitespace().take(2).collect::<Vec<_>>());
-    let patterns: Vec<_> = lines.filter(|words| words[0] == service).map(|words| words[1].to_string()).collect();
+    let patterns = varying_files(service);
     let may_differ = |path: &Path| patterns.iter().any(|pattern| is_match(pattern, &format!("/{}", path.display())));
     let files = image.files.iter().filter(|(path, _)| !may_differ(path));
     files.map(|(_, line)| format!("{line}\n")).collect()
+}
+
+/// Patterns of the files on which no two builds of the service agree.
+fn varying_files(service: &str) -> Vec<String> {
+    let text = fs::read_to_string(repository().join("testdata/services/differs")).expect("readable");
+    let lines = text.lines().map(|line| line.split_whitespace().take(2).collect::<Vec<_>>());
+    lines.filter(|words| words[0] == service).map(|words| words[1].to_string()).collect()
 }
 
 fn is_match(pattern: &str, path: &str) -> bool {

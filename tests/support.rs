@@ -145,6 +145,13 @@ impl Home {
         command
     }
 
+    /// Another program, run by the ordinary user whose home this is.
+    pub fn as_user(&self, program: &str) -> Command {
+        let mut command = self.cfc();
+        command.env("PROGRAM_OF_TEST", program);
+        command
+    }
+
     /// Runs `cfc` with `arguments` to its end.
     pub fn run(&self, arguments: &[&str]) -> Output {
         self.cfc().args(arguments).output().expect("cfc runs")

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use cfc_oci::Descriptor;
 use cfc_store::{DeviceKind, LayerWriter, Metadata, Store};
 
-use crate::failure::{OnPath, Result};
+use crate::failure::{Failure, OnPath, Result};
 use crate::native::image_layers;
 use crate::tree::{FileInfo, Kind, Tree, relative};
 use crate::view::View;
@@ -18,11 +18,28 @@ use crate::view::View;
 /// # Errors
 /// When the image is damaged, or `output` takes no more.
 pub fn export_root(store: &Store, image: &Descriptor, output: impl Write) -> std::result::Result<(), ExportError> {
-    export(store, image, output).map_err(|failure| ExportError {
+    export(store, image, None, output).map_err(|failure| failed(image, failure))
+}
+
+/// As [`export_root`], with everything owned by `owner`, user and group.
+///
+/// # Errors
+/// As [`export_root`].
+pub fn export_root_for(
+    store: &Store,
+    image: &Descriptor,
+    owner: (u32, u32),
+    output: impl Write,
+) -> std::result::Result<(), ExportError> {
+    export(store, image, Some(owner), output).map_err(|failure| failed(image, failure))
+}
+
+fn failed(image: &Descriptor, failure: Failure) -> ExportError {
+    ExportError {
         message: format!("cannot export the image `{}`: {}", image.digest, failure.message),
         hint: failure.hint,
         source: failure.source,
-    })
+    }
 }
 
 /// Why an image's files were not written.
@@ -38,15 +55,17 @@ pub struct ExportError {
     pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
-fn export(store: &Store, image: &Descriptor, output: impl Write) -> Result<()> {
+fn export(store: &Store, image: &Descriptor, owner: Option<(u32, u32)>, output: impl Write) -> Result<()> {
     let view = View::for_reading(store, &image_layers(store, image)?)?;
-    let mut exporter = Exporter { view: &view, archive: LayerWriter::new(output), written: HashMap::new() };
+    let mut exporter = Exporter { view: &view, owner, archive: LayerWriter::new(output), written: HashMap::new() };
     exporter.directory(Path::new("/"))?;
     exporter.archive.finish().and_then(|mut output| output.flush()).on("finish the archive of", store.root())
 }
 
 struct Exporter<'a, W: Write> {
     view: &'a View,
+    /// Whose everything is, if not whose it is in the image.
+    owner: Option<(u32, u32)>,
     archive: LayerWriter<W>,
     /// The first name of each file that has several.
     written: HashMap<(u64, u64), PathBuf>,
@@ -66,10 +85,11 @@ impl<W: Write> Exporter<'_, W> {
 
     fn entry(&mut self, path: &Path, info: &FileInfo) -> Result<()> {
         let name = relative(path);
+        let (uid, gid) = self.owner.unwrap_or((info.uid, info.gid));
         let metadata = Metadata {
             mode: info.mode,
-            uid: info.uid,
-            gid: info.gid,
+            uid,
+            gid,
             mtime: info.identity.modified.div_euclid(1_000_000_000),
             xattrs: self.view.attributes(path)?,
         };

@@ -83,7 +83,9 @@ pub(crate) fn inside(root: &Path, path: &Path, what: &str) -> Result<PathBuf> {
 }
 
 fn failed(what: String, failure: Failure) -> ExportError {
-    ExportError { message: format!("{what}: {}", failure.message), hint: failure.hint, source: failure.source }
+    // A program that failed has said why.
+    let said = (!failure.output.is_empty()).then(|| failure.output.join("\n").into());
+    ExportError { message: format!("{what}: {}", failure.message), hint: failure.hint, source: failure.source.or(said) }
 }
 
 fn fetch(store: &Store, source: std::result::Result<GitSource, String>) -> Result<GivenContext> {

@@ -45,7 +45,7 @@ mod verify;
 mod view;
 mod write;
 
-pub use export::{ExportError, export_root};
+pub use export::{ExportError, export_root, export_root_for};
 pub use given::GivenContext;
 pub use image::{ImageError, ImageRequest, build_image, describe_image, read_dockerfile};
 pub use images::{KnownImages, StoreImages};

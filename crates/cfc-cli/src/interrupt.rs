@@ -1,6 +1,6 @@
 //! Ctrl-C and SIGTERM while something is built: what runs ends, what is half done goes, what is done stays.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::exit;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -81,10 +81,18 @@ fn end(code: i32) -> ! {
         stopper.stop();
         store.abandon_unfinished();
     }
-    for path in &unfinished.files {
-        let _ = std::fs::remove_file(path);
-    }
+    unfinished.files.iter().for_each(|path| remove(path));
     exit(code)
+}
+
+/// Removes a file, or a directory to which somebody still writes: that fails once its directory is gone.
+fn remove(path: &Path) {
+    for _ in 0..100 {
+        let removed = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+        if removed.is_ok() || !path.exists() {
+            return;
+        }
+    }
 }
 
 /// A build that an interrupt ends, until this is dropped.
@@ -108,13 +116,13 @@ impl Drop for Interruptible {
     }
 }
 
-/// An interrupt removes this file, until [`finished`] says otherwise.
+/// An interrupt removes this file or directory, until [`finished`] says otherwise.
 pub fn removes(path: PathBuf) {
     lock().files.push(path);
 }
 
-/// The file is what it shall be, or gone.
-pub fn finished(path: &std::path::Path) {
+/// It is what it shall be, or gone.
+pub fn finished(path: &Path) {
     lock().files.retain(|unfinished| unfinished != path);
 }
 

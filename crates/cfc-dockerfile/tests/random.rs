@@ -177,3 +177,66 @@ fn walks_of_a_context_see_what_single_questions_see() {
         }
     }
 }
+
+/// What a pattern means, as the documentation says it and as slowly as it can be done.
+fn matches_naively(pattern: &[u8], path: &[u8]) -> bool {
+    if pattern == b"**" {
+        return true;
+    }
+    if let Some(rest) = pattern.strip_prefix(b"**/") {
+        let mut below = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| &path[at + 1..]);
+        return matches_naively(rest, path) || below.any(|below| matches_naively(rest, below));
+    }
+    match (pattern.split_first(), path.split_first()) {
+        (None, None) => true,
+        (Some((b'*', rest)), next) => {
+            let goes_on = next.is_some_and(|(byte, after)| *byte != b'/' && matches_naively(pattern, after));
+            matches_naively(rest, path) || goes_on
+        }
+        (Some((b'?', rest)), Some((byte, after))) => *byte != b'/' && matches_naively(rest, after),
+        (Some((expected, rest)), Some((byte, after))) => expected == byte && matches_naively(rest, after),
+        _ => false,
+    }
+}
+
+/// The last line decides that matches the path or a directory above it.
+fn is_ignored_naively(text: &str, path: &str) -> bool {
+    let above = || path.match_indices('/').map(|(at, _)| &path[..at]).chain([path]);
+    let mut is_ignored = false;
+    for line in text.lines() {
+        let (pattern, takes_back) = line.strip_prefix('!').map_or((line, false), |pattern| (pattern, true));
+        let pattern = pattern.trim_matches('/').as_bytes();
+        if !pattern.is_empty() && above().any(|path| matches_naively(pattern, path.as_bytes())) {
+            is_ignored = !takes_back;
+        }
+    }
+    is_ignored
+}
+
+#[test]
+fn ignore_files_mean_what_a_naive_matcher_says() {
+    const PARTS: [&str; 12] = ["a", "b", "ab", "a*", "*b", "*", "?", "a?", "**", "a.b", "*.b", "*a*"];
+    const NAMES: [&str; 8] = ["a", "b", "ab", "ba", "a.b", "b.b", "aab", "ab.a"];
+    let mut random = Random::new();
+    for _ in 0..3000 {
+        let mut text = String::new();
+        for _ in 0..=random.below(4) {
+            let parts: Vec<&str> = (0..=random.below(3)).map(|_| PARTS[random.below(PARTS.len())]).collect();
+            let around = |random: &mut Random, what: &'static str| if random.below(4) == 0 { what } else { "" };
+            let (not, before) = (around(&mut random, "!"), around(&mut random, "/"));
+            text += &format!("{not}{before}{}{}\n", parts.join("/"), around(&mut random, "/"));
+        }
+        let Ok(file) = IgnoreFile::parse(text.as_bytes()) else { panic!("{text:?} is refused") };
+        for _ in 0..8 {
+            let parts: Vec<&str> = (0..=random.below(4)).map(|_| NAMES[random.below(NAMES.len())]).collect();
+            let path = parts.join("/");
+            let is_ignored = file.is_ignored(&path);
+            assert_eq!(is_ignored, is_ignored_naively(&text, &path), "{path} with {text:?}");
+            // Whoever walks must not stop above what is taken back in.
+            for (at, _) in path.match_indices('/') {
+                let stops = file.is_ignored(&path[..at]) && !file.may_contain_reincluded(&path[..at]);
+                assert!(is_ignored || !stops, "{path} is below {} with {text:?}", &path[..at]);
+            }
+        }
+    }
+}

@@ -114,8 +114,15 @@ impl Error {
             }
             ErrorKind::Launcher(_) => Some("see the launcher's messages in the log; `cfc doctor` checks the machine"),
             ErrorKind::Step { step, errno } if *errno == libc::EINVAL && step.starts_with("mount the overlay") => Some(
-                "the data directory cannot hold overlays: inside a container, put it on a volume or a tmpfs (--data DIR)",
+                "the data directory cannot hold overlays: inside a container, put it on a volume or a tmpfs (--data DIR; Docker \
+                 and Podman: -v cfc:DIR)",
             ),
+            ErrorKind::Step { step, errno } if *errno == libc::EPERM && step.starts_with("make a proc") => {
+                Some(UNMASKED_PROC)
+            }
+            ErrorKind::Step { step, errno } if *errno == libc::EPERM && step.starts_with("set the host name") => {
+                Some("in a container, allow it all system calls (Docker and Podman: --security-opt seccomp=unconfined)")
+            }
             ErrorKind::Step { errno, .. } if *errno == libc::EPERM => {
                 Some("`cfc doctor` checks what this machine allows")
             }
@@ -123,6 +130,10 @@ impl Error {
         }
     }
 }
+
+/// What to do where a user namespace may mount no proc, since parts of the one that it sees are covered.
+pub(crate) const UNMASKED_PROC: &str = "in a container, run it with an unmasked /proc (Docker: --security-opt \
+     systempaths=unconfined; Podman: --security-opt unmask=ALL; cfc: --grant nested)";
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::cgroup::{Cgroup, Hierarchies};
 use crate::client::Launcher;
 use crate::disk;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, UNMASKED_PROC};
 use crate::launcher::host_ids::HostIds;
 use crate::listeners::Listeners;
 use crate::oci_runtime::{OciRuntime, WELL_KNOWN};
@@ -182,8 +182,7 @@ fn check_proc() -> Option<Finding> {
     let covered: Vec<String> = mounts.lines().filter_map(point).filter(|p| p.starts_with("/proc/")).collect();
     let covered: Vec<String> = covered.into_iter().filter(|p| p != "/proc/sys/fs/binfmt_misc").collect();
     let what = format!("parts of /proc are covered ({}): sandboxes cannot mount their own", covered.join(", "));
-    let remedy = "in a container, run it with an unmasked /proc (Docker: --privileged)";
-    (!covered.is_empty()).then(|| Finding::new(Severity::Error, what, remedy))
+    (!covered.is_empty()).then(|| Finding::new(Severity::Error, what, UNMASKED_PROC))
 }
 
 /// Without it nobody learns that an application listens. Asking loads the module, where there is one.

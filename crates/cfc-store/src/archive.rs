@@ -72,7 +72,8 @@ impl Store {
         })?;
         let images = [DockerImage {
             config: path_of(&manifest.config),
-            repo_tags: references.iter().map(ToString::to_string).collect(),
+            // Docker takes no name without a tag.
+            repo_tags: references.iter().map(|name| format!("{}:{}", name.name(), name.manifest_name())).collect(),
             layers: manifest.layers.iter().map(path_of).collect(),
         }];
         serde_json::to_vec(&images).map_err(std::io::Error::from).context(failed)

@@ -6,11 +6,13 @@
 //! <directory>/blobs/<algorithm>/<hex>
 //! ```
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use cfc_oci::{Descriptor, Digest, Index, ManifestOrIndex, Reference, Tag, media_type};
+use rustix::fs::{Mode, OFlags};
 use tempfile::NamedTempFile;
 
 use crate::error::Context;
@@ -64,14 +66,14 @@ impl Store {
                 return Err(StoreError::new(subject(), StoreErrorKind::Malformed(text)));
             }
         };
-        self.import_tree(&image, directory, MAX_INDEX_DEPTH)?;
+        self.import_tree(&image, directory, MAX_INDEX_DEPTH, &mut BTreeSet::new())?;
         Ok(image)
     }
 
     /// Takes in `image` of the OCI layout `directory`, as [`find_in_oci_layout`] describes it, verifying every digest and
     /// size.
     pub fn import_from_oci_layout(&self, directory: &Path, image: &Descriptor) -> Result<()> {
-        self.import_tree(image, directory, MAX_INDEX_DEPTH)
+        self.import_tree(image, directory, MAX_INDEX_DEPTH, &mut BTreeSet::new())
     }
 
     /// Every blob that belongs to `image`, itself last. Layers that clients must fetch from elsewhere may be missing.
@@ -82,6 +84,10 @@ impl Store {
     }
 
     fn collect(&self, descriptor: &Descriptor, depth: usize, blobs: &mut Vec<Descriptor>) -> Result<()> {
+        let is_known = blobs.iter().any(|present| present.digest == descriptor.digest);
+        if is_known {
+            return Ok(());
+        }
         for child in self.children(descriptor, depth)? {
             match is_manifest_or_index(&child) {
                 // An index may name images that were never pulled, for other platforms.
@@ -121,12 +127,22 @@ impl Store {
         persist_readable(file, &target)
     }
 
-    fn import_tree(&self, descriptor: &Descriptor, directory: &Path, depth: usize) -> Result<()> {
+    /// `seen` has what was taken in already: an index can name another a thousand times, and that one the next.
+    fn import_tree(
+        &self,
+        descriptor: &Descriptor,
+        directory: &Path,
+        depth: usize,
+        seen: &mut BTreeSet<Digest>,
+    ) -> Result<()> {
+        if !seen.insert(descriptor.digest.clone()) {
+            return Ok(());
+        }
         self.import_blob(descriptor, directory)?;
         for child in self.children(descriptor, depth)? {
             let is_there = layout_path(directory, &child.digest).exists();
             match is_manifest_or_index(&child) {
-                true if is_there => self.import_tree(&child, directory, depth - 1)?,
+                true if is_there => self.import_tree(&child, directory, depth - 1, seen)?,
                 true => {}
                 false => self.import_blob(&child, directory)?,
             }
@@ -144,7 +160,8 @@ impl Store {
             return Ok(());
         }
         let path = layout_path(directory, &blob.digest);
-        let mut file = File::open(&path).on("open", &path)?;
+        // One byte more tells a file that is longer, however long it is.
+        let mut file = open_file(&path)?.take(blob.size.saturating_add(1));
         let mut writer = self.blobs().writer_with(blob.digest.algorithm())?;
         let copied = io::copy(&mut file, &mut writer).on("read", &path)?;
         if copied != blob.size {
@@ -178,7 +195,7 @@ pub fn find_in_oci_layout(directory: &Path, tag: &str, digest: Option<&Digest>) 
 /// A manifest that the layout's own index does not name; one of another index, say.
 fn describe_blob(directory: &Path, digest: &Digest) -> Result<Descriptor> {
     let path = layout_path(directory, digest);
-    let file = File::open(&path).on("open", &path)?;
+    let file = open_file(&path)?;
     let mut bytes = Vec::new();
     file.take(MAX_JSON_BYTES).read_to_end(&mut bytes).on("read", &path)?;
     describe(digest, &bytes).on("read", &path)
@@ -218,11 +235,21 @@ fn without_name(image: &Descriptor) -> Descriptor {
 }
 
 fn read_index(path: &Path) -> Result<Index> {
-    let file = File::open(path).on("open", path)?;
+    let file = open_file(path)?;
     let mut bytes = Vec::new();
     file.take(MAX_JSON_BYTES).read_to_end(&mut bytes).on("read", path)?;
     let malformed = |error| StoreErrorKind::Malformed(format!("malformed index: {error}"));
     serde_json::from_slice(&bytes).map_err(malformed).on("read", path)
+}
+
+/// A file to read: opening a pipe would wait for whoever writes to it, and a device never ends.
+fn open_file(path: &Path) -> Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::open(path, flags, Mode::empty()).map_err(io::Error::from).on("open", path)?);
+    match file.metadata().on("look at", path)?.is_file() {
+        true => Ok(file),
+        false => Err(StoreErrorKind::Malformed("it is no file".to_string())).on("read", path),
+    }
 }
 
 /// Writes a whole file or nothing.

@@ -13,12 +13,9 @@ pub(crate) fn fetch(source: &GitSource, directory: &Path) -> Result<()> {
     let reference = if source.reference.is_empty() { "HEAD" } else { &source.reference };
     git.run(&["init", "--quiet", "--initial-branch=main"])?;
     let commit = git.fetch(&source.remote, reference)?;
-    git.run(&["-c", "advice.detachedHead=false", "checkout", "--quiet", "--detach", &commit, "--"]).map_err(
-        |failure| {
-            let message = format!("`{}` has no `{reference}`", source.remote);
-            Failure { output: failure.output, ..Failure::new(message) }
-        },
-    )?;
+    git.run(&["rev-parse", "--quiet", "--verify", &format!("{commit}^{{commit}}")])
+        .map_err(|_| Failure::new(format!("`{}` has no `{reference}`", source.remote)))?;
+    git.run(&["-c", "advice.detachedHead=false", "checkout", "--quiet", "--detach", &commit, "--"])?;
     check(&git, source)?;
     if !source.skips_submodules && directory.join(".gitmodules").exists() {
         git.run(&["remote", "add", "origin", &source.remote])?;

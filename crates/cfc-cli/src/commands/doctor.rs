@@ -69,7 +69,9 @@ fn check_data(settings: &Settings) -> Option<Finding> {
     is_overlay.then(|| Finding {
         severity: Severity::Error,
         what: format!("the data directory `{}` is on an overlay, which can hold no other", settings.data.display()),
-        remedy: "in a container, put it on a volume or a tmpfs: `--data /dev/shm/cfc`".to_string(),
+        remedy:
+            "in a container, put it on a volume (Docker and Podman: `-v cfc:DIR`) or a tmpfs: `--data /dev/shm/cfc`"
+                .to_string(),
     })
 }
 

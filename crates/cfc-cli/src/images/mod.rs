@@ -6,6 +6,7 @@ pub mod build;
 pub mod cache;
 pub mod call;
 pub mod context;
+mod directory;
 mod layout;
 mod limit;
 pub mod named_contexts;

@@ -6,8 +6,8 @@ use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use cfc_build_native::{ExportError, export_root};
-use cfc_oci::{Descriptor, ManifestOrIndex, Reference, media_type};
-use cfc_store::{ArchiveKind, Store, UnpackLimits, unpack_layer};
+use cfc_oci::{Descriptor, Reference, media_type};
+use cfc_store::{ArchiveKind, Store};
 use cfc_transfer::Options;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use serde_json::json;
@@ -15,6 +15,7 @@ use serde_json::json;
 use crate::args::Build;
 use crate::commands::client_runtime;
 use crate::failure::Failure;
+use crate::images::directory::{write_files, write_whole};
 use crate::images::push::push_image;
 use crate::interrupt;
 use crate::output;
@@ -129,14 +130,12 @@ impl Output {
             Output::Archive(kind, destination) => {
                 destination.write(|file| Ok(store.export_archive(image, names, *kind, file)?))
             }
-            Output::Layout(directory) => {
-                for name in names {
-                    store.export_oci_layout(image, Some(name), directory)?;
-                }
-                Ok(())
-            }
+            Output::Layout(directory) => write_whole(directory, |directory| {
+                let mut exports = names.iter().map(|name| store.export_oci_layout(image, Some(name), directory));
+                Ok(exports.try_for_each(|exported| exported)?)
+            }),
             Output::Tar(destination) => destination.write(|file| export(store, image, file)),
-            Output::Local(directory) => unpack_all(store, image, directory),
+            Output::Local(directory) => write_files(store, image, directory),
             Output::Registry => {
                 for name in names {
                     let pushed = client_runtime()?.block_on(push_image(store, image, name, options))?;
@@ -148,19 +147,6 @@ impl Output {
     }
 }
 
-/// The files of the image; of several platforms, each in a directory called after it (`linux_arm64`), as with BuildKit.
-fn unpack_all(store: &Store, image: &Descriptor, directory: &Path) -> Result<(), Failure> {
-    let ManifestOrIndex::Index(index) = ManifestOrIndex::parse(&image.media_type, &store.blobs().read(&image.digest)?)?
-    else {
-        return unpack(store, image, directory);
-    };
-    for manifest in &index.manifests {
-        let platform = manifest.platform.as_ref().map(|platform| platform.to_string()).unwrap_or_default();
-        unpack(store, manifest, &directory.join(platform.replace('/', "_")))?;
-    }
-    Ok(())
-}
-
 fn export(store: &Store, image: &Descriptor, output: &mut dyn Write) -> Result<(), Failure> {
     export_root(store, image, output).map_err(files_failure)
 }
@@ -169,26 +155,6 @@ fn export(store: &Store, image: &Descriptor, output: &mut dyn Write) -> Result<(
 pub fn files_failure(error: ExportError) -> Failure {
     let hint = error.hint.clone();
     Failure::from(error).maybe_hint(hint)
-}
-
-/// The archive goes through a pipe into the directory: one way of writing files is enough.
-fn unpack(store: &Store, image: &Descriptor, directory: &Path) -> Result<(), Failure> {
-    let at = |error: io::Error| Failure::because(format!("cannot write to `{}`", directory.display()), &error);
-    fs::create_dir_all(directory).map_err(at)?;
-    if fs::read_dir(directory).map_err(at)?.next().is_some() {
-        return Err(Failure::new(format!("the output directory `{}` is not empty", directory.display()))
-            .hint("name an empty or a new one, so that nothing of yours is overwritten"));
-    }
-    let (reader, mut writer) = io::pipe().map_err(at)?;
-    std::thread::scope(|scope| {
-        let unpacked = scope
-            .spawn(|| unpack_layer(reader, directory, cfc_oci::Algorithm::Sha256, &UnpackLimits::default()).map(drop));
-        let exported = export(store, image, &mut writer);
-        drop(writer);
-        let unpacked = unpacked.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        unpacked.map_err(|error| Failure::because(format!("cannot write to `{}`", directory.display()), &error))?;
-        exported
-    })
 }
 
 impl Destination {

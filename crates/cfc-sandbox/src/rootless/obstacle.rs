@@ -60,8 +60,8 @@ impl Obstacle {
             }
             Obstacle::NotBuilt => "use a kernel built with CONFIG_USER_NS, or run cfc as root",
             Obstacle::Refused { .. } => {
-                "in a container, allow it the system calls unshare and mount (Docker: --security-opt seccomp=unconfined; cfc: \
-                 --grant nested); else run cfc as root"
+                "in a container, allow it the system calls unshare and mount (Docker and Podman: --security-opt \
+                 seccomp=unconfined; cfc: --grant nested); else run cfc as root"
             }
         }
     }
