@@ -207,3 +207,35 @@ fn a_foreign_registry_takes_the_image_too() {
     output_of(Command::new("skopeo").args(["inspect", "--tls-verify=false", &format!("docker://{pushed}")]));
     server.end();
 }
+
+#[test]
+fn names_are_listed_and_removed_and_what_they_named_is_pruned() {
+    if !can_sandbox() {
+        return;
+    }
+    let home = Home::new();
+    let context = busybox_context(&home);
+    home.must(&["build", &context, "-t", "one/app:1", "-t", "one/app:2", "-t", "other"]);
+    let names = |home: &Home| -> Vec<String> {
+        let listed: serde_json::Value = serde_json::from_str(&home.must(&["images", "list", "--json"])).expect("JSON");
+        let images = listed.as_array().expect("a list");
+        assert!(images.iter().all(|image| image["size_bytes"].as_u64().is_some_and(|size| size > 1000)), "{listed}");
+        images.iter().map(|image| image["name"].as_str().expect("a name").to_string()).collect()
+    };
+    assert_eq!(names(&home), ["one/app:1", "one/app:2", "other:latest"]);
+    let table = home.must(&["image", "ls"]);
+    assert!(table.starts_with("NAME     TAG     DIGEST        SIZE\none/app  1       "), "{table}");
+    // All or none.
+    let said = home.must_fail(&["images", "remove", "other", "one/app:3"]);
+    assert!(said.contains("there is no image `one/app:3`") && said.contains("cfc images list"), "{said}");
+    assert_eq!(names(&home).len(), 3);
+    assert_eq!(home.must(&["images", "rm", "other", "one/app:1"]), "other:latest\none/app:1");
+    assert_eq!(names(&home), ["one/app:2"]);
+    home.must(&["prune", "--all"]);
+    home.must(&["run", "one/app:2", "true"]);
+    home.must(&["images", "remove", "one/app:2"]);
+    assert!(home.must(&["prune", "--all"]).contains("Total: "));
+    assert_eq!(home.must(&["images", "list"]), "NAME  TAG  DIGEST  SIZE");
+    let blobs = std::fs::read_dir(home.data().join("store/blobs/sha256")).expect("lists").count();
+    assert_eq!(blobs, 0, "nothing needs them any more");
+}

@@ -20,14 +20,14 @@ fn with_base(dockerfile: &str) -> (Home, String) {
     (home, context)
 }
 
-fn start(home: &Home, arguments: &[&str], fail_point: Option<&str>) -> Child {
+pub fn start(home: &Home, arguments: &[&str], fail_point: Option<&str>) -> Child {
     let log = std::fs::File::create(home.path("build.log")).expect("writable");
     let mut command = home.cfc();
     command.envs(fail_point.map(|point| ("CFC_FAIL_POINT", point)));
     command.arg("build").args(arguments).stdout(Stdio::null()).stderr(log).spawn().expect("cfc runs")
 }
 
-fn log(home: &Home) -> String {
+pub fn log(home: &Home) -> String {
     std::fs::read_to_string(home.path("build.log")).unwrap_or_default()
 }
 
@@ -42,7 +42,7 @@ fn processes_with(word: &str) -> Vec<String> {
 }
 
 /// Nothing of a build is left in the store, but what it finished.
-fn assert_tidy(home: &Home) {
+pub fn assert_tidy(home: &Home) {
     let store = home.data().join("store");
     assert_whole(&store);
     for directory in ["tmp", "uses", "making"] {
@@ -154,7 +154,7 @@ fn a_build_that_dies_or_fails_at_any_step_is_gone_on_with() {
 }
 
 /// The files below `directory` that the process `pid` has open, those without a name too.
-fn has_open(pid: u32, directory: &Path) -> bool {
+pub fn has_open(pid: u32, directory: &Path) -> bool {
     let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
     descriptors.filter_map(|entry| std::fs::read_link(entry.path()).ok()).any(|file| file.starts_with(directory))
 }

@@ -19,6 +19,7 @@ mod hostile_images;
 mod images;
 mod inside;
 mod interrupt;
+mod interrupt_io;
 mod licences;
 mod limits;
 mod memory;

@@ -47,6 +47,31 @@ fn a_project_is_built_with_its_context_and_its_variables() {
 }
 
 #[test]
+fn the_commands_time_wins_over_the_projects() {
+    if !crate::support::can_sandbox() {
+        return;
+    }
+    let home = Home::new();
+    let project = project(&home);
+    let path = project.join("wrangler.jsonc");
+    let text = std::fs::read_to_string(&path).expect("readable");
+    let dated = text.replace("\"image_vars\": {", "\"image_vars\": {\"SOURCE_DATE_EPOCH\": \"1600000000\",");
+    assert_ne!(dated, text);
+    std::fs::write(&path, dated).expect("writable");
+    let project = project.display().to_string();
+    let created = || {
+        let store = Store::open(&home.data().join("store")).expect("a store");
+        let name = Reference::parse(APPLICATION).expect("a name");
+        let image = store.images().resolve(&name).expect("readable").expect("it was built");
+        serde_json::to_value(store.images().load(&image).expect("loads").config).expect("JSON")["created"].clone()
+    };
+    home.must(&["build", &project]);
+    assert_eq!(created(), "2020-09-13T12:26:40Z");
+    home.must(&["build", &project, "--timestamp", "1700000000"]);
+    assert_eq!(created(), "2023-11-14T22:13:20Z");
+}
+
+#[test]
 fn a_project_is_deployed_with_its_context_and_its_variables() {
     if !ready() {
         return;

@@ -156,6 +156,46 @@ fn an_image_whose_cache_cannot_be_sent_has_its_names() {
 }
 
 #[test]
+fn an_image_goes_where_it_is_to_go_although_its_cache_does_not() {
+    if !can_sandbox() {
+        return;
+    }
+    let (home, context) = machine();
+    let place = format!("type=registry,ref=127.0.0.1:{}/a:1", free_port());
+    let to = home.path("cache").display().to_string();
+    let arguments = ["build", &context, "-t", "app", "-o", "files", "--cache-to", &place];
+    let local = format!("type=local,dest={to}");
+    let said = home.must_fail(&[&arguments[..], &["--cache-to", &local]].concat());
+    assert!(said.contains("cannot push"), "{said}");
+    assert!(home.path("files").is_dir() && home.path("cache/index.json").exists(), "{said}");
+    let ignored = format!("{place},ignore-error=true");
+    let output = home.run(&["build", &context, "-t", "app", "--cache-to", &ignored]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("warning: cannot export the build cache: cannot push"), "{said}");
+}
+
+#[test]
+fn a_cache_is_encoded_as_it_was_asked_for_and_of_use_to_images_of_another_encoding() {
+    if !can_sandbox() {
+        return;
+    }
+    let (first, context) = machine();
+    let cache = first.path("cache").display().to_string();
+    let to = format!("type=local,dest={cache},mode=max,compression=zstd,compression-level=9");
+    let (digest, _) = build(&first, &context, &["--cache-to", &to]);
+    let starts = |magic: &[u8]| {
+        let blobs = std::fs::read_dir(first.path("cache/blobs/sha256")).expect("lists").flatten();
+        blobs.filter(|blob| std::fs::read(blob.path()).expect("readable").starts_with(magic)).count()
+    };
+    assert!(starts(&[0x28, 0xb5, 0x2f, 0xfd]) >= 3 && starts(&[0x1f, 0x8b]) == 0, "zstd alone");
+    let (second, context) = machine();
+    let (again, said) = build(&second, &context, &["--cache-from", &format!("type=local,src={cache}")]);
+    assert_all_cached(&said);
+    // The image is the one that gzip makes.
+    assert_eq!(again, digest);
+}
+
+#[test]
 fn the_images_of_a_project_do_not_replace_each_others_cache() {
     let home = Home::new();
     let project = home.project(crate::starter::WORKER);
@@ -195,7 +235,7 @@ fn registries(home: &Home) -> Vec<(String, Ended)> {
     found
 }
 
-fn serve(start: impl FnOnce(u16) -> Child) -> (String, Ended) {
+pub fn serve(start: impl FnOnce(u16) -> Child) -> (String, Ended) {
     let port = free_port();
     let child = Ended(start(port));
     wait_for("the registry", || std::net::TcpStream::connect(("127.0.0.1", port)).ok());

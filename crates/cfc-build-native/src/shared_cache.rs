@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use cfc_oci::{Descriptor, Digest};
-use cfc_store::Store;
+use cfc_store::{Encoding, Store};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Failure, Result};
@@ -55,6 +55,32 @@ impl CacheRecords {
     pub fn merged(mut self, others: CacheRecords) -> CacheRecords {
         self.layers.extend(others.layers);
         self
+    }
+
+    /// The same with the layers in `encoding`, of which the store then has the blobs; those that did not come of a step here
+    /// only when `all` is set. The text says why not.
+    pub fn encoded(
+        mut self,
+        store: &Store,
+        encoding: Encoding,
+        all: bool,
+    ) -> std::result::Result<CacheRecords, cfc_store::StoreError> {
+        // A layer may have several keys.
+        let mut done: BTreeMap<Digest, Layer> = BTreeMap::new();
+        for layer in self.layers.values_mut() {
+            let stays = layer.encoding.map_or(!all, |known| known == encoding);
+            if stays {
+                continue;
+            }
+            let known = done.get(&layer.diff_id).cloned();
+            let encoded = match known {
+                Some(known) => known,
+                None => Layer::made(store.encode_layer(&layer.diff_id, &layer.blob, encoding)?, encoding),
+            };
+            done.insert(layer.diff_id.clone(), encoded.clone());
+            *layer = encoded;
+        }
+        Ok(self)
     }
 
     /// The blobs that are named, each once.

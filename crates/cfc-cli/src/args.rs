@@ -34,6 +34,9 @@ pub enum Command {
     Build(Box<Build>),
     /// Free disk: remove layers, cache mounts and what else of the image store nobody needs
     Prune(Prune),
+    /// List the names of images in the store, and remove some
+    #[command(subcommand, alias = "image")]
+    Images(Images),
     /// Upload images to a registry
     Push(Push),
     /// Build, push and start a new version of a project, and wait until it serves
@@ -143,7 +146,7 @@ pub struct Build {
     #[arg(long = "cache-from", value_name = "type=TYPE,…|NAME:TAG")]
     pub cache_from: Vec<String>,
     /// Let other builds use what this one made: type=registry,ref=NAME:TAG, type=local,dest=DIR (with mode=max of every step)
-    /// or type=inline
+    /// or type=inline; also compression=gzip|zstd|uncompressed, compression-level=LEVEL, ignore-error=true
     #[arg(long = "cache-to", value_name = "type=TYPE,…[,mode=min|max]")]
     pub cache_to: Vec<String>,
     /// How to show the build: auto draws on a terminal and is plain elsewhere; json is an object a line on stderr
@@ -281,6 +284,30 @@ pub struct RegistryVerify {
     /// Take corrupt content away, so that it can be pushed again
     #[arg(long)]
     pub quarantine: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Images {
+    /// List the names, with what they name
+    #[command(alias = "ls")]
+    List(ImagesList),
+    /// Remove names; what they named goes with `cfc prune`, once nobody needs it
+    #[command(alias = "rm")]
+    Remove(ImagesRemove),
+}
+
+#[derive(Debug, Args)]
+pub struct ImagesList {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ImagesRemove {
+    /// The names; the tag is `latest` where there is none
+    #[arg(value_name = "NAME:TAG", required = true)]
+    pub names: Vec<String>,
 }
 
 #[derive(Debug, Args)]

@@ -22,7 +22,8 @@ pub fn acquire(settings: &Settings, command: &Command) -> Result<(), Failure> {
             let _ = enter(None);
             Ok(())
         }
-        Command::Push(_) | Command::Registry(_) | Command::Containers(_) | Command::Upgrade | Command::Setup => Ok(()),
+        Command::Images(_) | Command::Push(_) | Command::Registry(_) | Command::Containers(_) => Ok(()),
+        Command::Upgrade | Command::Setup => Ok(()),
     }
 }
 

@@ -69,6 +69,7 @@ fn build_project(settings: &Settings, arguments: &Build) -> Result<(), Failure> 
     for container in built_by(&project) {
         let built = build_container(settings, &store, container, common(arguments)?)?;
         output::data(line(&built.reference, &built.image.digest));
+        built.cache_failure.map_or(Ok(()), Err)?;
         built_any = true;
     }
     if !built_any {
@@ -81,7 +82,7 @@ fn build_project(settings: &Settings, arguments: &Build) -> Result<(), Failure> 
 fn refuse_one_cache_for_many(arguments: &Build, n_images: usize) -> Result<(), Failure> {
     let mut place = None;
     for text in &arguments.cache_to {
-        place = place.or(CacheTo::parse(text)?.mode().map(|_| text));
+        place = place.or((!CacheTo::parse(text)?.is_inline()).then_some(text));
     }
     match place {
         Some(text) if n_images > 1 => Err(Failure::new(format!(
@@ -110,7 +111,7 @@ fn build_one(settings: &Settings, arguments: &Build) -> Result<(), Failure> {
         let line = line(name, &built.image.digest);
         if outputs.use_stdout() { output::tell(line) } else { output::data(line) }
     }
-    Ok(())
+    built.cache_failure.map_or(Ok(()), Err)
 }
 
 fn style(arguments: &Build) -> Result<Style, Failure> {
@@ -137,7 +138,7 @@ fn common(arguments: &Build) -> Result<ImageBuild, Failure> {
     }
     let cache_to = arguments.cache_to.iter().map(|text| CacheTo::parse(text)).collect::<Result<Vec<_>, _>>()?;
     let encoding = encoding(arguments)?;
-    if encoding.compression() == Compression::Estargz && cache_to.contains(&CacheTo::Inline) {
+    if encoding.compression() == Compression::Estargz && cache_to.iter().any(CacheTo::is_inline) {
         return Err(Failure::new("--cache-to type=inline does not go with --compression estargz: the image's layers are not those that its steps made")
             .hint("use `--cache-to type=registry` or `type=local`, or another compression"));
     }

@@ -4,6 +4,7 @@ mod build;
 mod containers;
 mod deploy;
 mod doctor;
+mod images;
 mod prune;
 mod push;
 mod registry;
@@ -27,6 +28,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     match arguments.command {
         Command::Build(arguments) => build::run(&settings, &arguments),
         Command::Prune(arguments) => prune::run(&settings, &arguments),
+        Command::Images(command) => images::run(&settings, &command),
         Command::Push(arguments) => push::run(&settings, &arguments),
         Command::Deploy(arguments) => deploy::run(&settings, &arguments),
         Command::Serve(arguments) => serve::run(&settings, &arguments),

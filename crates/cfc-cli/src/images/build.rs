@@ -89,12 +89,14 @@ impl ImageBuild {
 }
 
 /// An image that is in the store.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Built {
     /// Its name there.
     pub reference: Reference,
     /// Its manifest.
     pub image: Descriptor,
+    /// Why a cache was not sent. The image is there all the same, and can go where it is to go before that is told.
+    pub cache_failure: Option<Failure>,
 }
 
 /// Builds the image of one of a project's containers, called after it. The container's own build arguments give way to
@@ -119,8 +121,8 @@ struct Finished {
     image: Descriptor,
     /// Whether a step was carried out, so that the build cache grew.
     has_built: bool,
-    /// What caches of each mode get; or why they get nothing, which is told when the image has its name.
-    records: Result<BTreeMap<Mode, CacheRecords>, Failure>,
+    /// What each `--cache-to` gets; or why it gets nothing, which is told when the image has its name.
+    records: Vec<Result<CacheRecords, Failure>>,
 }
 
 /// Builds one image and calls it `tag` and `more`: an index where it is for several platforms. Then sends its cache, which
@@ -143,41 +145,39 @@ pub fn build_image(
         store.images().tag(name, &image)?;
     }
     // Before the limit may take what the records name.
-    let sent = finished.records.and_then(|records| send_cache(settings, store, build, &records));
+    let sent = send_caches(settings, store, build, finished.records);
     if finished.has_built {
         limit::enforce(settings, store);
     }
-    sent?;
     progress::built(&tag.to_string(), &image.digest);
     tracing::debug!(data = %settings.data.display(), %tag, digest = %image.digest, "built");
-    Ok(Built { reference: tag.clone(), image })
+    Ok(Built { reference: tag.clone(), image, cache_failure: sent.err() })
 }
 
-fn send_cache(
+/// Sends each its cache; what fails first is what is told.
+fn send_caches(
     settings: &Settings,
     store: &Store,
     build: &ImageBuild,
-    records: &BTreeMap<Mode, CacheRecords>,
+    records: Vec<Result<CacheRecords, Failure>>,
 ) -> Result<(), Failure> {
-    for to in &build.cache_to {
-        if let Some(records) = to.mode().and_then(|mode| records.get(&mode)) {
-            to.send(store, records, &settings.transfer_options()?)?;
-        }
-    }
-    Ok(())
+    let options = settings.transfer_options()?;
+    let sent = build.cache_to.iter().zip(records).map(|(to, records)| to.send(store, records, &options));
+    // All get theirs, whatever becomes of one.
+    sent.collect::<Vec<_>>().into_iter().collect()
 }
 
 /// One after another: what they share is cached, and their output is not mixed.
 fn build_index(settings: &Settings, store: &Store, build: &ImageBuild) -> Result<Finished, Failure> {
     let mut manifests: Vec<Descriptor> = Vec::new();
     let mut has_built = false;
-    let mut records = Ok(BTreeMap::new());
+    let mut records: Vec<Result<CacheRecords, Failure>> = Vec::new();
     for platform in &build.platforms {
         output::tell(format!("building for {platform}"));
         let one = ImageBuild { platforms: vec![platform.clone()], ..build.clone() };
         let finished = build_manifest(settings, store, &one)?;
         has_built |= finished.has_built;
-        records = records.and_then(|records| Ok(merged(records, finished.records?)));
+        records = merged(records, finished.records);
         let annotations = build.annotations.manifest_descriptor.clone();
         manifests.push(Descriptor { platform: Some(platform.clone()), annotations, ..finished.image });
     }
@@ -187,16 +187,15 @@ fn build_index(settings: &Settings, store: &Store, build: &ImageBuild) -> Result
     Ok(Finished { image, has_built, records })
 }
 
-/// What caches of each mode get of several platforms: one place keeps what all of them need.
-fn merged(mut one: BTreeMap<Mode, CacheRecords>, other: BTreeMap<Mode, CacheRecords>) -> BTreeMap<Mode, CacheRecords> {
-    for (mode, records) in other {
-        let all = match one.remove(&mode) {
-            Some(before) => before.merged(records),
-            None => records,
-        };
-        one.insert(mode, all);
+/// What each cache gets of several platforms: one place keeps what all of them need.
+fn merged(
+    before: Vec<Result<CacheRecords, Failure>>,
+    more: Vec<Result<CacheRecords, Failure>>,
+) -> Vec<Result<CacheRecords, Failure>> {
+    if before.is_empty() {
+        return more;
     }
-    one
+    before.into_iter().zip(more).map(|(before, more)| Ok(before?.merged(more?))).collect()
 }
 
 /// Builds the image for one platform.
@@ -207,7 +206,7 @@ fn build_manifest(settings: &Settings, store: &Store, build: &ImageBuild) -> Res
         verify: build.verify,
         encoding: build.encoding,
         annotations: build.annotations.manifest.clone(),
-        inline_cache: build.cache_to.contains(&CacheTo::Inline),
+        inline_cache: build.cache_to.iter().any(CacheTo::is_inline),
     };
     let request = build.request();
     let sources = build.cache_from.iter().filter_map(|from| from.open(settings, store, &request.platform)).collect();
@@ -222,9 +221,12 @@ fn build_manifest(settings: &Settings, store: &Store, build: &ImageBuild) -> Res
     let image = cfc_build_native::build_image(&mut builder, &request, &bases, &progress).map_err(image_failure)?;
     let has_built = progress.has_built();
     drop(progress);
-    let modes = build.cache_to.iter().filter_map(CacheTo::mode);
-    let records = modes.map(|mode| Ok((mode, builder.records(mode == Mode::Max)?)));
-    let records = records.collect::<Result<_, _>>().map_err(|error: BuildError| image_failure(error.into()));
+    // The image has its inline cache already.
+    let of = |to: &CacheTo| match to.is_inline() {
+        true => Ok(CacheRecords::default()),
+        false => builder.records(to.mode() == Mode::Max).map_err(|error: BuildError| image_failure(error.into())),
+    };
+    let records = build.cache_to.iter().map(of).collect();
     Ok(Finished { image: image.manifest, has_built, records })
 }
 

@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 
 use cfc_build_native::{CACHE_CONFIG_TYPE, CacheRecords, CacheSource, INLINE_ANNOTATION};
 use cfc_oci::{Descriptor, Digest, Manifest, Platform, Reference, media_type};
-use cfc_store::{Store, find_in_oci_layout};
+use cfc_store::{Compression, Encoding, Store, find_in_oci_layout};
 use cfc_transfer::{Options, RemoteArtifact};
 use tokio::runtime::Runtime;
 
@@ -30,11 +30,23 @@ pub enum CacheFrom {
     Local(PathBuf),
 }
 
-/// Where a cache goes.
+/// Where a cache goes, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CacheTo {
-    Registry(Reference, Mode),
-    Local(PathBuf, Mode),
+pub struct CacheTo {
+    place: Place,
+    mode: Mode,
+    /// How layers are encoded there, when not as in the image; `forces` it also on those that no step here made.
+    encoding: Option<Encoding>,
+    forces_encoding: bool,
+    /// Whether an image whose cache cannot be sent is all right.
+    ignores_errors: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Place {
+    Registry(Reference),
+    Local(PathBuf),
+    /// In the image itself.
     Inline,
 }
 
@@ -97,6 +109,31 @@ impl<'a> Fields<'a> {
         }
     }
 
+    fn flag(&mut self, key: &str) -> Result<bool, Failure> {
+        match self.take(key) {
+            None | Some("false") => Ok(false),
+            Some("true") => Ok(true),
+            Some(other) => Err(self.bad(format!("`{key}` is true or false, not `{other}`"))),
+        }
+    }
+
+    /// What layers are encoded with, by BuildKit's names.
+    fn encoding(&mut self) -> Result<Option<Encoding>, Failure> {
+        let (kind, level) = (self.take("compression"), self.take("compression-level"));
+        let level =
+            level.map(|level| level.parse().map_err(|_| self.bad(format!("`{level}` is no level")))).transpose()?;
+        let compression = match kind {
+            None if level.is_some() => return Err(self.bad("it has a `compression-level`, and no `compression`")),
+            None => return Ok(None),
+            Some("gzip") => Compression::Gzip,
+            Some("zstd") => Compression::Zstd,
+            Some("uncompressed" | "none") => Compression::None,
+            Some("estargz") => return Err(self.bad("an eStargz is another layer than the one that the step made")),
+            Some(other) => return Err(self.bad(format!("there is no compression `{other}`"))),
+        };
+        Encoding::new(compression, level).map(Some).map_err(|what| self.bad(what))
+    }
+
     fn no_type(&self, kind: &str) -> Failure {
         match kind {
             "gha" | "s3" | "azblob" => self.bad(format!("caches of type `{kind}` are not supported")),
@@ -148,39 +185,75 @@ impl CacheTo {
     /// What `--cache-to` says.
     pub fn parse(text: &str) -> Result<CacheTo, Failure> {
         let mut fields = Fields::parse("--cache-to", text)?;
-        let parsed = match fields.need("type")? {
-            "registry" => CacheTo::Registry(fields.reference()?, fields.mode()?),
-            "local" => CacheTo::Local(PathBuf::from(fields.need("dest")?), fields.mode()?),
-            "inline" => CacheTo::Inline,
+        let place = match fields.need("type")? {
+            "registry" => Place::Registry(fields.reference()?),
+            "local" => Place::Local(PathBuf::from(fields.need("dest")?)),
+            "inline" => Place::Inline,
             kind => return Err(fields.no_type(kind)),
         };
+        let mut parsed =
+            CacheTo { place, mode: Mode::Min, encoding: None, forces_encoding: false, ignores_errors: false };
+        if !parsed.is_inline() {
+            parsed.mode = fields.mode()?;
+            parsed.encoding = fields.encoding()?;
+            parsed.forces_encoding = fields.flag("force-compression")?;
+            parsed.ignores_errors = fields.flag("ignore-error")?;
+            // It is a manifest in OCI's terms in any case.
+            for key in ["oci-mediatypes", "image-manifest"] {
+                if fields.take(key).is_some_and(|value| value != "true") {
+                    return Err(fields.bad(format!("`{key}=false` is not supported")));
+                }
+            }
+        }
         fields.end().map(|()| parsed)
     }
 
-    /// What it takes of a build; none where the image has it already.
-    pub fn mode(&self) -> Option<Mode> {
-        match self {
-            CacheTo::Registry(_, mode) | CacheTo::Local(_, mode) => Some(*mode),
-            CacheTo::Inline => None,
-        }
+    /// Whether the image itself carries it.
+    pub fn is_inline(&self) -> bool {
+        self.place == Place::Inline
     }
 
-    /// Sends `records` there, with the layers they name, which the store has.
-    pub fn send(&self, store: &Store, records: &CacheRecords, options: &Options) -> Result<(), Failure> {
+    /// Of which steps it wants the layers.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// Sends `records` there, with the layers they name, which the store has. With `ignore-error` a failure is only told.
+    pub fn send(
+        &self,
+        store: &Store,
+        records: Result<CacheRecords, Failure>,
+        options: &Options,
+    ) -> Result<(), Failure> {
+        let sent = records.and_then(|records| self.send_records(store, records, options));
+        let Err(failure) = sent else { return Ok(()) };
+        if !self.ignores_errors {
+            return Err(failure);
+        }
+        let why = failure.causes.iter().fold(failure.message.clone(), |text, cause| format!("{text}: {cause}"));
+        output::tell(format!("warning: cannot export the build cache: {why}"));
+        Ok(())
+    }
+
+    fn send_records(&self, store: &Store, records: CacheRecords, options: &Options) -> Result<(), Failure> {
+        let records = match self.encoding {
+            Some(encoding) => records.encoded(store, encoding, self.forces_encoding)?,
+            None => records,
+        };
         let bytes = records.to_bytes();
         let config = Descriptor::new(CACHE_CONFIG_TYPE, store.blobs().put(&bytes)?, bytes.len() as u64);
         let manifest = Manifest::new(config, records.blobs()).to_bytes();
         let cache = Descriptor::new(media_type::MANIFEST, store.blobs().put(&manifest)?, manifest.len() as u64);
-        match self {
-            CacheTo::Registry(reference, _) => {
+        match &self.place {
+            Place::Registry(reference) => {
                 client_runtime()?.block_on(push_image(store, &cache, reference, options))?;
                 output::tell(format!("exported the build cache to {reference}"));
             }
-            CacheTo::Local(directory, _) => {
+            Place::Local(directory) => {
                 store.export_oci_layout(&cache, Some(&"cache:latest".parse()?), directory)?;
                 output::tell(format!("exported the build cache to {}", directory.display()));
             }
-            CacheTo::Inline => {}
+            Place::Inline => {}
         }
         Ok(())
     }
@@ -302,12 +375,30 @@ mod tests {
         assert_eq!(from("reg.example/a:1"), Ok(CacheFrom::Registry(reference("reg.example/a:1"))));
         assert_eq!(from("type=local,src=x"), Ok(CacheFrom::Local(PathBuf::from("x"))));
         let to = |text: &str| CacheTo::parse(text).map_err(|failure| failure.message);
+        let plain = |place: Place, mode: Mode| CacheTo {
+            place,
+            mode,
+            encoding: None,
+            forces_encoding: false,
+            ignores_errors: false,
+        };
+        let registry = Place::Registry(reference("reg.example/a:1"));
+        assert_eq!(to("type=registry,ref=reg.example/a:1,mode=max"), Ok(plain(registry, Mode::Max)));
+        let local = || Place::Local(PathBuf::from("x"));
+        assert_eq!(to("mode=min,type=local,dest=x"), Ok(plain(local(), Mode::Min)));
+        assert_eq!(to("type=inline"), Ok(plain(Place::Inline, Mode::Min)));
+        let zstd = Encoding::new(Compression::Zstd, Some(9)).expect("a level");
         assert_eq!(
-            to("type=registry,ref=reg.example/a:1,mode=max"),
-            Ok(CacheTo::Registry(reference("reg.example/a:1"), Mode::Max))
+            to(
+                "type=local,dest=x,compression=zstd,compression-level=9,force-compression=true,ignore-error=true,oci-mediatypes=true"
+            ),
+            Ok(CacheTo {
+                encoding: Some(zstd),
+                forces_encoding: true,
+                ignores_errors: true,
+                ..plain(local(), Mode::Min)
+            })
         );
-        assert_eq!(to("mode=min,type=local,dest=x"), Ok(CacheTo::Local(PathBuf::from("x"), Mode::Min)));
-        assert_eq!(to("type=inline"), Ok(CacheTo::Inline));
         for (text, expected) in [
             ("type=gha", "caches of type `gha` are not supported"),
             ("type=s3,bucket=b", "caches of type `s3` are not supported"),
@@ -315,7 +406,13 @@ mod tests {
             ("type=tape", "there is no type `tape`"),
             ("type=local", "it has no `dest`"),
             ("type=local,dest=x,mode=all", "there is no mode `all`"),
-            ("type=local,dest=x,compression=zstd", "`compression=zstd` is not supported"),
+            ("type=local,dest=x,compression=lzma", "there is no compression `lzma`"),
+            ("type=local,dest=x,compression=estargz", "an eStargz is another layer"),
+            ("type=local,dest=x,compression=gzip,compression-level=10", "gzip has the levels 0 to 9, not 10"),
+            ("type=local,dest=x,compression-level=3", "and no `compression`"),
+            ("type=local,dest=x,ignore-error=1", "`ignore-error` is true or false"),
+            ("type=local,dest=x,image-manifest=false", "`image-manifest=false` is not supported"),
+            ("type=inline,mode=max", "`mode=max` is not supported"),
             ("type=registry,ref=app", "`app` names no registry"),
             ("ref=x", "it has no `type`"),
         ] {
