@@ -11,6 +11,10 @@ use cfc_oci::{Algorithm, Digest, ImageConfig, ManifestOrIndex, Platform, Referen
 use cfc_plan::{BaseImage, BaseImageError, BaseImages, BuildRequest, ModeChange};
 use cfc_store::{Store, TempDir, UnpackLimits, unpack_layer};
 
+/// The command line's own file: what it says of outputs is in no library.
+#[path = "../crates/cfc-cli/src/images/output_spec.rs"]
+mod output_spec;
+
 /// A Dockerfile: its tree, its instructions, what they mean.
 pub fn dockerfile(data: &[u8]) {
     let n_lines = data.split(|&byte| byte == b'\n').count() as u32;
@@ -186,4 +190,19 @@ pub fn mount(data: &[u8]) {
             assert!(change.apply(0o644, is_directory) <= 0o7777, "{text:?}");
         }
     }
+}
+
+/// `--output`: what is taken has somewhere to go.
+pub fn output(data: &[u8]) {
+    use output_spec::{Destination, Output};
+    let text = String::from_utf8_lossy(data);
+    let is_named = match output_spec::parse(&text) {
+        Ok(Output::Layout(path) | Output::Local(path)) => !path.as_os_str().is_empty(),
+        Ok(Output::Archive(_, Destination::File(path)) | Output::Tar(Destination::File(path))) => {
+            !path.as_os_str().is_empty()
+        }
+        Ok(Output::Archive(_, Destination::Stdout) | Output::Tar(Destination::Stdout) | Output::Registry) => true,
+        Err(reason) => !reason.is_empty(),
+    };
+    assert!(is_named, "{text:?}");
 }

@@ -197,6 +197,12 @@ fn mounts_and_modes_made_by_chance_are_read_or_refused() {
 }
 
 #[test]
+fn outputs_made_by_chance_are_read_or_refused() {
+    let outputs = ["type=oci,dest=a.tar,tar=false", "type=local,\"dest=a,\"\"b\"", "-", "dir", "type=image,push=true"];
+    run(targets::output, &texts(&outputs), 50_000);
+}
+
+#[test]
 fn descriptions_of_images_made_by_chance_are_read_or_refused() {
     let digest = format!("sha256:{}", "a".repeat(64));
     let manifest = format!(

@@ -11,6 +11,7 @@ mod layout;
 mod limit;
 pub mod named_contexts;
 mod network;
+mod output_spec;
 pub mod outputs;
 mod paint;
 pub mod progress;

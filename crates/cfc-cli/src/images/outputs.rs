@@ -16,6 +16,7 @@ use crate::args::Build;
 use crate::commands::client_runtime;
 use crate::failure::Failure;
 use crate::images::directory::{write_files, write_whole};
+use crate::images::output_spec::{self, Destination, Output};
 use crate::images::push::push_image;
 use crate::interrupt;
 use crate::output;
@@ -26,26 +27,6 @@ pub struct Outputs {
     outputs: Vec<Output>,
     iidfile: Option<PathBuf>,
     metadata_file: Option<PathBuf>,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Output {
-    /// A tar of the image for other tools.
-    Archive(ArchiveKind, Destination),
-    /// An OCI layout as a directory.
-    Layout(PathBuf),
-    /// The root filesystem as a tar.
-    Tar(Destination),
-    /// The root filesystem as a directory.
-    Local(PathBuf),
-    /// The registry that the image's names say.
-    Registry,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Destination {
-    Stdout,
-    File(PathBuf),
 }
 
 impl Outputs {
@@ -206,56 +187,12 @@ fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     })
 }
 
-/// `type=TYPE[,dest=PATH]`, a directory alone, or `-` for a tar on stdout, as Docker reads it.
+/// What `--output` says, with what to write instead of what it cannot say.
 fn parse(text: &str) -> Result<Output, Failure> {
-    let bad = |what: String| {
+    output_spec::parse(text).map_err(|what| {
         Failure::new(format!("--output `{text}`: {what}"))
             .hint("write `type=oci|docker|tar,dest=FILE`, `type=local,dest=DIR`, `type=registry`, or a directory")
-    };
-    if text == "-" {
-        return Ok(Output::Tar(Destination::Stdout));
-    }
-    if !text.contains('=') {
-        return Ok(Output::Local(PathBuf::from(text)));
-    }
-    let (mut kind, mut dest, mut is_archive, mut pushes) = (None, None, true, false);
-    for field in text.split(',') {
-        let (key, value) = field.split_once('=').ok_or_else(|| bad(format!("`{field}` is not KEY=VALUE")))?;
-        match (key, value) {
-            ("type", value) => kind = Some(value),
-            ("dest", value) => dest = Some(value),
-            ("tar", "true" | "false") => is_archive = value == "true",
-            ("push", "true") => pushes = true,
-            _ => return Err(bad(format!("`{field}` is not supported"))),
-        }
-    }
-    let destination = |dest: Option<&str>| match dest {
-        None => Err(bad("it has no `dest`".to_string())),
-        Some("-") => Ok(Destination::Stdout),
-        Some(path) => Ok(Destination::File(PathBuf::from(path))),
-    };
-    let directory = |dest: Option<&str>| match destination(dest)? {
-        Destination::Stdout => Err(bad("a directory cannot go to stdout".to_string())),
-        Destination::File(path) => Ok(path),
-    };
-    if !is_archive && kind != Some("oci") {
-        return Err(bad("only `type=oci` can be without `tar`".to_string()));
-    }
-    if pushes && !matches!(kind, Some("image" | "registry")) {
-        return Err(bad("`push=true` is not supported".to_string()));
-    }
-    match kind.ok_or_else(|| bad("it has no `type`".to_string()))? {
-        "oci" if !is_archive => Ok(Output::Layout(directory(dest)?)),
-        "oci" => Ok(Output::Archive(ArchiveKind::Oci, destination(dest)?)),
-        "docker" => Ok(Output::Archive(ArchiveKind::Docker, destination(dest)?)),
-        "tar" => Ok(Output::Tar(destination(dest)?)),
-        "local" => Ok(Output::Local(directory(dest)?)),
-        "registry" | "image" if dest.is_some() => Err(bad("a registry has no `dest`".to_string())),
-        "registry" => Ok(Output::Registry),
-        "image" if pushes => Ok(Output::Registry),
-        "image" => Err(bad("the image is in cfc's store in any case; `push=true` also pushes it".to_string())),
-        other => Err(bad(format!("there is no type `{other}`"))),
-    }
+    })
 }
 
 #[cfg(test)]
@@ -276,6 +213,7 @@ mod tests {
             ("type=registry", Output::Registry),
             ("type=image,push=true", Output::Registry),
             ("push=true,type=image", Output::Registry),
+            ("type=local,\"dest=a,\"\"b\"\"\"", Output::Local(PathBuf::from("a,\"b\""))),
         ];
         for (text, expected) in cases {
             assert_eq!(parse(text).ok(), Some(expected), "{text}");
@@ -294,6 +232,10 @@ mod tests {
         assert!(message("type=oci,dest=a,push=true").contains("`push=true` is not supported"));
         assert!(message("type=image").contains("in cfc's store in any case"));
         assert!(message("dest=a").contains("it has no `type`"));
+        assert!(message("type=tar,dest=").contains("its `dest` is empty"));
+        assert!(message("").contains("it is empty"));
+        assert!(message("type=tar,\"dest=a").contains("a quote has no end"));
+        assert!(message("\"type=tar\"x,dest=a").contains("comes a comma, not `x,dest=a`"));
         assert!(message("type=tar,dest=a,tar=false").contains("only `type=oci`"));
     }
 }
