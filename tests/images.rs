@@ -239,3 +239,28 @@ fn names_are_listed_and_removed_and_what_they_named_is_pruned() {
     let blobs = std::fs::read_dir(home.data().join("store/blobs/sha256")).expect("lists").count();
     assert_eq!(blobs, 0, "nothing needs them any more");
 }
+
+#[test]
+fn habits_from_docker_are_understood() {
+    if !can_sandbox() {
+        return;
+    }
+    let home = Home::new();
+    home.write("context/dockerfile", "FROM scratch\nCOPY file /\n");
+    home.write("context/file", "x");
+    let arguments =
+        ["build", "context", "-t", "app", "--load", "--provenance=false", "--sbom=false", "--label", "empty"];
+    home.must(&arguments);
+    let store = cfc_store::Store::open(&home.data().join("store")).expect("a store");
+    let image = store.images().resolve(&"app".parse().expect("a name")).expect("readable").expect("there");
+    let config = serde_json::to_value(store.images().load(&image).expect("loads").config).expect("JSON");
+    assert_eq!(config["config"]["Labels"], serde_json::json!({"empty": ""}));
+    // Where both are, the usual one counts.
+    home.write("context/Dockerfile", "FROM scratch\nCOPY file /other\n");
+    home.must(&["build", "context", "-t", "app", "-o", "out"]);
+    assert!(home.path("out/other").exists());
+    let output = home.run(&["build", "context", "-t", "app", "--provenance=true"]);
+    assert!(!output.status.success() && String::from_utf8_lossy(&output.stderr).contains("[possible values: false]"));
+    let said = home.must_fail(&["build", "context"]);
+    assert!(said.contains("cannot find a project") && said.contains("-t NAME:TAG"), "{said}");
+}

@@ -183,6 +183,15 @@ pub struct Build {
     /// Also push the image to the registry that its names say
     #[arg(long, requires = "tags")]
     pub push: bool,
+    /// buildx's word for what is done in any case: the image is in the store
+    #[arg(long, hide = true)]
+    pub load: bool,
+    /// buildx's word for attestations, of which there are none
+    #[arg(long, value_name = "false", value_parser = ["false"], hide = true)]
+    pub provenance: Option<String>,
+    /// As --provenance
+    #[arg(long, value_name = "false", value_parser = ["false"], hide = true)]
+    pub sbom: Option<String>,
     /// Write the digest of the image's config to a file
     #[arg(long, value_name = "FILE", requires = "tags")]
     pub iidfile: Option<PathBuf>,

@@ -12,7 +12,11 @@ use crate::output;
 pub fn open_project(path: &Path, selection: &ProjectSelection) -> Result<Project, Failure> {
     let config = match &selection.config {
         Some(config) => config.clone(),
-        None => find_config(path).map_err(project_failure)?,
+        None => find_config(path).map_err(|error| {
+            let is_context = ["Dockerfile", "dockerfile"].iter().any(|name| path.join(name).is_file());
+            let hint = "its Dockerfile alone is built with a name for the image: `-t NAME:TAG`";
+            project_failure(error).maybe_hint(is_context.then(|| hint.to_string()))
+        })?,
     };
     let project = load(&config, selection.env.as_deref()).map_err(project_failure)?;
     for warning in &project.warnings {

@@ -274,6 +274,10 @@ pub fn parse_pairs(pairs: &[String], flag: &str) -> Result<BTreeMap<String, Stri
                 // Docker leaves an argument alone that the environment does not have.
                 values.extend(std::env::var(pair).ok().map(|value| (pair.clone(), value)));
             }
+            // As with Docker.
+            None if flag == "--label" && !pair.is_empty() => {
+                values.insert(pair.clone(), String::new());
+            }
             _ => return Err(Failure::new(format!("{flag} `{pair}` is not NAME=VALUE"))),
         }
     }

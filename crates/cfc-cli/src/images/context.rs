@@ -46,11 +46,17 @@ impl ImageContext {
             (Some(file), None) if is_remote => (in_given(given.as_ref(), file)?, None),
             (Some(file), None) => (file.clone(), None),
             (None, Some(dockerfile)) => (dockerfile, None),
-            (None, None) if is_remote => (in_given(given.as_ref(), Path::new("Dockerfile"))?, None),
-            (None, None) => (directory.join("Dockerfile"), None),
+            (None, None) if is_remote => (in_given(given.as_ref(), usual_name(&directory))?, None),
+            (None, None) => (directory.join(usual_name(&directory)), None),
         };
         Ok(ImageContext { directory, dockerfile, _given: given, _dockerfile: kept })
     }
+}
+
+/// What the Dockerfile of a context is called where nobody says so: BuildKit takes it in small letters too.
+fn usual_name(directory: &Path) -> &'static Path {
+    let has = |name: &str| directory.join(name).symlink_metadata().is_ok();
+    Path::new(if has("dockerfile") && !has("Dockerfile") { "dockerfile" } else { "Dockerfile" })
 }
 
 /// A Dockerfile of a context that somebody else made.
