@@ -16,6 +16,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("cfc-store", &[]),
     ("cfc-plan", &["cfc-dockerfile"]),
     ("cfc-build-native", &["cfc-plan", "cfc-dockerfile", "cfc-store", "cfc-sandbox", "cfc-egress"]),
+    ("cfc-build-buildkit", &["cfc-plan", "cfc-dockerfile", "cfc-store"]),
     ("cfc-transfer", &["cfc-store"]),
     ("cfc-runtime", &["cfc-scheduler", "cfc-store", "cfc-sandbox", "cfc-relay", "cfc-transfer"]),
     ("cfc-engine", &["cfc-runtime", "cfc-scheduler", "cfc-egress"]),

@@ -23,7 +23,11 @@ impl Engine {
     pub fn start_with(directory: PathBuf, data: &Path) -> Option<Engine> {
         fs::create_dir_all(&directory).expect("writable");
         let log = fs::File::create(directory.join("log")).expect("writable");
-        let process = Command::new("dockerd")
+        // Another engine than the system's, with the programs beside it that it needs.
+        let program = std::env::var("CFC_DOCKERD").unwrap_or_else(|_| "dockerd".to_string());
+        let beside = Path::new(&program).parent().map(|parent| parent.display().to_string()).unwrap_or_default();
+        let process = Command::new(&program)
+            .env("PATH", format!("{beside}:{}", std::env::var("PATH").unwrap_or_default()))
             .arg("--data-root")
             .arg(data)
             .arg("--exec-root")
@@ -52,6 +56,24 @@ impl Engine {
         let log = fs::read_to_string(engine.directory.join("log")).unwrap_or_default();
         skipped(&format!("dockerd does not start here: {}", log.lines().last().unwrap_or_default()));
         None
+    }
+
+    /// Where the BuildKit in it is, for `cfc build --buildkit-addr`.
+    pub fn buildkit_address(&self) -> String {
+        format!("docker://{}", self.directory.join("socket").display())
+    }
+
+    /// Whether the BuildKit in it is older than merged filesystems (23.0).
+    pub fn is_old(&self) -> bool {
+        let output = self.docker().args(["version", "--format", "{{.Server.Version}}"]).output();
+        let version = String::from_utf8(output.expect("docker runs").stdout).expect("text");
+        version.split('.').next().and_then(|major| major.parse::<u32>().ok()).is_some_and(|major| major < 23)
+    }
+
+    /// What it has of the images called `name`, a line each.
+    pub fn images(&self, name: &str) -> String {
+        let output = self.docker().args(["image", "ls", "--format", "{{.Repository}}:{{.Tag}}", name]).output();
+        String::from_utf8(output.expect("docker runs").stdout).expect("text")
     }
 
     /// Its client.

@@ -10,6 +10,7 @@
 //!   config          the image's config and history
 //!   report          what is said when the build fails, or what is warned of when it does not
 //!   output          what is printed instead of an image (`--check`, `--call`)
+//!   buildkit        what daemons make otherwise of our own LLB (see `buildkit.rs`)
 //!   engine          what the BuildKit at hand does otherwise, and why (see `golden_engine.rs`)
 //! ```
 //!

@@ -3,6 +3,7 @@
 mod add;
 mod arrows;
 mod bases;
+mod buildkit;
 mod clock;
 mod contexts;
 mod descriptors;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use cfc_oci::{Descriptor, History, ImageConfig, Manifest, media_type};
+use cfc_oci::{Descriptor, Manifest, media_type};
 use cfc_plan::{
     BuildError, BuildProgress, Builder, BuiltImage, Context, ContextName, Copy, CopySource, Downloads, Node, NodeId,
     NodeOutcome, Op, Plan, Run,
@@ -530,9 +530,7 @@ impl Session<'_> {
         let encoded = layers.iter().map(|layer| self.encoded(layer)).collect::<Result<Vec<_>>>()?;
         let made = layers.iter().zip(&encoded).map(|(layer, encoded)| as_made(layer, encoded).clone()).collect();
         let layers = encoded;
-        let mut config = self.plan.config.clone();
-        config.rootfs.diff_ids = layers.iter().map(|layer| layer.diff_id.clone()).collect();
-        complete_history(&mut config);
+        let config = self.plan.finished_config(layers.iter().map(|layer| layer.diff_id.clone()).collect());
         let blobs = self.store.blobs();
         let config_bytes = config.to_bytes();
         fail_at("build.assemble.config")?;
@@ -583,24 +581,5 @@ pub(crate) fn image_layers(store: &Store, manifest: &Descriptor) -> Result<Vec<L
         return Err(Failure::new(message).hint("the image is damaged: pull or build it again"));
     }
     let layers = diff_ids.into_iter().zip(blobs);
-    Ok(layers.map(|(diff_id, blob)| Layer { diff_id, blob: in_oci_terms(blob), encoding: None }).collect())
-}
-
-/// An OCI manifest names its layers by OCI's types; Docker's twins are the same bytes.
-fn in_oci_terms(blob: Descriptor) -> Descriptor {
-    let media_type = match blob.media_type.as_str() {
-        media_type::DOCKER_LAYER_GZIP => media_type::LAYER_GZIP,
-        media_type::DOCKER_LAYER => media_type::LAYER,
-        other => other,
-    };
-    Descriptor { media_type: media_type.to_string(), ..blob }
-}
-
-/// A base image may come without history. Tools count: there is one entry without `empty_layer` a layer.
-fn complete_history(config: &mut ImageConfig) {
-    let n_layers = config.rootfs.diff_ids.len();
-    let n_entries = config.history.iter().filter(|entry| !entry.empty_layer).count();
-    let missing = History { comment: Some("a layer of the base image".to_string()), ..History::default() };
-    let missing = std::iter::repeat_n(missing, n_layers.saturating_sub(n_entries));
-    config.history.splice(0..0, missing);
+    Ok(layers.map(|(diff_id, blob)| Layer { diff_id, blob: blob.in_oci_terms(), encoding: None }).collect())
 }

@@ -130,6 +130,16 @@ pub struct Build {
     /// A limit of the processes of `RUN` steps: `nofile=1024:4096`
     #[arg(long = "ulimit", value_name = "NAME=SOFT[:HARD]")]
     pub ulimits: Vec<String>,
+    /// Who carries the steps out: this machine, or a BuildKit daemon
+    #[arg(long, value_name = "native|buildkit", value_parser = ["native", "buildkit"], default_value = "native")]
+    pub builder: String,
+    /// Where the BuildKit daemon is: unix://SOCKET, tcp://HOST:PORT, or docker://[SOCKET|HOST:PORT] for the one in Docker's
+    /// engine [default: unix:///run/buildkit/buildkitd.sock]
+    #[arg(long, value_name = "ADDRESS", env = "BUILDKIT_HOST")]
+    pub buildkit_addr: Option<String>,
+    /// The directory of ca.pem, cert.pem and key.pem for the daemon's port
+    #[arg(long, value_name = "DIR")]
+    pub buildkit_tls_dir: Option<PathBuf>,
     /// Build twice without cache, and name the first file that does not come out the same and the step that wrote it
     #[arg(long)]
     pub verify: bool,

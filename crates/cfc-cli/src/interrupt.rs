@@ -5,7 +5,6 @@ use std::process::exit;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use cfc_build_native::Stopper;
 use cfc_store::Store;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -14,9 +13,12 @@ use crate::screen;
 static IS_INTERRUPTED: AtomicBool = AtomicBool::new(false);
 static UNFINISHED: Mutex<Unfinished> = Mutex::new(Unfinished { builds: Vec::new(), files: Vec::new() });
 
+/// Ends what a build runs.
+type Stop = Box<dyn Fn() + Send>;
+
 /// What has to go when we are interrupted.
 struct Unfinished {
-    builds: Vec<Option<(Store, Stopper)>>,
+    builds: Vec<Option<(Store, Stop)>>,
     files: Vec<PathBuf>,
 }
 
@@ -77,8 +79,8 @@ fn end(code: i32) -> ! {
     screen::close();
     screen::tell("interrupted: what was finished is kept, and the next build goes on from there");
     let unfinished = lock();
-    for (store, stopper) in unfinished.builds.iter().flatten() {
-        stopper.stop();
+    for (store, stop) in unfinished.builds.iter().flatten() {
+        stop();
         store.abandon_unfinished();
     }
     unfinished.files.iter().for_each(|path| remove(path));
@@ -100,11 +102,11 @@ pub struct Interruptible {
     number: usize,
 }
 
-/// An interrupt ends this build, which keeps what is unfinished in `store`.
-pub fn ends(store: &Store, stopper: Stopper) -> Interruptible {
+/// An interrupt ends this build by `stop`; it keeps what is unfinished in `store`.
+pub fn ends(store: &Store, stop: impl Fn() + Send + 'static) -> Interruptible {
     let mut unfinished = lock();
     let number = unfinished.builds.len();
-    unfinished.builds.push(Some((store.clone(), stopper)));
+    unfinished.builds.push(Some((store.clone(), Box::new(stop))));
     Interruptible { number }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Digest, Platform};
+use crate::{Digest, Platform, media_type};
 
 /// Names content by media type, digest and size.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,5 +46,15 @@ impl Descriptor {
             platform: None,
             artifact_type: None,
         }
+    }
+
+    /// As an OCI manifest names a layer: Docker's types have twins there, for the same bytes.
+    pub fn in_oci_terms(self) -> Descriptor {
+        let media_type = match self.media_type.as_str() {
+            media_type::DOCKER_LAYER_GZIP => media_type::LAYER_GZIP,
+            media_type::DOCKER_LAYER => media_type::LAYER,
+            other => other,
+        };
+        Descriptor { media_type: media_type.to_string(), ..self }
     }
 }

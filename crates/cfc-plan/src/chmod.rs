@@ -1,5 +1,7 @@
 //! [`ModeChange`]: the value of `--chmod`, octal or symbolic.
 
+use std::fmt;
+
 use serde::Serialize;
 
 const ALL: u32 = 0o777;
@@ -57,6 +59,40 @@ impl ModeChange {
             ModeChange::Bits(bits) => *bits,
             ModeChange::Changes(changes) => changes.iter().fold(mode, |mode, change| change.apply(mode, is_directory)),
         }
+    }
+}
+
+/// As [`ModeChange::parse`] reads it.
+impl fmt::Display for ModeChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ModeChange::Bits(bits) => write!(f, "{bits:o}"),
+            ModeChange::Changes(changes) => {
+                let clauses: Vec<String> = changes.iter().map(SymbolicChange::to_string).collect();
+                f.write_str(&clauses.join(","))
+            }
+        }
+    }
+}
+
+impl fmt::Display for SymbolicChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let groups = |mask: u32| {
+            let letters = [(0o700, 'u'), (0o070, 'g'), (0o007, 'o')];
+            letters.into_iter().filter(move |(bits, _)| mask & bits != 0).map(|(_, letter)| letter).collect::<String>()
+        };
+        let operator = match self.operator {
+            Operator::Add => '+',
+            Operator::Remove => '-',
+            Operator::Set => '=',
+        };
+        write!(f, "{}{operator}", groups(self.who))?;
+        let letters = [(0o444, 'r'), (0o222, 'w'), (0o111, 'x'), (0o6000, 's'), (0o1000, 't')];
+        letters.iter().filter(|(bits, _)| self.bits & bits != 0).try_for_each(|(_, letter)| write!(f, "{letter}"))?;
+        if self.is_conditional_execute {
+            f.write_str("X")?;
+        }
+        self.copied_from.map_or(Ok(()), |mask| f.write_str(&groups(mask)))
     }
 }
 
@@ -154,6 +190,13 @@ mod tests {
         for (text, mode, is_directory, expected) in cases {
             let change = ModeChange::parse(text).expect(text);
             assert_eq!(change.apply(mode, is_directory), expected, "{text} of {mode:o}");
+        }
+    }
+
+    #[test]
+    fn changes_are_written_as_they_are_read() {
+        for text in ["755", "1777", "ugo+x", "u=rwX,go=rX", "g=u", "u+s,g-r,g+x", "o=", "ugo+t"] {
+            assert_eq!(ModeChange::parse(text).expect(text).to_string(), text);
         }
     }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use cfc_dockerfile::{IgnoreFile, Sharing, Span};
-use cfc_oci::{Descriptor, Digest, ImageConfig, Platform};
+use cfc_oci::{Descriptor, Digest, History, ImageConfig, Platform};
 use serde::Serialize;
 
 use crate::{ContextName, ExtraHost, GitSource, LintWarning, ModeChange, NamedContext, RunSettings, Ulimit, UrlSource};
@@ -116,6 +116,18 @@ impl Plan {
     /// The node called `id`.
     pub fn node(&self, id: NodeId) -> &Node {
         &self.nodes[id.0]
+    }
+
+    /// The image's config with the layers that were made, those of the base image first.
+    pub fn finished_config(&self, diff_ids: Vec<Digest>) -> ImageConfig {
+        let mut config = self.config.clone();
+        // A base image may come without history. Tools count: there is one entry without `empty_layer` a layer.
+        let n_entries = config.history.iter().filter(|entry| !entry.empty_layer).count();
+        let missing = History { comment: Some("a layer of the base image".to_string()), ..History::default() };
+        let missing = std::iter::repeat_n(missing, diff_ids.len().saturating_sub(n_entries));
+        config.history.splice(0..0, missing);
+        config.rootfs.diff_ids = diff_ids;
+        config
     }
 }
 

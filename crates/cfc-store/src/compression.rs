@@ -75,6 +75,11 @@ impl Encoding {
         self.compression
     }
 
+    /// How hard they are compressed; none for the compression's usual level.
+    pub fn level(self) -> Option<i32> {
+        self.level
+    }
+
     /// What layers are written in that are to have this encoding in an image. An eStargz has more in it than the layer, and so
     /// another `diff_id`: building upon it would make other layers than with other encodings.
     pub fn while_building(self) -> Encoding {

@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use cfc_oci::Reference;
 use serde::Deserialize;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
 use crate::endpoint::Endpoint;
-use crate::{Credentials, TransferErrorKind};
+use crate::{Credentials, Options, TransferErrorKind};
 
 /// A helper may ask a person to unlock a key ring, but not forever.
 const HELPER_TIMEOUT: Duration = Duration::from_secs(60);
@@ -125,6 +126,24 @@ impl Login {
     fn nobody(why: &str) -> Login {
         Login { secret: Secret::Nobody, from: why.to_string() }
     }
+}
+
+/// Name and password for the registry `host`, for somebody who speaks to it in our place. An identity token has no name. None
+/// where nobody logged in, or has a token that only goes into requests.
+///
+/// # Errors
+/// When what `docker login` left behind cannot be read, or a credential helper fails.
+pub async fn login(host: &str, options: &Options) -> Result<Option<(String, String)>, TransferErrorKind> {
+    // Credentials belong to a host, whatever is asked of it.
+    let reference = format!("{host}/any/thing");
+    let reference = Reference::parse(&reference)
+        .map_err(|error| TransferErrorKind::Malformed(format!("`{host}` is no registry: {error}")))?;
+    let login = Login::find(&options.credentials, &Endpoint::of(&reference, options)?).await?;
+    Ok(match login.secret {
+        Secret::Password { username, password } => Some((username, password)),
+        Secret::IdentityToken(token) => Some((String::new(), token)),
+        Secret::Nobody | Secret::Bearer(_) => None,
+    })
 }
 
 /// The host, with its port, of the address or host that credentials are kept for.

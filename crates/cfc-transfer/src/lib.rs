@@ -23,6 +23,7 @@ mod upload;
 mod url;
 
 pub use artifact::RemoteArtifact;
+pub use credentials::login;
 pub use error::{PullError, PushError, TransferErrorKind};
 pub use options::{Credentials, Options};
 pub use progress::{NoProgress, Outcome, Progress};

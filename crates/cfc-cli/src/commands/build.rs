@@ -13,6 +13,7 @@ use crate::images::built_by;
 use crate::images::cache::{CacheFrom, CacheTo};
 use crate::images::call::Call;
 use crate::images::context::ImageContext;
+use crate::images::daemon::Daemon;
 use crate::images::named_contexts;
 use crate::images::outputs::Outputs;
 use crate::images::progress::Style;
@@ -162,6 +163,7 @@ fn common(arguments: &Build) -> Result<ImageBuild, Failure> {
         progress: style(arguments)?,
         cache_from: arguments.cache_from.iter().map(|text| CacheFrom::parse(text)).collect::<Result<_, _>>()?,
         cache_to,
+        daemon: Daemon::parse(arguments)?,
         ..ImageBuild::default()
     })
 }

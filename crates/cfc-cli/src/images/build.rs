@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use cfc_build_native::{CacheRecords, ImageError, ImageRequest, NativeBuilder, NativeOptions};
 use cfc_dockerfile::Problem;
 use cfc_oci::{Descriptor, Index, Platform, Reference, media_type};
-use cfc_plan::{BuildError, ContextName, NamedContext, RunSettings};
+use cfc_plan::{BuildError, Builder, BuiltImage, ContextName, NamedContext, RunSettings};
 use cfc_project::{Container, ImageSource};
 use cfc_store::{Encoding, Store};
 
@@ -14,6 +14,7 @@ use crate::failure::Failure;
 use crate::images::annotations::Annotations;
 use crate::images::base::StoreThenRegistry;
 use crate::images::cache::{CacheFrom, CacheTo, Mode};
+use crate::images::daemon::Daemon;
 use crate::images::network::Network;
 use crate::images::progress::{self, Progress, Style};
 use crate::images::trust::Trust;
@@ -59,6 +60,8 @@ pub struct ImageBuild {
     pub annotations: Annotations,
     /// How it is shown.
     pub progress: Style,
+    /// The daemon that carries the steps out; this machine does when there is none.
+    pub daemon: Option<Daemon>,
     /// Caches to use.
     pub cache_from: Vec<CacheFrom>,
     /// Where the build's cache goes.
@@ -200,6 +203,9 @@ fn merged(
 
 /// Builds the image for one platform.
 fn build_manifest(settings: &Settings, store: &Store, build: &ImageBuild) -> Result<Finished, Failure> {
+    if let Some(daemon) = &build.daemon {
+        return build_on(daemon, settings, store, build);
+    }
     let program = crate::server::launcher_program()?;
     let options = NativeOptions {
         no_cache: build.no_cache,
@@ -213,14 +219,9 @@ fn build_manifest(settings: &Settings, store: &Store, build: &ImageBuild) -> Res
     let mut builder = NativeBuilder::with_program(store.clone(), &program, options)
         .with_downloads(Box::new(Network))
         .with_shared_cache(sources, !build.cache_to.is_empty());
-    let bases = StoreThenRegistry { store, options: settings.transfer_options()?, pulls: build.pulls };
-    let text = cfc_build_native::read_dockerfile(&request).unwrap_or_default();
-    let dockerfile = String::from_utf8_lossy(&text).into_owned();
-    let progress = Progress::new(build.progress, dockerfile, build.dockerfile.clone());
-    let _interruptible = interrupt::ends(store, builder.stopper());
-    let image = cfc_build_native::build_image(&mut builder, &request, &bases, &progress).map_err(image_failure)?;
-    let has_built = progress.has_built();
-    drop(progress);
+    let stopper = builder.stopper();
+    let _interruptible = interrupt::ends(store, move || stopper.stop());
+    let (image, has_built) = carry_out(&mut builder, settings, store, build, &request)?;
     // The image has its inline cache already.
     let of = |to: &CacheTo| match to.is_inline() {
         true => Ok(CacheRecords::default()),
@@ -228,6 +229,31 @@ fn build_manifest(settings: &Settings, store: &Store, build: &ImageBuild) -> Res
     };
     let records = build.cache_to.iter().map(of).collect();
     Ok(Finished { image: image.manifest, has_built, records })
+}
+
+/// Builds the image for one platform on a BuildKit daemon, which keeps and sends its caches itself.
+fn build_on(daemon: &Daemon, settings: &Settings, store: &Store, build: &ImageBuild) -> Result<Finished, Failure> {
+    let mut builder = daemon.builder(settings, store, build)?;
+    let stopper = builder.stopper();
+    let _interruptible = interrupt::ends(store, move || stopper.stop());
+    let (image, has_built) = carry_out(&mut builder, settings, store, build, &build.request())?;
+    Ok(Finished { image: image.manifest, has_built, records: Vec::new() })
+}
+
+/// Has `builder` build, and shows how it goes. Says also whether a step was carried out.
+fn carry_out(
+    builder: &mut dyn Builder,
+    settings: &Settings,
+    store: &Store,
+    build: &ImageBuild,
+    request: &ImageRequest,
+) -> Result<(BuiltImage, bool), Failure> {
+    let bases = StoreThenRegistry { store, options: settings.transfer_options()?, pulls: build.pulls };
+    let text = cfc_build_native::read_dockerfile(request).unwrap_or_default();
+    let dockerfile = String::from_utf8_lossy(&text).into_owned();
+    let progress = Progress::new(build.progress, dockerfile, build.dockerfile.clone());
+    let image = cfc_build_native::build_image(builder, request, &bases, &progress).map_err(image_failure)?;
+    Ok((image, progress.has_built()))
 }
 
 /// An error of the sandbox with its hint.

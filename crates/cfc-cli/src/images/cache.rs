@@ -3,6 +3,7 @@
 //! A shared cache is an OCI manifest: its config has the records of keys and layers, its layers are those that the records
 //! name. So registries and layouts keep it as they keep images. An inline cache is an annotation of the image's manifest.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -181,7 +182,47 @@ impl CacheFrom {
     }
 }
 
+impl CacheFrom {
+    /// The same for a BuildKit daemon, which reads the cache itself: its type there, and its attributes.
+    pub fn for_daemon(&self) -> Result<(&'static str, BTreeMap<String, String>), Failure> {
+        match self {
+            CacheFrom::Registry(reference) => Ok(("registry", [("ref".to_string(), reference.to_string())].into())),
+            CacheFrom::Local(_) => Err(not_for_daemon("--cache-from type=local")),
+        }
+    }
+}
+
+/// What would have to be in the image or on this machine, where a daemon does not write it.
+fn not_for_daemon(what: &str) -> Failure {
+    Failure::new(format!("`{what}` does not go with --builder buildkit"))
+        .hint("use `type=registry,ref=NAME:TAG`, which the daemon reads and writes itself")
+}
+
 impl CacheTo {
+    /// The same for a BuildKit daemon, which writes the cache itself: its type there, and its attributes.
+    pub fn for_daemon(&self) -> Result<(&'static str, BTreeMap<String, String>), Failure> {
+        let reference = match &self.place {
+            Place::Registry(reference) => reference.to_string(),
+            Place::Local(_) => return Err(not_for_daemon("--cache-to type=local")),
+            Place::Inline => return Err(not_for_daemon("--cache-to type=inline")),
+        };
+        let mode = if self.mode == Mode::Max { "max" } else { "min" };
+        let mut attributes = vec![("ref", reference), ("mode", mode.to_string())];
+        if let Some(encoding) = self.encoding {
+            let compression = match encoding.compression() {
+                Compression::None => "uncompressed",
+                Compression::Gzip => "gzip",
+                Compression::Zstd => "zstd",
+                Compression::Estargz => "estargz",
+            };
+            attributes.push(("compression", compression.to_string()));
+            attributes.extend(encoding.level().map(|level| ("compression-level", level.to_string())));
+        }
+        let flags = [("force-compression", self.forces_encoding), ("ignore-error", self.ignores_errors)];
+        attributes.extend(flags.into_iter().filter(|(_, is_set)| *is_set).map(|(key, _)| (key, "true".to_string())));
+        Ok(("registry", attributes.into_iter().map(|(key, value)| (key.to_string(), value)).collect()))
+    }
+
     /// What `--cache-to` says.
     pub fn parse(text: &str) -> Result<CacheTo, Failure> {
         let mut fields = Fields::parse("--cache-to", text)?;

@@ -6,6 +6,7 @@ pub mod build;
 pub mod cache;
 pub mod call;
 pub mod context;
+pub mod daemon;
 mod directory;
 mod layout;
 mod limit;

@@ -1,0 +1,242 @@
+//! [`BuildkitBuilder`]: executes a plan on a BuildKit daemon, into the store.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use cfc_oci::{Descriptor, Manifest, media_type};
+use cfc_plan::{BuildError, BuildProgress, Builder, BuiltImage, Context, ContextFiles, NodeId, Op, Plan};
+use cfc_store::{Compression, Encoding, Store};
+use tokio::sync::watch;
+
+use crate::archive::{Intake, Layer, base_layers};
+use crate::connect::{Connector, TlsFiles};
+use crate::failure::{Failure, Result};
+use crate::solve::{Exporter, Outcome, Solve};
+use crate::watch::Watch;
+use crate::{Address, session};
+
+/// How to build.
+#[derive(Clone, Debug)]
+pub struct BuildkitOptions {
+    /// Where the daemon is.
+    pub address: Address,
+    /// How its port is spoken to with TLS.
+    pub tls: Option<TlsFiles>,
+    /// Carries every operation out, even those whose result is known.
+    pub no_cache: bool,
+    /// How the layers are encoded that the build makes.
+    pub encoding: Encoding,
+    /// Annotations of the manifest.
+    pub annotations: BTreeMap<String, String>,
+    /// Caches that the daemon uses.
+    pub cache_from: Vec<CacheEntry>,
+    /// Where the daemon sends the build's cache.
+    pub cache_to: Vec<CacheEntry>,
+}
+
+impl BuildkitOptions {
+    /// Builds at `address`, with nothing special about it.
+    pub fn at(address: Address) -> BuildkitOptions {
+        BuildkitOptions {
+            address,
+            tls: None,
+            no_cache: false,
+            encoding: Encoding::default(),
+            annotations: BTreeMap::new(),
+            cache_from: Vec::new(),
+            cache_to: Vec::new(),
+        }
+    }
+}
+
+/// A cache that the daemon reads or writes itself, in BuildKit's own format.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CacheEntry {
+    /// `registry`.
+    pub kind: String,
+    /// What BuildKit's documentation has for this type: `ref`, `mode`.
+    pub attributes: BTreeMap<String, String>,
+}
+
+/// Knows how we log in to registries; the daemon asks when it needs to.
+pub trait RegistryLogins: Send + Sync {
+    /// The user's name and password for `host`. With an empty name, the password is an identity token. None where there is no
+    /// login; the error says why one that is there cannot be had.
+    fn login(&self, host: &str) -> std::result::Result<Option<(String, String)>, String>;
+}
+
+/// Builds images on a daemon.
+pub struct BuildkitBuilder {
+    store: Store,
+    options: BuildkitOptions,
+    logins: Option<Arc<dyn RegistryLogins>>,
+    stop: watch::Sender<bool>,
+}
+
+/// Ends a build from another thread.
+#[derive(Clone)]
+pub struct Stopper(watch::Sender<bool>);
+
+impl Stopper {
+    /// Ends what the daemon does for us. Returns at once.
+    pub fn stop(&self) {
+        self.0.send_replace(true);
+    }
+}
+
+impl BuildkitBuilder {
+    /// A builder that keeps images in `store`.
+    pub fn new(store: Store, options: BuildkitOptions) -> BuildkitBuilder {
+        BuildkitBuilder { store, options, logins: None, stop: watch::Sender::new(false) }
+    }
+
+    /// The same builder, whose daemon may log in to registries as we do.
+    pub fn with_logins(mut self, logins: Arc<dyn RegistryLogins>) -> BuildkitBuilder {
+        self.logins = Some(logins);
+        self
+    }
+
+    /// For whoever may have to end the build.
+    pub fn stopper(&self) -> Stopper {
+        Stopper(self.stop.clone())
+    }
+}
+
+impl Builder for BuildkitBuilder {
+    fn build(
+        &mut self,
+        plan: &Plan,
+        context: &Context,
+        progress: &dyn BuildProgress,
+    ) -> std::result::Result<BuiltImage, BuildError> {
+        progress.planned(plan);
+        let whole = |failure: Failure| failure.of(plan, None);
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        let runtime = runtime.map_err(|error| whole(Failure::because("cannot start threads for the build", error)))?;
+        let built = runtime.block_on(self.carry_out(plan, context, progress));
+        // A thread that waits for a file or a pipe is not waited for.
+        runtime.shutdown_background();
+        let layers = built?;
+        self.finish(plan, &layers).map_err(whole)
+    }
+}
+
+impl BuildkitBuilder {
+    /// The layers of the image.
+    async fn carry_out(
+        &self,
+        plan: &Plan,
+        context: &Context,
+        progress: &dyn BuildProgress,
+    ) -> std::result::Result<Vec<Layer>, BuildError> {
+        let whole = |failure: Failure| failure.of(plan, None);
+        let connector = Connector::new(&self.options.address, self.options.tls.as_ref()).map_err(whole)?;
+        let channel = connector.channel().await.map_err(whole)?;
+        let manifests = || plan.nodes.iter().filter_map(|node| manifest(&node.op));
+        let bases = base_layers(&self.store, manifests()).map_err(whole)?;
+        let exporters: &[Exporter] = match self.options.address.is_engine() {
+            true => &[Exporter::Stream, Exporter::Engine],
+            false => &[Exporter::Stream],
+        };
+        let mut stopped = self.stop.subscribe();
+        for exporter in exporters {
+            let solve = Solve {
+                store: &self.store,
+                options: &self.options,
+                logins: self.logins.clone(),
+                connector: &connector,
+                channel: channel.clone(),
+                plan,
+                context,
+                exporter: *exporter,
+                intake: self.intake(plan, bases.clone()),
+            };
+            let outcome = tokio::select! {
+                outcome = solve.run(Watch::new(plan, progress)) => outcome?,
+                _ = stopped.wait_for(|is_stopped| *is_stopped) => {
+                    return Err(whole(Failure::new("the build was ended")));
+                }
+            };
+            match outcome {
+                Outcome::Built(layers) => return Ok(layers),
+                Outcome::NoSuchExporter => {}
+            }
+        }
+        let address = &self.options.address;
+        Err(whole(Failure::new(format!(
+            "the BuildKit daemon at `{address}` sends images to no client (`oci`, `moby`)"
+        ))))
+    }
+
+    fn intake(&self, plan: &Plan, bases: Vec<Layer>) -> Intake {
+        Intake {
+            store: self.store.clone(),
+            bases,
+            newest_mtime: plan.source_date_epoch,
+            encoding: self.options.encoding.while_building(),
+            address: self.options.address.to_string(),
+            no_cache: self.options.no_cache,
+        }
+    }
+
+    /// Writes config and manifest.
+    fn finish(&self, plan: &Plan, layers: &[Layer]) -> Result<BuiltImage> {
+        let layers = layers.iter().map(|layer| self.encoded(layer)).collect::<Result<Vec<_>>>()?;
+        let config = plan.finished_config(layers.iter().map(|layer| layer.diff_id.clone()).collect());
+        let blobs = self.store.blobs();
+        let bytes = config.to_bytes();
+        let config_blob = Descriptor::new(media_type::CONFIG, blobs.put(&bytes)?, bytes.len() as u64);
+        let layer_blobs = layers.iter().map(|layer| layer.blob.clone()).collect();
+        let annotations = self.options.annotations.clone();
+        let bytes = Manifest { annotations, ..Manifest::new(config_blob, layer_blobs) }.to_bytes();
+        let manifest = Descriptor::new(media_type::MANIFEST, blobs.put(&bytes)?, bytes.len() as u64);
+        Ok(BuiltImage { manifest, config })
+    }
+
+    /// An eStargz is made of a finished layer; the base image's layers stay as they are.
+    fn encoded(&self, layer: &Layer) -> Result<Layer> {
+        if self.options.encoding.compression() != Compression::Estargz || !layer.is_ours {
+            return Ok(layer.clone());
+        }
+        let made = self.store.encode_layer(&layer.diff_id, &layer.blob, self.options.encoding)?;
+        Ok(Layer { diff_id: made.diff_id, blob: made.descriptor, ..layer.clone() })
+    }
+}
+
+fn manifest(op: &Op) -> Option<&Descriptor> {
+    match op {
+        Op::Image { manifest, .. } => Some(manifest),
+        _ => None,
+    }
+}
+
+/// The base images of a plan.
+pub(crate) fn images(plan: &Plan) -> impl Iterator<Item = (NodeId, &Descriptor, &str)> {
+    plan.nodes.iter().enumerate().filter_map(|(index, node)| match &node.op {
+        Op::Image { manifest, reference } => Some((NodeId(index), manifest, reference.as_str())),
+        _ => None,
+    })
+}
+
+/// The build contexts that are directories of this machine, by the names that they have in the session.
+pub(crate) fn local_files(context: &Context) -> BTreeMap<String, session::LocalFiles> {
+    let named = context.named.iter().filter_map(|(name, named)| match &named.files {
+        ContextFiles::Directory(directory) => {
+            let ignore = named.ignore.as_ref().map(|ignore| ignore.file.clone());
+            Some((name.to_string(), session::LocalFiles { directory: directory.clone(), ignore }))
+        }
+        ContextFiles::Git(_) | ContextFiles::Url(_) => None,
+    });
+    let ignore = context.ignore.as_ref().map(|ignore| ignore.file.clone());
+    let own = session::LocalFiles { directory: context.directory.clone(), ignore };
+    named.chain([(crate::lowering::CONTEXT.to_string(), own)]).collect()
+}
+
+/// The blobs of the base images, which the daemon may read.
+pub(crate) fn shown_blobs(store: &Store, plan: &Plan) -> Result<BTreeSet<cfc_oci::Digest>> {
+    let mut shown = BTreeSet::new();
+    for (_, manifest, _) in images(plan) {
+        shown.extend(store.blobs_of(manifest)?.into_iter().map(|blob| blob.digest));
+    }
+    Ok(shown)
+}

@@ -1,0 +1,165 @@
+//! [`Engine`]: the few things that are asked of Docker's engine itself, since the BuildKit in it neither takes images from a
+//! client nor gives them to one.
+
+use std::io::{Read, Write};
+
+use bytes::Bytes;
+use cfc_oci::{Descriptor, Reference};
+use cfc_store::{ArchiveKind, Store};
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Empty, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper_util::rt::TokioIo;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+use crate::connect::Connector;
+use crate::failure::{Failure, Result};
+
+/// How much of an archive is sent at once, in bytes.
+const PIECE_BYTES: usize = 256 << 10;
+/// More of an answer to a failure is not shown.
+const MAX_ANSWER_BYTES: usize = 4096;
+
+type Body = BoxBody<Bytes, std::io::Error>;
+
+/// Docker's engine.
+pub(crate) struct Engine<'a>(pub(crate) &'a Connector);
+
+impl Engine<'_> {
+    /// Gives the engine the image `manifest` of the store, under a name that says which it is. Returns the name. The engine
+    /// keeps it: the next build finds it there.
+    pub(crate) async fn give(&self, store: &Store, manifest: &Descriptor) -> Result<String> {
+        let name = format!("cfc-base:{}", manifest.digest.hex());
+        let what = format!("take the base image `{name}`");
+        let answer = self.ask(Method::GET, &format!("/images/{name}/json"), empty()).await?;
+        if answer.status() == StatusCode::OK {
+            return Ok(format!("docker.io/library/{name}"));
+        }
+        let reference: Reference = name.parse().map_err(|error| Failure::because(what.clone(), error))?;
+        let (sender, receiver) = mpsc::channel(4);
+        let (store, manifest) = (store.clone(), manifest.clone());
+        let written = tokio::task::spawn_blocking(move || {
+            let output = Pieces { sender, piece: Vec::with_capacity(PIECE_BYTES) };
+            store.export_archive(&manifest, &[reference], ArchiveKind::Docker, output)
+        });
+        let body = StreamBody::new(ReceiverStream::new(receiver));
+        let answer = self.ask(Method::POST, "/images/load?quiet=1", BodyExt::boxed(body)).await;
+        // Whoever could not read the image knows better why than who did not get it.
+        match written.await {
+            Ok(Err(error)) if answer.as_ref().is_ok_and(|answer| !answer.status().is_success()) => {
+                return Err(error.into());
+            }
+            _ => {}
+        }
+        let text = self.succeeded(answer?, &what).await?;
+        match text.contains("\"error\"") {
+            true => Err(self.cannot(&what, &text)),
+            false => Ok(format!("docker.io/library/{name}")),
+        }
+    }
+
+    /// The archive of the image called `name`.
+    pub(crate) async fn save(&self, name: &str) -> Result<impl Read + Send + 'static> {
+        let mut answer = self.ask(Method::GET, &format!("/images/{name}/get"), empty()).await?;
+        if !answer.status().is_success() {
+            let what = format!("give the image `{name}`");
+            return Err(match self.succeeded(answer, &what).await {
+                Err(failure) => failure,
+                Ok(text) => self.cannot(&what, &text),
+            });
+        }
+        let (sender, receiver) = std::sync::mpsc::sync_channel(16);
+        tokio::spawn(async move {
+            while let Some(frame) = answer.frame().await {
+                let piece = frame.map(|frame| frame.into_data().unwrap_or_default()).map_err(std::io::Error::other);
+                let is_over = piece.is_err();
+                let sender = sender.clone();
+                let sent = tokio::task::spawn_blocking(move || sender.send(piece)).await;
+                if is_over || !matches!(sent, Ok(Ok(()))) {
+                    return;
+                }
+            }
+        });
+        Ok(Saved { receiver, piece: Bytes::new() })
+    }
+
+    /// Takes the name from an image; the image goes, too, when it has no other. That it could not be done is only logged.
+    pub(crate) async fn forget(&self, name: &str) {
+        match self.ask(Method::DELETE, &format!("/images/{name}"), empty()).await {
+            Ok(answer) if answer.status().is_success() || answer.status() == StatusCode::NOT_FOUND => {}
+            Ok(answer) => tracing::warn!(name, status = %answer.status(), "the engine keeps an image that it was lent"),
+            Err(failure) => tracing::warn!(name, error = failure.message, "the engine keeps an image that it was lent"),
+        }
+    }
+
+    async fn ask(&self, method: Method, path: &str, body: Body) -> Result<Response<Incoming>> {
+        let unreachable = |error: &dyn std::fmt::Display| self.0.unreachable(&error.to_string());
+        let stream = self.0.open().await.map_err(|error| unreachable(&error))?;
+        let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
+        let (mut sender, connection) = handshake.map_err(|error| unreachable(&error))?;
+        tokio::spawn(connection);
+        let request = Request::builder().method(method).uri(path).header(header::HOST, "docker");
+        let request = request.header(header::CONTENT_TYPE, "application/x-tar").body(body);
+        let request = request.map_err(|error| Failure::because("a malformed request", error))?;
+        sender.send_request(request).await.map_err(|error| unreachable(&error))
+    }
+
+    async fn succeeded(&self, answer: Response<Incoming>, what: &str) -> Result<String> {
+        let status = answer.status();
+        let bytes = answer.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes[..bytes.len().min(MAX_ANSWER_BYTES)]).trim().to_string();
+        if status.is_success() { Ok(text) } else { Err(self.cannot(what, &text)) }
+    }
+
+    fn cannot(&self, what: &str, text: &str) -> Failure {
+        crate::failure::refused(&self.0.address().to_string(), what, &tonic::Status::unknown(text))
+    }
+}
+
+fn empty() -> Body {
+    Empty::new().map_err(|never| match never {}).boxed()
+}
+
+/// Sends what is written, piece by piece.
+struct Pieces {
+    sender: mpsc::Sender<std::io::Result<Frame<Bytes>>>,
+    piece: Vec<u8>,
+}
+
+impl Write for Pieces {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.piece.extend_from_slice(bytes);
+        if self.piece.len() >= PIECE_BYTES {
+            self.flush()?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        let piece = std::mem::replace(&mut self.piece, Vec::with_capacity(PIECE_BYTES));
+        let sent = self.sender.blocking_send(Ok(Frame::data(Bytes::from(piece))));
+        sent.map_err(|_| std::io::Error::other("nobody takes the archive any more"))
+    }
+}
+
+/// An archive on its way.
+struct Saved {
+    receiver: std::sync::mpsc::Receiver<std::io::Result<Bytes>>,
+    piece: Bytes,
+}
+
+impl Read for Saved {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        while self.piece.is_empty() {
+            match self.receiver.recv() {
+                Ok(piece) => self.piece = piece?,
+                Err(std::sync::mpsc::RecvError) => return Ok(0),
+            }
+        }
+        let length = buffer.len().min(self.piece.len());
+        buffer[..length].copy_from_slice(&self.piece.split_to(length));
+        Ok(length)
+    }
+}

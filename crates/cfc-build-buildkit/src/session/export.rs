@@ -1,0 +1,74 @@
+//! What comes back: the archive of the image, piece by piece, handed to whoever takes it apart.
+
+use std::io::{self, Read};
+use std::sync::mpsc;
+use std::sync::{Mutex, PoisonError};
+
+use bollard_buildkit_proto::moby::filesync::v1 as proto;
+use tonic::{Request, Response, Status, Streaming};
+
+/// How many pieces wait to be read: the daemon waits then, too.
+const WAITING: usize = 64;
+/// What the daemon is told, and tells us, when we gave an archive up.
+pub(crate) const NOBODY_TAKES_IT: &str = "nobody takes the archive any more";
+
+/// Takes the archive, once.
+pub(crate) struct Export(Mutex<Option<mpsc::SyncSender<Vec<u8>>>>);
+
+/// The archive as it comes. Ends where the daemon ends it; only the answer to the build says whether it is whole.
+pub(crate) struct Received {
+    pieces: mpsc::Receiver<Vec<u8>>,
+    piece: Vec<u8>,
+    read: usize,
+}
+
+impl Export {
+    /// The two ends.
+    pub(crate) fn new() -> (Export, Received) {
+        let (sender, pieces) = mpsc::sync_channel(WAITING);
+        (Export(Mutex::new(Some(sender))), Received { pieces, piece: Vec::new(), read: 0 })
+    }
+
+    /// One that takes nothing.
+    pub(crate) fn closed() -> Export {
+        Export(Mutex::new(None))
+    }
+}
+
+impl Read for Received {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.read == self.piece.len() {
+            match self.pieces.recv() {
+                Ok(piece) => (self.piece, self.read) = (piece, 0),
+                Err(mpsc::RecvError) => return Ok(0),
+            }
+        }
+        let length = buffer.len().min(self.piece.len() - self.read);
+        buffer[..length].copy_from_slice(&self.piece[self.read..self.read + length]);
+        self.read += length;
+        Ok(length)
+    }
+}
+
+#[tonic::async_trait]
+impl proto::file_send_server::FileSend for Export {
+    type DiffCopyStream = tokio_stream::Empty<Result<proto::BytesMessage, Status>>;
+
+    async fn diff_copy(
+        &self,
+        request: Request<Streaming<proto::BytesMessage>>,
+    ) -> Result<Response<Self::DiffCopyStream>, Status> {
+        let sender = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let sender = sender.ok_or_else(|| Status::already_exists("an archive was taken already"))?;
+        let mut incoming = request.into_inner();
+        while let Some(message) = incoming.message().await? {
+            let sender = sender.clone();
+            let sent = tokio::task::spawn_blocking(move || sender.send(message.data)).await;
+            let is_taken = matches!(sent, Ok(Ok(())));
+            if !is_taken {
+                return Err(Status::cancelled(NOBODY_TAKES_IT));
+            }
+        }
+        Ok(Response::new(tokio_stream::empty()))
+    }
+}

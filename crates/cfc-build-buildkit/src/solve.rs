@@ -1,0 +1,371 @@
+//! [`Solve`]: one build, from the open channel to the layers that came back.
+//!
+//! ```text
+//! Session ─ what the daemon asks of us ──────────────────────────────────────┐
+//! Control.Solve ─ begins without a definition, so that we drive the build: ──┤ until it is exported
+//!   LLBBridge.Ping ─ what the daemon can do                                  │
+//!   LLBBridge.Solve ─ the plan, in words that it knows                       │
+//!   LLBBridge.Return ─ that is the result; now it is exported                │
+//! Control.Status ─ how it goes ──────────────────────────────────────────────┘
+//! ```
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
+use std::io::Read;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bollard_buildkit_proto::google::rpc::Status as RpcStatus;
+use bollard_buildkit_proto::moby::buildkit::v1 as control;
+use bollard_buildkit_proto::moby::buildkit::v1::control_client::ControlClient;
+use bollard_buildkit_proto::moby::buildkit::v1::frontend;
+use bollard_buildkit_proto::moby::buildkit::v1::frontend::llb_bridge_client::LlbBridgeClient;
+use cfc_oci::{Digest, Reference};
+use cfc_plan::{BuildError, Context, NodeId, Op, Plan, RunNetwork};
+use cfc_store::Store;
+use tonic::metadata::MetadataValue;
+use tonic::transport::Channel;
+use tonic::{Request, Status};
+
+use crate::archive::{Intake, Layer, base_layers};
+use crate::builder::{RegistryLogins, images, local_files, shown_blobs};
+use crate::capabilities::{self as can, Capabilities};
+use crate::connect::Connector;
+use crate::engine::Engine;
+use crate::failure::{Failure, Result, refused};
+use crate::lowering::{Base, BaseSource, Lowered, Lowering};
+use crate::session::{Auth, Content, Export, Files, Secrets, Services, Session, Ssh};
+use crate::watch::Watch;
+use crate::{BuildkitOptions, CacheEntry};
+
+/// Says to which build a call belongs.
+const BUILD_ID: &str = "buildkit-controlapi-buildid";
+/// Between two questions how a build goes that the daemon does not know of.
+const BEFORE_ASKING_AGAIN: Duration = Duration::from_millis(50);
+/// How long the last words of a build are waited for.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// How an image comes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exporter {
+    /// As an OCI archive over the session.
+    Stream,
+    /// By way of the images of Docker's engine.
+    Engine,
+}
+
+/// How a build ended well.
+pub(crate) enum Outcome {
+    Built(Vec<Layer>),
+    /// The daemon has another way to give images away.
+    NoSuchExporter,
+}
+
+/// One build.
+pub(crate) struct Solve<'a> {
+    pub(crate) store: &'a Store,
+    pub(crate) options: &'a BuildkitOptions,
+    pub(crate) logins: Option<Arc<dyn RegistryLogins>>,
+    pub(crate) connector: &'a Connector,
+    pub(crate) channel: Channel,
+    pub(crate) plan: &'a Plan,
+    pub(crate) context: &'a Context,
+    pub(crate) exporter: Exporter,
+    pub(crate) intake: Intake,
+}
+
+/// Why a build cannot go on from our side.
+enum Refusal {
+    Node(NodeId, Failure),
+    /// The daemon knows, and says it with the answer to the build.
+    Daemon,
+}
+
+impl Solve<'_> {
+    /// Carries it out.
+    pub(crate) async fn run(self, watch: Watch<'_>) -> std::result::Result<Outcome, BuildError> {
+        let plan = self.plan;
+        let whole = |failure: Failure| failure.of(plan, None);
+        let id = uuid::Uuid::new_v4().simple().to_string();
+        let (export, received) = Export::new();
+        let (taking, export) = match self.exporter {
+            Exporter::Stream => (Some(self.taking(received)), export),
+            Exporter::Engine => (None, Export::closed()),
+        };
+        let services = self.services(export).map_err(whole)?;
+        let session = Session::open(self.channel.clone(), &self.address(), &id, services).await.map_err(whole)?;
+        let (watch, below) = (RefCell::new(watch), RefCell::new(Vec::new()));
+        let solved = self.solve(&id, &watch, &below).await;
+        let answer = match solved {
+            Ok(answer) => answer,
+            Err(Refusal::Node(node, failure)) => return Err(watch.into_inner().refuse(node, failure)),
+            Err(Refusal::Daemon) => unreachable!("the answer to the build is waited for"),
+        };
+        drop(session);
+        let layers = match (answer, taking) {
+            (Err(status), _) if self.has_no_such_exporter(&status) => return Ok(Outcome::NoSuchExporter),
+            (Err(status), taking) => return Err(self.failure(status, taking, watch.into_inner()).await),
+            (Ok(_), Some(taking)) => taken(taking.await),
+            (Ok(_), None) => self.fetch(&id).await,
+        };
+        let layers = below.into_inner().into_iter().chain(layers.map_err(whole)?).collect();
+        watch.into_inner().succeed();
+        Ok(Outcome::Built(layers))
+    }
+
+    fn address(&self) -> String {
+        self.options.address.to_string()
+    }
+
+    fn services(&self, export: Export) -> Result<Services> {
+        Ok(Services {
+            files: Files(local_files(self.context)),
+            export,
+            auth: Auth(self.logins.clone()),
+            secrets: Secrets(self.context.secrets.clone()),
+            ssh: Ssh(self.context.ssh.clone()),
+            content: Content::new(self.store.blobs(), shown_blobs(self.store, self.plan)?),
+        })
+    }
+
+    /// Takes an archive apart on a thread of its own.
+    fn taking(&self, archive: impl Read + Send + 'static) -> tokio::task::JoinHandle<Result<Vec<Layer>>> {
+        let intake = self.intake.clone();
+        tokio::task::spawn_blocking(move || intake.take(archive))
+    }
+
+    /// Begins, drives and follows the build. The daemon's answer to it, or why it did not get that far.
+    async fn solve(
+        &self,
+        id: &str,
+        watch: &RefCell<Watch<'_>>,
+        below: &RefCell<Vec<Layer>>,
+    ) -> std::result::Result<std::result::Result<control::SolveResponse, Status>, Refusal> {
+        let mut client = ControlClient::new(self.channel.clone());
+        let solving = client.solve(self.request(id));
+        let driving = self.drive(id, watch, below);
+        let following = self.follow(id, watch);
+        tokio::pin!(solving, driving, following);
+        let (mut is_driven, mut is_followed) = (false, false);
+        let answer = loop {
+            tokio::select! {
+                answer = &mut solving => break answer,
+                driven = &mut driving, if !is_driven => {
+                    is_driven = true;
+                    match driven {
+                        Ok(()) | Err(Refusal::Daemon) => {}
+                        Err(refusal) => return Err(refusal),
+                    }
+                }
+                () = &mut following, if !is_followed => is_followed = true,
+            }
+        };
+        if !is_followed {
+            let _ = tokio::time::timeout(LAST_WORDS, following).await;
+        }
+        Ok(answer.map(tonic::Response::into_inner))
+    }
+
+    fn request(&self, id: &str) -> control::SolveRequest {
+        let (exporter, attributes) = match self.exporter {
+            Exporter::Stream => ("oci", vec![("compression", "uncompressed".to_string())]),
+            Exporter::Engine => ("moby", vec![("name", image_name(id))]),
+        };
+        let mut entitlements = Vec::new();
+        for node in &self.plan.nodes {
+            let Op::Run(run) = &node.op else { continue };
+            entitlements.extend((run.network == RunNetwork::Host).then_some("network.host"));
+            entitlements.extend(run.is_insecure.then_some("security.insecure"));
+        }
+        entitlements.dedup();
+        let exports = self
+            .options
+            .cache_to
+            .iter()
+            .map(|entry| control::CacheOptionsEntry { r#type: entry.kind.clone(), attrs: attributes_of(entry) });
+        control::SolveRequest {
+            r#ref: id.to_string(),
+            session: id.to_string(),
+            // Newer daemons have a list of them, and take these as well.
+            exporter_deprecated: exporter.to_string(),
+            exporter_attrs_deprecated: attributes.into_iter().map(|(key, value)| (key.to_string(), value)).collect(),
+            entitlements: entitlements.into_iter().map(str::to_string).collect(),
+            cache: Some(control::CacheOptions { exports: exports.collect(), ..<_>::default() }),
+            ..control::SolveRequest::default()
+        }
+    }
+
+    /// Asks the daemon what it can do, and has it do the plan.
+    async fn drive(
+        &self,
+        id: &str,
+        watch: &RefCell<Watch<'_>>,
+        below: &RefCell<Vec<Layer>>,
+    ) -> std::result::Result<(), Refusal> {
+        let mut bridge = LlbBridgeClient::new(self.channel.clone())
+            .max_decoding_message_size(usize::MAX)
+            .max_encoding_message_size(usize::MAX);
+        // The answer to the build says the same, and better.
+        let pong = bridge.ping(of_build(id, frontend::PingRequest {})).await.map_err(|_| Refusal::Daemon)?;
+        let capabilities = Capabilities::of(pong.into_inner());
+        let lowered = self.lower(id, &capabilities).await?;
+        watch.borrow_mut().knows(&lowered);
+        if let Some(node) = lowered.left_out {
+            *below.borrow_mut() = self.layers_of(node)?;
+        }
+        let imports = self
+            .options
+            .cache_from
+            .iter()
+            .map(|entry| frontend::CacheOptionsEntry { r#type: entry.kind.clone(), attrs: attributes_of(entry) });
+        let request = frontend::SolveRequest {
+            definition: Some(lowered.definition),
+            allow_result_return: true,
+            allow_result_array_ref: true,
+            cache_imports: imports.collect(),
+            ..frontend::SolveRequest::default()
+        };
+        let returned = match bridge.solve(of_build(id, request)).await {
+            Ok(solved) => frontend::ReturnRequest { result: solved.into_inner().result, error: None },
+            Err(status) => {
+                let (code, message) = (status.code().into(), status.message().to_string());
+                let error = RpcStatus { code, message, details: Vec::new() };
+                frontend::ReturnRequest { result: None, error: Some(error) }
+            }
+        };
+        bridge.r#return(of_build(id, returned)).await.map_err(|_| Refusal::Daemon)?;
+        Ok(())
+    }
+
+    async fn lower(&self, id: &str, capabilities: &Capabilities) -> std::result::Result<Lowered, Refusal> {
+        let bases = self.bases(capabilities).await?;
+        let hints = local_files(self.context).into_iter().map(|(name, files)| {
+            let place =
+                format!("{} {}", rustix::system::uname().nodename().to_string_lossy(), files.directory.display());
+            (name, Digest::of(place.as_bytes()).hex().to_string())
+        });
+        let lowering = Lowering {
+            plan: self.plan,
+            context: self.context,
+            bases: &bases,
+            capabilities,
+            platform: &self.plan.config.platform(),
+            session: id,
+            hints: &hints.collect(),
+            no_cache: self.options.no_cache,
+            leaves_base_out: self.exporter == Exporter::Stream,
+        };
+        lowering.lower().map_err(|(node, failure)| Refusal::Node(node, failure))
+    }
+
+    /// The layers of the base image `node`, lowest first, as they are in the store.
+    fn layers_of(&self, node: NodeId) -> std::result::Result<Vec<Layer>, Refusal> {
+        let manifests = images(self.plan).filter(|(image, ..)| *image == node).map(|(_, manifest, _)| manifest);
+        base_layers(&self.store.clone(), manifests).map_err(|failure| Refusal::Node(node, failure))
+    }
+
+    /// Where the daemon finds the base images: with us where it can ask us, in Docker's engine where we can give them to that,
+    /// else in their registries.
+    async fn bases(&self, capabilities: &Capabilities) -> std::result::Result<BTreeMap<NodeId, Base>, Refusal> {
+        let mut bases = BTreeMap::new();
+        for (node, manifest, reference) in images(self.plan) {
+            let of_node = |failure| Refusal::Node(node, failure);
+            let image = self.store.images().load(manifest).map_err(|error| of_node(error.into()))?;
+            let source = if self.options.address.is_engine() {
+                let given = Engine(self.connector).give(self.store, manifest).await;
+                BaseSource::Daemon(given.map_err(of_node)?)
+            } else if capabilities.has(can::LAYOUT) {
+                BaseSource::Session
+            } else {
+                BaseSource::Registry(in_registry(reference, &manifest.digest).map_err(of_node)?)
+            };
+            bases.insert(node, Base { source, platform: image.config.platform() });
+        }
+        Ok(bases)
+    }
+
+    async fn follow(&self, id: &str, watch: &RefCell<Watch<'_>>) {
+        let mut client = ControlClient::new(self.channel.clone()).max_decoding_message_size(usize::MAX);
+        loop {
+            let said = client.status(control::StatusRequest { r#ref: id.to_string() }).await;
+            let mut has_spoken = false;
+            if let Ok(said) = said {
+                let mut said = said.into_inner();
+                while let Ok(Some(said)) = said.message().await {
+                    has_spoken = true;
+                    watch.borrow_mut().hear(&said);
+                }
+            }
+            if has_spoken {
+                return;
+            }
+            // Some daemons do not know of a build yet that they were just asked for.
+            tokio::time::sleep(BEFORE_ASKING_AGAIN).await;
+        }
+    }
+
+    fn has_no_such_exporter(&self, status: &Status) -> bool {
+        let text = status.message();
+        text.contains("exporter") && text.contains("could not be found")
+    }
+
+    /// Why there is no image: the daemon's reason, unless it only says that we would not take it.
+    async fn failure(
+        &self,
+        status: Status,
+        taking: Option<tokio::task::JoinHandle<Result<Vec<Layer>>>>,
+        watch: Watch<'_>,
+    ) -> BuildError {
+        if status.message().contains(crate::session::NOBODY_TAKES_IT)
+            && let Some(taking) = taking
+            && let Err(failure) = taken(taking.await)
+        {
+            return failure.of(self.plan, None);
+        }
+        watch.fail(refused(&self.address(), "build", &status))
+    }
+
+    /// The image out of the engine, which keeps nothing of it but what it may use again.
+    async fn fetch(&self, id: &str) -> Result<Vec<Layer>> {
+        let name = image_name(id);
+        let engine = Engine(self.connector);
+        let layers = match engine.save(&name).await {
+            Ok(archive) => taken(self.taking(archive).await),
+            Err(failure) => Err(failure),
+        };
+        engine.forget(&name).await;
+        layers
+    }
+}
+
+/// What an image is called in the engine as long as it is on its way to us.
+fn image_name(id: &str) -> String {
+    format!("cfc-build:{id}")
+}
+
+fn of_build<T>(id: &str, message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.metadata_mut().insert(BUILD_ID, MetadataValue::try_from(id).expect("an id is ASCII"));
+    request
+}
+
+fn attributes_of(entry: &CacheEntry) -> HashMap<String, String> {
+    entry.attributes.clone().into_iter().collect()
+}
+
+fn taken(joined: std::result::Result<Result<Vec<Layer>>, tokio::task::JoinError>) -> Result<Vec<Layer>> {
+    joined.unwrap_or_else(|error| Err(Failure::because("cannot take in the image", error)))
+}
+
+/// The image `reference`, and no other, as a registry has it.
+fn in_registry(reference: &str, digest: &Digest) -> Result<Reference> {
+    let parsed = Reference::parse(reference).map_err(|error| Failure::because("the reference is malformed", error))?;
+    if parsed.registry.is_none() {
+        return Err(Failure::new(format!(
+            "this BuildKit daemon cannot be given the image `{reference}` (it has no `{}`)",
+            can::LAYOUT
+        ))
+        .hint("use a newer daemon, or push the image and name it with its registry"));
+    }
+    Ok(Reference { tag: None, digest: Some(digest.clone()), ..parsed })
+}

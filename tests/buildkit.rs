@@ -1,0 +1,102 @@
+//! The folders of `golden.rs`, built by a BuildKit daemon through our own lowering: both executors must make the same of a
+//! Dockerfile. The daemon is the one in Docker's engine; what an old one cannot do must be named in an error. A folder's
+//! `buildkit` says what daemons do otherwise all the same, a line each:
+//!
+//! ```text
+//! differs REASON       every daemon does it in its own way: it is not compared
+//! old REASON           daemons without `mergeop` do, silently
+//! left PATH            a mount point that old daemons leave in the image; also a line of `engine`
+//! ```
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Mutex;
+
+use crate::engine::Engine;
+use crate::flatten::{Flattened, flatten};
+use crate::golden::{Case, build_base, config_text, difference, files_text};
+use crate::support::{Home, can_sandbox, has_program};
+
+/// `cfc build` on the daemon of `engine`, whose containers have no network.
+fn command(home: &Home, engine: &Engine) -> Command {
+    let mut command = home.cfc();
+    command.args(["build", "--builder", "buildkit", "--buildkit-addr", &engine.buildkit_address()]);
+    command
+}
+
+#[test]
+fn both_executors_make_the_same_of_every_folder() {
+    if !can_sandbox() || !has_program("dockerd") {
+        return;
+    }
+    let home = Home::new();
+    let base = flatten(&build_base(&home));
+    let Some(engine) = Engine::start(home.path("engine")) else { return };
+    let failures = Mutex::new(Vec::new());
+    let cases = Mutex::new(Case::all().into_iter());
+    let work = || {
+        while let Some(case) = { cases.lock().expect("no panic").next() } {
+            if let Err(failure) = compare(&home, &engine, &case, &base) {
+                failures.lock().expect("no panic").push(failure);
+            }
+        }
+    };
+    std::thread::scope(|scope| (0..3).for_each(|_| drop(scope.spawn(work))));
+    let failures = failures.into_inner().expect("no panic");
+    assert!(failures.is_empty(), "{}", failures.join("\n\n"));
+    assert_eq!(engine.images("cfc-build"), "", "what was lent to the engine is gone");
+}
+
+fn compare(home: &Home, engine: &Engine, case: &Case, base: &Flattened) -> Result<(), String> {
+    let arguments = case.lines("arguments", Path::new(""));
+    let asks_only = arguments.iter().any(|line| line == "--check" || line.starts_with("--call"));
+    if asks_only || case.lines("needs", Path::new("")).iter().any(|program| !has_program(program)) {
+        return Ok(());
+    }
+    let notes = [case.lines("buildkit", Path::new("")), case.lines("engine", Path::new(""))].concat();
+    let has_note = |word: &str| notes.iter().any(|note| note.starts_with(word));
+    if has_note("differs ") || (has_note("old ") && engine.is_old()) {
+        return Ok(());
+    }
+    let name = case.name.replace('/', "-");
+    let copy = home.path(&format!("buildkit/{name}"));
+    case.copy_to(&copy);
+    let layout = copy.join("layout");
+    let mut command = command(home, engine);
+    command.arg(copy.join("context")).arg("-f").arg(copy.join("Dockerfile")).args(["-t", &format!("buildkit/{name}")]);
+    if !arguments.iter().any(|line| line.starts_with("--network")) {
+        command.args(["--network", "none"]);
+    }
+    command.args(case.lines("arguments", &copy)).arg("--oci-layout").arg(&layout);
+    for line in case.lines("environment", &copy) {
+        let (key, value) = line.split_once('=').expect("KEY=VALUE");
+        command.env(key, value);
+    }
+    let output = command.current_dir(&copy).output().expect("cfc runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    let error = said.lines().skip_while(|line| !line.starts_with("error: ")).collect::<Vec<_>>().join("\n");
+    let expects_image = case.folder.join("config").exists();
+    // What an old daemon cannot do is an error that says so, and no other image.
+    let is_unknown = error.contains("this BuildKit daemon") && error.contains("does not know");
+    let is_named = is_unknown || error.contains("is not allowed by build daemon configuration");
+    match (output.status.success(), expects_image) {
+        (false, false) => return Ok(()),
+        (true, false) => return Err(format!("{}: it is built", case.name)),
+        (false, true) if is_named => return Ok(()),
+        (false, true) => return Err(format!("{}: it is not built:\n{error}", case.name)),
+        (true, true) => {}
+    }
+    let mut image = flatten(&layout);
+    for left in notes.iter().filter_map(|note| note.strip_prefix("left /")).filter(|_| engine.is_old()) {
+        image.files.remove(Path::new(left));
+    }
+    let expected = |file: &str| fs::read_to_string(case.folder.join(file)).unwrap_or_default();
+    let differences = difference(&expected("files"), &files_text(&image, base))
+        + &difference(&expected("config"), &config_text(&image));
+    if differences.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("{} (- expected, + the daemon's):\n{differences}", case.name))
+    }
+}
