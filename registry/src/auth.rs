@@ -1,10 +1,13 @@
 //! [`Authorizer`]: the hook that decides who may do what. The registry itself knows no users; without a hook
 //! everybody may do everything, which is right on loopback only.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use cfc_oci::RepositoryName;
 use http::{HeaderMap, header};
 
+use crate::base64;
 use crate::error::{ApiError, Problem};
 
 /// What a client presented in its `Authorization` header.
@@ -32,12 +35,16 @@ pub enum Action {
     Pull,
     /// Write manifests and blobs.
     Push,
+    /// Go on with an upload that began already.
+    Continue,
     /// Delete tags, manifests and blobs.
     Delete,
     /// List all repositories.
     Catalog,
     /// Remove what nothing refers to.
     Collect,
+    /// Read the registry's metrics.
+    Metrics,
 }
 
 /// One wish of one client.
@@ -45,7 +52,7 @@ pub enum Action {
 pub struct Access {
     /// What is to be done.
     pub action: Action,
-    /// Where; `None` for [`Action::Ping`], [`Action::Catalog`] and [`Action::Collect`].
+    /// Where; `None` for what is nowhere in particular.
     pub repository: Option<RepositoryName>,
 }
 
@@ -59,11 +66,46 @@ pub enum Challenge {
     },
     /// `WWW-Authenticate: Bearer realm="…",service="…"`; the registry adds the scope.
     Bearer {
-        /// URL of the token endpoint.
+        /// URL of the token endpoint; a path stands for the registry's own, under the name the client has for it.
         realm: String,
         /// Name of this registry at the token endpoint.
         service: String,
+        /// What is wrong with the token that came (RFC 6750, section 3.1); `None` when there was none.
+        error: Option<&'static str>,
     },
+}
+
+/// What a client asks the token endpoint for, beside proving who it is.
+#[derive(Clone, Debug, Default)]
+pub struct TokenRequest {
+    /// Scopes, each as `repository:team/app:pull,push`.
+    pub scopes: Vec<String>,
+    /// A token that stands for a password.
+    pub refresh_token: Option<String>,
+    /// Whether the client wants a token that stands for its password.
+    pub wants_refresh: bool,
+}
+
+/// What the token endpoint answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TokenAnswer {
+    /// A token for those of the scopes that the client has.
+    Issued {
+        /// The token.
+        token: String,
+        /// How long it lasts.
+        lifetime: Duration,
+        /// What it is for, in the form of the request.
+        scope: String,
+        /// A token that stands for the client's password.
+        refresh_token: Option<String>,
+    },
+    /// The credentials are wrong.
+    Refused,
+    /// Too many clients have their credentials checked at the same time.
+    Busy,
+    /// There are no tokens here.
+    Unsupported,
 }
 
 /// What an [`Authorizer`] answers.
@@ -84,6 +126,19 @@ pub enum Decision {
 pub trait Authorizer: Send + Sync {
     /// Whether whoever presented `credentials` gets `access`.
     async fn authorize(&self, credentials: &Credentials, access: &Access) -> Decision;
+
+    /// The name that goes with `credentials`; it is the client's word unless these were found to be good.
+    fn name(&self, credentials: &Credentials) -> Option<String> {
+        match credentials {
+            Credentials::Basic { username, .. } => Some(username.clone()),
+            _ => None,
+        }
+    }
+
+    /// Gives whoever presented `credentials` a token.
+    async fn issue(&self, _credentials: &Credentials, _request: &TokenRequest) -> TokenAnswer {
+        TokenAnswer::Unsupported
+    }
 }
 
 /// Marks a request of who runs the registry; it need not be authorized.
@@ -94,11 +149,29 @@ pub(crate) struct Operator;
 pub(crate) struct Gate<'a> {
     authorizer: Option<&'a dyn Authorizer>,
     credentials: Credentials,
+    base: String,
 }
 
 impl<'a> Gate<'a> {
-    pub(crate) fn new(authorizer: Option<&'a dyn Authorizer>, credentials: Credentials) -> Gate<'a> {
-        Gate { authorizer, credentials }
+    /// `base` is the URL under which the client knows the registry, `https://registry.example:5000`.
+    pub(crate) fn new(authorizer: Option<&'a dyn Authorizer>, credentials: Credentials, base: String) -> Gate<'a> {
+        Gate { authorizer, credentials, base }
+    }
+
+    /// The name that the client gives itself.
+    pub(crate) fn name(&self) -> Option<String> {
+        match (self.authorizer, &self.credentials) {
+            (Some(authorizer), credentials) => authorizer.name(credentials),
+            (None, _) => None,
+        }
+    }
+
+    /// Asks for a token.
+    pub(crate) async fn issue(&self, own: Option<Credentials>, request: &TokenRequest) -> TokenAnswer {
+        match self.authorizer {
+            Some(authorizer) => authorizer.issue(own.as_ref().unwrap_or(&self.credentials), request).await,
+            None => TokenAnswer::Unsupported,
+        }
     }
 
     /// Whether the client may pull from, or do anything else with, a repository.
@@ -115,7 +188,7 @@ impl<'a> Gate<'a> {
             Decision::Deny => Err(Problem::Denied.into()),
             Decision::Busy => Err(ApiError::from(Problem::TooManyLogins).with_header(header::RETRY_AFTER, "1")),
             Decision::Challenge(challenge) => {
-                let challenge = challenge.header(&access);
+                let challenge = challenge.header(&access, &self.base);
                 Err(ApiError::from(Problem::Unauthorized).with_header(header::WWW_AUTHENTICATE, &challenge))
             }
         }
@@ -123,12 +196,14 @@ impl<'a> Gate<'a> {
 }
 
 impl Challenge {
-    fn header(&self, access: &Access) -> String {
+    fn header(&self, access: &Access, base: &str) -> String {
         match self {
             Challenge::Basic { realm } => format!("Basic realm=\"{realm}\""),
-            Challenge::Bearer { realm, service } => {
+            Challenge::Bearer { realm, service, error } => {
+                let base = if realm.starts_with('/') { base } else { "" };
                 let scope = access.scope().map(|scope| format!(",scope=\"{scope}\"")).unwrap_or_default();
-                format!("Bearer realm=\"{realm}\",service=\"{service}\"{scope}")
+                let error = error.map(|error| format!(",error=\"{error}\"")).unwrap_or_default();
+                format!("Bearer realm=\"{base}{realm}\",service=\"{service}\"{scope}{error}")
             }
         }
     }
@@ -141,8 +216,9 @@ impl Access {
             Action::Ping => return None,
             Action::Catalog => return Some("registry:catalog:*".to_string()),
             Action::Collect => return Some("registry:collection:*".to_string()),
+            Action::Metrics => return Some("registry:metrics:*".to_string()),
             Action::Pull => "pull",
-            Action::Push => "pull,push",
+            Action::Push | Action::Continue => "pull,push",
             Action::Delete => "pull,delete",
         };
         self.repository.as_ref().map(|name| format!("repository:{name}:{actions}"))
@@ -160,7 +236,7 @@ pub(crate) fn credentials(headers: &HeaderMap) -> Credentials {
     if !scheme.eq_ignore_ascii_case("basic") {
         return Credentials::Anonymous;
     }
-    let pair = decode_base64(rest).and_then(|bytes| String::from_utf8(bytes).ok());
+    let pair = base64::decode(rest).and_then(|bytes| String::from_utf8(bytes).ok());
     match pair.as_deref().and_then(|pair| pair.split_once(':')) {
         // What skopeo and podman send when they were challenged and have nothing.
         Some(("", "")) => Credentials::Anonymous,
@@ -169,29 +245,6 @@ pub(crate) fn credentials(headers: &HeaderMap) -> Credentials {
         }
         None => Credentials::Anonymous,
     }
-}
-
-/// Decodes standard base64, padded or not.
-fn decode_base64(text: &str) -> Option<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(text.len() / 4 * 3 + 2);
-    let (mut bits, mut count) = (0_u32, 0);
-    for byte in text.trim_end_matches('=').bytes() {
-        let value = match byte {
-            b'A'..=b'Z' => byte - b'A',
-            b'a'..=b'z' => byte - b'a' + 26,
-            b'0'..=b'9' => byte - b'0' + 52,
-            b'+' => 62,
-            b'/' => 63,
-            _ => return None,
-        };
-        bits = bits << 6 | u32::from(value);
-        count += 6;
-        if count >= 8 {
-            count -= 8;
-            bytes.push((bits >> count) as u8);
-        }
-    }
-    Some(bytes)
 }
 
 #[cfg(test)]
@@ -221,10 +274,13 @@ mod tests {
     #[test]
     fn a_challenge_names_the_scope() {
         let access = Access { action: Action::Push, repository: "a/b".parse().ok() };
-        let bearer = Challenge::Bearer { realm: "https://t/token".to_string(), service: "cfc".to_string() };
-        assert_eq!(
-            bearer.header(&access),
-            r#"Bearer realm="https://t/token",service="cfc",scope="repository:a/b:pull,push""#
-        );
+        let bearer = |realm: &str, error| {
+            let challenge = Challenge::Bearer { realm: realm.to_string(), service: "cfc".to_string(), error };
+            challenge.header(&access, "http://r:5000")
+        };
+        let scope = r#"service="cfc",scope="repository:a/b:pull,push""#;
+        assert_eq!(bearer("https://t/token", None), format!(r#"Bearer realm="https://t/token",{scope}"#));
+        let ours = bearer("/token", Some("insufficient_scope"));
+        assert_eq!(ours, format!(r#"Bearer realm="http://r:5000/token",{scope},error="insufficient_scope""#));
     }
 }

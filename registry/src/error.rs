@@ -65,6 +65,7 @@ problems! {
     NameUnknown: 404 "NAME_UNKNOWN" "there is no such repository",
     SizeInvalid: 400 "SIZE_INVALID" "the length of the body is not the length that was promised",
     PageInvalid: 400 "PAGINATION_NUMBER_INVALID" "`n` is not a number of results",
+    TokenRequest: 400 "UNSUPPORTED" "the request for a token is not valid",
     Unauthorized: 401 "UNAUTHORIZED" "authentication is required",
     Denied: 403 "DENIED" "access to this resource is denied",
     TagImmutable: 403 "DENIED" "the tag keeps pointing where it points",

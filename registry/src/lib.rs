@@ -15,6 +15,7 @@ mod route;
 mod sendfile;
 mod serve;
 mod tls;
+mod token;
 
 mod backend;
 mod holds;
@@ -28,6 +29,7 @@ mod leads;
 mod usage;
 mod verify;
 
+mod base64;
 mod error;
 mod files;
 mod hash;
@@ -36,9 +38,9 @@ mod query;
 mod quick;
 mod range;
 
-pub use access::{AccessRules, Permission, Rule};
+pub use access::{AccessRules, Minter, Permission, Rule};
 pub use ask::{AskError, ask_to_collect};
-pub use auth::{Access, Action, Authorizer, Challenge, Credentials, Decision};
+pub use auth::{Access, Action, Authorizer, Challenge, Credentials, Decision, TokenAnswer, TokenRequest};
 pub use backend::{AppendError, BlobBackend, BlobStream, ByteStream, CommitError, UploadBackend, UploadStatus};
 pub use collect::{Collected, Rules};
 pub use error::StorageError;

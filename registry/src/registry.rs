@@ -36,6 +36,8 @@ impl Default for Limits {
 pub struct Options {
     /// Who may do what; `None` lets everybody do everything.
     pub authorizer: Option<Arc<dyn Authorizer>>,
+    /// Under which URL clients know the registry, `https://registry.example`; `None` for the one they have used.
+    pub url: Option<String>,
     /// What a registry that is served shows of itself; `None` for plain HTTP.
     pub tls: Option<Tls>,
     /// Manifests above this many bytes are refused with 413.
@@ -61,6 +63,7 @@ impl Default for Options {
     fn default() -> Options {
         Options {
             authorizer: None,
+            url: None,
             tls: None,
             max_manifest_bytes: 4 * 1024 * 1024,
             upload_expiry: Duration::from_secs(24 * 60 * 60),

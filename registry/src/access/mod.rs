@@ -5,11 +5,16 @@ mod accounts;
 mod pattern;
 
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
-use crate::{Access, Action, Authorizer, Challenge, Credentials, Decision, StorageError};
+use crate::token::{Checked, Claims, Holder, Kind, MAX_SCOPES, SERVICE, Scope, Tokens};
+use crate::{
+    Access, Action, Authorizer, Challenge, Credentials, Decision, StorageError, TokenAnswer, TokenRequest,
+};
 use accounts::{Accounts, Busy};
 pub(crate) use pattern::matches;
 
@@ -32,7 +37,7 @@ pub struct Rule {
 }
 
 /// What a rule allows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Permission {
     /// Read manifests, blobs, tags and referrers.
@@ -45,42 +50,141 @@ pub enum Permission {
     Catalog,
     /// Have garbage collected.
     Collect,
+    /// Read the registry's metrics.
+    Metrics,
 }
 
 /// Who may do what.
 pub struct AccessRules {
     accounts: Accounts,
     rules: Vec<Rule>,
+    tokens: Option<Arc<Tokens>>,
+}
+
+/// Makes passwords that expire, for a registry whose rules believe them.
+#[derive(Clone)]
+pub struct Minter(Arc<Tokens>);
+
+impl Minter {
+    /// A password for the user `name`, good for `permissions` in every repository, whatever the rules say, for
+    /// `lifetime`. An upload that began within it may be finished later.
+    pub fn mint(&self, name: &str, permissions: &[Permission], lifetime: Duration) -> String {
+        self.0.credential(name, permissions.to_vec(), lifetime)
+    }
 }
 
 impl AccessRules {
     /// The users of an htpasswd file with bcrypt hashes (`htpasswd -B`), which is read again when it has changed. Without
     /// rules every user may do everything, and nobody else anything.
     pub fn new(htpasswd: &Path, rules: Vec<Rule>) -> Result<AccessRules, StorageError> {
-        Ok(AccessRules { accounts: Accounts::open(htpasswd)?, rules })
+        Ok(AccessRules { accounts: Accounts::open(htpasswd)?, rules, tokens: None })
     }
 
-    /// Adds a user whom no rule limits.
-    pub fn with_trusted(mut self, name: &str, password: &str) -> AccessRules {
-        self.accounts.trust(name, password);
-        self
+    /// Has clients get tokens, signed with the key in the file `key`, which is made where it is not there. Passwords go
+    /// on being good by themselves.
+    pub fn with_tokens(mut self, key: &Path) -> Result<AccessRules, StorageError> {
+        self.tokens = Some(Arc::new(Tokens::open(key)?));
+        Ok(self)
+    }
+
+    /// What makes passwords that expire; `None` without tokens.
+    pub fn minter(&self) -> Option<Minter> {
+        self.tokens.clone().map(Minter)
     }
 
     fn allows(&self, user: &User, access: &Access) -> bool {
-        if *user == User::Trusted || (self.rules.is_empty() && *user != User::Nobody) {
+        let permission = permission(access.action);
+        if let User::Guest { permissions, .. } = user {
+            return permission.is_none_or(|permission| permissions.contains(&permission));
+        }
+        if self.rules.is_empty() && *user != User::Nobody {
             return true;
         }
-        let Some(permission) = permission(access.action) else { return *user != User::Nobody };
+        let Some(permission) = permission else { return *user != User::Nobody };
         self.rules.iter().any(|rule| rule.allows(user, permission, access))
+    }
+
+    /// Who has this name and password.
+    async fn user(&self, name: &str, password: &str, access: Option<&Access>) -> Result<Option<User>, Busy> {
+        let tokens = self.tokens.as_ref();
+        match tokens.map_or(Checked::Bad, |tokens| tokens.check(password, Kind::Credential)) {
+            Checked::Good(claims) => Ok(guest(claims, name)),
+            Checked::Expired(claims) if claims.is_late() && access.is_some_and(is_under_way) => Ok(guest(claims, name)),
+            Checked::Expired(_) => Ok(None),
+            Checked::Bad => self.accounts.user(name, password).await,
+        }
+    }
+
+    /// Whose a token is, as long as the rules still know its holder.
+    fn holder(&self, claims: &Claims) -> Option<User> {
+        match &claims.holder {
+            Holder::Nobody => Some(User::Nobody),
+            Holder::User => self.accounts.hash(&claims.sub).map(|_| User::Named(claims.sub.clone())),
+            Holder::Credential(permissions) => Some(User::Guest {
+                name: claims.sub.clone(),
+                permissions: permissions.clone(),
+                until: claims.until(),
+            }),
+        }
+    }
+
+    fn authorize_token(&self, token: &str, access: &Access) -> Decision {
+        let Some(tokens) = &self.tokens else { return self.challenge(None) };
+        let claims = match tokens.check(token, Kind::Access) {
+            Checked::Good(claims) => claims,
+            Checked::Expired(claims) if claims.is_late() && is_under_way(access) => claims,
+            _ => return self.challenge(Some("invalid_token")),
+        };
+        // Rules that have changed since count at once.
+        let Some(user) = self.holder(&claims) else { return self.challenge(Some("invalid_token")) };
+        if access.action == Action::Ping {
+            return Decision::Allow;
+        }
+        match self.allows(&user, access) {
+            false if user != User::Nobody => Decision::Deny,
+            true if claims.covers(access) => Decision::Allow,
+            _ => self.challenge(Some("insufficient_scope")),
+        }
+    }
+
+    fn challenge(&self, error: Option<&'static str>) -> Decision {
+        Decision::Challenge(match self.tokens {
+            None => Challenge::Basic { realm: "cfc registry".to_string() },
+            Some(_) => Challenge::Bearer { realm: "/token".to_string(), service: SERVICE.to_string(), error },
+        })
+    }
+
+    /// Those of the scopes' actions that the user has.
+    fn granted(&self, user: &User, request: &TokenRequest) -> Vec<Scope> {
+        let scopes = request.scopes.iter().flat_map(|text| Scope::parse_all(text));
+        let granted = scopes.take(MAX_SCOPES).map(|scope| {
+            let allowed = scope.accesses().into_iter().filter(|(_, access)| self.allows(user, access));
+            Scope { actions: allowed.map(|(text, _)| text.to_string()).collect(), ..scope }
+        });
+        granted.filter(|scope| !scope.actions.is_empty()).collect()
+    }
+}
+
+/// Whether an upload that began while its client could show who it is may go on.
+fn is_under_way(access: &Access) -> bool {
+    access.action == Action::Continue
+}
+
+fn guest(claims: Claims, name: &str) -> Option<User> {
+    let until = claims.until();
+    match claims.holder {
+        Holder::Credential(permissions) if claims.sub == name => Some(User::Guest { name: claims.sub, permissions, until }),
+        _ => None,
     }
 }
 
 /// Who asks.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 enum User {
     Nobody,
     Named(String),
-    Trusted,
+    /// Whoever has a password that was made for a while, until when in seconds since 1970.
+    Guest { name: String, permissions: Vec<Permission>, until: u64 },
 }
 
 impl Rule {
@@ -89,7 +193,7 @@ impl Rule {
             _ if name == EVERYBODY => true,
             User::Nobody => false,
             User::Named(own) => name == EVERY_USER || name == own,
-            User::Trusted => true,
+            User::Guest { .. } => false,
         };
         // Listing all repositories and collecting garbage are nowhere in particular.
         let is_there = |name: &str| self.repositories.iter().any(|pattern| matches(pattern, name));
@@ -103,34 +207,86 @@ fn permission(action: Action) -> Option<Permission> {
     match action {
         Action::Ping => None,
         Action::Pull => Some(Permission::Pull),
-        Action::Push => Some(Permission::Push),
+        Action::Push | Action::Continue => Some(Permission::Push),
         Action::Delete => Some(Permission::Delete),
         Action::Catalog => Some(Permission::Catalog),
         Action::Collect => Some(Permission::Collect),
+        Action::Metrics => Some(Permission::Metrics),
     }
 }
 
 #[async_trait]
 impl Authorizer for AccessRules {
     async fn authorize(&self, credentials: &Credentials, access: &Access) -> Decision {
-        let challenge = || Decision::Challenge(Challenge::Basic { realm: "cfc registry".to_string() });
         let user = match credentials {
-            Credentials::Basic { username, password } => match self.accounts.user(username, password).await {
+            Credentials::Basic { username, password } => match self.user(username, password, Some(access)).await {
                 Ok(Some(user)) => user,
-                Ok(None) => return challenge(),
+                Ok(None) => return self.challenge(None),
                 Err(Busy) => return Decision::Busy,
             },
-            // Not ours; whoever has one gets to know how to ask.
-            Credentials::Bearer(_) => return challenge(),
+            Credentials::Bearer(token) => return self.authorize_token(token, access),
             Credentials::Anonymous => User::Nobody,
         };
         // Who may do something without a password is asked for one all the same when it only asks whether the registry
         // is there: clients decide by that whether to send theirs later.
         match self.allows(&user, access) {
             true => Decision::Allow,
-            false if user == User::Nobody => challenge(),
+            false if user == User::Nobody => self.challenge(None),
             false => Decision::Deny,
         }
+    }
+
+    fn name(&self, credentials: &Credentials) -> Option<String> {
+        let tokens = self.tokens.as_ref();
+        let name = match credentials {
+            Credentials::Anonymous => String::new(),
+            Credentials::Basic { username, .. } => username.clone(),
+            Credentials::Bearer(token) => match tokens.map(|tokens| tokens.check(token, Kind::Access)) {
+                Some(Checked::Good(claims) | Checked::Expired(claims)) => claims.sub,
+                _ => String::new(),
+            },
+        };
+        Some(name).filter(|name| !name.is_empty())
+    }
+
+    async fn issue(&self, credentials: &Credentials, request: &TokenRequest) -> TokenAnswer {
+        let Some(tokens) = &self.tokens else { return TokenAnswer::Unsupported };
+        let user = match (&request.refresh_token, credentials) {
+            (Some(token), _) => self.refreshed(tokens, token),
+            (None, Credentials::Anonymous) => Some(User::Nobody),
+            (None, Credentials::Bearer(_)) => None,
+            (None, Credentials::Basic { username, password }) => match self.user(username, password, None).await {
+                Ok(user) => user,
+                Err(Busy) => return TokenAnswer::Busy,
+            },
+        };
+        let Some(user) = user else { return TokenAnswer::Refused };
+        let scopes = self.granted(&user, request);
+        let scope = |scope: &Scope| format!("{}:{}:{}", scope.kind, scope.name, scope.actions.join(","));
+        let scope = scopes.iter().map(scope).collect::<Vec<_>>().join(" ");
+        let mut refresh_token = None;
+        let (token, seconds) = match user {
+            User::Nobody => tokens.access("", Holder::Nobody, scopes, None),
+            User::Named(name) => {
+                let hash = self.accounts.hash(&name).filter(|_| request.wants_refresh);
+                let new = hash.map(|hash| tokens.refresh(&name, &hash));
+                refresh_token = request.refresh_token.clone().or(new);
+                tokens.access(&name, Holder::User, scopes, None)
+            }
+            User::Guest { name, permissions, until } => {
+                tokens.access(&name, Holder::Credential(permissions), scopes, Some(until))
+            }
+        };
+        TokenAnswer::Issued { token, lifetime: Duration::from_secs(seconds), scope, refresh_token }
+    }
+}
+
+impl AccessRules {
+    /// Whose password a refresh token stands for, if that is still the password.
+    fn refreshed(&self, tokens: &Tokens, token: &str) -> Option<User> {
+        let Checked::Good(claims) = tokens.check(token, Kind::Refresh) else { return None };
+        let stamp = tokens.stamp(&claims.sub, &self.accounts.hash(&claims.sub)?);
+        crate::token::is_same(stamp.as_bytes(), claims.stamp.as_bytes()).then_some(User::Named(claims.sub))
     }
 }
 
@@ -192,6 +348,13 @@ mod tests {
         assert!(check(&rules, user("ann"), Action::Catalog, None));
         assert!(!check(&rules, user("bob"), Action::Catalog, None));
         assert!(!check(&rules, user("ann"), Action::Collect, None));
-        assert!(check(&rules, User::Trusted, Action::Collect, None));
+        let guest = |permissions: &[Permission]| User::Guest {
+            name: "v1".to_string(),
+            permissions: permissions.to_vec(),
+            until: 0,
+        };
+        assert!(check(&rules, guest(&[Push]), Action::Push, Some("a")));
+        assert!(!check(&rules, guest(&[Push]), Action::Pull, Some("public/a")));
+        assert!(check(&rules, guest(&[Pull]), Action::Ping, None));
     }
 }

@@ -58,7 +58,10 @@ pub(crate) async fn respond(registry: &Registry, request: Request) -> Response {
 
 async fn answer(registry: &Arc<Inner>, parts: &Parts, body: &mut Body) -> Result<Response, ApiError> {
     let authorizer = registry.options.authorizer.as_deref().filter(|_| parts.extensions.get::<Operator>().is_none());
-    let gate = Gate::new(authorizer, credentials(&parts.headers));
+    let gate = Gate::new(authorizer, credentials(&parts.headers), base_url(registry, parts));
+    if parts.uri.path() == "/token" {
+        return crate::token::answer(registry, &gate, parts, body).await;
+    }
     let query = Query::parse(parts.uri.query());
     let route = Route::parse(parts.uri.path());
     let call = Call { registry, parts, query, gate };
@@ -115,13 +118,25 @@ async fn repository(
 
 /// The action that a method means. A cancelled upload is part of a push, not a deletion.
 fn action(resource: &Resource, method: &Method) -> Action {
-    let is_upload = matches!(resource, Resource::Uploads | Resource::Upload(_));
     match *method {
-        _ if is_upload => Action::Push,
+        _ if matches!(resource, Resource::Uploads) => Action::Push,
+        _ if matches!(resource, Resource::Upload(_)) => Action::Continue,
         Method::GET | Method::HEAD => Action::Pull,
         Method::DELETE => Action::Delete,
         _ => Action::Push,
     }
+}
+
+/// The URL under which the client knows the registry. What it says is used for its own answer only.
+fn base_url(registry: &Inner, parts: &Parts) -> String {
+    if let Some(url) = &registry.options.url {
+        return url.trim_end_matches('/').to_string();
+    }
+    let host = parts.headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    let is_plain = |host: &&str| host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte));
+    let host = host.filter(is_plain).unwrap_or("localhost");
+    let scheme = if registry.options.tls.is_some() { "https" } else { "http" };
+    format!("{scheme}://{host}")
 }
 
 async fn base(call: &Call<'_>) -> Result<Response, ApiError> {

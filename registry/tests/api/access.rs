@@ -11,14 +11,14 @@ use tempfile::TempDir;
 
 use crate::harness::{Server, expect, expect_error, header, noise, send};
 
-fn write_users(directory: &Path, users: &[(&str, &str)]) -> PathBuf {
+pub fn write_users(directory: &Path, users: &[(&str, &str)]) -> PathBuf {
     let line = |(name, password): &(&str, &str)| format!("{name}:{}\n", bcrypt::hash(password, 4).expect("hashes"));
     let path = directory.join("htpasswd");
     std::fs::write(&path, users.iter().map(line).collect::<String>()).expect("writes");
     path
 }
 
-fn rules() -> Vec<Rule> {
+pub fn rules() -> Vec<Rule> {
     let rule = |user: &str, repositories: &str, actions: &[Permission]| Rule {
         users: vec![user.to_string()],
         repositories: vec![repositories.to_string()],

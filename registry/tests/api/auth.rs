@@ -24,6 +24,7 @@ impl Authorizer for Rules {
             Credentials::Bearer(_) => Decision::Challenge(Challenge::Bearer {
                 realm: "http://127.0.0.1/token".to_string(),
                 service: "cfc".to_string(),
+                error: None,
             }),
             _ => Decision::Challenge(Challenge::Basic { realm: "cfc".to_string() }),
         }

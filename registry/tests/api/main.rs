@@ -16,5 +16,6 @@ mod lists;
 mod manifests;
 mod model;
 mod slow;
+mod tokens;
 mod uploads;
 mod verify;

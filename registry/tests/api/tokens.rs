@@ -1,0 +1,241 @@
+//! The token flow: who gets a token for what, what it opens, and how long.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cfc_oci::Digest;
+use cfc_registry::{AccessRules, Minter, Options, Permission, Rule};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::access::{rules, write_users};
+use crate::harness::{Server, expect, expect_error, header, send};
+
+/// A registry of ann, bob and everybody, and what makes passwords for it.
+async fn start(directory: &Path, rules: Vec<Rule>) -> (Server, Minter) {
+    let users = write_users(directory, &[("ann", "secret"), ("bob", "guess")]);
+    let access = AccessRules::new(&users, rules).expect("opens").with_tokens(&directory.join("key")).expect("a key");
+    let minter = access.minter().expect("there are tokens");
+    (Server::start_with(Options { authorizer: Some(Arc::new(access)), ..Options::default() }).await, minter)
+}
+
+/// What the token endpoint gives.
+async fn ask(server: &Server, user: Option<(&str, &str)>, query: &str) -> Value {
+    let request = server.request("GET", &format!("/token?{query}"));
+    let request = match user {
+        Some((name, password)) => request.basic_auth(name, Some(password)),
+        None => request,
+    };
+    let response = send(request).await;
+    expect(&response, 200);
+    assert_eq!(header(&response, "cache-control"), "no-store");
+    response.json().await.expect("JSON")
+}
+
+async fn token(server: &Server, user: Option<(&str, &str)>, scope: &str) -> String {
+    let answer = ask(server, user, &format!("service=cfc-registry&scope={scope}")).await;
+    assert_eq!(answer["token"], answer["access_token"]);
+    answer["token"].as_str().expect("a token").to_string()
+}
+
+async fn status(server: &Server, token: &str, method: &str, path: &str) -> u16 {
+    send(server.request(method, path).bearer_auth(token)).await.status().as_u16()
+}
+
+const ANN: Option<(&str, &str)> = Some(("ann", "secret"));
+const BOB: Option<(&str, &str)> = Some(("bob", "guess"));
+
+#[tokio::test]
+async fn a_challenge_names_the_token_endpoint_under_the_name_the_client_has_for_it() {
+    let directory = TempDir::new().expect("temporary directory");
+    let (server, _) = start(directory.path(), rules()).await;
+    let base = format!("Bearer realm=\"http://{}/token\",service=\"cfc-registry\"", server.address);
+    let ping = server.get("/v2/").await;
+    assert_eq!(header(&ping, "www-authenticate"), base);
+    expect_error(ping, 401, "UNAUTHORIZED").await;
+    let push = send(server.request("POST", "/v2/team/app/blobs/uploads/")).await;
+    assert_eq!(header(&push, "www-authenticate"), format!("{base},scope=\"repository:team/app:pull,push\""));
+    let named = send(server.request("GET", "/v2/").header("host", "r.example:5000")).await;
+    assert!(header(&named, "www-authenticate").contains("realm=\"http://r.example:5000/token\""));
+    // What is no host name does not get into the header.
+    let odd = send(server.request("GET", "/v2/").header("host", "x\",realm=\"y")).await;
+    let odd = odd.headers().get("www-authenticate").map(|value| value.to_str().expect("ASCII").to_string());
+    assert!(odd.is_none_or(|odd| odd.contains("realm=\"http://localhost/token\"")));
+}
+
+#[tokio::test]
+async fn a_token_opens_what_was_asked_for_and_the_rules_allow() {
+    let directory = TempDir::new().expect("temporary directory");
+    let (server, _) = start(directory.path(), rules()).await;
+    let digest = Digest::of(b"x");
+    let push = |name: &str| format!("/v2/{name}/blobs/uploads/?digest={digest}");
+    let full = token(&server, ANN, "repository:team/app:pull,push&scope=repository:public/a:push").await;
+    for name in ["team/app", "public/a"] {
+        expect(&send(server.request("POST", &push(name)).bearer_auth(&full).body("x")).await, 201);
+    }
+    let blob = |name: &str| format!("/v2/{name}/blobs/{digest}");
+    let reader = token(&server, ANN, "repository:team/app:pull").await;
+    let bobs = token(&server, BOB, "repository:team/app:pull,push,delete repository:public/a:*").await;
+    let nobodys = token(&server, None, "repository:public/a:pull,push repository:team/app:pull").await;
+    for (token, method, path, expected) in [
+        (&full, "GET", "/v2/".to_string(), 200),
+        (&full, "GET", blob("team/app"), 200),
+        // Allowed, but not what the token is for.
+        (&full, "GET", blob("public/a"), 401),
+        (&full, "DELETE", blob("team/app"), 401),
+        (&full, "GET", blob("team/app/sub"), 401),
+        (&full, "GET", blob("team/ap"), 401),
+        (&full, "GET", blob("team"), 401),
+        (&reader, "POST", push("team/app"), 401),
+        (&reader, "GET", blob("team/app"), 200),
+        // Asked for, but not allowed: the token was given, for less.
+        (&bobs, "GET", blob("team/app"), 200),
+        (&bobs, "POST", push("team/app"), 403),
+        (&bobs, "DELETE", blob("team/app"), 403),
+        (&nobodys, "GET", blob("public/a"), 200),
+        (&nobodys, "POST", push("public/a"), 401),
+        (&nobodys, "GET", blob("team/app"), 401),
+    ] {
+        assert_eq!(status(&server, token, method, &path).await, expected, "{method} {path}");
+    }
+    let refused = send(server.request("GET", &blob("public/a")).bearer_auth(&full)).await;
+    let challenge = header(&refused, "www-authenticate");
+    assert!(
+        challenge.ends_with(",scope=\"repository:public/a:pull\",error=\"insufficient_scope\""),
+        "{challenge}"
+    );
+    let forged = send(server.request("GET", &blob("public/a")).bearer_auth(format!("{full}x"))).await;
+    assert!(header(&forged, "www-authenticate").ends_with(",error=\"invalid_token\""));
+    // A mount reads where it takes from.
+    let mount = format!("/v2/public/a/blobs/uploads/?mount={digest}&from=team/app/sub");
+    assert_eq!(status(&server, &full, "POST", &mount).await, 202);
+}
+
+#[tokio::test]
+async fn passwords_go_on_being_good_by_themselves() {
+    let directory = TempDir::new().expect("temporary directory");
+    let (server, _) = start(directory.path(), Vec::new()).await;
+    expect(&send(server.request("GET", "/v2/_catalog").basic_auth("ann", Some("secret"))).await, 200);
+    expect(&send(server.request("GET", "/v2/_catalog").basic_auth("ann", Some("wrong"))).await, 401);
+    let catalog = token(&server, ANN, "registry:catalog:*").await;
+    assert_eq!(status(&server, &catalog, "GET", "/v2/_catalog").await, 200);
+    assert_eq!(status(&server, &catalog, "PUT", "/v2/gc/layers").await, 401);
+}
+
+#[tokio::test]
+async fn wrong_requests_for_tokens_are_refused() {
+    let directory = TempDir::new().expect("temporary directory");
+    let (server, _) = start(directory.path(), rules()).await;
+    let wrong = send(server.request("GET", "/token?service=cfc-registry").basic_auth("ann", Some("x"))).await;
+    assert!(header(&wrong, "www-authenticate").starts_with("Basic "));
+    expect_error(wrong, 401, "UNAUTHORIZED").await;
+    expect_error(server.get("/token?service=other").await, 400, "UNSUPPORTED").await;
+    expect_error(server.delete("/token").await, 405, "UNSUPPORTED").await;
+    let post = |form: &str| server.request("POST", "/token").body(form.to_string());
+    for form in ["", "grant_type=magic", "grant_type=password&username=ann", "grant_type=refresh_token"] {
+        expect_error(send(post(form)).await, 400, "UNSUPPORTED").await;
+    }
+    expect_error(send(post(&"x".repeat(100_000))).await, 400, "UNSUPPORTED").await;
+    expect(&send(post("grant_type=password&username=ann&password=x")).await, 401);
+    expect(&send(post("grant_type=refresh_token&refresh_token=x")).await, 401);
+    // A token is no password, and none for another token.
+    let own = token(&server, ANN, "repository:a:pull").await;
+    expect(&send(server.request("GET", "/token").bearer_auth(&own)).await, 401);
+    expect(&send(server.request("GET", "/v2/").basic_auth("ann", Some(&own))).await, 401);
+    expect(&send(post(&format!("grant_type=refresh_token&refresh_token={own}"))).await, 401);
+    // A registry without tokens has no such place.
+    let plain = Server::start().await;
+    expect_error(plain.get("/token").await, 404, "UNSUPPORTED").await;
+}
+
+#[tokio::test]
+async fn a_refresh_token_is_as_good_as_the_password_until_that_changes() {
+    let directory = TempDir::new().expect("temporary directory");
+    let (server, _) = start(directory.path(), Vec::new()).await;
+    let form = "grant_type=password&username=ann&password=secret&client_id=x&access_type=offline&service=cfc-registry";
+    let scope = "&scope=repository:a/b:pull,push,shout";
+    let first = send(server.request("POST", "/token").body(format!("{form}{scope}"))).await;
+    expect(&first, 200);
+    let first: Value = first.json().await.expect("JSON");
+    assert_eq!(first["scope"], "repository:a/b:pull,push");
+    let refresh = first["refresh_token"].as_str().expect("a refresh token");
+    assert_eq!(status(&server, refresh, "GET", "/v2/").await, 401, "a refresh token opens nothing by itself");
+    let form = format!("grant_type=refresh_token&refresh_token={refresh}{scope}");
+    let again = send(server.request("POST", "/token").body(form.clone())).await;
+    expect(&again, 200);
+    let again: Value = again.json().await.expect("JSON");
+    let own = again["access_token"].as_str().expect("a token").to_string();
+    assert_eq!(status(&server, &own, "POST", "/v2/a/b/blobs/uploads/").await, 202);
+    assert!(ask(&server, ANN, "offline_token=true").await["refresh_token"].is_string());
+    assert!(ask(&server, ANN, "").await["refresh_token"].is_null());
+    assert!(ask(&server, None, "offline_token=true").await["refresh_token"].is_null());
+
+    write_users(directory.path(), &[("ann", "changed")]);
+    expect(&send(server.request("POST", "/token").body(form)).await, 401);
+    // Who is taken out is out at once, whatever token is left.
+    assert_eq!(status(&server, &own, "POST", "/v2/a/b/blobs/uploads/").await, 202);
+    write_users(directory.path(), &[("bob", "guess")]);
+    let gone = send(server.request("POST", "/v2/a/b/blobs/uploads/").bearer_auth(&own)).await;
+    assert!(header(&gone, "www-authenticate").ends_with("error=\"invalid_token\""));
+}
+
+#[tokio::test]
+async fn an_upload_outlives_the_password_it_began_with() {
+    let directory = TempDir::new().expect("temporary directory");
+    let (server, minter) = start(directory.path(), rules()).await;
+    let password = minter.mint("v1", &[Permission::Push], Duration::from_secs(2));
+    let with = |method: &str, path: &str| server.request(method, path).basic_auth("v1", Some(&password));
+    let begun = send(with("POST", "/v2/a/blobs/uploads/")).await;
+    expect(&begun, 202);
+    let location = header(&begun, "location");
+    expect(&send(with("PATCH", &location).body("half ")).await, 202);
+    let expired = async {
+        while send(with("GET", "/v2/")).await.status() == 200 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), expired).await.expect("it expires");
+    // Nothing new begins, nothing else opens.
+    expect(&send(with("POST", "/v2/a/blobs/uploads/")).await, 401);
+    expect(&send(with("POST", &format!("/v2/a/blobs/uploads/?digest={}", Digest::of(b"x"))).body("x")).await, 401);
+    expect(&send(server.request("GET", "/token").basic_auth("v1", Some(&password))).await, 401);
+    expect(&send(with("PATCH", &location.replace("/v2/a/", "/v2/b/")).body("x")).await, 404);
+    expect(&send(server.request("PATCH", &location).basic_auth("v2", Some(&password)).body("x")).await, 401);
+    // What began goes on to its end.
+    expect(&send(with("PATCH", &location).body("done")).await, 202);
+    let path = format!("{location}?digest={}", Digest::of(b"half done"));
+    expect(&send(with("PUT", &path)).await, 201);
+    expect(&send(with("PATCH", &location).body("x")).await, 404);
+}
+
+#[tokio::test]
+async fn a_password_that_was_made_opens_what_it_was_made_for() {
+    let directory = TempDir::new().expect("temporary directory");
+    let (server, minter) = start(directory.path(), rules()).await;
+    let digest = Digest::of(b"x");
+    let hour = Duration::from_secs(3600);
+    let pusher = minter.mint("v1", &[Permission::Push, Permission::Pull], hour);
+    let puller = minter.mint("v1", &[Permission::Pull], hour);
+    let push = format!("/v2/any/where/blobs/uploads/?digest={digest}");
+    expect(&send(server.request("POST", &push).basic_auth("v1", Some(&pusher)).body("x")).await, 201);
+    expect(&send(server.request("POST", &push).basic_auth("v1", Some(&puller)).body("x")).await, 403);
+    let blob = format!("/v2/any/where/blobs/{digest}");
+    expect(&send(server.request("GET", &blob).basic_auth("v1", Some(&puller))).await, 200);
+    expect(&send(server.request("DELETE", &blob).basic_auth("v1", Some(&puller))).await, 403);
+    // It goes with its name, and is no token.
+    expect(&send(server.request("GET", &blob).basic_auth("ann", Some(&puller))).await, 401);
+    expect(&send(server.request("GET", &blob).bearer_auth(&puller)).await, 401);
+    // It buys a token, for no more, and none that refreshes.
+    let answer = ask(&server, Some(("v1", &puller)), "offline_token=true&scope=repository:any/where:pull,push").await;
+    assert_eq!(answer["scope"], "repository:any/where:pull");
+    assert!(answer["refresh_token"].is_null());
+    let token = answer["token"].as_str().expect("a token");
+    assert_eq!(status(&server, token, "GET", &blob).await, 200);
+    assert_eq!(status(&server, token, "POST", &push).await, 403);
+    // Another registry's is nothing here.
+    let other = TempDir::new().expect("temporary directory");
+    let (_, minter) = start(other.path(), rules()).await;
+    let foreign = minter.mint("v1", &[Permission::Pull], hour);
+    expect(&send(server.request("GET", &blob).basic_auth("v1", Some(&foreign))).await, 401);
+}
