@@ -34,6 +34,7 @@ mod project_images;
 mod prune;
 mod registries;
 mod registry;
+mod registry_clients;
 mod reproducible;
 mod rootless;
 mod run_settings;

@@ -9,6 +9,7 @@ use http::{HeaderMap, header};
 
 use crate::base64;
 use crate::error::{ApiError, Problem};
+use crate::registry::Inner;
 
 /// What a client presented in its `Authorization` header.
 #[derive(Clone, PartialEq, Eq)]
@@ -147,6 +148,7 @@ pub(crate) struct Operator;
 
 /// One client's credentials at one authorizer.
 pub(crate) struct Gate<'a> {
+    registry: &'a Inner,
     authorizer: Option<&'a dyn Authorizer>,
     credentials: Credentials,
     base: String,
@@ -154,8 +156,18 @@ pub(crate) struct Gate<'a> {
 
 impl<'a> Gate<'a> {
     /// `base` is the URL under which the client knows the registry, `https://registry.example:5000`.
-    pub(crate) fn new(authorizer: Option<&'a dyn Authorizer>, credentials: Credentials, base: String) -> Gate<'a> {
-        Gate { authorizer, credentials, base }
+    pub(crate) fn new(
+        registry: &'a Inner,
+        authorizer: Option<&'a dyn Authorizer>,
+        credentials: Credentials,
+        base: String,
+    ) -> Gate<'a> {
+        Gate { registry, authorizer, credentials, base }
+    }
+
+    /// The URL under which the client knows the registry.
+    pub(crate) fn base(&self) -> &str {
+        &self.base
     }
 
     /// The name that the client gives itself.
@@ -176,11 +188,19 @@ impl<'a> Gate<'a> {
 
     /// Whether the client may pull from, or do anything else with, a repository.
     pub(crate) async fn allows(&self, action: Action, repository: &RepositoryName) -> bool {
-        self.check(action, Some(repository)).await.is_ok()
+        self.decide(action, Some(repository)).await.is_ok()
     }
 
-    /// Goes on, or says why not.
+    /// Goes on, or says why not. Counts as a request of the user.
     pub(crate) async fn check(&self, action: Action, repository: Option<&RepositoryName>) -> Result<(), ApiError> {
+        self.decide(action, repository).await?;
+        match self.name() {
+            Some(name) => self.registry.rates.of_user(self.registry.options.rates, &name).map_err(ApiError::too_many),
+            None => Ok(()),
+        }
+    }
+
+    async fn decide(&self, action: Action, repository: Option<&RepositoryName>) -> Result<(), ApiError> {
         let Some(authorizer) = self.authorizer else { return Ok(()) };
         let access = Access { action, repository: repository.cloned() };
         match authorizer.authorize(&self.credentials, &access).await {

@@ -84,7 +84,11 @@ impl Inner {
     pub(crate) async fn collect(self: Arc<Self>, rules: Rules, is_dry_run: bool) -> Result<Collected, StorageError> {
         let _alone = self.collecting.lock().await;
         let registry = self.clone();
-        let mut collected = blocking(move || Collection::begin(&registry, rules, is_dry_run)?.finish()).await?;
+        let collected = blocking(move || Collection::begin(&registry, rules, is_dry_run)?.finish()).await;
+        if !is_dry_run {
+            self.metrics.collection_ended(collected.as_ref().ok().map(|done| &done.counts));
+        }
+        let mut collected = collected?;
         for (name, digest, subject) in collected.forgotten.drain(..) {
             self.metadata.forget_manifest(&name, &digest, subject.as_ref()).await?;
         }

@@ -2,6 +2,7 @@
 //! are one table (distribution-spec, "Error Codes").
 
 use std::fmt;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
@@ -73,6 +74,7 @@ problems! {
     MethodNotAllowed: 405 "UNSUPPORTED" "the operation is not supported",
     Busy: 429 "TOOMANYREQUESTS" "another request is writing to this upload",
     TooManyLogins: 429 "TOOMANYREQUESTS" "too many passwords are being checked, try again in a moment",
+    TooManyRequests: 429 "TOOMANYREQUESTS" "too many requests, try again later",
     Internal: 500 "UNKNOWN" "the registry could not do this; its log says why",
     Full: 507 "UNKNOWN" "the registry's disk is full",
 }
@@ -94,6 +96,12 @@ impl ApiError {
     /// The same problem with several things.
     pub(crate) fn several(problem: Problem, details: Vec<Value>) -> ApiError {
         ApiError { problem, details, headers: Vec::new() }
+    }
+
+    /// Too many requests came, and the next one may in `wait`.
+    pub(crate) fn too_many(wait: Duration) -> ApiError {
+        let seconds = wait.as_secs_f64().ceil().max(1.0);
+        ApiError::from(Problem::TooManyRequests).with_header(header::RETRY_AFTER, &format!("{seconds}"))
     }
 
     /// Adds a header to the answer.

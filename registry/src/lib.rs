@@ -24,10 +24,16 @@ mod metadata;
 mod objects;
 
 mod ask;
+mod audit;
 mod collect;
+mod health;
 mod leads;
+mod metrics;
+mod rates;
 mod usage;
 mod verify;
+mod visit;
+mod webhook;
 
 mod base64;
 mod error;
@@ -40,12 +46,15 @@ mod range;
 
 pub use access::{AccessRules, Minter, Permission, Rule};
 pub use ask::{AskError, ask_to_collect};
+pub use audit::AuditLog;
 pub use auth::{Access, Action, Authorizer, Challenge, Credentials, Decision, TokenAnswer, TokenRequest};
 pub use backend::{AppendError, BlobBackend, BlobStream, ByteStream, CommitError, UploadBackend, UploadStatus};
 pub use collect::{Collected, Rules};
 pub use error::StorageError;
+pub use rates::RateLimits;
 pub use registry::{Limits, Options, Registry};
 pub use serve::{serve, serve_operator, serve_until};
 pub use tls::{Tls, TlsError};
 pub use usage::Usage;
 pub use verify::{Finding, Verified};
+pub use webhook::{HookEvent, Webhook};

@@ -1,5 +1,6 @@
 //! [`Registry`]: a registry that is open, and what other parts of cfc ask it without HTTP.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,9 +12,12 @@ use crate::collect::Rules;
 use crate::holds::Holds;
 use crate::local::{DirectoryObjects, LocalBackend};
 use crate::metadata::Metadata;
+use crate::metrics::Metrics;
 use crate::objects::Objects;
+use crate::rates::{RateLimits, Rates};
 use crate::route::ManifestName;
-use crate::{Authorizer, BlobBackend, StorageError, Tls, UploadBackend};
+use crate::webhook::{Hooks, Webhook};
+use crate::{AuditLog, Authorizer, BlobBackend, StorageError, Tls, UploadBackend};
 
 /// What a client can make the registry wait for, or keep.
 #[derive(Clone, Copy, Debug)]
@@ -55,6 +59,14 @@ pub struct Options {
     pub limits: Limits,
     /// What garbage collection may remove.
     pub collection: Rules,
+    /// Where it is written down who did what.
+    pub audit: Option<Arc<AuditLog>>,
+    /// Who is told of what was pushed and deleted.
+    pub webhooks: Vec<Webhook>,
+    /// How often one address or user may ask.
+    pub rates: RateLimits,
+    /// Proxies whose word counts about who is behind them (`X-Forwarded-For`).
+    pub trusted_proxies: Vec<IpAddr>,
     /// How often a registry that is served collects garbage by itself; `None` for never.
     pub collect_every: Option<Duration>,
 }
@@ -72,6 +84,10 @@ impl Default for Options {
             deletes: true,
             limits: Limits::default(),
             collection: Rules::default(),
+            audit: None,
+            webhooks: Vec::new(),
+            rates: RateLimits::default(),
+            trusted_proxies: Vec::new(),
             collect_every: Some(Duration::from_secs(6 * 60 * 60)),
         }
     }
@@ -91,6 +107,9 @@ pub(crate) struct Inner {
     pub holds: Arc<Holds>,
     /// Held by the one collection that may run.
     pub collecting: tokio::sync::Mutex<()>,
+    pub metrics: Metrics,
+    pub rates: Rates,
+    pub hooks: Hooks,
     pub options: Options,
 }
 
@@ -130,6 +149,9 @@ impl Registry {
             uploads,
             holds: Arc::default(),
             collecting: tokio::sync::Mutex::default(),
+            metrics: Metrics::default(),
+            rates: Rates::default(),
+            hooks: Hooks::new(&options.webhooks),
             options,
         };
         Registry { inner: Arc::new(inner) }

@@ -3,6 +3,7 @@
 
 use std::convert::Infallible;
 use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::pin::pin;
@@ -22,6 +23,7 @@ use tokio::sync::{Semaphore, watch};
 use crate::Registry;
 use crate::auth::Operator;
 use crate::sendfile::{Connection, FileQueue};
+use crate::visit::Peer;
 
 /// How long accepting waits when the process has no descriptors left.
 const BREATH: Duration = Duration::from_secs(1);
@@ -54,10 +56,10 @@ pub async fn serve_until(
             accepted = accepted => accepted,
         };
         match accepted {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 let (registry, ended) = (registry.clone(), ended.clone());
                 tokio::spawn(async move {
-                    answer(stream, registry, ended).await;
+                    answer(stream, peer, registry, ended).await;
                     drop(place);
                 });
             }
@@ -92,7 +94,7 @@ pub async fn serve_operator(socket: &Path, registry: Registry) -> std::io::Resul
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                let extensions = Extensions { is_operator: true, queue: None };
+                let extensions = Extensions { is_operator: true, peer: None, queue: None };
                 tokio::spawn(converse(stream, registry.clone(), extensions, ended.clone()));
             }
             Err(error) => recover(error).await,
@@ -104,11 +106,12 @@ pub async fn serve_operator(socket: &Path, registry: Registry) -> std::io::Resul
 #[derive(Clone)]
 struct Extensions {
     is_operator: bool,
+    peer: Option<Peer>,
     queue: Option<FileQueue>,
 }
 
 /// Answers what comes on one connection.
-async fn answer(stream: TcpStream, registry: Registry, ended: watch::Receiver<()>) {
+async fn answer(stream: TcpStream, peer: SocketAddr, registry: Registry, ended: watch::Receiver<()>) {
     // A small answer must not wait for the acknowledgement of the one before, and who has vanished is noticed.
     let keepalive = || Ok(rustix::net::sockopt::set_socket_keepalive(&stream, true)?);
     if let Err(error) = stream.set_nodelay(true).and_then(|()| keepalive()) {
@@ -117,13 +120,12 @@ async fn answer(stream: TcpStream, registry: Registry, ended: watch::Receiver<()
     let idle = registry.inner.options.limits.idle;
     let queue = FileQueue::default();
     let connection = Connection::new(stream, queue.clone(), idle);
+    let extensions = |queue| Extensions { is_operator: false, peer: Some(Peer(peer)), queue };
     match registry.inner.options.tls.clone() {
-        None => converse(connection, registry, Extensions { is_operator: false, queue: Some(queue) }, ended).await,
+        None => converse(connection, registry, extensions(Some(queue)), ended).await,
         // What is encrypted cannot be sent as a file.
         Some(tls) => match tokio::time::timeout(idle, tls.acceptor.accept(connection)).await {
-            Ok(Ok(encrypted)) => {
-                converse(encrypted, registry, Extensions { is_operator: false, queue: None }, ended).await
-            }
+            Ok(Ok(encrypted)) => converse(encrypted, registry, extensions(None), ended).await,
             Ok(Err(error)) => tracing::debug!(%error, "no encrypted connection"),
             Err(_) => tracing::debug!("no encrypted connection in time"),
         },
@@ -140,6 +142,9 @@ async fn converse<C: AsyncRead + AsyncWrite + Unpin>(
         let (mut request, registry) = (request.map(Body::new), registry.clone());
         if let Some(queue) = &extensions.queue {
             request.extensions_mut().insert(queue.clone());
+        }
+        if let Some(peer) = extensions.peer {
+            request.extensions_mut().insert(peer);
         }
         if extensions.is_operator {
             request.extensions_mut().insert(Operator);

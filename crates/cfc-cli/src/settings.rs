@@ -1,6 +1,8 @@
 //! Where state lives and who serves: flag over environment over configuration file over default.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -12,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::args::Global;
 use crate::failure::Failure;
-use crate::size::CacheLimit;
+use crate::size::{CacheLimit, Size};
 use crate::span::Span;
 
 /// The layout of the data directory, and what the configuration file says.
@@ -203,10 +205,103 @@ pub struct RegistryEntry {
     /// What users, or everybody, may do; without any, users may do everything.
     #[serde(default)]
     pub allow: Vec<cfc_registry::Rule>,
+    /// Under which URL clients know the registry, for their tokens, where a proxy is in between.
+    pub url: Option<String>,
+    /// Where it is written down who did what: a file, or `-` for the standard output.
+    pub audit_log: Option<PathBuf>,
+    /// How large that file gets before another is begun: `"100MB"`; ten are kept.
+    pub audit_log_size: Option<Size>,
+    /// How often one address, and one user, may ask.
+    pub requests_per_minute_by_address: Option<NonZeroU32>,
+    pub requests_per_minute_by_user: Option<NonZeroU32>,
+    /// Who is told of what was pushed and deleted.
+    #[serde(default)]
+    pub webhook: Vec<WebhookEntry>,
+    /// Addresses of proxies that say truly who is behind them.
+    #[serde(default)]
+    pub trusted_proxies: Vec<IpAddr>,
+    /// Larger manifests are refused: `"4MB"`.
+    pub max_manifest: Option<Size>,
+    /// Connections at once.
+    pub max_connections: Option<NonZeroU32>,
+    /// How long a client may do nothing in the middle of a request: `"60s"`.
+    pub idle_timeout: Option<Span>,
     /// The certificate with its chain that the registry shows, in PEM; without it the registry speaks plain HTTP.
     pub tls_certificate: Option<PathBuf>,
     /// Its key, in PEM.
     pub tls_key: Option<PathBuf>,
+}
+
+/// A receiver of events, as `[[registry.webhook]]` has it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WebhookEntry {
+    /// Where events are posted.
+    pub url: String,
+    /// Further headers: `{ Authorization = "Bearer …" }`.
+    #[serde(default)]
+    pub headers: BTreeMap<String, String>,
+    /// A file with what signs each body.
+    pub secret_file: Option<PathBuf>,
+    /// Patterns of the repositories whose events it gets; all of them unless said.
+    #[serde(default = "everywhere")]
+    pub repositories: Vec<String>,
+    /// Which events: `["push", "delete"]`, both unless said.
+    #[serde(default = "every_event")]
+    pub events: Vec<cfc_registry::HookEvent>,
+}
+
+impl WebhookEntry {
+    /// What the registry is told of it.
+    pub fn webhook(&self) -> Result<cfc_registry::Webhook, Failure> {
+        let url = &self.url;
+        if !url.starts_with("http://") && !url.starts_with("https://") {
+            let what = format!("`url = \"{url}\"` below `[[registry.webhook]]` in the configuration file is no URL");
+            return Err(Failure::new(what).hint("write it as `https://receiver.example/path`"));
+        }
+        let read = |path: &PathBuf| {
+            std::fs::read_to_string(path).map_err(|error| {
+                Failure::because(format!("cannot read `secret_file` {} of the webhook {url}", path.display()), &error)
+            })
+        };
+        let secret = self.secret_file.as_ref().map(read).transpose()?;
+        Ok(cfc_registry::Webhook {
+            url: url.clone(),
+            headers: self.headers.clone(),
+            secret: secret.map(|secret| secret.trim_end().to_string()),
+            repositories: self.repositories.clone(),
+            events: self.events.clone(),
+            attempts: 10,
+            backoff: std::time::Duration::from_secs(1),
+        })
+    }
+}
+
+fn everywhere() -> Vec<String> {
+    vec!["**".to_string()]
+}
+
+fn every_event() -> Vec<cfc_registry::HookEvent> {
+    vec![cfc_registry::HookEvent::Push, cfc_registry::HookEvent::Delete]
+}
+
+impl RegistryEntry {
+    /// The URL, which ends up in a header.
+    pub fn url(&self) -> Result<Option<String>, Failure> {
+        let is_url = |url: &String| {
+            let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
+            rest.is_some_and(|rest| {
+                !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"')
+            })
+        };
+        match &self.url {
+            Some(url) if !is_url(url) => {
+                Err(Failure::new(format!("`url = \"{url}\"` below `[registry]` in the configuration file is no URL"))
+                    .hint("write it as `https://registry.example`"))
+            }
+            url => Ok(url.clone()),
+        }
+    }
 }
 
 impl Default for RegistryEntry {

@@ -5,7 +5,8 @@ use std::str::FromStr;
 use serde::Deserialize;
 
 /// An amount of disk: `500MB`, `10GB`, `1.5g`, bytes without a unit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "Written")]
 pub struct Size(u64);
 
 impl Size {
@@ -53,6 +54,17 @@ impl CacheLimit {
 enum Written {
     Bytes(u64),
     Text(String),
+}
+
+impl TryFrom<Written> for Size {
+    type Error = String;
+
+    fn try_from(written: Written) -> Result<Size, String> {
+        match written {
+            Written::Bytes(bytes) => Ok(Size(bytes)),
+            Written::Text(text) => text.parse(),
+        }
+    }
 }
 
 impl TryFrom<Written> for CacheLimit {

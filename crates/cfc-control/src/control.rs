@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use object_store::ObjectStore;
 
@@ -22,8 +23,22 @@ pub struct ControlOptions {
     pub gateway_url: String,
     /// Host and port of the registry.
     pub registry_host: String,
-    /// What the credentials endpoint hands out as password; `None` for a registry that asks for none.
-    pub registry_password: Option<String>,
+    /// Makes the passwords that the credentials endpoint hands out; `None` for a registry that asks for none.
+    pub registry_passwords: Option<RegistryPasswords>,
+}
+
+/// Makes a password for the registry's user `v1`.
+pub type RegistryPasswords = Arc<dyn Fn(&RegistryGrant) -> String + Send + Sync>;
+
+/// What a password for the registry is to be good for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RegistryGrant {
+    /// Pull from every repository, and list them.
+    pub pull: bool,
+    /// Push to every repository, delete there and collect garbage.
+    pub push: bool,
+    /// How long.
+    pub lifetime: Duration,
 }
 
 /// The control API over records in a bucket. Cheap to clone; every clone is the same.

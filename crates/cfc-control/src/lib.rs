@@ -33,7 +33,7 @@ pub use client::{
     ApplicationRequest, ApplicationStatus, Client, ClientError, ClientErrorKind, DeployRequest, Deployed,
     ExecConnection, ExecReceiver, ExecSender,
 };
-pub use control::{Control, ControlOptions};
+pub use control::{Control, ControlOptions, RegistryGrant, RegistryPasswords};
 pub use error::{Code, ControlError};
 pub use exec::{ExecError, ExecInput, ExecOutput, ExecRequest, ExecSession};
 pub use host::worker_url;

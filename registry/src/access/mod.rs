@@ -12,9 +12,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::token::{Checked, Claims, Holder, Kind, MAX_SCOPES, SERVICE, Scope, Tokens};
-use crate::{
-    Access, Action, Authorizer, Challenge, Credentials, Decision, StorageError, TokenAnswer, TokenRequest,
-};
+use crate::{Access, Action, Authorizer, Challenge, Credentials, Decision, StorageError, TokenAnswer, TokenRequest};
 use accounts::{Accounts, Busy};
 pub(crate) use pattern::matches;
 
@@ -120,11 +118,9 @@ impl AccessRules {
         match &claims.holder {
             Holder::Nobody => Some(User::Nobody),
             Holder::User => self.accounts.hash(&claims.sub).map(|_| User::Named(claims.sub.clone())),
-            Holder::Credential(permissions) => Some(User::Guest {
-                name: claims.sub.clone(),
-                permissions: permissions.clone(),
-                until: claims.until(),
-            }),
+            Holder::Credential(permissions) => {
+                Some(User::Guest { name: claims.sub.clone(), permissions: permissions.clone(), until: claims.until() })
+            }
         }
     }
 
@@ -173,7 +169,9 @@ fn is_under_way(access: &Access) -> bool {
 fn guest(claims: Claims, name: &str) -> Option<User> {
     let until = claims.until();
     match claims.holder {
-        Holder::Credential(permissions) if claims.sub == name => Some(User::Guest { name: claims.sub, permissions, until }),
+        Holder::Credential(permissions) if claims.sub == name => {
+            Some(User::Guest { name: claims.sub, permissions, until })
+        }
         _ => None,
     }
 }
@@ -184,7 +182,11 @@ enum User {
     Nobody,
     Named(String),
     /// Whoever has a password that was made for a while, until when in seconds since 1970.
-    Guest { name: String, permissions: Vec<Permission>, until: u64 },
+    Guest {
+        name: String,
+        permissions: Vec<Permission>,
+        until: u64,
+    },
 }
 
 impl Rule {

@@ -10,11 +10,12 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::json;
 
 use super::{Call, empty, is_unchanged, set, set_digest};
-use crate::StorageError;
 use crate::error::{ApiError, Problem};
 use crate::manifest::ManifestFacts;
 use crate::registry::Inner;
 use crate::route::ManifestName;
+use crate::webhook::Target;
+use crate::{HookEvent, StorageError};
 
 const OCI_SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
 const OCI_TAG: HeaderName = HeaderName::from_static("oci-tag");
@@ -77,6 +78,11 @@ pub(super) async fn put(
     }
     require_changeable(call, name, &digest, &tags).await?;
     store(call.registry, name, &facts, &digest, &bytes, &tags).await?;
+    if !call.registry.hooks.is_empty() {
+        let target = Target::manifest(name, &facts.media_type, &digest, bytes.len() as u64);
+        let tagged: Vec<Target> = tags.iter().map(|tag| target.tagged(tag)).collect();
+        call.tell(HookEvent::Push, if tagged.is_empty() { vec![target] } else { tagged });
+    }
     let mut response = empty(StatusCode::CREATED);
     set(&mut response, header::LOCATION, &format!("/v2/{name}/manifests/{digest}"));
     set_digest(&mut response, &digest);
@@ -105,7 +111,17 @@ pub(super) async fn delete(
         }
         ManifestName::Impossible(_) => false,
     };
-    if deleted { Ok(empty(StatusCode::ACCEPTED)) } else { Err(unknown(reference)) }
+    if !deleted {
+        return Err(unknown(reference));
+    }
+    let mut target = Target { repository: name.to_string(), ..Target::default() };
+    match reference {
+        ManifestName::Tag(tag) => target = target.tagged(tag),
+        ManifestName::Digest(digest) => target.digest = Some(digest.clone()),
+        ManifestName::Impossible(_) => {}
+    }
+    call.tell(HookEvent::Delete, vec![target]);
+    Ok(empty(StatusCode::ACCEPTED))
 }
 
 /// The tags that a push sets: its reference, or those of `?tag=` beside a digest.

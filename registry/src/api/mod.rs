@@ -23,7 +23,9 @@ use crate::error::{ApiError, Problem};
 use crate::query::Query;
 use crate::registry::Inner;
 use crate::route::{Resource, Route};
-use crate::{Action, ByteStream, Registry};
+use crate::visit::Visit;
+use crate::webhook::{Cause, Target};
+use crate::{Action, ByteStream, HookEvent, Registry};
 
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
@@ -42,8 +44,16 @@ struct Call<'a> {
 
 /// Answers one request.
 pub(crate) async fn respond(registry: &Registry, request: Request) -> Response {
-    let (parts, mut body) = request.into_parts();
-    let result = answer(&registry.inner, &parts, &mut body).await;
+    let registry = &registry.inner;
+    let (parts, body) = request.into_parts();
+    match parts.uri.path() {
+        "/healthz" => return crate::health::health(),
+        "/readyz" => return crate::health::readiness(registry).await,
+        _ => {}
+    }
+    let mut visit = Visit::begin(registry, &parts);
+    let mut body = visit.count(body);
+    let result = answer(registry, &parts, &mut body, &mut visit).await;
     let mut response = match result {
         Ok(response) => response,
         Err(error) => {
@@ -53,14 +63,31 @@ pub(crate) async fn respond(registry: &Registry, request: Request) -> Response {
         }
     };
     response.headers_mut().insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
-    response
+    visit.answer(response)
 }
 
-async fn answer(registry: &Arc<Inner>, parts: &Parts, body: &mut Body) -> Result<Response, ApiError> {
+async fn answer(
+    registry: &Arc<Inner>,
+    parts: &Parts,
+    body: &mut Body,
+    visit: &mut Visit,
+) -> Result<Response, ApiError> {
     let authorizer = registry.options.authorizer.as_deref().filter(|_| parts.extensions.get::<Operator>().is_none());
-    let gate = Gate::new(authorizer, credentials(&parts.headers), base_url(registry, parts));
-    if parts.uri.path() == "/token" {
-        return crate::token::answer(registry, &gate, parts, body).await;
+    let gate = Gate::new(registry, authorizer, credentials(&parts.headers), base_url(registry, parts));
+    visit.is_by(gate.name());
+    if let Some(address) = crate::visit::address(registry, parts) {
+        registry.rates.of_address(registry.options.rates, address).map_err(ApiError::too_many)?;
+    }
+    match parts.uri.path() {
+        "/token" => {
+            visit.is_for_a_token();
+            return crate::token::answer(registry, &gate, parts, body).await;
+        }
+        "/metrics" => {
+            gate.check(Action::Metrics, None).await?;
+            return Ok(crate::metrics::answer(registry));
+        }
+        _ => {}
     }
     let query = Query::parse(parts.uri.query());
     let route = Route::parse(parts.uri.path());
@@ -73,6 +100,7 @@ async fn answer(registry: &Arc<Inner>, parts: &Parts, body: &mut Body) -> Result
             return Err(error);
         }
     };
+    visit.is_about(&route);
     match route {
         Route::Base => base(&call).await,
         Route::Catalog => lists::catalog(&call).await,
@@ -148,6 +176,17 @@ async fn base(call: &Call<'_>) -> Result<Response, ApiError> {
 }
 
 impl Call<'_> {
+    /// Tells others of what this request has done.
+    fn tell(&self, event: HookEvent, targets: Vec<Target>) {
+        let cause = Cause {
+            parts: self.parts,
+            address: crate::visit::address(self.registry, self.parts),
+            user: self.gate.name(),
+            base: self.gate.base(),
+        };
+        self.registry.hooks.tell(event, &cause, targets);
+    }
+
     fn is_head(&self) -> bool {
         self.parts.method == Method::HEAD
     }

@@ -116,6 +116,7 @@ async fn form(registry: &Inner, body: &mut Body) -> Result<Query, ApiError> {
         Ok(Err(_)) => return Err(ApiError::new(Problem::TokenRequest, "the form is too long, or ended early")),
         Err(_) => return Err(ApiError::new(Problem::TokenRequest, "the form did not come in time")),
     };
-    let text = std::str::from_utf8(&bytes).map_err(|_| ApiError::new(Problem::TokenRequest, "the form is not UTF-8"))?;
+    let text =
+        std::str::from_utf8(&bytes).map_err(|_| ApiError::new(Problem::TokenRequest, "the form is not UTF-8"))?;
     Ok(Query::parse(Some(text)))
 }

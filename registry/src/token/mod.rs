@@ -14,8 +14,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use endpoint::answer;
-pub(crate) use key::is_same;
-use key::hex;
+pub(crate) use key::{hex, is_same, mac};
 pub(crate) use scope::{MAX_SCOPES, Scope};
 
 use crate::{Access, Permission, StorageError};

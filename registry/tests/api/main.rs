@@ -19,3 +19,5 @@ mod slow;
 mod tokens;
 mod uploads;
 mod verify;
+mod watching;
+mod webhooks;

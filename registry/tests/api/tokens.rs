@@ -101,10 +101,7 @@ async fn a_token_opens_what_was_asked_for_and_the_rules_allow() {
     }
     let refused = send(server.request("GET", &blob("public/a")).bearer_auth(&full)).await;
     let challenge = header(&refused, "www-authenticate");
-    assert!(
-        challenge.ends_with(",scope=\"repository:public/a:pull\",error=\"insufficient_scope\""),
-        "{challenge}"
-    );
+    assert!(challenge.ends_with(",scope=\"repository:public/a:pull\",error=\"insufficient_scope\""), "{challenge}");
     let forged = send(server.request("GET", &blob("public/a")).bearer_auth(format!("{full}x"))).await;
     assert!(header(&forged, "www-authenticate").ends_with(",error=\"invalid_token\""));
     // A mount reads where it takes from.

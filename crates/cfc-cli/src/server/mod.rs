@@ -142,8 +142,7 @@ async fn serve(server: Server) -> Result<Option<Handover>, Failure> {
     let store = settings.open_store()?;
     let runtime = Runtime::open(runtime_config(settings, &store, &launcher)?).await.map_err(runtime_failure)?;
     runtime.share_machine(settings.file.shares()?);
-    let registry_password = uuid::Uuid::new_v4().simple().to_string();
-    let registry = registry::open(settings, &registry_password)?;
+    let (registry, registry_passwords) = registry::open(settings)?;
     let gateway = Gateway::new(GatewayOptions::default());
     let machine = Machine::new(
         settings,
@@ -161,7 +160,7 @@ async fn serve(server: Server) -> Result<Option<Handover>, Failure> {
         account_id: settings.account_id(),
         gateway_url: format!("http://localhost:{}", listen::address(&gateway_listener)?.port()),
         registry_host: addresses.registry.clone(),
-        registry_password: Some(registry_password),
+        registry_passwords,
     };
     let control = Control::open(registry::bucket(settings)?, machine.clone(), options).await?;
 

@@ -3,12 +3,16 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use cfc_registry::{AccessRules, Options, Registry, Tls};
+use cfc_control::{RegistryGrant, RegistryPasswords};
+use cfc_registry::{AccessRules, AuditLog, Minter, Options, Permission, RateLimits, Registry, Tls};
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 
 use crate::failure::Failure;
-use crate::settings::Settings;
+use crate::settings::{Settings, WebhookEntry};
+
+/// How large an audit log gets before another is begun.
+const AUDIT_LOG_BYTES: u64 = 100 * 1024 * 1024;
 
 /// The directory that stands for the bucket.
 pub fn bucket_directory(settings: &Settings) -> PathBuf {
@@ -33,6 +37,7 @@ pub fn options(settings: &Settings) -> Result<Options, Failure> {
         accept_sparse: entry.accept_sparse,
         deletes: entry.deletes,
         immutable_tags: entry.immutable_tags.clone(),
+        url: entry.url()?,
         ..Options::default()
     };
     if let Some(grace) = entry.gc_grace {
@@ -42,27 +47,68 @@ pub fn options(settings: &Settings) -> Result<Options, Failure> {
     if let Some(every) = entry.gc_every {
         options.collect_every = Some(every.duration()).filter(|every| !every.is_zero());
     }
+    let number = |number: std::num::NonZeroU32| number.get();
+    options.rates = RateLimits {
+        by_address: entry.requests_per_minute_by_address.map(number),
+        by_user: entry.requests_per_minute_by_user.map(number),
+    };
+    options.webhooks = entry.webhook.iter().map(WebhookEntry::webhook).collect::<Result<_, _>>()?;
+    options.trusted_proxies = entry.trusted_proxies.clone();
+    if let Some(size) = entry.max_manifest {
+        options.max_manifest_bytes = usize::try_from(size.bytes()).unwrap_or(usize::MAX);
+    }
+    if let Some(connections) = entry.max_connections {
+        options.limits.connections = connections.get() as usize;
+    }
+    if let Some(idle) = entry.idle_timeout {
+        options.limits.idle = idle.duration();
+    }
     Ok(options)
 }
 
-/// The registry of the data directory within the platform, whose own user, `v1`, may do everything: the control API
-/// gives its password to whoever may deploy.
-pub fn open(settings: &Settings, password: &str) -> Result<Registry, Failure> {
+/// Where a registry that is served writes down who did what.
+fn audit(settings: &Settings) -> Result<Option<Arc<AuditLog>>, Failure> {
+    let entry = &settings.file.registry;
+    let size = entry.audit_log_size.map_or(AUDIT_LOG_BYTES, |size| size.bytes());
+    let log = match &entry.audit_log {
+        None => return Ok(None),
+        Some(path) if path.as_os_str() == "-" => AuditLog::to_stdout(),
+        Some(path) => AuditLog::to_file(path, size)
+            .map_err(|error| Failure::because("cannot use `audit_log` below `[registry]`", &error))?,
+    };
+    Ok(Some(Arc::new(log)))
+}
+
+/// The registry of the data directory within the platform, and what makes the passwords for it that the control API
+/// gives to whoever may deploy.
+pub fn open(settings: &Settings) -> Result<(Registry, Option<RegistryPasswords>), Failure> {
     let mut options = options(settings)?;
-    options.authorizer = access(settings)?.map(|rules| Arc::new(rules.with_trusted("v1", password)) as _);
+    let access = access(settings)?;
+    let minter = access.as_ref().and_then(AccessRules::minter);
+    options.authorizer = access.map(|rules| Arc::new(rules) as _);
+    options.audit = audit(settings)?;
     if settings.file.registry.tls_certificate.is_some() {
         let what = "`tls_certificate` below `[registry]` in the configuration file is for a registry that runs alone";
         let hint =
             "`cfc serve` keeps its registry on loopback; run `cfc registry serve` with a data directory of its own";
         return Err(Failure::new(what).hint(hint));
     }
-    Ok(Registry::open(&bucket_directory(settings), options)?)
+    let passwords = minter.map(|minter| Arc::new(move |grant: &RegistryGrant| password(&minter, grant)) as _);
+    Ok((Registry::open(&bucket_directory(settings), options)?, passwords))
+}
+
+/// A password for the user whom wrangler takes, that allows what wrangler does with it: its `images delete` pushes.
+fn password(minter: &Minter, grant: &RegistryGrant) -> String {
+    let pull = [Permission::Pull, Permission::Catalog].into_iter().filter(|_| grant.pull);
+    let push = [Permission::Push, Permission::Delete, Permission::Collect].into_iter().filter(|_| grant.push);
+    minter.mint("v1", &pull.chain(push).collect::<Vec<_>>(), grant.lifetime)
 }
 
 /// The registry of the data directory alone.
 pub fn open_alone(settings: &Settings) -> Result<Registry, Failure> {
     let mut options = options(settings)?;
     options.authorizer = access(settings)?.map(|rules| Arc::new(rules) as _);
+    options.audit = audit(settings)?;
     options.tls = tls(settings)?;
     Ok(Registry::open(&bucket_directory(settings), options)?)
 }
@@ -72,8 +118,9 @@ fn access(settings: &Settings) -> Result<Option<AccessRules>, Failure> {
     let entry = &settings.file.registry;
     match &entry.htpasswd {
         Some(file) => {
-            let rules = AccessRules::new(file, entry.allow.clone());
-            rules.map(Some).map_err(|error| Failure::because("cannot use `htpasswd` below `[registry]`", &error))
+            let rules = AccessRules::new(file, entry.allow.clone())
+                .map_err(|error| Failure::because("cannot use `htpasswd` below `[registry]`", &error))?;
+            Ok(Some(rules.with_tokens(&bucket_directory(settings).join("registry/token-key"))?))
         }
         None if entry.allow.is_empty() => Ok(None),
         None => Err(Failure::new("`[[registry.allow]]` in the configuration file needs users")

@@ -1,12 +1,17 @@
 //! What wrangler asks about the account.
 
+use std::time::Duration;
+
+use axum::body::Bytes;
 use axum::extract::{Path, State};
 use cfc_project::InstanceType;
+use serde::Deserialize;
 use serde_json::json;
 
 use super::Answer;
-use crate::Control;
+use crate::error::Code;
 use crate::wire::envelope::{list, success};
+use crate::{Control, ControlError, RegistryGrant};
 
 /// `GET containers/me`. The limits are those of the largest instance type; the machine's own are enforced at starts.
 pub(crate) async fn me(State(control): State<Control>) -> Answer {
@@ -35,15 +40,68 @@ pub(crate) async fn me(State(control): State<Control>) -> Answer {
     })))
 }
 
-/// `POST containers/registries/:domain/credentials`.
-pub(crate) async fn credentials(State(control): State<Control>, Path((_, domain)): Path<(String, String)>) -> Answer {
+/// What wrangler asks a password for the registry with.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WantedCredentials {
+    #[serde(default = "usual_minutes")]
+    expiration_minutes: u64,
+    permissions: Vec<String>,
+    /// Pushing to Cloudflare's own images; there are none here.
+    #[serde(default, rename = "library_push")]
+    _library_push: bool,
+}
+
+fn usual_minutes() -> u64 {
+    15
+}
+
+/// A password that is good for longer is none to hand out.
+const MAX_CREDENTIAL_MINUTES: u64 = 24 * 60;
+
+impl WantedCredentials {
+    fn read(body: &[u8]) -> Result<RegistryGrant, ControlError> {
+        let malformed = |what: String| ControlError::new(Code::Malformed, what);
+        let wanted: WantedCredentials = serde_json::from_slice(body)
+            .map_err(|error| malformed("cannot read which credentials are wanted".to_string()).because(error))?;
+        let minutes = wanted.expiration_minutes;
+        if !(1..=MAX_CREDENTIAL_MINUTES).contains(&minutes) {
+            let what = format!("`expiration_minutes` is {minutes}, expected 1 to {MAX_CREDENTIAL_MINUTES}");
+            return Err(malformed(what));
+        }
+        let lifetime = Duration::from_secs(minutes * 60);
+        let mut grant = RegistryGrant { pull: false, push: false, lifetime };
+        for permission in &wanted.permissions {
+            match permission.as_str() {
+                "pull" => grant.pull = true,
+                "push" => grant.push = true,
+                "library_push" => {}
+                other => return Err(malformed(format!("there is no permission `{other}`, expected `pull` or `push`"))),
+            }
+        }
+        match grant.pull || grant.push {
+            true => Ok(grant),
+            false => Err(malformed("`permissions` is empty, expected `pull` or `push`".to_string())),
+        }
+    }
+}
+
+/// `POST containers/registries/:domain/credentials`: a password that expires. wrangler gives it the name `v1` whatever
+/// the answer says.
+pub(crate) async fn credentials(
+    State(control): State<Control>,
+    Path((_, domain)): Path<(String, String)>,
+    body: Bytes,
+) -> Answer {
     let options = &control.inner.options;
+    let grant = WantedCredentials::read(&body)?;
     let any = || uuid::Uuid::new_v4().simple().to_string();
+    let password = options.registry_passwords.as_ref().map_or_else(any, |make| make(&grant));
     Ok(success(json!({
         "account_id": options.account_id,
         "registry_host": if domain.is_empty() { &options.registry_host } else { &domain },
         "username": "v1",
-        "password": options.registry_password.clone().unwrap_or_else(any),
+        "password": password,
     })))
 }
 

@@ -50,6 +50,28 @@ async fn wranglers_deploy_finds_every_route() {
     let wanted = json!({"expiration_minutes": 15, "permissions": ["push", "pull"]});
     let (_, body) = server.call("POST", "/containers/registries/127.0.0.1:8443/credentials", Some(wanted)).await;
     assert_eq!(body["result"]["registry_host"], json!("127.0.0.1:8443"));
+    assert_eq!(body["result"]["password"], json!("RegistryGrant { pull: true, push: true, lifetime: 900s }"));
+    for (wanted, expected) in [
+        (json!({"permissions": ["pull"]}), "RegistryGrant { pull: true, push: false, lifetime: 900s }"),
+        (
+            json!({"expiration_minutes": 5, "permissions": ["push", "library_push"]}),
+            "RegistryGrant { pull: false, push: true, lifetime: 300s }",
+        ),
+    ] {
+        let (_, body) = server.call("POST", "/containers/registries/r:1/credentials", Some(wanted)).await;
+        assert_eq!(body["result"]["password"], json!(expected));
+    }
+    for wrong in [
+        json!({}),
+        json!({"permissions": []}),
+        json!({"permissions": ["fly"]}),
+        json!({"permissions": ["pull"], "expiration_minutes": 0}),
+        json!({"permissions": ["pull"], "expiration_minutes": 100_000}),
+        json!({"permissions": ["pull"], "expiration_minutes": -1}),
+    ] {
+        let (status, body) = server.call("POST", "/containers/registries/r:1/credentials", Some(wrong.clone())).await;
+        assert_eq!(status, 400, "{wrong} {body}");
+    }
 
     let uuid = uuid::Uuid::parse_str(deployment_id).expect("a UUID");
     let (_, body) = server.call("GET", &format!("/workers/scripts/cw/versions/{uuid}"), None).await;

@@ -1,0 +1,32 @@
+//! `/healthz` and `/readyz`: for whoever watches the machine, without a password. They tell nothing but themselves.
+
+use axum::body::Body;
+use axum::response::Response;
+use cfc_oci::Digest;
+use http::{HeaderValue, StatusCode, header};
+
+use crate::error::Chain;
+use crate::registry::Inner;
+
+/// Whether the process answers.
+pub(crate) fn health() -> Response {
+    text(StatusCode::OK, "ok\n")
+}
+
+/// Whether what is stored can be reached: 503 if not.
+pub(crate) async fn readiness(registry: &Inner) -> Response {
+    match registry.blobs.stat(&Digest::of(b"")).await {
+        Ok(_) => text(StatusCode::OK, "ok\n"),
+        Err(error) => {
+            tracing::error!(error = %Chain(&error), "not ready");
+            text(StatusCode::SERVICE_UNAVAILABLE, "the storage cannot be read\n")
+        }
+    }
+}
+
+fn text(status: StatusCode, text: &'static str) -> Response {
+    let mut response = Response::new(Body::from(text));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    response
+}

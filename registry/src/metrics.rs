@@ -1,0 +1,201 @@
+//! [`Metrics`]: what the registry has counted since it began, for Prometheus. Labels are methods, kinds of requests and
+//! statuses that the registry itself has: their number does not grow with what clients ask for.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use axum::body::Body;
+use axum::response::Response;
+use http::{HeaderValue, Method, header};
+
+use crate::collect::Collected;
+use crate::error::Chain;
+use crate::files::blocking;
+use crate::registry::Inner;
+use crate::visit::Kind;
+use crate::webhook::Counts;
+
+/// Upper bounds of how long requests took, in seconds.
+const BUCKETS: [f64; 12] = [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0, 300.0, 1800.0];
+
+/// Adding up what is stored means to look at all of it, which is done no more often.
+const USAGE_AGE: Duration = Duration::from_secs(60);
+
+/// Counts.
+#[derive(Default)]
+pub(crate) struct Metrics {
+    requests: Mutex<BTreeMap<(&'static str, Kind, u16), u64>>,
+    durations: Mutex<BTreeMap<Kind, Histogram>>,
+    received: AtomicU64,
+    sent: AtomicU64,
+    /// Requests that bring content of blobs right now.
+    pub uploads: AtomicU64,
+    collections: AtomicU64,
+    failed_collections: AtomicU64,
+    collected: AtomicU64,
+    collected_bytes: AtomicU64,
+    usage: Mutex<Option<(Instant, Stored)>>,
+    is_adding_up: AtomicBool,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Histogram {
+    buckets: [u64; BUCKETS.len()],
+    count: u64,
+    seconds: f64,
+}
+
+/// What is stored.
+#[derive(Clone, Copy)]
+struct Stored {
+    blobs: u64,
+    bytes: u64,
+    repositories: u64,
+}
+
+impl Metrics {
+    pub(crate) fn count(&self, method: &Method, kind: Kind, status: u16, took: Duration, bytes: (u64, u64)) {
+        let method = match method.as_str() {
+            "GET" => "GET",
+            "HEAD" => "HEAD",
+            "POST" => "POST",
+            "PUT" => "PUT",
+            "PATCH" => "PATCH",
+            "DELETE" => "DELETE",
+            _ => "other",
+        };
+        let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        *requests.entry((method, kind, status)).or_default() += 1;
+        drop(requests);
+        let seconds = took.as_secs_f64();
+        let mut durations = self.durations.lock().unwrap_or_else(PoisonError::into_inner);
+        let histogram = durations.entry(kind).or_default();
+        histogram.count += 1;
+        histogram.seconds += seconds;
+        if let Some(bucket) = BUCKETS.iter().position(|bound| seconds <= *bound) {
+            histogram.buckets[bucket] += 1;
+        }
+        drop(durations);
+        self.received.fetch_add(bytes.0, Ordering::Relaxed);
+        self.sent.fetch_add(bytes.1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn collection_ended(&self, collected: Option<&Collected>) {
+        match collected {
+            Some(collected) => {
+                self.collections.fetch_add(1, Ordering::Relaxed);
+                self.collected.fetch_add(collected.blobs, Ordering::Relaxed);
+                self.collected_bytes.fetch_add(collected.bytes, Ordering::Relaxed);
+            }
+            None => drop(self.failed_collections.fetch_add(1, Ordering::Relaxed)),
+        }
+    }
+
+    fn render(&self, hooks: &Counts) -> String {
+        let mut page = Page::default();
+        page.family("cfc_registry_requests_total", "counter", "Requests, by method, kind and status.");
+        for ((method, kind, status), count) in &*self.requests.lock().unwrap_or_else(PoisonError::into_inner) {
+            let labels = format!("method=\"{method}\",kind=\"{}\",code=\"{status}\"", kind.text());
+            page.sample("cfc_registry_requests_total", &labels, count);
+        }
+        self.render_durations(&mut page);
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let counter = |page: &mut Page, name, help, value| page.single(name, "counter", help, value);
+        counter(&mut page, "cfc_registry_receive_bytes_total", "Bytes of requests' bodies.", read(&self.received));
+        counter(&mut page, "cfc_registry_transmit_bytes_total", "Bytes of answers' bodies.", read(&self.sent));
+        let help = "Requests that bring content of blobs right now.";
+        page.single("cfc_registry_uploads_in_progress", "gauge", help, read(&self.uploads));
+        page.family("cfc_registry_collections_total", "counter", "Garbage collections, by outcome.");
+        page.sample("cfc_registry_collections_total", "outcome=\"done\"", &read(&self.collections));
+        page.sample("cfc_registry_collections_total", "outcome=\"failed\"", &read(&self.failed_collections));
+        let help = "Blobs that garbage collections have removed.";
+        counter(&mut page, "cfc_registry_collected_blobs_total", help, read(&self.collected));
+        let help = "Bytes of blobs that garbage collections have removed.";
+        counter(&mut page, "cfc_registry_collected_bytes_total", help, read(&self.collected_bytes));
+        page.family("cfc_registry_webhook_events_total", "counter", "Events for receivers, by how they ended.");
+        let ends = [("delivered", &hooks.delivered), ("failed", &hooks.failed), ("dropped", &hooks.dropped)];
+        for (end, count) in ends {
+            page.sample("cfc_registry_webhook_events_total", &format!("outcome=\"{end}\""), &read(count));
+        }
+        if let Some((_, stored)) = *self.usage.lock().unwrap_or_else(PoisonError::into_inner) {
+            page.single("cfc_registry_stored_blobs", "gauge", "Blobs that are stored.", stored.blobs);
+            page.single("cfc_registry_stored_bytes", "gauge", "Bytes of the blobs that are stored.", stored.bytes);
+            page.single("cfc_registry_repositories", "gauge", "Repositories with a manifest.", stored.repositories);
+        }
+        page.0
+    }
+
+    fn render_durations(&self, page: &mut Page) {
+        let name = "cfc_registry_request_seconds";
+        page.family(name, "histogram", "How long requests took until the last byte of their answer, by kind.");
+        for (kind, histogram) in &*self.durations.lock().unwrap_or_else(PoisonError::into_inner) {
+            let kind = kind.text();
+            let mut sum = 0;
+            for (bound, count) in BUCKETS.iter().zip(histogram.buckets) {
+                sum += count;
+                page.sample(&format!("{name}_bucket"), &format!("kind=\"{kind}\",le=\"{bound}\""), &sum);
+            }
+            page.sample(&format!("{name}_bucket"), &format!("kind=\"{kind}\",le=\"+Inf\""), &histogram.count);
+            page.sample(&format!("{name}_sum"), &format!("kind=\"{kind}\""), &histogram.seconds);
+            page.sample(&format!("{name}_count"), &format!("kind=\"{kind}\""), &histogram.count);
+        }
+    }
+
+    fn is_stale(&self) -> bool {
+        let usage = self.usage.lock().unwrap_or_else(PoisonError::into_inner);
+        usage.is_none_or(|(added_up, _)| added_up.elapsed() > USAGE_AGE)
+    }
+}
+
+/// The text format of Prometheus.
+#[derive(Default)]
+struct Page(String);
+
+impl Page {
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    }
+
+    fn sample(&mut self, name: &str, labels: &str, value: &impl std::fmt::Display) {
+        let _ = writeln!(self.0, "{name}{{{labels}}} {value}");
+    }
+
+    fn single(&mut self, name: &str, kind: &str, help: &str, value: u64) {
+        self.family(name, kind, help);
+        let _ = writeln!(self.0, "{name} {value}");
+    }
+}
+
+/// The answer to `GET /metrics`. What is stored is added up meanwhile where that is known no longer, and told the next
+/// time.
+pub(crate) fn answer(registry: &Arc<Inner>) -> Response {
+    let metrics = &registry.metrics;
+    if metrics.is_stale() && !metrics.is_adding_up.swap(true, Ordering::Relaxed) {
+        tokio::spawn(add_up(registry.clone()));
+    }
+    let mut response = Response::new(Body::from(metrics.render(&registry.hooks.counts)));
+    let text = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, text);
+    response
+}
+
+async fn add_up(registry: Arc<Inner>) {
+    let blobs = registry.blobs.clone();
+    let sizes = blocking(move || {
+        let sizes = blobs.list()?;
+        Ok((sizes.len() as u64, sizes.iter().map(|(_, size)| size).sum()))
+    });
+    let added = async { Ok::<_, crate::StorageError>((sizes.await?, registry.metadata.repositories().await?.len())) };
+    let metrics = &registry.metrics;
+    match added.await {
+        Ok(((blobs, bytes), repositories)) => {
+            let stored = Stored { blobs, bytes, repositories: repositories as u64 };
+            *metrics.usage.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), stored));
+        }
+        Err(error) => tracing::error!(error = %Chain(&error), "cannot add up what is stored"),
+    }
+    metrics.is_adding_up.store(false, Ordering::Relaxed);
+}

@@ -1,0 +1,285 @@
+//! [`Hooks`]: tells others of what was pushed and deleted, in the envelope of distribution's notifications, so that what
+//! was written to receive those receives these.
+//!
+//! Each receiver has a queue in memory and a task that empties it: no client waits for a receiver, and none waits for
+//! another. What waits when the process ends is lost, as is what finds a full queue.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use cfc_oci::{Digest, RepositoryName, Tag};
+use http::header;
+use http::request::Parts;
+use serde::Serialize;
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+
+use crate::access::matches;
+use crate::token::{hex, mac};
+
+const MEDIA_TYPE: &str = "application/vnd.docker.distribution.events.v1+json";
+
+/// Events that wait for one receiver.
+const WAITING: usize = 1000;
+
+/// A receiver has this long to answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What is kept of a client's own words.
+const MAX_WORDS: usize = 200;
+
+/// A receiver of events.
+#[derive(Clone, Debug)]
+pub struct Webhook {
+    /// Where events are posted. Redirects are not followed.
+    pub url: String,
+    /// Further headers, as for a receiver that wants a password.
+    pub headers: BTreeMap<String, String>,
+    /// Signs each body: `X-Cfc-Signature-256: sha256=<HMAC in hexadecimal digits>`.
+    pub secret: Option<String>,
+    /// Patterns of the repositories whose events it gets.
+    pub repositories: Vec<String>,
+    /// Which events it gets.
+    pub events: Vec<HookEvent>,
+    /// How often an event is tried.
+    pub attempts: u32,
+    /// How long until the second time; the time doubles, up to a minute.
+    pub backoff: Duration,
+}
+
+/// What others are told of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HookEvent {
+    /// A manifest was pushed; one event a tag.
+    Push,
+    /// A manifest or a tag was deleted.
+    Delete,
+}
+
+/// The receivers of one registry.
+#[derive(Default)]
+pub(crate) struct Hooks {
+    hooks: Vec<Hook>,
+    pub counts: Arc<Counts>,
+}
+
+/// How events ended.
+#[derive(Default)]
+pub(crate) struct Counts {
+    pub delivered: AtomicU64,
+    /// The receiver did not take it, however often it was tried.
+    pub failed: AtomicU64,
+    /// It found a full queue.
+    pub dropped: AtomicU64,
+}
+
+struct Hook {
+    webhook: Arc<Webhook>,
+    queue: OnceLock<Sender<Event>>,
+}
+
+/// What is told of: distribution's `Event` (`notifications/event.go`).
+#[derive(Clone, Debug, Serialize)]
+struct Event {
+    id: String,
+    timestamp: String,
+    action: HookEvent,
+    target: Target,
+    request: RequestRecord,
+    actor: Actor,
+    source: Source,
+}
+
+/// What of a repository it happened to.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct Target {
+    #[serde(rename = "mediaType", skip_serializing_if = "Option::is_none")]
+    pub media_type: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub digest: Option<Digest>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub size: Option<u64>,
+    /// The same number again, under the name that older receivers read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub length: Option<u64>,
+    pub repository: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tag: Option<String>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct RequestRecord {
+    id: String,
+    addr: String,
+    host: String,
+    method: String,
+    useragent: String,
+}
+
+#[derive(Clone, Debug, Default, Serialize)]
+struct Actor {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct Source {
+    addr: String,
+    #[serde(rename = "instanceID")]
+    instance: String,
+}
+
+/// Who did it, and how.
+pub(crate) struct Cause<'a> {
+    pub parts: &'a Parts,
+    pub address: Option<std::net::IpAddr>,
+    pub user: Option<String>,
+    /// The URL under which the client knows the registry.
+    pub base: &'a str,
+}
+
+impl Target {
+    /// A manifest that was pushed, under a tag or under none.
+    pub(crate) fn manifest(name: &RepositoryName, media_type: &str, digest: &Digest, size: u64) -> Target {
+        Target {
+            media_type: Some(media_type.to_string()),
+            digest: Some(digest.clone()),
+            size: Some(size),
+            length: Some(size),
+            repository: name.to_string(),
+            ..Target::default()
+        }
+    }
+
+    pub(crate) fn tagged(&self, tag: &Tag) -> Target {
+        Target { tag: Some(tag.to_string()), ..self.clone() }
+    }
+}
+
+impl Hooks {
+    pub(crate) fn new(webhooks: &[Webhook]) -> Hooks {
+        let hook = |webhook: &Webhook| Hook { webhook: Arc::new(webhook.clone()), queue: OnceLock::new() };
+        Hooks { hooks: webhooks.iter().map(hook).collect(), counts: Arc::default() }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.hooks.is_empty()
+    }
+
+    /// Tells all who want to hear it; waits for nobody.
+    pub(crate) fn tell(&self, action: HookEvent, cause: &Cause<'_>, targets: Vec<Target>) {
+        for target in targets {
+            let event = event(action, cause, target);
+            for hook in self.hooks.iter().filter(|hook| hook.wants(&event)) {
+                let queue = hook.queue.get_or_init(|| {
+                    let (queue, waiting) = channel(WAITING);
+                    tokio::spawn(deliver_all(waiting, hook.webhook.clone(), self.counts.clone()));
+                    queue
+                });
+                if queue.try_send(event.clone()).is_err() {
+                    self.counts.dropped.fetch_add(1, Ordering::Relaxed);
+                    tracing::error!(url = hook.webhook.url, "an event is lost: {WAITING} wait for this receiver");
+                }
+            }
+        }
+    }
+}
+
+impl Hook {
+    fn wants(&self, event: &Event) -> bool {
+        let is_there = |pattern: &String| matches(pattern, &event.target.repository);
+        self.webhook.events.contains(&event.action) && self.webhook.repositories.iter().any(is_there)
+    }
+}
+
+fn event(action: HookEvent, cause: &Cause<'_>, mut target: Target) -> Event {
+    let text = |name| {
+        let value = cause.parts.headers.get(name).and_then(|value| value.to_str().ok());
+        value.unwrap_or_default().chars().take(MAX_WORDS).collect::<String>()
+    };
+    let unique = || uuid::Uuid::new_v4().to_string();
+    let at = |digest: &Digest| format!("{}/v2/{}/manifests/{digest}", cause.base, target.repository);
+    target.url = target.digest.as_ref().filter(|_| action == HookEvent::Push).map(at);
+    let host = text(header::HOST);
+    Event {
+        id: unique(),
+        timestamp: cfc_oci::rfc3339(crate::token::now() as i64),
+        action,
+        target,
+        request: RequestRecord {
+            id: unique(),
+            addr: cause.address.map(|address| address.to_string()).unwrap_or_default(),
+            host: host.clone(),
+            method: cause.parts.method.to_string(),
+            useragent: text(header::USER_AGENT),
+        },
+        actor: Actor { name: cause.user.clone() },
+        source: Source { addr: host, instance: instance().to_string() },
+    }
+}
+
+/// Tells this process from others.
+fn instance() -> &'static str {
+    static INSTANCE: OnceLock<String> = OnceLock::new();
+    INSTANCE.get_or_init(|| uuid::Uuid::new_v4().to_string())
+}
+
+async fn deliver_all(mut waiting: Receiver<Event>, webhook: Arc<Webhook>, counts: Arc<Counts>) {
+    let client = match client(&webhook.url) {
+        Ok(client) => client,
+        Err(error) => return tracing::error!(url = webhook.url, %error, "cannot tell this receiver anything"),
+    };
+    while let Some(event) = waiting.recv().await {
+        let count = match deliver(&client, &webhook, &event).await {
+            true => &counts.delivered,
+            false => &counts.failed,
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+fn client(url: &str) -> reqwest::Result<reqwest::Client> {
+    // Whoever installs one first wins, and any is fine.
+    let _ = tokio_rustls::rustls::crypto::ring::default_provider().install_default();
+    let builder = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).timeout(PATIENCE);
+    match url.starts_with("http://") {
+        // Needs no certificates, and so works where the system has none.
+        true => builder.tls_certs_only([]).build(),
+        false => builder.build(),
+    }
+}
+
+/// Whether the receiver has taken the event.
+async fn deliver(client: &reqwest::Client, webhook: &Webhook, event: &Event) -> bool {
+    let body = serde_json::json!({ "events": [event] }).to_string();
+    let mut wait = webhook.backoff;
+    for attempt in 1..=webhook.attempts {
+        match post(client, webhook, &body).await {
+            Ok(status) if status.is_success() => return true,
+            Ok(status) => tracing::warn!(url = webhook.url, %status, attempt, "a receiver did not take an event"),
+            Err(error) => tracing::warn!(url = webhook.url, %error, attempt, "a receiver cannot be reached"),
+        }
+        if attempt < webhook.attempts {
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(Duration::from_secs(60));
+        }
+    }
+    tracing::error!(url = webhook.url, id = event.id, "gave up telling a receiver of an event");
+    false
+}
+
+async fn post(client: &reqwest::Client, webhook: &Webhook, body: &str) -> Result<reqwest::StatusCode, reqwest::Error> {
+    let mut request = client.post(&webhook.url).header(header::CONTENT_TYPE, MEDIA_TYPE);
+    for (name, value) in &webhook.headers {
+        request = request.header(name, value);
+    }
+    if let Some(secret) = &webhook.secret {
+        let signature = hex(&mac(secret.as_bytes(), &[body.as_bytes()]));
+        request = request.header("x-cfc-signature-256", format!("sha256={signature}"));
+    }
+    Ok(request.body(body.to_string()).send().await?.status())
+}
