@@ -129,7 +129,7 @@ import hashlib, json, os, sys
 import oras.client
 host, action, reference, layout = sys.argv[1:]
 client = oras.client.OrasClient(hostname=host, insecure=True)
-client.login(hostname=host, username="ann", password="secret", insecure=True)
+client.auth.set_basic_auth("ann", "secret")
 container = client.get_container(reference)
 if action == "push":
     blob = lambda digest: os.path.join(layout, "blobs", *digest.split(":"))

@@ -34,6 +34,8 @@ pub enum Action {
     Ping,
     /// Read manifests, blobs, tags and referrers.
     Pull,
+    /// Ask whether a blob is there. Whoever may pull may; mostly a push comes next.
+    Look,
     /// Write manifests and blobs.
     Push,
     /// Go on with an upload that began already.
@@ -238,6 +240,8 @@ impl Access {
             Action::Collect => return Some("registry:collection:*".to_string()),
             Action::Metrics => return Some("registry:metrics:*".to_string()),
             Action::Pull => "pull",
+            // Some clients (oras-py) use the token that they get for this for the push as well.
+            Action::Look => "pull,push",
             Action::Push | Action::Continue => "pull,push",
             Action::Delete => "pull,delete",
         };

@@ -208,7 +208,7 @@ impl Rule {
 fn permission(action: Action) -> Option<Permission> {
     match action {
         Action::Ping => None,
-        Action::Pull => Some(Permission::Pull),
+        Action::Pull | Action::Look => Some(Permission::Pull),
         Action::Push | Action::Continue => Some(Permission::Push),
         Action::Delete => Some(Permission::Delete),
         Action::Catalog => Some(Permission::Catalog),

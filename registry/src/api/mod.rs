@@ -149,6 +149,7 @@ fn action(resource: &Resource, method: &Method) -> Action {
     match *method {
         _ if matches!(resource, Resource::Uploads) => Action::Push,
         _ if matches!(resource, Resource::Upload(_)) => Action::Continue,
+        Method::HEAD if matches!(resource, Resource::Blob(_)) => Action::Look,
         Method::GET | Method::HEAD => Action::Pull,
         Method::DELETE => Action::Delete,
         _ => Action::Push,

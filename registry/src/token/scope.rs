@@ -49,7 +49,7 @@ impl Scope {
     /// Whether the scope, as it was granted, covers `access`.
     pub(crate) fn covers(&self, access: &Access) -> bool {
         let (kind, name, action) = match (access.action, &access.repository) {
-            (Action::Pull, Some(name)) => ("repository", name.as_str(), "pull"),
+            (Action::Pull | Action::Look, Some(name)) => ("repository", name.as_str(), "pull"),
             (Action::Push | Action::Continue, Some(name)) => ("repository", name.as_str(), "push"),
             (Action::Delete, Some(name)) => ("repository", name.as_str(), "delete"),
             (Action::Catalog, _) => ("registry", "catalog", "*"),
