@@ -70,6 +70,7 @@ pub use rootless::{
     Obstacle, current_program, enter_rootless, execute_with_capabilities, is_rootless, spawn_with_capabilities, user_id,
 };
 pub use status::{Exit, ExitStatus, Started, State, Status, Usage};
+pub use sys::keep_freed_memory;
 pub use terminal::{Terminal, WindowSize};
 pub use time::rfc3339;
 pub use user::{ResolvedUser, resolve_user};

@@ -59,6 +59,25 @@ pub(crate) fn exit_now(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
+/// Has the allocator keep up to `bytes` of freed memory for its next user, in each thread's arena, instead of giving it
+/// back to the kernel, which clears every page that it gives out anew. For programs that go on receiving: a body of 1 GiB
+/// in fresh buffers costs 262,144 page faults. Does nothing where the C library is another than glibc.
+pub fn keep_freed_memory(bytes: u32) {
+    #[cfg(target_env = "gnu")]
+    {
+        let bytes = c_int::try_from(bytes).unwrap_or(c_int::MAX);
+        // JUSTIFICATION: no crate sets the options of glibc's malloc.
+        // SAFETY: mallopt(3) may be called at any time; a value that it does not take changes nothing.
+        unsafe {
+            libc::mallopt(libc::M_TRIM_THRESHOLD, bytes);
+            // Setting one ends the adjustment of both: a buffer as large as a network read is no mapping of its own.
+            libc::mallopt(libc::M_MMAP_THRESHOLD, bytes);
+        }
+    }
+    #[cfg(not(target_env = "gnu"))]
+    let _ = bytes;
+}
+
 /// Changes the attributes of the mount (with `recursive`, of the mount tree) behind `mount`.
 ///
 /// `idmap` names the user namespace whose mapping the mount shall have.

@@ -1,6 +1,7 @@
 //! Writing uploads: the [`UploadBackend`] half of [`LocalBackend`].
 
 use std::ops::Range;
+use std::pin::pin;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -14,9 +15,12 @@ use super::session::{Session, SessionPaths};
 use crate::files::blocking;
 use crate::{AppendError, ByteStream, CommitError, StorageError, UploadBackend, UploadStatus};
 
-/// Frames written in one go. They bound what an upload holds in memory, and a slow client's single frames are written
-/// as they come, so that no thread ever waits for a client.
-const FRAMES_AT_ONCE: usize = 8;
+/// What an upload holds in memory of a body while what came before is written.
+const BATCH_MAX: usize = 4 << 20;
+/// From this size on, a batch is written at once. Every hand-over to another thread costs two wake-ups.
+const BATCH_ENOUGH: usize = 1 << 20;
+/// How long a smaller batch waits for more. No thread ever waits for a client.
+const LINGER: Duration = Duration::from_millis(2);
 
 #[async_trait]
 impl UploadBackend for LocalBackend {
@@ -114,25 +118,17 @@ async fn receive(
         session.begin_chunk();
     }
     let mut found = 0;
-    let mut batches = body.ready_chunks(FRAMES_AT_ONCE);
-    let mut batch = batches.next().await;
-    while let Some(frames) = batch {
-        let (frames, ended) = split_at_error(frames);
-        found += frames.iter().map(|frame| frame.len() as u64).sum::<u64>();
+    let mut body = Frames { body, gathered: Vec::new(), size: 0, ended: None };
+    while let Some((frames, size)) = body.batch().await {
+        found += size as u64;
         if let Some(expected) = length.filter(|length| found > *length) {
             return Err(AppendError::Length { expected, found });
         }
-        let written = blocking(move || frames.iter().try_for_each(|frame| session.write(frame)).map(|()| session));
-        if let Some(error) = ended {
-            written.await?;
-            return Err(AppendError::Body(error));
-        }
-        let next;
-        (session, next) = match futures::join!(written, batches.next()) {
-            (Ok(session), next) => (session, next),
-            (Err(error), _) => return Err(error.into()),
-        };
-        batch = next;
+        let writing = blocking(move || frames.iter().try_for_each(|frame| session.write(frame)).map(|()| session));
+        session = body.gather_during(writing).await?;
+    }
+    if let Some(Err(reason)) = body.ended {
+        return Err(AppendError::Body(reason));
     }
     if let Some(expected) = length.filter(|length| found < *length) {
         return Err(AppendError::Length { expected, found });
@@ -141,14 +137,54 @@ async fn receive(
     Ok(session)
 }
 
-/// The frames that arrived before the body broke off, and why it did.
-fn split_at_error(frames: Vec<Result<Bytes, String>>) -> (Vec<Bytes>, Option<String>) {
-    let mut good = Vec::with_capacity(frames.len());
-    for frame in frames {
-        match frame {
-            Ok(frame) => good.push(frame),
-            Err(error) => return (good, Some(error)),
+/// A body, gathered into batches.
+struct Frames<'a> {
+    body: ByteStream<'a>,
+    gathered: Vec<Bytes>,
+    /// Bytes gathered.
+    size: usize,
+    /// How the body ended, once it has.
+    ended: Option<Result<(), String>>,
+}
+
+impl Frames<'_> {
+    /// Receives one frame. May be dropped at any time without a loss.
+    async fn receive(&mut self) {
+        match self.body.next().await {
+            Some(Ok(frame)) => {
+                self.size += frame.len();
+                self.gathered.push(frame);
+            }
+            Some(Err(reason)) => self.ended = Some(Err(reason)),
+            None => self.ended = Some(Ok(())),
         }
     }
-    (good, None)
+
+    /// The next frames, of which there is at least one, and their size; `None` at the body's end.
+    async fn batch(&mut self) -> Option<(Vec<Bytes>, usize)> {
+        if self.gathered.is_empty() && self.ended.is_none() {
+            self.receive().await;
+        }
+        let _ = tokio::time::timeout(LINGER, async {
+            while self.size < BATCH_ENOUGH && self.ended.is_none() {
+                self.receive().await;
+            }
+        })
+        .await;
+        let frames = std::mem::take(&mut self.gathered);
+        (!frames.is_empty()).then(|| (frames, std::mem::take(&mut self.size)))
+    }
+
+    /// Receives until `writing` is done.
+    async fn gather_during<T>(&mut self, writing: impl Future<Output = T>) -> T {
+        let mut writing = pin!(writing);
+        loop {
+            let may_receive = self.size < BATCH_MAX && self.ended.is_none();
+            tokio::select! {
+                biased;
+                written = &mut writing => return written,
+                () = self.receive(), if may_receive => {}
+            }
+        }
+    }
 }

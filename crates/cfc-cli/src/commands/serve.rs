@@ -19,6 +19,7 @@ pub const REGISTRY_PORT: u16 = 5000;
 
 pub fn run(settings: &Settings, arguments: &Serve) -> Result<ExitCode, Failure> {
     let program = own_program()?;
+    cfc_sandbox::keep_freed_memory(crate::commands::registry::serve::KEPT_MEMORY);
     // Before anything is made: a runtime that is missing is the operator's to install.
     let isolations = Isolations::resolve(settings, arguments.runtime.as_deref())?;
     settings.create_data_directory()?;

@@ -1,7 +1,7 @@
 //! `cfc registry`: running a registry and looking after it.
 
 mod gc;
-mod serve;
+pub mod serve;
 mod usage;
 mod verify;
 

@@ -10,6 +10,7 @@ use crate::server::{listen, registry, signals};
 use crate::settings::Settings;
 
 pub fn run(settings: &Settings, arguments: &RegistryServe) -> Result<ExitCode, Failure> {
+    cfc_sandbox::keep_freed_memory(KEPT_MEMORY);
     settings.create_data_directory()?;
     let _lock = DataLock::acquire(settings)?;
     check_exposure(settings, arguments)?;
@@ -35,6 +36,9 @@ pub fn run(settings: &Settings, arguments: &RegistryServe) -> Result<ExitCode, F
     let _ = std::fs::remove_file(settings.registry_socket()?);
     Ok(ExitCode::SUCCESS)
 }
+
+/// What a push receives while as much is being written.
+pub const KEPT_MEMORY: u32 = 8 << 20;
 
 /// Whoever can reach the registry from elsewhere must say who he is.
 fn check_exposure(settings: &Settings, arguments: &RegistryServe) -> Result<(), Failure> {
