@@ -163,9 +163,9 @@ impl BuildkitBuilder {
             }
         }
         let address = &self.options.address;
-        Err(whole(Failure::new(format!(
-            "the BuildKit daemon at `{address}` sends images to no client (`oci`, `moby`)"
-        ))))
+        let ways = if address.is_engine() { "`oci`, `moby`" } else { "`oci`" };
+        let failure = Failure::new(format!("the BuildKit daemon at `{address}` sends images to no client ({ways})"));
+        Err(whole(failure.hint("if it is the one in Docker's engine, reach it through that: `docker://`")))
     }
 
     fn intake(&self, plan: &Plan, bases: Vec<Layer>) -> Intake {

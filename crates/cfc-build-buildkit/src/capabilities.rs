@@ -21,8 +21,6 @@ pub(crate) const DIFF: &str = "diffop";
 pub(crate) const LAYOUT: &str = "source.ocilayout";
 /// Only some of a context's paths.
 pub(crate) const FOLLOW_PATHS: &str = "source.local.followpaths";
-/// Further names of hosts.
-pub(crate) const HOSTS: &str = "exec.meta.extrahosts";
 /// Limits of processes.
 pub(crate) const ULIMITS: &str = "exec.meta.ulimit";
 /// The network of a program.
@@ -54,6 +52,7 @@ pub(crate) struct Capabilities {
 
 impl Capabilities {
     pub(crate) fn of(pong: PongResponse) -> Capabilities {
+        tracing::debug!(capabilities = ?pong.llb_caps.iter().map(|capability| &capability.id).collect::<Vec<_>>(), "the daemon can do this");
         let enabled = pong.llb_caps.into_iter().filter(|capability| capability.enabled);
         let versions = pong.workers.iter().filter_map(|worker| worker.buildkit_version.as_ref());
         Capabilities {

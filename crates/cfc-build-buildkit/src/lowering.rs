@@ -263,6 +263,12 @@ impl<'a> Lower<'a> {
         let below = if is_laid_over { State::SCRATCH } else { base.clone() };
         let template = self.template(copy, owner)?;
         let mut actions = Vec::new();
+        let directory = copy.destination.trim_end_matches('/');
+        if copy.mode.is_some() && directory.len() < copy.destination.len() && !directory.is_empty() {
+            // Newer daemons would give a directory that they make for files the bits of these.
+            let owner = template.owner.clone();
+            actions.push(Action::MakeDirectory { path: directory.to_string(), mode: 0o755, owner });
+        }
         for source in &copy.sources {
             actions.push(Action::Copy(self.source(id, copy, source, &template, about)?));
         }
@@ -308,9 +314,16 @@ impl<'a> Lower<'a> {
                 let below =
                     |path: &str| directory.as_ref().map_or(path.to_string(), |directory| format!("{directory}{path}"));
                 let copied = CopyFiles { from, source: below(path), has_wildcards: true, unpacks: *unpack, ..template };
+                let last = path.rsplit('/').next().unwrap_or_default();
+                if parents.is_none() && !copied.exclude.is_empty() && last.contains(['*', '?', '[']) {
+                    // Patterns are seen from what matched, where a file has no name any more.
+                    return Err(Failure::new(format!("`--exclude` does nothing to files that match `{last}` on a BuildKit daemon"))
+                        .hint("copy their directory, and exclude what you do not want of it; or build without `--builder buildkit`"));
+                }
                 let Some(parents) = parents else { return Ok(copied) };
                 self.with.capabilities.need(can::COPY_PATTERNS, "COPY --parents")?;
                 let pattern = parents.pattern.trim_start_matches('/').to_string();
+                self.check_parents(copy, &parents.pivot, &pattern)?;
                 let is_required = !pattern.contains(['*', '?', '[']) && self.with.capabilities.has(can::COPY_REQUIRED);
                 let required = if is_required { vec![pattern.clone()] } else { Vec::new() };
                 Ok(CopyFiles { source: below(&parents.pivot), include: vec![pattern], required, ..copied })
@@ -344,6 +357,26 @@ impl<'a> Lower<'a> {
         }
     }
 
+    /// Fails where a path of a context, without wildcards, is not there: most daemons copy nothing then, and say nothing.
+    fn check_parents(&self, copy: &Copy, pivot: &str, pattern: &str) -> Result<()> {
+        let directory = match &copy.from {
+            CopySource::Context => Some(&self.with.context.directory),
+            CopySource::Named(name) => match self.with.context.named.get(name).map(|named| &named.files) {
+                Some(ContextFiles::Directory(directory)) => Some(directory),
+                _ => None,
+            },
+            CopySource::Node(_) => None,
+        };
+        let Some(directory) = directory else { return Ok(()) };
+        let path = format!("{}/{pattern}", pivot.trim_matches('/'));
+        let path = path.trim_start_matches('/');
+        if path.contains(['*', '?', '[', '\\']) || directory.join(path).symlink_metadata().is_ok() {
+            return Ok(());
+        }
+        Err(Failure::new(format!("there is no `{path}` in the build context `{}`", directory.display()))
+            .hint("sources are relative to the build context, not to the Dockerfile"))
+    }
+
     /// The filesystem that paths of `copy` are in, and below which directory of it.
     fn copied_from(&mut self, id: NodeId, copy: &Copy, about: &About<'_>) -> Result<(State, Option<String>)> {
         let (source, directory) = match &copy.from {
@@ -364,9 +397,6 @@ impl<'a> Lower<'a> {
     fn run(&mut self, id: NodeId, run: &Run, base: State, about: &About<'_>) -> Result<State> {
         let capabilities = self.with.capabilities;
         capabilities.need_platform(about.platform)?;
-        if !run.hosts.is_empty() {
-            capabilities.need(can::HOSTS, "--add-host")?;
-        }
         if !run.ulimits.is_empty() {
             capabilities.need(can::ULIMITS, "--ulimit")?;
         }

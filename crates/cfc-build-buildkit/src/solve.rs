@@ -103,7 +103,7 @@ impl Solve<'_> {
         };
         drop(session);
         let layers = match (answer, taking) {
-            (Err(status), _) if self.has_no_such_exporter(&status) => return Ok(Outcome::NoSuchExporter),
+            (Err(status), _) if has_no_such_exporter(&status) => return Ok(Outcome::NoSuchExporter),
             (Err(status), taking) => return Err(self.failure(status, taking, watch.into_inner()).await),
             (Ok(_), Some(taking)) => taken(taking.await),
             (Ok(_), None) => self.fetch(&id).await,
@@ -160,7 +160,8 @@ impl Solve<'_> {
                 () = &mut following, if !is_followed => is_followed = true,
             }
         };
-        if !is_followed {
+        let has_begun = !answer.as_ref().is_err_and(has_no_such_exporter);
+        if has_begun && !is_followed {
             let _ = tokio::time::timeout(LAST_WORDS, following).await;
         }
         Ok(answer.map(tonic::Response::into_inner))
@@ -271,7 +272,7 @@ impl Solve<'_> {
         for (node, manifest, reference) in images(self.plan) {
             let of_node = |failure| Refusal::Node(node, failure);
             let image = self.store.images().load(manifest).map_err(|error| of_node(error.into()))?;
-            let source = if self.options.address.is_engine() {
+            let source = if self.exporter == Exporter::Engine {
                 let given = Engine(self.connector).give(self.store, manifest).await;
                 BaseSource::Daemon(given.map_err(of_node)?)
             } else if capabilities.has(can::LAYOUT) {
@@ -304,11 +305,6 @@ impl Solve<'_> {
         }
     }
 
-    fn has_no_such_exporter(&self, status: &Status) -> bool {
-        let text = status.message();
-        text.contains("exporter") && text.contains("could not be found")
-    }
-
     /// Why there is no image: the daemon's reason, unless it only says that we would not take it.
     async fn failure(
         &self,
@@ -336,6 +332,11 @@ impl Solve<'_> {
         engine.forget(&name).await;
         layers
     }
+}
+
+fn has_no_such_exporter(status: &Status) -> bool {
+    let text = status.message();
+    text.contains("exporter") && text.contains("could not be found")
 }
 
 /// What an image is called in the engine as long as it is on its way to us.

@@ -27,6 +27,8 @@ mod onbuild;
 mod arguments;
 mod builder;
 mod chmod;
+#[cfg(feature = "contract")]
+pub mod contract;
 mod environment;
 mod error;
 mod graph;

@@ -1,0 +1,207 @@
+//! A Docker engine of our own with the BuildKit in it, and other ways to reach that.
+
+#![allow(dead_code)]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use cfc_plan::BuiltImage;
+use cfc_store::Store;
+
+/// How long something may take that is not measured.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The engine. Ends when dropped. `CFC_DOCKERD` is another one than the system's.
+pub struct Daemon {
+    process: Child,
+    directory: tempfile::TempDir,
+}
+
+impl Daemon {
+    /// One that begins empty; none, with the reason said, where there can be none.
+    pub fn start() -> Option<Daemon> {
+        let program = std::env::var("CFC_DOCKERD").unwrap_or_else(|_| "dockerd".to_string());
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: dockerd needs root");
+            return None;
+        }
+        let directory = tempfile::tempdir().expect("a directory");
+        let beside = Path::new(&program).parent().map(|parent| parent.display().to_string()).unwrap_or_default();
+        let path = |name: &str| directory.path().join(name);
+        let process = Command::new(&program)
+            .env("PATH", format!("{beside}:{}", std::env::var("PATH").unwrap_or_default()))
+            .arg("--data-root")
+            .arg(path("data"))
+            .arg("--exec-root")
+            .arg(path("exec"))
+            .arg("-H")
+            .arg(format!("unix://{}", path("socket").display()))
+            .arg("--pidfile")
+            .arg(path("pid"))
+            .args(["--iptables=false", "--ip6tables=false", "--bridge=none"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(path("log")).expect("writable"))
+            .spawn();
+        let Ok(process) = process else {
+            eprintln!("skipped: there is no `{program}` (package docker.io)");
+            return None;
+        };
+        let mut daemon = Daemon { process, directory };
+        let start = Instant::now();
+        while start.elapsed() < PATIENCE && daemon.process.try_wait().expect("is ours").is_none() {
+            if daemon.answers() {
+                return Some(daemon);
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        let log = fs::read_to_string(daemon.directory.path().join("log")).unwrap_or_default();
+        eprintln!("skipped: dockerd does not start here: {}", log.lines().last().unwrap_or_default());
+        None
+    }
+
+    fn answers(&self) -> bool {
+        let Ok(mut stream) = UnixStream::connect(self.socket()) else { return false };
+        let mut answer = String::new();
+        let asked = stream.write_all(b"GET /_ping HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        asked.is_ok() && stream.read_to_string(&mut answer).is_ok() && answer.contains("200 OK")
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.directory.path().join("socket")
+    }
+
+    pub fn address(&self) -> String {
+        format!("docker://{}", self.socket().display())
+    }
+
+    /// A place for files beside the engine's.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let pid = rustix::process::Pid::from_child(&self.process);
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        let _ = self.process.wait();
+        let mounts = fs::read_dir(self.directory.path().join("exec/netns")).into_iter().flatten().flatten();
+        for mount in mounts {
+            let _ = rustix::mount::unmount(mount.path(), rustix::mount::UnmountFlags::DETACH);
+        }
+    }
+}
+
+/// Whoever connects here reaches the engine: its BuildKit at once, as a `buildkitd` listens, or the engine itself.
+pub struct Bridge {
+    /// Where it listens.
+    pub place: String,
+    open: Arc<Mutex<Vec<UnixStream>>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Speaks {
+    BuildKit,
+    Engine,
+}
+
+impl Bridge {
+    pub fn tcp(daemon: &Daemon, speaks: Speaks) -> Bridge {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let bridge = Bridge { place: listener.local_addr().expect("bound").to_string(), open: Arc::default() };
+        let (socket, open) = (daemon.socket(), bridge.open.clone());
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let engine = connect(&socket, speaks, &open);
+                let close = |stream: &TcpStream| drop(stream.shutdown(Shutdown::Both));
+                carry(stream.try_clone().expect("a clone"), engine.try_clone().expect("a clone"), |_| {});
+                carry(engine, stream, move |stream| close(stream));
+            }
+        });
+        bridge
+    }
+
+    pub fn unix(daemon: &Daemon, path: &Path) -> Bridge {
+        let listener = UnixListener::bind(path).expect("a socket");
+        let bridge = Bridge { place: path.display().to_string(), open: Arc::default() };
+        let (socket, open) = (daemon.socket(), bridge.open.clone());
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let engine = connect(&socket, Speaks::BuildKit, &open);
+                carry(stream.try_clone().expect("a clone"), engine.try_clone().expect("a clone"), |_| {});
+                carry(engine, stream, |stream| drop(stream.shutdown(Shutdown::Both)));
+            }
+        });
+        bridge
+    }
+
+    /// Cuts all connections, as a daemon that dies.
+    pub fn cut(&self) {
+        for stream in self.open.lock().expect("no panic").drain(..) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+fn connect(socket: &Path, speaks: Speaks, open: &Mutex<Vec<UnixStream>>) -> UnixStream {
+    let mut engine = UnixStream::connect(socket).expect("the engine listens");
+    if speaks == Speaks::BuildKit {
+        let upgrade = b"POST /grpc HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n";
+        engine.write_all(upgrade).expect("the engine reads");
+        let mut answer = Vec::new();
+        let mut byte = [0];
+        while !answer.ends_with(b"\r\n\r\n") {
+            engine.read_exact(&mut byte).expect("the engine answers");
+            answer.push(byte[0]);
+        }
+    }
+    open.lock().expect("no panic").push(engine.try_clone().expect("a clone"));
+    engine
+}
+
+fn carry<R: Read + Send + 'static, W: Write + Send + 'static>(
+    mut from: R,
+    mut to: W,
+    end: impl FnOnce(&W) + Send + 'static,
+) {
+    std::thread::spawn(move || {
+        let _ = std::io::copy(&mut from, &mut to);
+        end(&to);
+    });
+}
+
+/// The regular files of the layers, upper ones over lower ones; nothing here is removed by a layer.
+pub fn files(store: &Store, built: &BuiltImage) -> BTreeMap<PathBuf, Vec<u8>> {
+    let image = store.images().load(&built.manifest).expect("loads");
+    let mut files = BTreeMap::new();
+    for layer in store.unpack_image(&image).expect("unpacks").iter().rev() {
+        let mut pending = vec![layer.clone()];
+        while let Some(directory) = pending.pop() {
+            for entry in fs::read_dir(&directory).expect("lists") {
+                let path = entry.expect("an entry").path();
+                let kind = path.symlink_metadata().expect("is there").file_type();
+                if kind.is_dir() {
+                    pending.push(path);
+                } else if kind.is_file() {
+                    let name = path.strip_prefix(layer).expect("is below").to_path_buf();
+                    files.insert(name, fs::read(&path).expect("reads"));
+                }
+            }
+        }
+    }
+    files
+}
+
+/// A static busybox.
+pub fn busybox() -> Option<&'static Path> {
+    let path = Path::new("/bin/busybox");
+    path.exists().then_some(path)
+}

@@ -1,0 +1,296 @@
+//! A real daemon: the suite of the seam, every way to reach it, and what becomes of a build when one is cut.
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::mpsc;
+
+use cfc_build_buildkit::{Address, BuildkitBuilder, BuildkitOptions, TlsFiles};
+use cfc_oci::Platform;
+use cfc_plan::contract::{Subject, check};
+use cfc_plan::{
+    BaseImage, BaseImageError, BaseImages, BuildError, BuildProgress, BuildRequest, Builder, BuiltImage, Context, Node,
+    OutputStream, RunNetwork, RunSettings, Silent,
+};
+use cfc_store::Store;
+use common::{Bridge, Daemon, PATIENCE, Speaks, busybox, files};
+
+#[test]
+fn a_daemon_keeps_the_promises_of_the_seam_however_it_is_reached() {
+    let Some(daemon) = Daemon::start() else { return };
+    keeps_the_promises(&daemon);
+    is_reached_by_its_socket_and_port(&daemon);
+    is_reached_with_tls(&daemon);
+    is_not_reached_where_nobody_is(&daemon);
+    if busybox().is_some() {
+        a_lost_connection_is_told_and_leaves_no_image(&daemon);
+        a_build_that_is_stopped_ends_on_the_daemon(&daemon);
+    }
+}
+
+fn keeps_the_promises(daemon: &Daemon) {
+    let home = tempfile::tempdir().expect("a directory");
+    let directory = home.path().join("context");
+    fs::create_dir(&directory).expect("writable");
+    let store = Store::open(&home.path().join("store")).expect("a store");
+    let mut builder = BuildkitBuilder::new(store.clone(), at(&daemon.address()));
+    let files = |built: &BuiltImage| files(&store, built);
+    check(Subject { builder: &mut builder, directory: &directory, busybox: busybox(), files: &files });
+}
+
+fn is_reached_by_its_socket_and_port(daemon: &Daemon) {
+    let unix = Bridge::unix(daemon, &daemon.path("buildkitd.sock"));
+    let (tcp, engine) = (Bridge::tcp(daemon, Speaks::BuildKit), Bridge::tcp(daemon, Speaks::Engine));
+    assert_builds(&at(&format!("unix://{}", unix.place)));
+    assert_builds(&at(&format!("tcp://{}", tcp.place)));
+    assert_builds(&at(&format!("docker://{}", engine.place)));
+}
+
+fn is_reached_with_tls(daemon: &Daemon) {
+    let certificates = daemon.path("certificates");
+    if !make_certificates(&certificates) {
+        eprintln!("skipped: no TLS without openssl");
+        return;
+    }
+    for speaks in [Speaks::BuildKit, Speaks::Engine] {
+        let bridge = Bridge::tcp(daemon, speaks);
+        let place = serve_tls(&certificates, &bridge.place, speaks);
+        let scheme = if speaks == Speaks::BuildKit { "tcp" } else { "docker" };
+        let plain = at(&format!("{scheme}://{place}"));
+        let tls = Some(TlsFiles { directory: certificates.join("client") });
+        assert_builds(&BuildkitOptions { tls, ..plain.clone() });
+        // Without a certificate of ours it does not speak to us, and neither without TLS.
+        let nobody = Some(TlsFiles { directory: certificates.join("nobody") });
+        for options in [BuildkitOptions { tls: nobody, ..plain.clone() }, plain] {
+            let error = build(&options, "FROM scratch\nCOPY f /\n").0.expect_err("it wants to know who we are");
+            assert!(error.message.contains(&place), "{error}");
+            assert!(error.hint.is_some(), "{error:?}");
+        }
+    }
+}
+
+fn is_not_reached_where_nobody_is(daemon: &Daemon) {
+    let socket = daemon.path("nobody.sock");
+    let error =
+        build(&at(&format!("unix://{}", socket.display())), "FROM scratch\nCOPY f /\n").0.expect_err("no socket");
+    let message = format!("cannot reach a BuildKit daemon at `unix://{}`", socket.display());
+    assert!(error.message.starts_with(&message), "{error}");
+    assert!(error.hint.as_deref().is_some_and(|hint| hint.contains("--buildkit-addr")), "{error:?}");
+    // Somebody else: the engine where a `buildkitd` is expected.
+    let engine = Bridge::tcp(daemon, Speaks::Engine);
+    let error = build(&at(&format!("tcp://{}", engine.place)), "FROM scratch\nCOPY f /\n").0.expect_err("no daemon");
+    assert!(error.message.contains(&engine.place), "{error}");
+    assert!(error.hint.is_some(), "{error:?}");
+}
+
+const BASE: &str =
+    "FROM scratch\nCOPY --chmod=755 busybox /bin/busybox\nRUN [\"/bin/busybox\", \"--install\", \"-s\", \"/bin\"]\n";
+
+/// Has the rest of a build wait until a program wrote something.
+struct Tell(mpsc::Sender<()>);
+
+impl BuildProgress for Tell {
+    fn output(&self, _: &Node, _: OutputStream, _: &[u8]) {
+        let _ = self.0.send(());
+    }
+}
+
+fn a_lost_connection_is_told_and_leaves_no_image(daemon: &Daemon) {
+    let bridge = Bridge::tcp(daemon, Speaks::Engine);
+    let (sender, receiver) = mpsc::channel();
+    let address = format!("docker://{}", bridge.place);
+    let cutter = std::thread::spawn(move || {
+        receiver.recv_timeout(PATIENCE).expect("a program runs");
+        bridge.cut();
+    });
+    let dockerfile = format!("{BASE}RUN echo begun && sleep 47113\n");
+    let home = Home::new();
+    let mut builder = BuildkitBuilder::new(home.store.clone(), at(&address));
+    let error = home.build(&mut builder, &dockerfile, &Tell(sender)).expect_err("the connection is cut");
+    cutter.join().expect("no panic");
+    assert!(error.to_string().contains("the connection to the BuildKit daemon at"), "{error}");
+    assert!(error.hint.is_some(), "{error:?}");
+    assert_eq!(home.manifests(), 0, "no image is in the store");
+    await_end("47113");
+}
+
+fn a_build_that_is_stopped_ends_on_the_daemon(daemon: &Daemon) {
+    let (sender, receiver) = mpsc::channel();
+    let home = Home::new();
+    let mut builder = BuildkitBuilder::new(home.store.clone(), at(&daemon.address()));
+    let stopper = builder.stopper();
+    let stopping = std::thread::spawn(move || {
+        receiver.recv_timeout(PATIENCE).expect("a program runs");
+        stopper.stop();
+    });
+    let dockerfile = format!("{BASE}RUN echo begun && sleep 47114\n");
+    let error = home.build(&mut builder, &dockerfile, &Tell(sender)).expect_err("it is stopped");
+    stopping.join().expect("no panic");
+    assert_eq!(error.message, "the build was ended");
+    assert_eq!(home.manifests(), 0, "no image is in the store");
+    await_end("47114");
+}
+
+/// Waits until no process has `argument` any more.
+fn await_end(argument: &str) {
+    let start = std::time::Instant::now();
+    let runs = || {
+        let processes = fs::read_dir("/proc").expect("lists").flatten();
+        let lines = processes.filter_map(|process| fs::read(process.path().join("cmdline")).ok());
+        lines.into_iter().any(|line| line.split(|byte| *byte == 0).any(|part| part == argument.as_bytes()))
+    };
+    while runs() {
+        assert!(start.elapsed() < PATIENCE, "the daemon still runs the program");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+}
+
+fn at(address: &str) -> BuildkitOptions {
+    BuildkitOptions::at(address.parse::<Address>().expect("an address"))
+}
+
+/// A store and a build context with a busybox and a file.
+struct Home {
+    directory: tempfile::TempDir,
+    store: Store,
+}
+
+impl Home {
+    fn new() -> Home {
+        let directory = tempfile::tempdir().expect("a directory");
+        fs::create_dir(directory.path().join("context")).expect("writable");
+        fs::write(directory.path().join("context/f"), "content").expect("writable");
+        if let Some(busybox) = busybox() {
+            fs::copy(busybox, directory.path().join("context/busybox")).expect("copied");
+        }
+        let store = Store::open(&directory.path().join("store")).expect("a store");
+        Home { directory, store }
+    }
+
+    fn build(
+        &self,
+        builder: &mut BuildkitBuilder,
+        dockerfile: &str,
+        progress: &dyn BuildProgress,
+    ) -> Result<BuiltImage, BuildError> {
+        let plan = cfc_plan::lower(&request(dockerfile), &NoImages).expect("a good Dockerfile");
+        let context = Context { directory: self.directory.path().join("context"), ..Context::default() };
+        builder.build(&plan, &context, progress)
+    }
+
+    /// How many blobs of the store are manifests.
+    fn manifests(&self) -> usize {
+        let mut pending = vec![self.store.root().join("blobs")];
+        let mut count = 0;
+        while let Some(path) = pending.pop() {
+            match fs::read_dir(&path) {
+                Ok(entries) => pending.extend(entries.flatten().map(|entry| entry.path())),
+                Err(_) => {
+                    count += usize::from(fs::read(&path).is_ok_and(|bytes| bytes.starts_with(b"{\"schemaVersion")))
+                }
+            }
+        }
+        count
+    }
+}
+
+fn build(options: &BuildkitOptions, dockerfile: &str) -> (Result<BuiltImage, BuildError>, Home) {
+    let home = Home::new();
+    let mut builder = BuildkitBuilder::new(home.store.clone(), options.clone());
+    (home.build(&mut builder, dockerfile, &Silent), home)
+}
+
+/// The BuildKit in an old engine sends images by way of the engine only, which is not there at a port of its own: then its
+/// answer shows that it was reached.
+fn assert_builds(options: &BuildkitOptions) {
+    match build(options, "FROM scratch\nCOPY f /\n") {
+        (Ok(built), home) => assert_eq!(files(&home.store, &built)[Path::new("f")], b"content"),
+        (Err(error), _) => {
+            let is_engine = matches!(options.address, Address::DockerTcp(_) | Address::DockerUnix(_));
+            let expected = format!("the BuildKit daemon at `{}` sends images to no client (`oci`)", options.address);
+            assert!(!is_engine && error.message == expected, "{error:?}");
+        }
+    }
+}
+
+fn request(dockerfile: &str) -> BuildRequest {
+    BuildRequest {
+        dockerfile: cfc_dockerfile::parse(dockerfile.as_bytes()).expect("a good Dockerfile"),
+        dockerfile_path: PathBuf::from("Dockerfile"),
+        target: None,
+        build_args: BTreeMap::new(),
+        labels: BTreeMap::new(),
+        platform: Platform::host(),
+        allowed: BTreeSet::new(),
+        ignore: None,
+        contexts: BTreeMap::new(),
+        run: RunSettings { network: RunNetwork::None, ..RunSettings::default() },
+        fresh_stages: BTreeSet::new(),
+    }
+}
+
+struct NoImages;
+
+impl BaseImages for NoImages {
+    fn find(&self, reference: &str, _: &Platform) -> Result<BaseImage, BaseImageError> {
+        Err(BaseImageError { message: format!("there is no image `{reference}`"), hint: None, source: None })
+    }
+}
+
+/// An authority, a server for 127.0.0.1, a client (`client/`), and one that has only the authority's certificate
+/// (`nobody/`).
+fn make_certificates(directory: &Path) -> bool {
+    fs::create_dir_all(directory.join("client")).expect("writable");
+    fs::create_dir_all(directory.join("nobody")).expect("writable");
+    let script = "set -eu
+key() { openssl ecparam -name prime256v1 -genkey -noout -out $1; }
+signed() { openssl req -new -key $1.key -subj /CN=$2 | openssl x509 -req -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile $3 -out $1.pem; }
+key ca.key; openssl req -x509 -new -key ca.key -subj /CN=authority -days 2 -out ca.pem
+echo 'subjectAltName=IP:127.0.0.1' >server.ext; echo 'extendedKeyUsage=clientAuth' >client.ext
+key server.key; signed server server server.ext
+key client.key; signed client client client.ext
+cp ca.pem client/ca.pem; cp ca.pem nobody/ca.pem; mv client.pem client/cert.pem; mv client.key client/key.pem";
+    let made = Command::new("sh").args(["-c", script]).current_dir(directory).output().expect("sh runs");
+    made.status.success()
+}
+
+/// Puts TLS in front of `place`, for those whose certificate is the authority's. Where it listens.
+fn serve_tls(certificates: &Path, place: &str, speaks: Speaks) -> String {
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    let read = |name: &str| CertificateDer::from_pem_file(certificates.join(name)).expect("a certificate");
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(read("ca.pem")).expect("an authority");
+    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let clients = rustls::server::WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone());
+    let key = PrivateKeyDer::from_pem_file(certificates.join("server.key")).expect("a key");
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_client_cert_verifier(clients.build().expect("a verifier"))
+        .with_single_cert(vec![read("server.pem")], key)
+        .expect("a certificate and its key");
+    config.alpn_protocols = vec![if speaks == Speaks::BuildKit { b"h2".to_vec() } else { b"http/1.1".to_vec() }];
+    let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config));
+    let (sender, receiver) = mpsc::channel();
+    let place = place.to_string();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            sender.send(listener.local_addr().expect("bound").to_string()).expect("somebody waits");
+            while let Ok((stream, _)) = listener.accept().await {
+                let (acceptor, place) = (acceptor.clone(), place.clone());
+                tokio::spawn(async move {
+                    let Ok(mut stream) = acceptor.accept(stream).await else { return };
+                    let mut behind = tokio::net::TcpStream::connect(place).await.expect("the bridge listens");
+                    let _ = tokio::io::copy_bidirectional(&mut stream, &mut behind).await;
+                });
+            }
+        });
+    });
+    receiver.recv_timeout(PATIENCE).expect("it listens")
+}
