@@ -171,14 +171,19 @@ impl Builder for NativeBuilder {
         progress: &dyn BuildProgress,
     ) -> std::result::Result<BuiltImage, BuildError> {
         progress.planned(plan);
-        match self.attempt(plan, context, progress) {
+        let outcome = match self.attempt(plan, context, progress) {
             Err(error) if self.shared.is_broken() => {
                 progress.warned(&format!("{}; the build goes on without it", error.message));
                 self.running.go_on();
                 self.attempt(plan, context, progress)
             }
             outcome => outcome,
+        };
+        if outcome.is_err() {
+            // One that failed has ended what else it ran; the next one may run again.
+            self.running.go_on();
         }
+        outcome
     }
 }
 
