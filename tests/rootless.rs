@@ -68,6 +68,29 @@ fn an_ordinary_user_builds_the_same_image_as_root_and_runs_it() {
 }
 
 #[test]
+fn files_that_an_ordinary_user_gets_out_are_the_users() {
+    for user in [OrdinaryUser::new(), OrdinaryUser::with_a_single_id()] {
+        let Some(user) = user else { return };
+        let uid = user.uid;
+        let home = Home::of(user);
+        build(&home, WITHOUT_OWNERS);
+        // Into a new directory, and over what is there.
+        for _ in 0..2 {
+            home.must(&["build", "context", "-t", "test/app:1", "-o", "out"]);
+            for file in ["out", "out/bin", "out/bin/busybox", "out/opt/tool", "out/who"] {
+                let metadata = std::os::unix::fs::MetadataExt::uid(&home.path(file).symlink_metadata().expect("there"));
+                assert_eq!(metadata, uid, "{file}");
+            }
+        }
+        let names = std::fs::read_dir(home.path("out")).expect("lists").flatten().map(|entry| entry.file_name());
+        assert!(names.into_iter().all(|name| !name.to_string_lossy().contains("partial")));
+        assert!(home.must(&["images", "list"]).contains("test/app  1"));
+        assert_eq!(home.must(&["images", "remove", "test/app:1"]), "test/app:1");
+        assert!(home.must(&["prune", "--all"]).contains("Total: "));
+    }
+}
+
+#[test]
 fn a_containers_root_is_nobody_outside_and_does_not_reach_its_users_files() {
     let Some(user) = OrdinaryUser::new() else { return };
     let subordinate = user.subordinate.expect("has some");

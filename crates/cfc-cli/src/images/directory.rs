@@ -123,6 +123,8 @@ fn unpack(store: &Store, image: &Descriptor, directory: &Path) -> Result<(), Fai
         drop(writer);
         let unpacked = unpacked.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         unpacked.map_err(|error| Failure::because(format!("cannot write to `{}`", directory.display()), &error))?;
-        exported
+        exported?;
+        // A layer's own directory is made for a sandbox's root.
+        chown(directory, Some(owner.0), Some(owner.1)).map_err(at)
     })
 }
