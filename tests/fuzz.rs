@@ -156,6 +156,27 @@ fn texts(lines: &[&str]) -> Vec<Vec<u8>> {
     lines.iter().map(|line| line.as_bytes().to_vec()).collect()
 }
 
+/// Only who has a nightly compiler builds `fuzz/`; this is what went wrong with it.
+#[test]
+fn libfuzzers_crate_has_a_program_for_every_target_and_names_what_they_use() {
+    let read = |name: &str| fs::read_to_string(repository().join("fuzz").join(name)).expect("readable");
+    let (targets, manifest) = (read("targets.rs"), read("Cargo.toml"));
+    let names = targets.lines().filter_map(|line| line.strip_prefix("pub fn ")?.split_once("(data: &[u8])"));
+    let names: Vec<&str> = names.map(|(name, _)| name).collect();
+    assert!(names.len() >= 9, "{names:?}");
+    for name in names {
+        assert!(read(&format!("fuzz_targets/{name}.rs")).contains(&format!("targets::{name}(data)")), "{name}");
+        assert!(manifest.contains(&format!("path = \"fuzz_targets/{name}.rs\"")), "{name} is not in fuzz/Cargo.toml");
+    }
+    let is_word = |letter: char| letter.is_alphanumeric() || letter == '_';
+    let paths = targets.match_indices("::").map(|(at, _)| targets[..at].rsplit(|c| !is_word(c)).next().unwrap_or(""));
+    for used in paths.filter(|word| word.starts_with("cfc_") || *word == "serde_json") {
+        // Cargo's names have dashes where paths have none.
+        let is_named = manifest.lines().any(|line| line.replace('-', "_").starts_with(&format!("{used} = ")));
+        assert!(is_named, "fuzz/Cargo.toml does not name {used}");
+    }
+}
+
 #[test]
 fn dockerfiles_made_by_chance_are_read_or_refused() {
     run(targets::dockerfile, &dockerfiles(), 20_000);
