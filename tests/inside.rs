@@ -79,6 +79,7 @@ fn a_docker_container_builds_and_runs_or_says_what_it_lacks() {
     let home = Home::new();
     let Some(engine) = Engine::start(home.path("engine")) else { return };
     let image = loaded(&output_of(engine.docker().args(["load", "-i", &archive(&home)])));
+    assert_eq!(image, "cfc:latest", "the name that the image was given");
     let run = || {
         let mut command = engine.docker();
         command.arg("run");
@@ -114,6 +115,7 @@ fn a_podman_container_builds_and_runs_or_says_what_it_lacks() {
     let archive = archive(&home);
     let directory = home.path("podman");
     let image = loaded(&output_of(podman(&directory, "load").args(["-i", &archive])));
+    assert_eq!(image, "localhost/cfc:latest", "the name that the image was given");
     let unmasked = ["--security-opt", "unmask=ALL"];
     Inside { run: &|| podman(&directory, "run"), image: image.clone(), unmasked }.check();
 }

@@ -65,6 +65,15 @@ fn json_progress_is_an_object_a_line() {
     }
     let home = Home::new();
     let context = context(&home, "exit 3");
+    // What is said besides is an event too, with its time as all are.
+    let platforms = format!("{},linux/s390x", cfc_oci::Platform::host());
+    home.write("other/Dockerfile", "FROM scratch\nCOPY Dockerfile /\n");
+    let (_, said) = build(&home, "other", &["--progress", "json", "--platform", &platforms]);
+    let events: Vec<Value> = said.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let messages: Vec<&Value> = events.iter().filter(|event| event["event"] == "message").collect();
+    assert!(messages.iter().any(|event| event["text"] == "building for linux/s390x"), "{said}");
+    assert!(messages.iter().all(|event| event["time"].as_f64().is_some_and(|time| time > 1e9)), "{said}");
+
     let (output, said) = build(&home, &context, &["--progress", "json"]);
     assert_eq!(output.status.code(), Some(1));
     let events: Vec<Value> =

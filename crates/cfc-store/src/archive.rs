@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::error::Context;
 use crate::layer_tar::{LayerWriter, Metadata};
-use crate::layout::{MARKER, named};
+use crate::layout::{MARKER, NAME_ANNOTATION, named};
 use crate::{Result, Store, StoreError, StoreErrorKind};
 
 /// What an archive is for.
@@ -54,7 +54,7 @@ impl Store {
         }
         let manifests = match references {
             [] => vec![named(image, None)],
-            references => references.iter().map(|reference| named(image, Some(reference))).collect(),
+            references => references.iter().map(|reference| entry(image, reference, kind)).collect(),
         };
         text(&mut archive, "index.json", &Index::new(manifests).to_bytes())?;
         if kind == ArchiveKind::Docker {
@@ -73,11 +73,25 @@ impl Store {
         let images = [DockerImage {
             config: path_of(&manifest.config),
             // Docker takes no name without a tag.
-            repo_tags: references.iter().map(|name| format!("{}:{}", name.name(), name.manifest_name())).collect(),
+            repo_tags: references.iter().map(name_and_tag).collect(),
             layers: manifest.layers.iter().map(path_of).collect(),
         }];
         serde_json::to_vec(&images).map_err(std::io::Error::from).context(failed)
     }
+}
+
+/// `image` as the archive's index calls it. Podman takes an archive for Docker as an OCI layout too, and would call the image
+/// by its tag alone.
+fn entry(image: &Descriptor, reference: &Reference, kind: ArchiveKind) -> Descriptor {
+    let mut entry = named(image, Some(reference));
+    if kind == ArchiveKind::Docker {
+        entry.annotations.insert(NAME_ANNOTATION.to_string(), name_and_tag(reference));
+    }
+    entry
+}
+
+fn name_and_tag(reference: &Reference) -> String {
+    format!("{}:{}", reference.name(), reference.manifest_name())
 }
 
 fn path_of(blob: &Descriptor) -> PathBuf {

@@ -20,7 +20,7 @@ use crate::image::describe;
 use crate::{Result, Store, StoreError, StoreErrorKind};
 
 /// The annotation that names an image of a layout.
-const NAME_ANNOTATION: &str = "org.opencontainers.image.ref.name";
+pub(crate) const NAME_ANNOTATION: &str = "org.opencontainers.image.ref.name";
 pub(crate) const MARKER: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 /// Indexes in indexes, below the layout's own.
 const MAX_INDEX_DEPTH: usize = 4;
