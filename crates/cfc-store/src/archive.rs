@@ -80,12 +80,22 @@ impl Store {
     }
 }
 
+/// What containerd, and a Docker that keeps its images there, calls an image of an archive.
+const CONTAINERD_NAME_ANNOTATION: &str = "io.containerd.image.name";
+
 /// `image` as the archive's index calls it. Podman takes an archive for Docker as an OCI layout too, and would call the image
-/// by its tag alone.
+/// by its tag alone; containerd wants the name as Docker writes it in full.
 fn entry(image: &Descriptor, reference: &Reference, kind: ArchiveKind) -> Descriptor {
     let mut entry = named(image, Some(reference));
     if kind == ArchiveKind::Docker {
-        entry.annotations.insert(NAME_ANNOTATION.to_string(), name_and_tag(reference));
+        let name = name_and_tag(reference);
+        let full_name = match (&reference.registry, name.contains('/')) {
+            (Some(_), _) => name.clone(),
+            (None, true) => format!("docker.io/{name}"),
+            (None, false) => format!("docker.io/library/{name}"),
+        };
+        entry.annotations.insert(CONTAINERD_NAME_ANNOTATION.to_string(), full_name);
+        entry.annotations.insert(NAME_ANNOTATION.to_string(), name);
     }
     entry
 }

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::Command;
 
 use cfc_oci::Reference;
-use cfc_store::{Compression, LayerBlob, Metadata, Store};
+use cfc_store::{ArchiveKind, Compression, LayerBlob, Metadata, Store};
 use images::{file, image, layer, noise, temporary_store};
 
 const NOISE_BYTES: usize = 5_000_000;
@@ -53,6 +53,29 @@ fn run(program: &str, arguments: &[&str]) -> String {
 
 fn text(path: &Path) -> &str {
     path.to_str().expect("UTF-8")
+}
+
+#[test]
+fn an_archive_for_docker_names_the_image_as_each_of_its_readers_looks_for_it() {
+    let (directory, store) = temporary_store();
+    let descriptor = image(&store, &[second_layer(&store)]);
+    let names = ["app", "team/app:1", "reg.example/app:2"].map(|name| Reference::parse(name).expect("well-formed"));
+    let path = directory.path().join("app.tar");
+    let file = fs::File::create(&path).expect("writable");
+    store.export_archive(&descriptor, &names, ArchiveKind::Docker, file).expect("exported");
+    let read = |name: &str| -> serde_json::Value {
+        serde_json::from_str(&run("tar", &["-xOf", text(&path), name])).expect("JSON")
+    };
+    let with_tags = ["app:latest", "team/app:1", "reg.example/app:2"];
+    assert_eq!(read("manifest.json")[0]["RepoTags"], serde_json::json!(with_tags));
+    let index = read("index.json");
+    let annotated = |key: &str| -> Vec<&str> {
+        let manifests = index["manifests"].as_array().expect("a list");
+        manifests.iter().map(|manifest| manifest["annotations"][key].as_str().expect("text")).collect()
+    };
+    assert_eq!(annotated("org.opencontainers.image.ref.name"), with_tags);
+    let in_full = ["docker.io/library/app:latest", "docker.io/team/app:1", "reg.example/app:2"];
+    assert_eq!(annotated("io.containerd.image.name"), in_full);
 }
 
 #[test]
