@@ -7,7 +7,6 @@ use async_trait::async_trait;
 use cfc_oci::RepositoryName;
 use http::{HeaderMap, header};
 
-use crate::base64;
 use crate::error::{ApiError, Problem};
 use crate::registry::Inner;
 
@@ -260,7 +259,7 @@ pub(crate) fn credentials(headers: &HeaderMap) -> Credentials {
     if !scheme.eq_ignore_ascii_case("basic") {
         return Credentials::Anonymous;
     }
-    let pair = base64::decode(rest).and_then(|bytes| String::from_utf8(bytes).ok());
+    let pair = cfc_oci::base64::decode(rest).and_then(|bytes| String::from_utf8(bytes).ok());
     match pair.as_deref().and_then(|pair| pair.split_once(':')) {
         // What skopeo and podman send when they were challenged and have nothing.
         Some(("", "")) => Credentials::Anonymous,

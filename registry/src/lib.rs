@@ -35,7 +35,6 @@ mod verify;
 mod visit;
 mod webhook;
 
-mod base64;
 mod error;
 mod files;
 mod hash;

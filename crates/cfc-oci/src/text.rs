@@ -1,4 +1,4 @@
-//! [`rfc3339`] and [`base64`]: times and bytes as Go writes them into JSON, and so images' configurations have them.
+//! [`rfc3339`]: times as Go writes them into JSON, and so images' configurations have them.
 
 /// Seconds since 1970 as RFC 3339 in UTC, for example `1970-01-01T00:00:00Z`.
 pub fn rfc3339(seconds: i64) -> String {
@@ -18,21 +18,6 @@ pub fn rfc3339(seconds: i64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
 }
 
-/// `bytes` in the alphabet with `+` and `/`, padded (RFC 4648, section 4).
-pub fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for group in bytes.chunks(3) {
-        let byte = |index: usize| u32::from(group.get(index).copied().unwrap_or(0));
-        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
-        for position in 0..4 {
-            let digit = DIGITS[(bits >> (18 - 6 * position) & 63) as usize] as char;
-            text.push(if position <= group.len() { digit } else { '=' });
-        }
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -43,15 +28,5 @@ mod tests {
         assert_eq!(rfc3339(951_827_696), "2000-02-29T12:34:56Z");
         assert_eq!(rfc3339(1_700_000_000), "2023-11-14T22:13:20Z");
         assert_eq!(rfc3339(-1), "1969-12-31T23:59:59Z");
-    }
-
-    #[test]
-    fn bytes_are_written_as_go_writes_them() {
-        for (bytes, text) in [("", ""), ("a", "YQ=="), ("ab", "YWI="), ("abc", "YWJj"), ("abcd", "YWJjZA==")] {
-            assert_eq!(base64(bytes.as_bytes()), text);
-        }
-        for (bytes, text) in [("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg==")] {
-            assert_eq!(base64(bytes.as_bytes()), text);
-        }
     }
 }

@@ -247,7 +247,8 @@ fn toc_entry(entry: &TarEntry, name: String) -> io::Result<TocEntry> {
     let is_device = matches!(entry.kind, EntryKind::Character | EntryKind::Block);
     let (dev_major, dev_minor) = if is_device { entry.device } else { (0, 0) };
     // Of several values for one attribute the last counts, as with any pax record.
-    let xattrs = entry.xattrs.iter().map(|(key, value)| Ok((text(key.as_encoded_bytes())?, cfc_oci::base64(value))));
+    let xattrs =
+        entry.xattrs.iter().map(|(key, value)| Ok((text(key.as_encoded_bytes())?, cfc_oci::base64::encode(value))));
     Ok(TocEntry {
         name,
         r#type: match entry.kind {

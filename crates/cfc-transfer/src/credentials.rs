@@ -162,7 +162,7 @@ impl Auth {
             return Ok(Some(Secret::IdentityToken(self.identitytoken.clone())));
         }
         if !self.auth.is_empty() {
-            let decoded = decode_base64(&self.auth).and_then(|bytes| String::from_utf8(bytes).ok());
+            let decoded = cfc_oci::base64::decode(self.auth.trim()).and_then(|bytes| String::from_utf8(bytes).ok());
             let pair = decoded.ok_or("an `auth` is not base64")?;
             let (username, password) = pair.split_once(':').ok_or("an `auth` is not `user:password`")?;
             // Some versions of Docker padded the password with NULs.
@@ -218,42 +218,9 @@ async fn run_helper(program: &str, name: &str) -> io::Result<std::process::Outpu
     child.wait_with_output().await
 }
 
-/// Standard base64, with or without padding.
-fn decode_base64(text: &str) -> Option<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(text.len() * 3 / 4);
-    let mut bits: u32 = 0;
-    let mut count = 0;
-    for character in text.trim().trim_end_matches('=').bytes() {
-        let value = match character {
-            b'A'..=b'Z' => character - b'A',
-            b'a'..=b'z' => character - b'a' + 26,
-            b'0'..=b'9' => character - b'0' + 52,
-            b'+' => 62,
-            b'/' => 63,
-            _ => return None,
-        };
-        bits = (bits << 6 | u32::from(value)) & 0xff_ffff;
-        count += 6;
-        if count >= 8 {
-            count -= 8;
-            bytes.push((bits >> count) as u8);
-        }
-    }
-    Some(bytes)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn base64_is_decoded() {
-        assert_eq!(decode_base64("dXNlcjpwYXNz").as_deref(), Some(&b"user:pass"[..]));
-        assert_eq!(decode_base64("dTpw").as_deref(), Some(&b"u:p"[..]));
-        assert_eq!(decode_base64("dTpwdw==").as_deref(), Some(&b"u:pw"[..]));
-        assert_eq!(decode_base64("dTpwdw").as_deref(), Some(&b"u:pw"[..]));
-        assert_eq!(decode_base64("-_"), None);
-    }
 
     fn endpoint(host: &str) -> Endpoint {
         let repository = "a".parse().expect("well-formed");

@@ -4,19 +4,19 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use cfc_oci::base64::{decode_url, encode_url};
+use hmac::{Hmac, KeyInit, Mac};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use sha2::{Digest as _, Sha256};
+use sha2::Sha256;
 
 use crate::StorageError;
-use crate::base64::{decode_url, encode_url};
 
 /// The only header that is written or accepted: nothing in it is ever looked at, so nothing in it can choose another
 /// algorithm or bring a key along.
 const HEADER: &str = r#"{"alg":"HS256","typ":"JWT"}"#;
 
 const KEY_BYTES: usize = 32;
-const BLOCK_BYTES: usize = 64;
 
 /// Longer texts are no tokens of ours.
 const MAX_TOKEN_BYTES: usize = 32 * 1024;
@@ -73,16 +73,9 @@ impl Key {
 
 /// HMAC-SHA256 (RFC 2104) of the parts, one after another, with a key of any length.
 pub(crate) fn mac(key: &[u8], parts: &[&[u8]]) -> [u8; 32] {
-    let mut block = [0; BLOCK_BYTES];
-    match key.len() <= BLOCK_BYTES {
-        true => block[..key.len()].copy_from_slice(key),
-        false => block[..32].copy_from_slice(&Sha256::digest(key)),
-    }
-    let mut inner = Sha256::new_with_prefix(block.map(|byte| byte ^ 0x36));
-    parts.iter().for_each(|part| inner.update(part));
-    let mut outer = Sha256::new_with_prefix(block.map(|byte| byte ^ 0x5c));
-    outer.update(inner.finalize());
-    outer.finalize().into()
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("a key of any length will do");
+    parts.iter().for_each(|part| mac.update(part));
+    mac.finalize().into_bytes().into()
 }
 
 /// Compares in a time that tells nothing of where they differ.

@@ -126,7 +126,7 @@ impl Source<'_> {
         });
         let mut value = json!({
             "warnings": warnings.collect::<Vec<_>>(),
-            "sources": [{"filename": self.file(), "language": "Dockerfile", "data": cfc_oci::base64(self.text.as_bytes())}],
+            "sources": [{"filename": self.file(), "language": "Dockerfile", "data": cfc_oci::base64::encode(self.text.as_bytes())}],
         });
         if let Some(error) = &checked.error {
             value["buildError"] = json!({
@@ -151,7 +151,7 @@ impl Source<'_> {
             set(&mut value, "value", &argument.value);
             value
         });
-        let mut value = json!({"sources": [cfc_oci::base64(self.text.as_bytes())]});
+        let mut value = json!({"sources": [cfc_oci::base64::encode(self.text.as_bytes())]});
         set(&mut value, "name", &outline.name);
         set(&mut value, "description", &outline.description);
         let lists = [
@@ -180,7 +180,7 @@ impl Source<'_> {
             set(&mut value, "platform", stage.platform.as_deref().unwrap_or_default());
             value
         });
-        json!({"targets": targets.collect::<Vec<_>>(), "sources": [cfc_oci::base64(self.text.as_bytes())]})
+        json!({"targets": targets.collect::<Vec<_>>(), "sources": [cfc_oci::base64::encode(self.text.as_bytes())]})
     }
 }
 
