@@ -15,10 +15,12 @@ use super::session::{Session, SessionPaths};
 use crate::files::blocking;
 use crate::{AppendError, ByteStream, CommitError, StorageError, UploadBackend, UploadStatus};
 
-/// What an upload holds in memory of a body while what came before is written.
+/// What an upload holds of a body in memory while what came before is written.
 const BATCH_MAX: usize = 4 << 20;
 /// From this size on, a batch is written at once. Every hand-over to another thread costs two wake-ups.
 const BATCH_ENOUGH: usize = 1 << 20;
+/// What a frame costs beside its bytes, and more: a client may send them one by one.
+const FRAME_COST: usize = 512;
 /// How long a smaller batch waits for more. No thread ever waits for a client.
 const LINGER: Duration = Duration::from_millis(2);
 
@@ -118,7 +120,7 @@ async fn receive(
         session.begin_chunk();
     }
     let mut found = 0;
-    let mut body = Frames { body, gathered: Vec::new(), size: 0, ended: None };
+    let mut body = Frames { body, gathered: Vec::new(), size: 0, cost: 0, ended: None };
     while let Some((frames, size)) = body.batch().await {
         found += size as u64;
         if let Some(expected) = length.filter(|length| found > *length) {
@@ -143,6 +145,8 @@ struct Frames<'a> {
     gathered: Vec<Bytes>,
     /// Bytes gathered.
     size: usize,
+    /// What they are counted as.
+    cost: usize,
     /// How the body ended, once it has.
     ended: Option<Result<(), String>>,
 }
@@ -153,6 +157,7 @@ impl Frames<'_> {
         match self.body.next().await {
             Some(Ok(frame)) => {
                 self.size += frame.len();
+                self.cost += frame.len().max(FRAME_COST);
                 self.gathered.push(frame);
             }
             Some(Err(reason)) => self.ended = Some(Err(reason)),
@@ -166,12 +171,13 @@ impl Frames<'_> {
             self.receive().await;
         }
         let _ = tokio::time::timeout(LINGER, async {
-            while self.size < BATCH_ENOUGH && self.ended.is_none() {
+            while self.cost < BATCH_ENOUGH && self.ended.is_none() {
                 self.receive().await;
             }
         })
         .await;
         let frames = std::mem::take(&mut self.gathered);
+        self.cost = 0;
         (!frames.is_empty()).then(|| (frames, std::mem::take(&mut self.size)))
     }
 
@@ -179,12 +185,33 @@ impl Frames<'_> {
     async fn gather_during<T>(&mut self, writing: impl Future<Output = T>) -> T {
         let mut writing = pin!(writing);
         loop {
-            let may_receive = self.size < BATCH_MAX && self.ended.is_none();
+            let may_receive = self.cost < BATCH_MAX && self.ended.is_none();
             tokio::select! {
                 biased;
                 written = &mut writing => return written,
                 () = self.receive(), if may_receive => {}
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_body_of_single_bytes_is_held_back_while_it_cannot_be_written() {
+        let body = Box::pin(futures::stream::repeat_with(|| Ok(Bytes::from_static(b"x"))));
+        let mut body = Frames { body, gathered: Vec::new(), size: 0, cost: 0, ended: None };
+        let may_come = BATCH_MAX / FRAME_COST;
+        let mut polls = 2 * may_come;
+        let writing = std::future::poll_fn(|context| {
+            polls -= 1;
+            context.waker().wake_by_ref();
+            if polls == 0 { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+        });
+        body.gather_during(writing).await;
+        assert_eq!(body.gathered.len(), may_come);
+        assert_eq!(body.batch().await.map(|(frames, size)| (frames.len(), size)), Some((may_come, may_come)));
     }
 }

@@ -38,7 +38,7 @@ pub fn run(settings: &Settings, arguments: &RegistryServe) -> Result<ExitCode, F
 }
 
 /// What a push receives while as much is being written.
-pub const KEPT_MEMORY: u32 = 8 << 20;
+pub const KEPT_MEMORY: u32 = 4 << 20;
 
 /// Whoever can reach the registry from elsewhere must say who he is.
 fn check_exposure(settings: &Settings, arguments: &RegistryServe) -> Result<(), Failure> {
