@@ -4,9 +4,10 @@ mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::mpsc;
+use std::sync::{Mutex, mpsc};
 
 use cfc_build_buildkit::{Address, BuildkitBuilder, BuildkitOptions, TlsFiles};
 use cfc_oci::Platform;
@@ -25,6 +26,7 @@ fn a_daemon_keeps_the_promises_of_the_seam_however_it_is_reached() {
     is_reached_by_its_socket_and_port(&daemon);
     is_reached_with_tls(&daemon);
     is_not_reached_where_nobody_is(&daemon);
+    forwards_ssh_agents(&daemon);
     if busybox().is_some() {
         a_lost_connection_is_told_and_leaves_no_image(&daemon);
         a_build_that_is_stopped_ends_on_the_daemon(&daemon);
@@ -132,6 +134,63 @@ fn a_build_that_is_stopped_ends_on_the_daemon(daemon: &Daemon) {
     assert_eq!(error.message, "the build was ended");
     assert_eq!(home.manifests(), 0, "no image is in the store");
     await_end("47114");
+}
+
+const ASKS_ITS_AGENT: &str = r#"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+int main(void) {
+  struct sockaddr_un address = {.sun_family = AF_UNIX};
+  strcpy(address.sun_path, getenv("SSH_AUTH_SOCK"));
+  int agent = socket(AF_UNIX, SOCK_STREAM, 0);
+  char answer[100] = "";
+  if (connect(agent, (void *)&address, sizeof address) || write(agent, "ping", 4) != 4) return 1;
+  if (read(agent, answer, 99) <= 0) return 2;
+  puts(answer);
+}
+"#;
+
+fn forwards_ssh_agents(daemon: &Daemon) {
+    let home = Home::new();
+    let (source, socket) = (home.directory.path().join("client.c"), home.directory.path().join("agent"));
+    fs::write(&source, ASKS_ITS_AGENT).expect("writable");
+    let client = home.directory.path().join("context/client");
+    let compiled = Command::new("cc").arg("-static").arg("-o").arg(&client).arg(&source).output();
+    if !compiled.is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: no program that asks an agent without a C compiler");
+        return;
+    }
+    let listener = std::os::unix::net::UnixListener::bind(&socket).expect("a socket");
+    let agent = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("the program asks");
+        let mut asked = [0; 4];
+        stream.read_exact(&mut asked).expect("reads");
+        stream.write_all(b"heard ").and_then(|()| stream.write_all(&asked)).expect("writes");
+    });
+    let dockerfile = "FROM scratch\nCOPY client /client\nRUN --mount=type=ssh,required [\"/client\"]\n";
+    let plan = cfc_plan::lower(&request(dockerfile), &NoImages).expect("a good Dockerfile");
+    let directory = home.directory.path().join("context");
+    let ssh = BTreeMap::from([("default".to_string(), socket)]);
+    let heard = Said::default();
+    let mut builder = BuildkitBuilder::new(home.store.clone(), at(&daemon.address()));
+    let context = Context { directory, ssh, ..Context::default() };
+    builder.build(&plan, &context, &heard).expect("builds");
+    agent.join().expect("no panic");
+    assert_eq!(*heard.0.lock().expect("no panic"), "heard ping\n");
+}
+
+/// What programs wrote.
+#[derive(Default)]
+struct Said(Mutex<String>);
+
+impl BuildProgress for Said {
+    fn output(&self, _: &Node, _: OutputStream, bytes: &[u8]) {
+        self.0.lock().expect("no panic").push_str(&String::from_utf8_lossy(bytes));
+    }
 }
 
 /// Waits until no process has `argument` any more.
