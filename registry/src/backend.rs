@@ -56,6 +56,11 @@ pub trait BlobBackend: Send + Sync {
         None
     }
 
+    /// A URL by which a client can fetch the blob from elsewhere, and for how long, where that is wanted.
+    async fn url(&self, _digest: &Digest) -> Result<Option<(String, Duration)>, StorageError> {
+        Ok(None)
+    }
+
     /// The blob as an open file that is ready to be sent, where the backend has files; `None` also when there is none.
     async fn open(&self, _digest: &Digest) -> Result<Option<File>, StorageError> {
         Ok(None)
@@ -96,6 +101,23 @@ pub trait UploadBackend: Send + Sync {
         body: ByteStream<'_>,
         digest: &Digest,
     ) -> Result<u64, CommitError>;
+
+    /// Makes `body`, which comes in one request, the blob `digest`; returns the size. Of what does not hash to it, or
+    /// breaks off, nothing stays.
+    async fn push(
+        &self,
+        repository: &RepositoryName,
+        body: ByteStream<'_>,
+        digest: &Digest,
+    ) -> Result<u64, CommitError> {
+        let id = self.begin(repository, digest.algorithm()).await?;
+        let pushed = self.commit(repository, id, None, body, digest).await;
+        if pushed.is_err() {
+            // Nobody knows the id, so nobody can go on.
+            self.abort(repository, id).await?;
+        }
+        pushed
+    }
 
     /// Forgets uploads that were not touched for `expiry`, and says how many. Blocks.
     fn expire(&self, expiry: Duration) -> Result<u64, StorageError>;

@@ -40,7 +40,7 @@ impl Default for Rules {
 impl Rules {
     /// What somebody relies on and was not touched for this long is touched: whoever finds something and relies on it
     /// can do so for seven eighths at least of the time after which it may go.
-    pub(crate) fn refresh(&self) -> Duration {
+    pub fn refresh(&self) -> Duration {
         self.untagged.map_or(self.grace, |age| age.min(self.grace)) / 8
     }
 }

@@ -77,6 +77,7 @@ problems! {
     TooManyRequests: 429 "TOOMANYREQUESTS" "too many requests, try again later",
     Internal: 500 "UNKNOWN" "the registry could not do this; its log says why",
     Full: 507 "UNKNOWN" "the registry's disk is full",
+    Unreachable: 503 "UNKNOWN" "the store behind the registry does not answer as it should, try again in a moment",
 }
 
 /// What a client is told. The operator's cause is logged where it is known, and never sent.
@@ -122,7 +123,13 @@ impl From<Problem> for ApiError {
 impl From<StorageError> for ApiError {
     fn from(error: StorageError) -> ApiError {
         tracing::error!(error = %Chain(&error), "storage failed");
-        ApiError::from(if is_disk_full(&error) { Problem::Full } else { Problem::Internal })
+        match error {
+            error if is_disk_full(&error) => ApiError::from(Problem::Full),
+            error if error.source.is::<object_store::Error>() => {
+                ApiError::from(Problem::Unreachable).with_header(header::RETRY_AFTER, "2")
+            }
+            _ => ApiError::from(Problem::Internal),
+        }
     }
 }
 

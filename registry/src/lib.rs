@@ -1,9 +1,9 @@
 //! The OCI distribution API over a bucket.
 //!
 //! Owns the HTTP API below `/v2/` (push, pull, mount, referrers, tags, catalog, deletes), the layout of repositories
-//! in the bucket, upload sessions that survive a restart, and garbage collection. Metadata are small objects in files;
-//! blob content goes through [`BlobBackend`] and [`UploadBackend`], which a local directory implements today and which
-//! are cut so that S3 fits. Never unpacks a layer and never fetches from another registry.
+//! in the bucket, upload sessions that survive a restart, and garbage collection. Storage is
+//! behind three traits, which a local directory (`local/`) and an S3 bucket (`bucket/`) implement: small objects of
+//! metadata, and blob content through [`BlobBackend`] and [`UploadBackend`]. Never unpacks a layer and never fetches from another registry.
 //! `cfc serve`, `cfc registry serve` and the tests call it.
 
 mod registry;
@@ -18,6 +18,7 @@ mod tls;
 mod token;
 
 mod backend;
+mod bucket;
 mod holds;
 mod local;
 mod metadata;
@@ -48,6 +49,7 @@ pub use ask::{AskError, ask_to_collect};
 pub use audit::AuditLog;
 pub use auth::{Access, Action, Authorizer, Challenge, Credentials, Decision, TokenAnswer, TokenRequest};
 pub use backend::{AppendError, BlobBackend, BlobStream, ByteStream, CommitError, UploadBackend, UploadStatus};
+pub use bucket::{BucketError, BucketKeys, BucketLocation};
 pub use collect::{Collected, Rules};
 pub use error::StorageError;
 pub use rates::RateLimits;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use cfc_oci::{Descriptor, Digest, RepositoryName, Tag};
 
+use crate::bucket::{Bucket, BucketLocation};
 use crate::collect::Rules;
 use crate::holds::Holds;
 use crate::local::{DirectoryObjects, LocalBackend};
@@ -127,6 +128,20 @@ impl Registry {
     /// Opens the registry in the directory `root` for looking at it, while another process may serve it.
     pub fn open_beside(root: &Path, options: Options) -> Result<Registry, StorageError> {
         Registry::over(root, options).map(|(_, registry)| registry)
+    }
+
+    /// Opens the registry in an S3 bucket, which any number of processes may do at the same time. Fails when the store
+    /// is not fit for that, unless the location says that there is only one.
+    pub async fn open_bucket(location: &BucketLocation, options: Options) -> Result<Registry, StorageError> {
+        let bucket = Bucket::open(location, options.collection.refresh()).await?;
+        bucket.require_fit(location).await?;
+        Ok(Registry::of(bucket.objects, bucket.blobs.clone(), bucket.blobs, options))
+    }
+
+    /// Opens the registry in an S3 bucket for looking after it.
+    pub async fn open_bucket_beside(location: &BucketLocation, options: Options) -> Result<Registry, StorageError> {
+        let bucket = Bucket::open(location, options.collection.refresh()).await?;
+        Ok(Registry::of(bucket.objects, bucket.blobs.clone(), bucket.blobs, options))
     }
 
     fn over(root: &Path, options: Options) -> Result<(Arc<DirectoryObjects>, Registry), StorageError> {

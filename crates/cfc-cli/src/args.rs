@@ -286,20 +286,35 @@ pub enum Registry {
 }
 
 #[derive(Debug, Args)]
+pub struct BucketChoice {
+    /// The registry in this S3 bucket, not in the data directory: s3://BUCKET or s3://BUCKET/PREFIX
+    #[arg(long, value_name = "URL")]
+    pub bucket: Option<cfc_registry::BucketLocation>,
+    /// Where the bucket's store is [default: $AWS_ENDPOINT_URL, else AWS]
+    #[arg(long, value_name = "URL")]
+    pub endpoint: Option<String>,
+}
+
+#[derive(Debug, Args)]
 pub struct RegistryGc {
+    #[command(flatten)]
+    pub place: BucketChoice,
     /// Only say what would be removed
     #[arg(long)]
     pub dry_run: bool,
-    /// Keep what was pushed, mounted or looked for within this time [default: 24h]
+    /// Keep what was pushed, mounted or looked for within this time, and an eighth of `gc_grace` longer [default: 24h]
     #[arg(long, value_name = "TIME")]
     pub grace: Option<Span>,
-    /// Remove manifests too that no tag, index or subject leads to and that nobody asked for in this time
+    /// Remove manifests too that no tag, index or subject leads to and that nobody asked for in this time, and an eighth
+    /// of `gc_grace` longer
     #[arg(long, value_name = "TIME")]
     pub untagged: Option<Span>,
 }
 
 #[derive(Debug, Args)]
 pub struct RegistryVerify {
+    #[command(flatten)]
+    pub place: BucketChoice,
     /// Take corrupt content away, so that it can be pushed again
     #[arg(long)]
     pub quarantine: bool,
@@ -331,6 +346,8 @@ pub struct ImagesRemove {
 
 #[derive(Debug, Args)]
 pub struct RegistryUsage {
+    #[command(flatten)]
+    pub place: BucketChoice,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -338,6 +355,8 @@ pub struct RegistryUsage {
 
 #[derive(Debug, Args)]
 pub struct RegistryServe {
+    #[command(flatten)]
+    pub place: BucketChoice,
     /// Port on loopback; 0 chooses a free one [default: 5000]
     #[arg(long, value_name = "PORT")]
     pub port: Option<u16>,

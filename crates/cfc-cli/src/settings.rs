@@ -200,6 +200,16 @@ pub struct RegistryEntry {
     /// Tags that keep pointing where they point: `["**:v*"]`.
     #[serde(default)]
     pub immutable_tags: Vec<String>,
+    /// The S3 bucket in which a registry that runs alone is, in place of the data directory: `"s3://bucket/prefix"`.
+    pub bucket: Option<String>,
+    /// Where the bucket's store is: `"https://host:port"`; without it what the environment says, else AWS.
+    pub endpoint: Option<String>,
+    /// For how long clients may fetch content from the bucket's store itself: `"20m"`; without it they get it from the
+    /// registry.
+    pub redirect: Option<Span>,
+    /// Whether no other registry will ever use the bucket, so that its store need not be fit for several.
+    #[serde(default)]
+    pub single_replica: bool,
     /// Users and their bcrypt hashes, as `htpasswd -B` writes them; without it everybody may do everything.
     pub htpasswd: Option<PathBuf>,
     /// What users, or everybody, may do; without any, users may do everything.

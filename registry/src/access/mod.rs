@@ -85,6 +85,12 @@ impl AccessRules {
         Ok(self)
     }
 
+    /// As [`with_tokens`](Self::with_tokens), signed with a key of 64 hexadecimal digits that several registries share.
+    pub fn with_shared_tokens(mut self, key: &str) -> Result<AccessRules, StorageError> {
+        self.tokens = Some(Arc::new(Tokens::shared(key)?));
+        Ok(self)
+    }
+
     /// What makes passwords that expire; `None` without tokens.
     pub fn minter(&self) -> Option<Minter> {
         self.tokens.clone().map(Minter)

@@ -15,12 +15,29 @@ const SMALL_BYTES: u64 = 64 * 1024;
 
 pub(super) async fn get(call: &Call<'_>, name: &RepositoryName, digest: &Digest) -> Result<Response, ApiError> {
     let size = stat(call, name, digest).await?;
+    if let Some(response) = elsewhere(call, digest).await? {
+        return Ok(response);
+    }
     let mut response = content(call, digest, size).await?;
     set_digest(&mut response, digest);
     set(&mut response, header::ETAG, &format!("\"{digest}\""));
     response.headers_mut().insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("max-age=31536000, immutable"));
     Ok(response)
+}
+
+/// Sends the client to where the blob can be fetched without us, if there is such a place.
+async fn elsewhere(call: &Call<'_>, digest: &Digest) -> Result<Option<Response>, ApiError> {
+    if call.is_head() || is_unchanged(call, digest) {
+        return Ok(None);
+    }
+    let Some((url, lifetime)) = call.registry.blobs.url(digest).await? else { return Ok(None) };
+    let mut response = empty(StatusCode::TEMPORARY_REDIRECT);
+    set(&mut response, header::LOCATION, &url);
+    set_digest(&mut response, digest);
+    // The URL is the client's alone, and one that is remembered can still be used for half of its time.
+    set(&mut response, header::CACHE_CONTROL, &format!("private, max-age={}", lifetime.as_secs() / 2));
+    Ok(Some(response))
 }
 
 /// Unlinks the blob from this repository; others may hold it still.

@@ -34,14 +34,20 @@ pub(super) async fn begin(call: &Call<'_>, body: &mut Body, name: &RepositoryNam
         (None, Some(algorithm)) => algorithm.parse().map_err(|e| ApiError::new(Problem::DigestInvalid, e))?,
         (None, None) => Algorithm::Sha256,
     };
-    let id = call.registry.uploads.begin(name, algorithm).await?;
-    let Some(digest) = digest else { return Ok(progress(StatusCode::ACCEPTED, name, id, 0)) };
-    let finished = finish(call, body, name, id, None, &digest).await;
-    if finished.is_err() {
-        // Nobody knows the id, so nobody can go on.
-        call.registry.uploads.abort(name, id).await?;
+    if let Some(digest) = digest {
+        return push(call, body, name, &digest).await;
     }
-    finished
+    let id = call.registry.uploads.begin(name, algorithm).await?;
+    Ok(progress(StatusCode::ACCEPTED, name, id, 0))
+}
+
+/// Takes a whole blob in one request.
+async fn push(call: &Call<'_>, body: &mut Body, name: &RepositoryName, digest: &Digest) -> Result<Response, ApiError> {
+    let registry = call.registry;
+    let _hold = registry.holds.hold([digest.clone()]);
+    registry.uploads.push(name, stream(call, body), digest).await?;
+    registry.metadata.link_blob(name, digest).await?;
+    Ok(created(name, digest))
 }
 
 pub(super) async fn status(call: &Call<'_>, name: &RepositoryName, id: Uuid) -> Result<Response, ApiError> {
@@ -113,25 +119,27 @@ async fn mount(call: &Call<'_>, name: &RepositoryName, digest: &Digest) -> Resul
     let _hold = call.registry.holds.hold([digest.clone()]);
     let sources = match call.query.first("from") {
         Some(from) => match from.parse::<RepositoryName>() {
-            Ok(from) if metadata.claim_blob(&from, digest).await? => vec![from],
-            _ => Vec::new(),
+            Ok(from) => vec![from],
+            Err(_) => Vec::new(),
         },
         None => metadata.holders(digest).await?,
     };
-    if !may_pull_from_any(call, &sources).await || call.registry.blobs.stat(digest).await?.is_none() {
+    let Some(source) = first_to_pull_from(call, sources).await else { return Ok(false) };
+    // The source keeps the blob until it is linked here.
+    if !metadata.claim_blob(&source, digest).await? || call.registry.blobs.stat(digest).await?.is_none() {
         return Ok(false);
     }
     metadata.link_blob(name, digest).await?;
     Ok(true)
 }
 
-async fn may_pull_from_any(call: &Call<'_>, sources: &[RepositoryName]) -> bool {
-    for source in sources.iter().take(HOLDERS_ASKED) {
-        if call.gate.allows(Action::Pull, source).await {
-            return true;
+async fn first_to_pull_from(call: &Call<'_>, sources: Vec<RepositoryName>) -> Option<RepositoryName> {
+    for source in sources.into_iter().take(HOLDERS_ASKED) {
+        if call.gate.allows(Action::Pull, &source).await {
+            return Some(source);
         }
     }
-    false
+    None
 }
 
 /// The `Content-Range` of this request, checked against its length.

@@ -55,11 +55,11 @@ pub(super) fn referrer(name: &RepositoryName, subject: &Digest, digest: &Digest)
     format!("{REPOSITORIES}/{name}/_referrers/{}/{}", pair(subject), pair(digest))
 }
 
-pub(super) fn links(digest: &Digest) -> String {
+pub(crate) fn links(digest: &Digest) -> String {
     format!("{LINKS}/{}", pair(digest))
 }
 
-pub(super) fn link(name: &RepositoryName, digest: &Digest) -> String {
+pub(crate) fn link(name: &RepositoryName, digest: &Digest) -> String {
     format!("{LINKS}/{}/{name}/_link", pair(digest))
 }
 
@@ -68,8 +68,14 @@ pub(super) fn quarantined(name: &RepositoryName, digest: &Digest) -> String {
     format!("registry/quarantine/{name}/_manifests/{}", pair(digest))
 }
 
+/// Whether the object at a key goes by itself when nobody needs it: links and manifests.
+pub(crate) fn is_kept(key: &str) -> bool {
+    let is_below = |directory: &str| key.strip_prefix(directory).is_some_and(|rest| rest.starts_with('/'));
+    is_below(LINKS) || (is_below(REPOSITORIES) && key.contains("/_manifests/"))
+}
+
 /// Which blob a link is of, and which repository holds it.
-pub(super) fn parse_link(key: &str) -> Option<(RepositoryName, Digest)> {
+pub(crate) fn parse_link(key: &str) -> Option<(RepositoryName, Digest)> {
     let (algorithm, rest) = key.strip_prefix(LINKS)?.strip_prefix('/')?.split_once('/')?;
     let (hex, rest) = rest.split_once('/')?;
     let name = rest.strip_suffix("/_link")?.parse().ok()?;

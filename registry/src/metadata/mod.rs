@@ -1,6 +1,6 @@
 //! [`Metadata`]: repositories as small objects. Nothing else knows a key.
 
-mod key;
+pub(crate) mod key;
 mod referrers;
 mod sweep;
 mod tags;
@@ -10,6 +10,7 @@ use cfc_oci::{Descriptor, Digest, RepositoryName, Tag};
 
 use crate::StorageError;
 use crate::objects::{Objects, keys};
+pub(crate) use key::is_kept;
 pub(crate) use sweep::Found;
 
 /// Objects read at the same time when a list needs their content.

@@ -42,6 +42,12 @@ impl Key {
         }
     }
 
+    /// A key of 64 hexadecimal digits.
+    pub(crate) fn shared(text: &str) -> Result<Key, StorageError> {
+        let what = "expected 64 hexadecimal digits; remove it to have another key made";
+        parse(text.trim()).ok_or_else(|| StorageError::new("use", "registry/token-key", what))
+    }
+
     /// Signs claims as a JWT.
     pub(crate) fn sign(&self, claims: &impl Serialize) -> String {
         let claims = serde_json::to_vec(claims).expect("claims have only string keys");

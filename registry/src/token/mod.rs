@@ -96,6 +96,11 @@ impl Tokens {
         Ok(Tokens { key: Key::open(path)? })
     }
 
+    /// Signs with a key of 64 hexadecimal digits.
+    pub(crate) fn shared(key: &str) -> Result<Tokens, StorageError> {
+        Ok(Tokens { key: Key::shared(key)? })
+    }
+
     /// A token for `scopes`, which its holder was found to have, and how long it lasts. `until` is when what the holder
     /// has shown ends.
     pub(crate) fn access(&self, name: &str, holder: Holder, scopes: Vec<Scope>, until: Option<u64>) -> (String, u64) {

@@ -414,6 +414,9 @@ async fn chunks_are_put_together_under_both_digests_or_refused() {
 
 #[tokio::test]
 async fn manifests_from_before_the_referrers_api_are_listed() {
+    if crate::store::skips("manifests from before the referrers api are listed") {
+        return;
+    }
     let server = Server::start().await;
     let mut maker = Maker::new(false, 1);
     let subject = maker.image(1, json!({}), &["image"]);

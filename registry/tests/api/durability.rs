@@ -34,6 +34,9 @@ async fn an_upload_goes_on_after_a_restart() {
 
 #[tokio::test]
 async fn an_upload_whose_saved_hash_is_lost_or_torn_is_hashed_again() {
+    if crate::store::skips("an upload whose saved hash is lost or torn is hashed again") {
+        return;
+    }
     for damage in ["removed", "torn", "behind"] {
         let server = Server::start().await;
         let content = noise(100_000, 2);
@@ -116,6 +119,9 @@ async fn everything_is_there_after_a_restart() {
 
 #[tokio::test]
 async fn stale_uploads_are_swept_at_the_start_and_others_stay() {
+    if crate::store::skips("stale uploads are swept at the start and others stay") {
+        return;
+    }
     let server = Server::start().await;
     let (stale, fresh) = (server.begin("a").await, server.begin("a").await);
     for upload in [&stale, &fresh] {
@@ -164,6 +170,9 @@ async fn two_writers_of_one_upload_cannot_mix_their_bytes() {
 
 #[tokio::test]
 async fn an_upload_survives_kill_9() {
+    if crate::store::skips("an upload survives kill 9") {
+        return;
+    }
     let directory = tempfile::TempDir::new().expect("temporary directory");
     let content = noise(3_000_000, 5);
     let digest = Digest::of(&content);

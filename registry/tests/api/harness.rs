@@ -1,14 +1,16 @@
-//! A registry on a loopback port in a directory of its own, and short ways to speak to it.
+//! A registry on a loopback port in a directory or a bucket of its own, and short ways to speak to it.
 
 use std::net::SocketAddr;
 use std::path::Path;
 
 use cfc_oci::{Algorithm, Digest, Hasher, media_type};
-use cfc_registry::{Options, Registry, serve_until};
+use cfc_registry::{BucketLocation, Options, Registry, serve_until};
 use reqwest::{Method, Response, StatusCode};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
+
+use crate::store;
 
 /// A running registry. Ends with the test.
 pub struct Server {
@@ -16,6 +18,7 @@ pub struct Server {
     pub address: SocketAddr,
     client: reqwest::Client,
     directory: TempDir,
+    place: Option<BucketLocation>,
     _shutdown: oneshot::Sender<()>,
 }
 
@@ -25,18 +28,29 @@ impl Server {
     }
 
     pub async fn start_with(options: Options) -> Server {
-        Server::start_in(TempDir::new().expect("temporary directory"), options).await
+        let place = store::endpoint().map(|endpoint| store::place_alone(&endpoint));
+        Server::start_in(TempDir::new().expect("temporary directory"), place, options).await
     }
 
-    /// The next process in the same directory. The previous one is gone without a word, as after `kill -9`.
+    /// In a bucket, where others may be as well.
+    pub async fn start_on(place: &BucketLocation, options: Options) -> Server {
+        Server::start_in(TempDir::new().expect("temporary directory"), Some(place.clone()), options).await
+    }
+
+    /// The next process in the same directory or bucket. The previous one is gone without a word, as after `kill -9`.
     pub async fn restart(self) -> Server {
-        let Server { directory, _shutdown, .. } = self;
+        let Server { directory, place, _shutdown, .. } = self;
         drop(_shutdown);
-        Server::start_in(directory, Options::default()).await
+        Server::start_in(directory, place, Options::default()).await
     }
 
-    async fn start_in(directory: TempDir, options: Options) -> Server {
-        let registry = Registry::open(directory.path(), options).expect("registry opens");
+    async fn start_in(directory: TempDir, place: Option<BucketLocation>, options: Options) -> Server {
+        // Another test may have installed it.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let registry = match &place {
+            Some(place) => Registry::open_bucket(place, options).await.expect("registry opens"),
+            None => Registry::open(directory.path(), options).expect("registry opens"),
+        };
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback port");
         let address = listener.local_addr().expect("bound");
         let (shutdown, ended) = oneshot::channel::<()>();
@@ -44,10 +58,8 @@ impl Server {
             let _ = ended.await;
         });
         tokio::spawn(running);
-        // Another test may have installed it.
-        let _ = rustls::crypto::ring::default_provider().install_default();
         let client = reqwest::Client::builder().no_proxy().build().expect("client");
-        Server { registry, address, client, directory, _shutdown: shutdown }
+        Server { registry, address, client, directory, place, _shutdown: shutdown }
     }
 
     pub fn root(&self) -> &Path {

@@ -1,11 +1,14 @@
 //! The registry over HTTP, group by group as the distribution conformance suite has them, and with real clients.
 
+mod faults;
 mod harness;
 mod process;
+mod store;
 
 mod access;
 mod auth;
 mod blobs;
+mod bucket;
 mod clients;
 mod collect;
 mod conformance;

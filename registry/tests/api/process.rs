@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use cfc_registry::{Options, Registry, Rules};
+use cfc_registry::{BucketLocation, Options, Registry, Rules};
 
 use crate::harness::send;
 
@@ -12,7 +12,16 @@ use crate::harness::send;
 async fn registry_to_be_killed() {
     let Some(directory) = std::env::var_os("CFC_TEST_KILLED_REGISTRY") else { return };
     let directory = std::path::PathBuf::from(directory);
-    let registry = Registry::open(&directory.join("data"), options()).expect("opens");
+    // Another test may have installed it.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let registry = match std::env::var("CFC_TEST_KILLED_REGISTRY_BUCKET") {
+        Ok(place) => {
+            let endpoint = crate::store::endpoint().expect("an endpoint");
+            let place = crate::store::on(place.parse().expect("a location"), &endpoint);
+            Registry::open_bucket(&place, options()).await.expect("opens")
+        }
+        Err(_) => Registry::open(&directory.join("data"), options()).expect("opens"),
+    };
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("loopback port");
     let address = listener.local_addr().expect("bound").to_string();
     std::fs::write(directory.join("address.new"), address).expect("writes");
@@ -36,6 +45,14 @@ pub struct Process {
 impl Process {
     pub async fn start(directory: &Path) -> Process {
         Process::start_by(std::process::Command::new(program()), directory).await.expect("the registry starts")
+    }
+
+    /// On a bucket, beside others.
+    pub async fn start_on(place: &BucketLocation, directory: &Path) -> Process {
+        let mut command = std::process::Command::new(program());
+        command.env("CFC_TEST_KILLED_REGISTRY_BUCKET", place.to_string());
+        command.env(crate::store::ENDPOINT, place.endpoint.as_deref().expect("an endpoint"));
+        Process::start_by(command, directory).await.expect("the registry starts")
     }
 
     /// On a disk of 16 MiB, in a mount namespace of its own; `None` and a note where that cannot be had.

@@ -11,6 +11,9 @@ async fn findings(server: &Server, quarantine: bool) -> Vec<String> {
 
 #[tokio::test]
 async fn a_blob_with_other_bytes_is_found_and_taken_away() {
+    if crate::store::skips("a blob with other bytes is found and taken away") {
+        return;
+    }
     let server = Server::start().await;
     server.push_image("a", "x", "x").await;
     let verified = server.registry.verify(false).await.expect("reads");
@@ -35,6 +38,9 @@ async fn a_blob_with_other_bytes_is_found_and_taken_away() {
 
 #[tokio::test]
 async fn manifests_and_tags_that_lead_nowhere_are_found() {
+    if crate::store::skips("manifests and tags that lead nowhere are found") {
+        return;
+    }
     let server = Server::start().await;
     let (one, json) = server.push_image("a/b", "one", "x").await;
     let (two, _) = server.push_image("a/b", "two", "y").await;
@@ -56,6 +62,9 @@ async fn manifests_and_tags_that_lead_nowhere_are_found() {
 
 #[tokio::test]
 async fn what_cannot_be_read_is_found_and_the_rest_is_read_all_the_same() {
+    if crate::store::skips("what cannot be read is found and the rest is read all the same") {
+        return;
+    }
     let server = Server::start().await;
     let (one, _) = server.push_image("a", "one", "x").await;
     let (two, _) = server.push_image("a", "two", "y").await;

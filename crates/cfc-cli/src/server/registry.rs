@@ -2,17 +2,22 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use cfc_control::{RegistryGrant, RegistryPasswords};
-use cfc_registry::{AccessRules, AuditLog, Minter, Options, Permission, RateLimits, Registry, Tls};
+use cfc_registry::{AccessRules, AuditLog, BucketLocation, Minter, Options, Permission, RateLimits, Registry, Tls};
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 
+use crate::args::BucketChoice;
 use crate::failure::Failure;
 use crate::settings::{Settings, WebhookEntry};
 
 /// How large an audit log gets before another is begun.
 const AUDIT_LOG_BYTES: u64 = 100 * 1024 * 1024;
+
+/// How long redirects to the bucket's store may be good for; the end is S3's.
+const REDIRECTS: std::ops::RangeInclusive<Duration> = Duration::from_secs(60)..=Duration::from_secs(7 * 24 * 60 * 60);
 
 /// The directory that stands for the bucket.
 pub fn bucket_directory(settings: &Settings) -> PathBuf {
@@ -28,6 +33,46 @@ pub fn bucket(settings: &Settings) -> Result<Arc<dyn ObjectStore>, Failure> {
     std::fs::create_dir_all(&directory).map_err(|error| cannot(&error))?;
     let store = LocalFileSystem::new_with_prefix(&directory).map_err(|error| cannot(&error))?;
     Ok(Arc::new(store.with_fsync(true)))
+}
+
+/// The S3 bucket in which a registry that runs alone is; `None` for the data directory.
+pub fn bucket_location(settings: &Settings, choice: &BucketChoice) -> Result<Option<BucketLocation>, Failure> {
+    let entry = &settings.file.registry;
+    let location = match (&choice.bucket, &entry.bucket) {
+        (Some(location), _) => location.clone(),
+        (None, Some(text)) => text.parse().map_err(|error| {
+            Failure::because("cannot use `bucket` below `[registry]` in the configuration file", &error)
+        })?,
+        (None, None) if choice.endpoint.is_some() => {
+            return Err(Failure::new("`--endpoint` is for a bucket").hint("name it with --bucket s3://BUCKET"));
+        }
+        (None, None) => return Ok(None),
+    };
+    let redirect = entry.redirect.map(|lifetime| lifetime.duration());
+    if redirect.is_some_and(|lifetime| !REDIRECTS.contains(&lifetime)) {
+        let what = "`redirect` below `[registry]` in the configuration file is not between a minute and seven days";
+        return Err(
+            Failure::new(what).hint("a pull of a large layer that broke off goes on with the same URL: \"20m\"")
+        );
+    }
+    Ok(Some(BucketLocation {
+        endpoint: choice.endpoint.clone().or_else(|| entry.endpoint.clone()),
+        redirect,
+        single_replica: entry.single_replica,
+        ..location
+    }))
+}
+
+/// The registry for looking at it and after it, while others may serve it.
+pub async fn open_beside(settings: &Settings, choice: &BucketChoice) -> Result<Registry, Failure> {
+    let options = options(settings)?;
+    match bucket_location(settings, choice)? {
+        Some(location) => Ok(Registry::open_bucket_beside(&location, options).await?),
+        None => {
+            settings.create_data_directory()?;
+            Ok(Registry::open_beside(&bucket_directory(settings), options)?)
+        }
+    }
 }
 
 /// How the configuration file wants the registry.
@@ -87,6 +132,12 @@ pub fn open(settings: &Settings) -> Result<(Registry, Option<RegistryPasswords>)
     let minter = access.as_ref().and_then(AccessRules::minter);
     options.authorizer = access.map(|rules| Arc::new(rules) as _);
     options.audit = audit(settings)?;
+    if settings.file.registry.bucket.is_some() {
+        let what = "`bucket` below `[registry]` in the configuration file is for a registry that runs alone";
+        let hint = "`cfc serve` keeps its registry in the data directory, from which it runs the images; run \
+                    `cfc registry serve` for the bucket with another configuration file (CFC_CONFIG)";
+        return Err(Failure::new(what).hint(hint));
+    }
     if settings.file.registry.tls_certificate.is_some() {
         let what = "`tls_certificate` below `[registry]` in the configuration file is for a registry that runs alone";
         let hint =
@@ -104,23 +155,35 @@ fn password(minter: &Minter, grant: &RegistryGrant) -> String {
     minter.mint("v1", &pull.chain(push).collect::<Vec<_>>(), grant.lifetime)
 }
 
-/// The registry of the data directory alone.
-pub fn open_alone(settings: &Settings) -> Result<Registry, Failure> {
+/// The registry alone: in the bucket, else in the data directory, of which the caller holds the lock.
+pub async fn open_alone(settings: &Settings, location: Option<&BucketLocation>) -> Result<Registry, Failure> {
     let mut options = options(settings)?;
-    options.authorizer = access(settings)?.map(|rules| Arc::new(rules) as _);
+    let access = match (location, rules(settings)?) {
+        (Some(location), Some(rules)) => Some(rules.with_shared_tokens(&location.token_key().await?)?),
+        _ => access(settings)?,
+    };
+    options.authorizer = access.map(|rules| Arc::new(rules) as _);
     options.audit = audit(settings)?;
     options.tls = tls(settings)?;
-    Ok(Registry::open(&bucket_directory(settings), options)?)
+    match location {
+        Some(location) => Ok(Registry::open_bucket(location, options).await?),
+        None => Ok(Registry::open(&bucket_directory(settings), options)?),
+    }
+}
+
+/// Who may do what, if the configuration file names users; with tokens by the key of the data directory.
+fn access(settings: &Settings) -> Result<Option<AccessRules>, Failure> {
+    let key = bucket_directory(settings).join("registry/token-key");
+    Ok(rules(settings)?.map(|rules| rules.with_tokens(&key)).transpose()?)
 }
 
 /// Who may do what, if the configuration file names users.
-fn access(settings: &Settings) -> Result<Option<AccessRules>, Failure> {
+fn rules(settings: &Settings) -> Result<Option<AccessRules>, Failure> {
     let entry = &settings.file.registry;
     match &entry.htpasswd {
         Some(file) => {
-            let rules = AccessRules::new(file, entry.allow.clone())
-                .map_err(|error| Failure::because("cannot use `htpasswd` below `[registry]`", &error))?;
-            Ok(Some(rules.with_tokens(&bucket_directory(settings).join("registry/token-key"))?))
+            let rules = AccessRules::new(file, entry.allow.clone());
+            rules.map(Some).map_err(|error| Failure::because("cannot use `htpasswd` below `[registry]`", &error))
         }
         None if entry.allow.is_empty() => Ok(None),
         None => Err(Failure::new("`[[registry.allow]]` in the configuration file needs users")

@@ -13,23 +13,27 @@ use crate::server::registry;
 use crate::settings::Settings;
 
 pub fn run(settings: &Settings, arguments: &RegistryGc) -> Result<ExitCode, Failure> {
-    settings.create_data_directory()?;
     let collected = client_runtime()?.block_on(collect(settings, arguments))?;
     tell(&collected, arguments.dry_run);
     Ok(ExitCode::SUCCESS)
 }
 
-/// The server that runs does it, since it alone knows what its clients are about; without one we do it here.
+/// A bucket's we collect ourselves, whoever serves it. Of a data directory the server that runs does it, since it alone
+/// knows what its clients are about; without one we do it here.
 async fn collect(settings: &Settings, arguments: &RegistryGc) -> Result<Collected, Failure> {
     let options = registry::options(settings)?;
+    // A registry that serves notes at most so much later that somebody has asked for something.
+    let lag = options.collection.refresh();
     let rules = Rules {
-        grace: arguments.grace.map_or(options.collection.grace, |grace| grace.duration()),
-        untagged: arguments.untagged.map(|age| age.duration()).or(options.collection.untagged),
+        grace: arguments.grace.map_or(options.collection.grace, |grace| grace.duration() + lag),
+        untagged: arguments.untagged.map(|age| age.duration() + lag).or(options.collection.untagged),
     };
-    if arguments.dry_run {
-        let registry = cfc_registry::Registry::open_beside(&registry::bucket_directory(settings), options)?;
-        return Ok(registry.collect(rules, true).await?);
+    let is_in_bucket = registry::bucket_location(settings, &arguments.place)?.is_some();
+    if arguments.dry_run || is_in_bucket {
+        let registry = registry::open_beside(settings, &arguments.place).await?;
+        return Ok(registry.collect(rules, arguments.dry_run).await?);
     }
+    settings.create_data_directory()?;
     match DataLock::acquire(settings) {
         Ok(_lock) => {
             let options = Options { collection: rules, ..options };

@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use cfc_registry::Registry;
+
 use crate::args::RegistryServe;
 use crate::failure::Failure;
 use crate::output;
@@ -11,8 +13,14 @@ use crate::settings::Settings;
 
 pub fn run(settings: &Settings, arguments: &RegistryServe) -> Result<ExitCode, Failure> {
     cfc_sandbox::keep_freed_memory(KEPT_MEMORY);
-    settings.create_data_directory()?;
-    let _lock = DataLock::acquire(settings)?;
+    let location = registry::bucket_location(settings, &arguments.place)?;
+    let _lock = match &location {
+        Some(_) => None,
+        None => {
+            settings.create_data_directory()?;
+            Some(DataLock::acquire(settings)?)
+        }
+    };
     check_exposure(settings, arguments)?;
     let port = arguments.port.or(settings.file.registry_port).unwrap_or(crate::commands::serve::REGISTRY_PORT);
     let runtime = tokio::runtime::Runtime::new()
@@ -23,22 +31,32 @@ pub fn run(settings: &Settings, arguments: &RegistryServe) -> Result<ExitCode, F
             None => listen::bind("registry", port, "--port").await?,
         };
         let address = listen::address(&listener)?;
-        let registry = registry::open_alone(settings)?;
-        let socket = settings.registry_socket()?;
+        let registry = registry::open_alone(settings, location.as_ref()).await?;
         let scheme = if settings.file.registry.tls_certificate.is_some() { "https" } else { "http" };
         output::data(format!("registry  {scheme}://{address}"));
         tokio::select! {
             served = cfc_registry::serve(listener, registry.clone()) => served.map_err(Failure::from),
-            served = cfc_registry::serve_operator(&socket, registry) => served.map_err(Failure::from),
+            served = serve_operator(settings, location.is_some(), registry) => served,
             () = signals::asked_to_end() => Ok(()),
         }
     })?;
-    let _ = std::fs::remove_file(settings.registry_socket()?);
+    if location.is_none() {
+        let _ = std::fs::remove_file(settings.registry_socket()?);
+    }
     Ok(ExitCode::SUCCESS)
 }
 
 /// What a push receives while as much is being written.
 pub const KEPT_MEMORY: u32 = 4 << 20;
+
+/// The operator's socket, through which `cfc registry gc` reaches the one that alone may change the data directory. A
+/// bucket may be changed by anybody at any time.
+async fn serve_operator(settings: &Settings, is_in_bucket: bool, registry: Registry) -> Result<(), Failure> {
+    if is_in_bucket {
+        return std::future::pending().await;
+    }
+    Ok(cfc_registry::serve_operator(&settings.registry_socket()?, registry).await?)
+}
 
 /// Whoever can reach the registry from elsewhere must say who he is.
 fn check_exposure(settings: &Settings, arguments: &RegistryServe) -> Result<(), Failure> {

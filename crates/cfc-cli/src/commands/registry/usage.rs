@@ -12,10 +12,10 @@ use crate::settings::Settings;
 const HEADER: [&str; 6] = ["REPOSITORY", "TAGS", "MANIFESTS", "BLOBS", "BYTES", "OWN BYTES"];
 
 pub fn run(settings: &Settings, arguments: &RegistryUsage) -> Result<ExitCode, Failure> {
-    settings.create_data_directory()?;
-    let directory = registry::bucket_directory(settings);
-    let registry = cfc_registry::Registry::open_beside(&directory, registry::options(settings)?)?;
-    let usage = client_runtime()?.block_on(registry.usage())?;
+    let usage = client_runtime()?.block_on(async {
+        let registry = registry::open_beside(settings, &arguments.place).await?;
+        Ok::<_, Failure>(registry.usage().await?)
+    })?;
     if arguments.json {
         output::data(serde_json::to_string_pretty(&usage)?);
         return Ok(ExitCode::SUCCESS);

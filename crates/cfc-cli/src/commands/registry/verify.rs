@@ -11,10 +11,10 @@ use crate::settings::Settings;
 
 /// Prints a line for each finding; exits with 1 if there are any.
 pub fn run(settings: &Settings, arguments: &RegistryVerify) -> Result<ExitCode, Failure> {
-    settings.create_data_directory()?;
-    let directory = registry::bucket_directory(settings);
-    let registry = cfc_registry::Registry::open_beside(&directory, registry::options(settings)?)?;
-    let verified = client_runtime()?.block_on(registry.verify(arguments.quarantine))?;
+    let verified = client_runtime()?.block_on(async {
+        let registry = registry::open_beside(settings, &arguments.place).await?;
+        Ok::<_, Failure>(registry.verify(arguments.quarantine).await?)
+    })?;
     verified.findings.iter().for_each(output::data);
     output::tell(format!(
         "{} blobs ({} bytes) and {} manifests read, {} findings",
@@ -24,7 +24,11 @@ pub fn run(settings: &Settings, arguments: &RegistryVerify) -> Result<ExitCode, 
         verified.findings.len()
     ));
     if !verified.findings.is_empty() && arguments.quarantine {
-        output::tell(format!("what was corrupt is in `{}`", directory.join("registry/quarantine").display()));
+        let place = match registry::bucket_location(settings, &arguments.place)? {
+            Some(location) => location.to_string(),
+            None => format!("{}/", registry::bucket_directory(settings).display()),
+        };
+        output::tell(format!("what was corrupt is in `{place}registry/quarantine`"));
     }
     Ok(if verified.findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -1,0 +1,229 @@
+//! Finished blobs in a bucket: the [`BlobBackend`] half of [`BucketBackend`].
+//!
+//! Nobody may rely on content without a link to it that he has made young: a collection deletes links first, and content
+//! only when it finds no link then. Who pushes content that no link leads to relies on what he has uploaded himself.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use async_trait::async_trait;
+use cfc_oci::Digest;
+use futures::StreamExt;
+use uuid::Uuid;
+
+use super::BucketBackend;
+use super::store::Listed;
+use crate::hash::ResumableHasher;
+use crate::{BlobBackend, BlobStream, StorageError};
+
+const BLOBS: &str = "registry/blobs/";
+const QUARANTINE: &str = "registry/quarantine/";
+pub(super) const DATA: &str = "registry/data/";
+
+/// Content smaller than this is not worth another request of the client.
+const REDIRECTED_BYTES: u64 = 64 * 1024;
+/// How long a pointer is believed without asking the store.
+const BELIEVED_FOR: Duration = Duration::from_secs(30);
+const MAX_BELIEVED: usize = 100_000;
+
+/// Where the content of a blob is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Pointer {
+    pub upload: Uuid,
+    pub size: u64,
+}
+
+/// Pointers that were read a moment ago. Content never changes, and whoever asks for it has found a link to it, so one
+/// that is out of date shows when it is followed.
+#[derive(Default)]
+pub(super) struct Pointers(Mutex<HashMap<Digest, (Pointer, Instant)>>);
+
+impl Pointers {
+    fn get(&self, digest: &Digest) -> Option<Pointer> {
+        let pointers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        pointers.get(digest).filter(|(_, read)| read.elapsed() < BELIEVED_FOR).map(|(pointer, _)| *pointer)
+    }
+
+    fn put(&self, digest: &Digest, pointer: Pointer) {
+        let mut pointers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if pointers.len() >= MAX_BELIEVED {
+            pointers.clear();
+        }
+        pointers.insert(digest.clone(), (pointer, Instant::now()));
+    }
+
+    pub(super) fn forget(&self, digest: &Digest) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(digest);
+    }
+}
+
+pub(super) fn data_key(upload: Uuid) -> String {
+    format!("{DATA}{upload}")
+}
+
+fn pointers_key(digest: &Digest) -> String {
+    format!("{BLOBS}{}/{}/", digest.algorithm().as_str(), digest.hex())
+}
+
+/// The pointer that the last part of a key is.
+fn parse_pointer(key: &str) -> Option<Pointer> {
+    let (upload, size) = key.rsplit('/').next()?.rsplit_once('-')?;
+    Some(Pointer { upload: upload.parse().ok()?, size: size.parse().ok()? })
+}
+
+/// The blob and its pointer, of a key below [`BLOBS`].
+fn parse_blob(key: &str) -> Option<(Digest, Pointer)> {
+    let mut parts = key.strip_prefix(BLOBS)?.split('/');
+    let digest = format!("{}:{}", parts.next()?, parts.next()?).parse().ok()?;
+    Some((digest, parse_pointer(key)?))
+}
+
+impl BucketBackend {
+    /// Makes the content of an upload a blob's.
+    pub(super) async fn point(&self, digest: &Digest, pointer: Pointer) -> Result<(), StorageError> {
+        let key = format!("{}{}-{}", pointers_key(digest), pointer.upload, pointer.size);
+        self.store.put(&key, bytes::Bytes::new()).await
+    }
+
+    async fn listed_pointers(&self, digest: &Digest) -> Result<Vec<Listed>, StorageError> {
+        self.store.list(&pointers_key(digest)).await
+    }
+
+    pub(super) async fn pointer(&self, digest: &Digest) -> Result<Option<Pointer>, StorageError> {
+        if let Some(pointer) = self.pointers.get(digest) {
+            return Ok(Some(pointer));
+        }
+        let listed = self.listed_pointers(digest).await?;
+        let pointer = listed.iter().find_map(|listed| parse_pointer(&listed.key));
+        if let Some(pointer) = pointer {
+            self.pointers.put(digest, pointer);
+        }
+        Ok(pointer)
+    }
+
+    /// Does `follow` with where the content is; once more when a pointer was out of date.
+    async fn followed<T, F: Future<Output = Result<Option<T>, StorageError>>>(
+        &self,
+        digest: &Digest,
+        follow: impl Fn(Pointer) -> F,
+    ) -> Result<Option<T>, StorageError> {
+        for _ in 0..2 {
+            let Some(pointer) = self.pointer(digest).await? else { return Ok(None) };
+            if let Some(found) = follow(pointer).await? {
+                return Ok(Some(found));
+            }
+            self.pointers.forget(digest);
+        }
+        Ok(None)
+    }
+
+    async fn hash_content(&self, digest: &Digest) -> Result<Option<Digest>, StorageError> {
+        let hash = |pointer: Pointer| self.hash_data(pointer, digest.algorithm());
+        self.followed(digest, hash).await
+    }
+
+    pub(super) async fn hash_data(
+        &self,
+        pointer: Pointer,
+        algorithm: cfc_oci::Algorithm,
+    ) -> Result<Option<Digest>, StorageError> {
+        let opened = self.store.stream(&data_key(pointer.upload), 0..pointer.size).await?;
+        let Some(mut frames) = opened else { return Ok(None) };
+        let mut hasher = ResumableHasher::new(algorithm);
+        while let Some(frame) = frames.next().await {
+            let frame = frame?;
+            hasher = crate::files::blocking(move || {
+                hasher.update(&frame);
+                hasher
+            })
+            .await;
+        }
+        Ok(Some(hasher.finish()))
+    }
+
+    /// All content that something points at.
+    pub(super) async fn pointed_at(&self) -> Result<Vec<Uuid>, StorageError> {
+        let mut listed = self.store.list(BLOBS).await?;
+        listed.extend(self.store.list(QUARANTINE).await?);
+        Ok(listed.iter().filter_map(|listed| parse_pointer(&listed.key)).map(|pointer| pointer.upload).collect())
+    }
+
+    async fn move_to_quarantine(&self, digest: &Digest) -> Result<(), StorageError> {
+        self.pointers.forget(digest);
+        let directory = format!("{QUARANTINE}{}-{}", digest.algorithm().as_str(), digest.hex());
+        for listed in self.listed_pointers(digest).await? {
+            let name = listed.key.rsplit('/').next().unwrap_or_default();
+            self.store.put(&format!("{directory}/{name}"), bytes::Bytes::new()).await?;
+            self.store.delete(&listed.key).await?;
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl BlobBackend for BucketBackend {
+    async fn stat(&self, digest: &Digest) -> Result<Option<u64>, StorageError> {
+        Ok(self.pointer(digest).await?.map(|pointer| pointer.size))
+    }
+
+    async fn read(&self, digest: &Digest, range: Range<u64>) -> Result<Option<BlobStream>, StorageError> {
+        let open = |pointer: Pointer| {
+            let range = range.clone();
+            async move { self.store.stream(&data_key(pointer.upload), range).await }
+        };
+        self.followed(digest, open).await
+    }
+
+    fn remove_unless(
+        &self,
+        digest: &Digest,
+        cutoff: SystemTime,
+        is_wanted: &dyn Fn() -> Result<bool, StorageError>,
+    ) -> Result<bool, StorageError> {
+        let listed = self.store.wait(self.listed_pointers(digest))?;
+        if listed.is_empty() || listed.iter().any(|pointer| pointer.put > cutoff) || is_wanted()? {
+            return Ok(false);
+        }
+        self.pointers.forget(digest);
+        self.store.wait(async {
+            for pointer in listed {
+                self.store.delete(&pointer.key).await?;
+                if let Some(Pointer { upload, .. }) = parse_pointer(&pointer.key) {
+                    self.store.delete(&data_key(upload)).await?;
+                }
+            }
+            Ok(true)
+        })
+    }
+
+    fn quarantine(&self, digest: &Digest) -> Result<(), StorageError> {
+        self.store.wait(self.move_to_quarantine(digest))
+    }
+
+    fn list(&self) -> Result<Vec<(Digest, u64)>, StorageError> {
+        let listed = self.store.wait(self.store.list(BLOBS))?;
+        let blobs = listed.iter().filter_map(|listed| parse_blob(&listed.key));
+        let blobs: BTreeMap<Digest, u64> = blobs.map(|(digest, pointer)| (digest, pointer.size)).collect();
+        Ok(blobs.into_iter().collect())
+    }
+
+    fn has(&self, digest: &Digest) -> Result<bool, StorageError> {
+        Ok(!self.store.wait(self.listed_pointers(digest))?.is_empty())
+    }
+
+    fn hash(&self, digest: &Digest) -> Result<Option<Digest>, StorageError> {
+        self.store.wait(self.hash_content(digest))
+    }
+
+    async fn url(&self, digest: &Digest) -> Result<Option<(String, Duration)>, StorageError> {
+        let Some(lifetime) = self.redirect else { return Ok(None) };
+        match self.pointer(digest).await? {
+            Some(pointer) if pointer.size >= REDIRECTED_BYTES => {
+                Ok(Some((self.store.url(&data_key(pointer.upload), lifetime).await?, lifetime)))
+            }
+            _ => Ok(None),
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! The registry in an S3 bucket, shared by as many processes as one likes, with nothing between them but the bucket.
+//!
+//! ```text
+//! registry/blobs/<alg>/<hex>/<upload>-<size>     empty: the content of the blob is that of the upload
+//! registry/data/<upload>                         content; complete, and never changed
+//! registry/uploads/<upload>/<number>             how far an upload got; the highest number wins
+//! registry/quarantine/<alg>-<hex>/<upload>-<size>  a pointer whose content turned out to be other
+//! registry/token-key                             what tokens are signed with
+//! registry/…                                     objects of metadata, under their keys
+//! <key of a kept object>/!<version>              the object; any of its versions will do
+//! <key of a kept object>/!new-<version>          somebody is about to put a version
+//! ```
+//!
+//! It asks one thing of the store beyond strong consistency: `If-None-Match: *`, of which at most one process is told
+//! that its object is the first. Nothing relies on `If-Match`, nor on conditions when a multipart upload completes.
+//! Whatever garbage collection removes has a name of its own that is never used again, so a removal that comes late hits
+//! nothing new. How that makes up for locks is in `kept.rs`; no copy is ever made of what was uploaded.
+
+mod blobs;
+mod kept;
+mod location;
+mod objects;
+mod parts;
+mod probe;
+mod session;
+mod store;
+mod upload;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::StorageError;
+
+pub use location::{BucketError, BucketKeys, BucketLocation};
+pub(crate) use objects::BucketObjects;
+use store::Store;
+
+const TOKEN_KEY: &str = "registry/token-key";
+
+impl BucketLocation {
+    /// The key with which all registries of this bucket sign their tokens, 64 hexadecimal digits: in the bucket, made by
+    /// whoever is the first there.
+    pub async fn token_key(&self) -> Result<String, StorageError> {
+        let store = Store::open(self)?;
+        loop {
+            if let Some(bytes) = store.get(TOKEN_KEY).await? {
+                return Ok(String::from_utf8_lossy(&bytes).into_owned());
+            }
+            let key = format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple());
+            store.create(TOKEN_KEY, key.into()).await?;
+        }
+    }
+}
+
+/// The parts of a registry that are in a bucket.
+pub(crate) struct Bucket {
+    pub objects: Arc<BucketObjects>,
+    pub blobs: Arc<BucketBackend>,
+}
+
+/// Blobs and uploads in a bucket.
+pub(crate) struct BucketBackend {
+    store: Arc<Store>,
+    objects: Arc<BucketObjects>,
+    pointers: blobs::Pointers,
+    /// For how long clients may fetch content from the store itself; `None` when they get it from us.
+    redirect: Option<Duration>,
+}
+
+impl Bucket {
+    /// Opens the bucket; what somebody relies on and was not touched for `refresh` is touched.
+    pub(crate) async fn open(location: &BucketLocation, refresh: Duration) -> Result<Bucket, StorageError> {
+        let store = Arc::new(Store::open(location)?);
+        store.read_clock().await?;
+        let objects = Arc::new(BucketObjects::new(store.clone(), refresh));
+        let redirect = location.redirect;
+        let blobs = BucketBackend { store, objects: objects.clone(), pointers: blobs::Pointers::default(), redirect };
+        Ok(Bucket { objects, blobs: Arc::new(blobs) })
+    }
+
+    /// Fails when the store lets more than one process be the first, unless the location says that there is only one.
+    pub(crate) async fn require_fit(&self, location: &BucketLocation) -> Result<(), StorageError> {
+        match location.single_replica {
+            true => Ok(()),
+            false => probe::race(&self.blobs.store).await,
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! [`BucketObjects`]: objects of metadata in a bucket, under their keys.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::kept::parse_version;
+use super::store::Store;
+use crate::StorageError;
+use crate::metadata::is_kept;
+use crate::objects::{Entry, MayReplace, ObjectBackend};
+
+/// Manifests kept in memory; beyond this, all are forgotten.
+const CACHED_BYTES: usize = 8 * 1024 * 1024;
+
+/// Objects in a bucket.
+pub(crate) struct BucketObjects {
+    pub(super) store: Arc<Store>,
+    /// An object that somebody relies on and that was not touched for this long is touched.
+    pub(super) refresh: Duration,
+    pub(super) cache: Cache,
+}
+
+impl BucketObjects {
+    pub(super) fn new(store: Arc<Store>, refresh: Duration) -> BucketObjects {
+        BucketObjects { store, refresh, cache: Cache::default() }
+    }
+
+    /// As [`ObjectBackend::claim`], with the bytes of an object when they are to be read.
+    async fn claim_version(&self, key: &str, is_read: bool) -> Result<Option<Bytes>, StorageError> {
+        loop {
+            let versions = self.versions(key).await?;
+            let Some(version) = versions.youngest() else { return Ok(None) };
+            let is_fresh = self.is_fresh(version);
+            let bytes = match is_read || (!is_fresh && version.size > 0) {
+                true => self.read_version(&version.key).await?,
+                false => Some(Bytes::new()),
+            };
+            // Somebody has put another in its place meanwhile, or has removed it.
+            let Some(bytes) = bytes else { continue };
+            if is_fresh || self.refresh(key, bytes.clone()).await? {
+                return Ok(Some(bytes));
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl ObjectBackend for BucketObjects {
+    async fn get(&self, key: &str) -> Result<Option<Bytes>, StorageError> {
+        self.store.get(key).await
+    }
+
+    async fn exists(&self, key: &str) -> Result<bool, StorageError> {
+        Ok(self.store.size(key).await?.is_some())
+    }
+
+    async fn put(&self, key: &str, bytes: Bytes) -> Result<(), StorageError> {
+        self.store.put(key, bytes).await
+    }
+
+    async fn delete(&self, key: &str) -> Result<bool, StorageError> {
+        if is_kept(key) {
+            return self.delete_versions(key).await;
+        }
+        let was_there = self.exists(key).await?;
+        self.store.delete(key).await?;
+        Ok(was_there)
+    }
+
+    async fn put_kept(&self, key: &str, bytes: Bytes) -> Result<(), StorageError> {
+        self.put_versioned(key, bytes).await
+    }
+
+    async fn get_kept(&self, key: &str) -> Result<Option<Bytes>, StorageError> {
+        self.claim_version(key, true).await
+    }
+
+    async fn claim(&self, key: &str) -> Result<bool, StorageError> {
+        Ok(self.claim_version(key, false).await?.is_some())
+    }
+
+    async fn put_listed(
+        &self,
+        list: &str,
+        name: &str,
+        bytes: Bytes,
+        may_replace: Option<MayReplace>,
+    ) -> Result<bool, StorageError> {
+        let key = format!("{list}/{name}");
+        let Some(may_replace) = may_replace else {
+            self.store.put(&key, bytes).await?;
+            return Ok(true);
+        };
+        loop {
+            if self.store.create(&key, bytes.clone()).await? {
+                return Ok(true);
+            }
+            match self.store.get(&key).await? {
+                // What is as good may stay.
+                Some(found) => return Ok(may_replace(&found)),
+                None => continue,
+            }
+        }
+    }
+
+    async fn remove_listed(&self, list: &str, name: &str) -> Result<bool, StorageError> {
+        self.delete(&format!("{list}/{name}")).await
+    }
+
+    async fn page(&self, list: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>, StorageError> {
+        let prefix = format!("{list}/");
+        let after = after.map(|after| format!("{prefix}{after}"));
+        let listed = self.store.list_some(&prefix, after.as_deref(), limit).await?;
+        Ok(listed.iter().filter_map(|listed| listed.key.strip_prefix(&prefix)).map(str::to_string).collect())
+    }
+
+    /// An object that is only announced counts.
+    fn walk(&self, prefix: &str, each: &mut dyn FnMut(Entry)) -> Result<(), StorageError> {
+        let mut kept: BTreeMap<String, SystemTime> = BTreeMap::new();
+        for listed in self.store.wait(self.store.list(&format!("{prefix}/")))? {
+            match parse_version(&listed.key) {
+                Some((key, _)) => {
+                    let touched = kept.entry(key.to_string()).or_insert(listed.put);
+                    *touched = listed.put.max(*touched);
+                }
+                None => each(Entry { key: listed.key, touched: listed.put }),
+            }
+        }
+        kept.into_iter().for_each(|(key, touched)| each(Entry { key, touched }));
+        Ok(())
+    }
+
+    fn names(&self, prefix: &str) -> Result<Vec<String>, StorageError> {
+        let prefix = format!("{prefix}/");
+        let listed = self.store.wait(self.store.list(&prefix))?;
+        let names = listed.iter().filter_map(|listed| listed.key.strip_prefix(&prefix));
+        Ok(names.filter(|name| !name.contains('/')).map(str::to_string).collect())
+    }
+
+    fn has_any(&self, prefix: &str) -> Result<bool, StorageError> {
+        Ok(!self.store.wait(self.store.list_some(&format!("{prefix}/"), None, 1))?.is_empty())
+    }
+
+    fn touched_at(&self, key: &str) -> Result<Option<SystemTime>, StorageError> {
+        let versions = self.store.wait(self.versions(key))?;
+        Ok(versions.youngest().map(|version| version.put))
+    }
+
+    fn peek(&self, key: &str) -> Result<Option<Bytes>, StorageError> {
+        self.store.wait(async {
+            if !is_kept(key) {
+                return self.store.get(key).await;
+            }
+            match self.versions(key).await?.youngest() {
+                Some(version) => self.store.get(&version.key).await,
+                None => Ok(None),
+            }
+        })
+    }
+
+    fn remove_if_stale(
+        &self,
+        key: &str,
+        cutoff: SystemTime,
+        is_wanted: &dyn Fn() -> Result<bool, StorageError>,
+    ) -> Result<bool, StorageError> {
+        let versions = self.store.wait(self.versions(key))?;
+        if versions.touched().is_none_or(|touched| touched > cutoff) || is_wanted()? {
+            return Ok(false);
+        }
+        self.store.wait(self.delete_stale_versions(versions, cutoff))
+    }
+
+    fn set_aside(&self, key: &str, target: &str) -> Result<(), StorageError> {
+        let Some(bytes) = self.peek(key)? else { return Ok(()) };
+        self.store.wait(async {
+            self.store.put(target, bytes).await?;
+            self.delete_versions(key).await.map(|_| ())
+        })
+    }
+
+    fn now(&self) -> Result<SystemTime, StorageError> {
+        self.store.wait(self.store.read_clock())
+    }
+}
+
+/// Bytes under keys whose objects never change.
+#[derive(Default)]
+pub(super) struct Cache(Mutex<(usize, HashMap<String, Bytes>)>);
+
+impl Cache {
+    pub(super) fn get(&self, key: &str) -> Option<Bytes> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).1.get(key).cloned()
+    }
+
+    pub(super) fn put(&self, key: &str, bytes: Bytes) {
+        let mut cache = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let size = key.len() + bytes.len();
+        if cache.0 + size > CACHED_BYTES {
+            *cache = (0, HashMap::new());
+        }
+        if size <= CACHED_BYTES && cache.1.insert(key.to_string(), bytes).is_none() {
+            cache.0 += size;
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! [`Writer`]: bytes of an upload on their way into parts.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use object_store::PutPayload;
+use tokio::task::JoinHandle;
+
+use super::blobs::data_key;
+use super::session::Session;
+use super::store::Store;
+use crate::files::blocking;
+use crate::hash::ResumableHasher;
+use crate::{AppendError, StorageError};
+
+const MIB: u64 = 1024 * 1024;
+
+/// Parts of one upload on their way at the same time. With the one that is being received they bound its memory.
+const PARTS_IN_FLIGHT: usize = 3;
+
+/// Bytes of a part. No store takes more than 10,000 parts, so later ones are larger; the first thousand are equal, since
+/// some stores (R2) want all but the last to be, and none takes less than 5 MiB.
+fn part_size(number: usize) -> u64 {
+    match number {
+        0..1000 => 8 * MIB,
+        1000..3000 => 32 * MIB,
+        _ => 128 * MIB,
+    }
+}
+
+/// An upload that is being written to.
+pub(super) struct Writer {
+    store: Arc<Store>,
+    session: Session,
+    hasher: ResumableHasher,
+    /// What is not in a part yet.
+    tail: VecDeque<Bytes>,
+    tail_size: u64,
+    in_flight: VecDeque<Part>,
+    /// Whether what has arrived stays although more was to come.
+    keeps_pieces: bool,
+}
+
+/// A part on its way, and what the hash is after it.
+struct Part {
+    task: Task,
+    hasher: ResumableHasher,
+}
+
+/// Ends when nobody waits for it any more.
+struct Task(JoinHandle<Result<String, StorageError>>);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Writer {
+    /// `None` when the upload cannot go on.
+    pub(super) fn new(store: Arc<Store>, mut session: Session, keeps_pieces: bool) -> Option<Writer> {
+        let hasher = session.progress.hasher()?;
+        let tail = std::mem::take(&mut session.progress.tail);
+        let (tail_size, tail) = (tail.len() as u64, [tail].into());
+        Some(Writer { store, session, hasher, tail, tail_size, in_flight: VecDeque::new(), keeps_pieces })
+    }
+
+    pub(super) fn size(&self) -> u64 {
+        self.hasher.hashed()
+    }
+
+    pub(super) fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// Adds bytes, and sends those that fill a part on their way. The last part is never empty: one is sent when there is
+    /// a byte for the next.
+    pub(super) async fn write(&mut self, frames: Vec<Bytes>) -> Result<(), AppendError> {
+        let mut pieces = Vec::new();
+        let mut room = part_size(self.n_parts()).saturating_sub(self.tail_size);
+        for mut frame in frames {
+            while !frame.is_empty() {
+                if room == 0 {
+                    self.take(std::mem::take(&mut pieces)).await;
+                    self.send_part().await?;
+                    room = part_size(self.n_parts());
+                }
+                let piece = frame.split_to(frame.len().min(room as usize));
+                room -= piece.len() as u64;
+                pieces.push(piece);
+            }
+        }
+        self.take(pieces).await;
+        Ok(())
+    }
+
+    async fn take(&mut self, pieces: Vec<Bytes>) {
+        if pieces.is_empty() {
+            return;
+        }
+        let (mut hasher, hashed) = (self.hasher.clone(), pieces.clone());
+        self.hasher = blocking(move || {
+            hashed.iter().for_each(|piece| hasher.update(piece));
+            hasher
+        })
+        .await;
+        self.tail_size += pieces.iter().map(|piece| piece.len() as u64).sum::<u64>();
+        self.tail.extend(pieces);
+    }
+
+    /// Lets go of parts that are on their way.
+    pub(super) fn stop(&mut self) {
+        self.in_flight.clear();
+    }
+
+    /// Parts that are there or on their way.
+    fn n_parts(&self) -> usize {
+        self.session.progress.parts.len() + self.in_flight.len()
+    }
+
+    async fn send_part(&mut self) -> Result<(), AppendError> {
+        if self.in_flight.len() >= PARTS_IN_FLIGHT {
+            self.await_part().await?;
+            if self.keeps_pieces {
+                self.save().await?;
+            }
+        }
+        let multipart = self.multipart().await?;
+        let (number, payload) = (self.n_parts(), self.take_tail());
+        let (store, key) = (self.store.clone(), data_key(self.session.id));
+        let upload = async move { store.put_part(&key, &multipart, number, payload).await };
+        self.in_flight.push_back(Part { task: Task(tokio::spawn(upload)), hasher: self.hasher.clone() });
+        Ok(())
+    }
+
+    /// The store's name of the multipart upload. Written down before it has parts, so that they never lie around.
+    async fn multipart(&mut self) -> Result<String, AppendError> {
+        if let Some(multipart) = &self.session.progress.multipart {
+            return Ok(multipart.clone());
+        }
+        let multipart = self.store.begin_multipart(&data_key(self.session.id)).await?;
+        self.session.progress.multipart = Some(multipart.clone());
+        // The progress itself is as it was, with the tail that was there.
+        let first = self.session.progress.size as usize;
+        let mut tail = self.tail_bytes();
+        tail.truncate(first);
+        self.session.progress.tail = tail.into();
+        self.save().await?;
+        Ok(multipart)
+    }
+
+    fn take_tail(&mut self) -> PutPayload {
+        self.tail_size = 0;
+        self.tail.drain(..).collect()
+    }
+
+    fn tail_bytes(&self) -> Vec<u8> {
+        self.tail.iter().flat_map(|piece| piece.iter().copied()).collect()
+    }
+
+    async fn await_part(&mut self) -> Result<(), AppendError> {
+        let Some(mut part) = self.in_flight.pop_front() else { return Ok(()) };
+        let etag = (&mut part.task.0).await.map_err(|e| StorageError::new("write", self.session.id, e))??;
+        self.session.progress.parts.push(etag);
+        self.session.progress.tail = Bytes::new();
+        self.session.progress.note_hash(&part.hasher);
+        Ok(())
+    }
+
+    async fn save(&mut self) -> Result<(), AppendError> {
+        match self.session.save(&self.store).await? {
+            true => Ok(()),
+            false => Err(AppendError::Busy),
+        }
+    }
+
+    /// Waits until all parts are there, and writes down how far the upload got, with what is too little for a part.
+    /// Returns the size.
+    pub(super) async fn acknowledge(&mut self) -> Result<u64, AppendError> {
+        self.keeps_pieces = false;
+        while !self.in_flight.is_empty() {
+            self.await_part().await?;
+        }
+        self.session.progress.note_hash(&self.hasher);
+        self.session.progress.tail = self.tail_bytes().into();
+        self.save().await?;
+        Ok(self.size())
+    }
+
+    /// The digest of everything received, by the algorithm of the upload.
+    pub(super) fn digest(&self) -> cfc_oci::Digest {
+        self.hasher.clone().finish()
+    }
+
+    /// Makes everything received one object.
+    pub(super) async fn complete(&mut self) -> Result<(), AppendError> {
+        let key = data_key(self.session.id);
+        if self.session.progress.multipart.is_none() {
+            let payload = self.take_tail();
+            return Ok(self.store.put(&key, payload).await?);
+        }
+        if self.tail_size > 0 {
+            self.send_part().await?;
+        }
+        while !self.in_flight.is_empty() {
+            self.await_part().await?;
+        }
+        let progress = &self.session.progress;
+        let multipart = progress.multipart.as_ref().expect("looked a moment ago");
+        Ok(self.store.complete_multipart(&key, multipart, &progress.parts, self.size()).await?)
+    }
+
+    /// Whether something has arrived that would be lost with this.
+    pub(super) fn has_pieces(&self) -> bool {
+        self.keeps_pieces && self.size() > self.session.progress.size
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ten_thousand_parts_are_enough_for_any_layer() {
+        let total: u64 = (0..10_000).map(part_size).sum();
+        assert!(total > 900 * 1024 * MIB, "{total}");
+    }
+}

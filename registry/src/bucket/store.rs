@@ -1,0 +1,309 @@
+//! [`Store`]: what the registry asks of S3, in its own words. Says what was tried when something fails, and finds out
+//! what became of a request whose answer was lost.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
+use object_store::aws::{AmazonS3, AmazonS3Builder};
+use object_store::list::{PaginatedListOptions, PaginatedListStore};
+use object_store::multipart::{MultipartStore, PartId};
+use object_store::path::Path;
+use object_store::signer::Signer;
+use object_store::{
+    BackoffConfig, ClientOptions, GetOptions, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutPayload, RetryConfig,
+};
+use tokio::runtime::Handle;
+use uuid::Uuid;
+
+use super::BucketLocation;
+use crate::{BlobStream, StorageError};
+
+/// How often something is tried that the client library does not repeat by itself: what may have been done although no
+/// answer came, and answers that ended early.
+const TRIES: u32 = 8;
+/// The longest that nothing may come from the store while we wait for it.
+const SILENCE: Duration = Duration::from_secs(60);
+/// How long something is tried.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Objects deleted at the same time.
+const DELETIONS_IN_FLIGHT: usize = 16;
+/// What one request lists at most.
+const MAX_KEYS: usize = 1000;
+
+/// An object that a list names.
+#[derive(Clone, Debug)]
+pub(super) struct Listed {
+    pub key: String,
+    pub size: u64,
+    /// When it was put, by the store's clock.
+    pub put: SystemTime,
+}
+
+/// A bucket, or what is below a prefix of it.
+pub(super) struct Store {
+    s3: AmazonS3,
+    prefix: String,
+    runtime: Handle,
+    /// How far the store's clock is ahead of ours, in milliseconds.
+    ahead: AtomicI64,
+}
+
+impl Store {
+    pub(super) fn open(location: &BucketLocation) -> Result<Store, StorageError> {
+        let mut builder = AmazonS3Builder::from_env().with_bucket_name(&location.bucket);
+        if let Some(endpoint) = &location.endpoint {
+            builder = builder.with_endpoint(endpoint);
+        }
+        if let Some(keys) = &location.keys {
+            builder = builder.with_access_key_id(&keys.id).with_secret_access_key(&keys.secret);
+        }
+        let endpoint = location.endpoint.clone().or_else(|| {
+            let names = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"];
+            names.iter().find_map(|name| std::env::var(name).ok())
+        });
+        let is_plain = endpoint.is_some_and(|endpoint| endpoint.starts_with("http://"));
+        // A pull lasts as long as its client takes: only silence is a fault, not duration.
+        let client = ClientOptions::new()
+            .with_timeout_disabled()
+            .with_connect_timeout(Duration::from_secs(10))
+            .with_read_timeout(SILENCE)
+            .with_allow_http(is_plain);
+        let backoff = BackoffConfig { init_backoff: Duration::from_millis(50), ..BackoffConfig::default() };
+        // Bulk deletion is not in every store. Under TLS nobody can change a body, so it need not be hashed once more.
+        let s3 = builder
+            .with_client_options(client)
+            .with_retry(RetryConfig { backoff, max_retries: 10, retry_timeout: PATIENCE })
+            .with_unsigned_payload(!is_plain)
+            .with_disable_bulk_delete(true)
+            .build()
+            .map_err(|e| StorageError::new("use", location, e))?;
+        let prefix = location.prefix.clone();
+        Ok(Store { s3, prefix, runtime: Handle::current(), ahead: AtomicI64::new(0) })
+    }
+
+    /// Waits for `future` on a thread that may block.
+    pub(super) fn wait<T>(&self, future: impl Future<Output = T>) -> T {
+        self.runtime.block_on(future)
+    }
+
+    fn path(&self, key: &str) -> Path {
+        Path::parse(format!("{}{key}", self.prefix)).expect("keys are made of names, digests and numbers")
+    }
+
+    fn found(&self, meta: ObjectMeta) -> Option<Listed> {
+        let key = meta.location.as_ref().strip_prefix(&self.prefix)?.to_string();
+        Some(Listed { key, size: meta.size, put: meta.last_modified.into() })
+    }
+
+    pub(super) async fn get(&self, key: &str) -> Result<Option<Bytes>, StorageError> {
+        let read = || async { self.s3.get(&self.path(key)).await?.bytes().await };
+        found(again(read).await).map_err(|e| StorageError::new("read", key, e))
+    }
+
+    /// The bytes of `range` as they come; `None` when there is no such object.
+    pub(super) async fn stream(&self, key: &str, range: Range<u64>) -> Result<Option<BlobStream>, StorageError> {
+        if range.is_empty() {
+            return Ok(self.size(key).await?.map(|_| futures::stream::empty().boxed()));
+        }
+        let path = self.path(key);
+        let options = GetOptions { range: Some(range.into()), ..GetOptions::default() };
+        let opened = found(again(|| self.s3.get_opts(&path, options.clone())).await);
+        let opened = opened.map_err(|e| StorageError::new("read", key, e))?;
+        let key = key.to_string();
+        let stream = |opened: object_store::GetResult| {
+            opened.into_stream().map_err(move |e| StorageError::new("read", &key, e)).boxed()
+        };
+        Ok(opened.map(stream))
+    }
+
+    /// Size in bytes, or `None` when there is no such object.
+    pub(super) async fn size(&self, key: &str) -> Result<Option<u64>, StorageError> {
+        let path = self.path(key);
+        let head = found(again(|| self.s3.head(&path)).await);
+        Ok(head.map_err(|e| StorageError::new("read", key, e))?.map(|meta| meta.size))
+    }
+
+    pub(super) async fn put(&self, key: &str, payload: impl Into<PutPayload>) -> Result<(), StorageError> {
+        let (path, payload) = (self.path(key), payload.into());
+        let put = again(|| self.s3.put(&path, payload.clone())).await;
+        put.map(|_| ()).map_err(|e| StorageError::new("write", key, e))
+    }
+
+    /// Puts an object if there is none; says whether it is this one that is there now. When an answer is lost, what is
+    /// there tells: so bytes that matter must differ from those that anybody else puts.
+    pub(super) async fn create(&self, key: &str, bytes: Bytes) -> Result<bool, StorageError> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let error = match self.create_once(key, bytes.clone()).await {
+                Ok(()) => return Ok(true),
+                Err(error) => error,
+            };
+            match self.get(key).await? {
+                Some(found) => return Ok(found == bytes),
+                // It was not done; or it was, and is gone again, which nobody does to such an object at once.
+                None if tries < TRIES => tokio::time::sleep(Duration::from_millis(50) * tries).await,
+                None => return Err(StorageError::new("write", key, error)),
+            }
+        }
+    }
+
+    /// One request, whatever comes of it.
+    pub(super) async fn create_once(&self, key: &str, bytes: Bytes) -> Result<(), object_store::Error> {
+        self.s3.put_opts(&self.path(key), bytes.into(), PutMode::Create.into()).await.map(|_| ())
+    }
+
+    /// Whether there was an object is not known.
+    pub(super) async fn delete(&self, key: &str) -> Result<(), StorageError> {
+        let path = self.path(key);
+        let deleted = found(again(|| self.s3.delete(&path)).await);
+        deleted.map(|_| ()).map_err(|e| StorageError::new("remove", key, e))
+    }
+
+    pub(super) async fn delete_all(&self, keys: impl IntoIterator<Item = String>) -> Result<(), StorageError> {
+        let keys = futures::stream::iter(keys.into_iter().map(Ok));
+        keys.try_for_each_concurrent(DELETIONS_IN_FLIGHT, |key| async move { self.delete(&key).await }).await
+    }
+
+    /// Everything whose key begins with `prefix`, in the order of keys.
+    pub(super) async fn list(&self, prefix: &str) -> Result<Vec<Listed>, StorageError> {
+        self.list_some(prefix, None, usize::MAX).await
+    }
+
+    /// At most `limit` objects whose key begins with `prefix` and comes after `after`, in the order of keys.
+    pub(super) async fn list_some(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<Listed>, StorageError> {
+        let whole = format!("{}{prefix}", self.prefix);
+        let mut all: Vec<Listed> = Vec::new();
+        let mut page_token = None;
+        while all.len() < limit {
+            let options = PaginatedListOptions {
+                offset: after.map(|after| format!("{}{after}", self.prefix)),
+                max_keys: Some(MAX_KEYS.min(limit - all.len())),
+                page_token: page_token.take(),
+                ..PaginatedListOptions::default()
+            };
+            let page = again(|| self.s3.list_paginated(Some(&whole), options.clone())).await;
+            let page = page.map_err(|e| StorageError::new("list", prefix, e))?;
+            all.extend(page.result.objects.into_iter().filter_map(|meta| self.found(meta)));
+            page_token = page.page_token;
+            if page_token.is_none() {
+                break;
+            }
+        }
+        all.sort_by(|a, b| a.key.cmp(&b.key));
+        Ok(all)
+    }
+
+    // Multipart uploads.
+
+    pub(super) async fn begin_multipart(&self, key: &str) -> Result<String, StorageError> {
+        let path = self.path(key);
+        again(|| self.s3.create_multipart(&path)).await.map_err(|e| StorageError::new("write", key, e))
+    }
+
+    /// Uploads a part, whose numbers begin with 0, and gives the store's name of it.
+    pub(super) async fn put_part(
+        &self,
+        key: &str,
+        multipart: &String,
+        number: usize,
+        payload: PutPayload,
+    ) -> Result<String, StorageError> {
+        let path = self.path(key);
+        let put = again(|| self.s3.put_part(&path, multipart, number, payload.clone())).await;
+        put.map(|part| part.content_id).map_err(|e| StorageError::new("write", key, e))
+    }
+
+    /// Makes the parts an object of `size` bytes. If it had been done before, that is as good.
+    pub(super) async fn complete_multipart(
+        &self,
+        key: &str,
+        multipart: &String,
+        parts: &[String],
+        size: u64,
+    ) -> Result<(), StorageError> {
+        let parts: Vec<PartId> = parts.iter().map(|part| PartId { content_id: part.clone() }).collect();
+        let path = self.path(key);
+        let complete = || async {
+            match self.s3.complete_multipart(&path, multipart, parts.clone()).await {
+                Ok(_) => Ok(()),
+                Err(error) => match found(self.s3.head(&path).await)? {
+                    Some(found) if found.size == size => Ok(()),
+                    _ => Err(error),
+                },
+            }
+        };
+        again(complete).await.map_err(|e| StorageError::new("write", key, e))
+    }
+
+    /// Forgets the parts; if there is no such upload any more, that is as good.
+    pub(super) async fn abort_multipart(&self, key: &str, multipart: &String) -> Result<(), StorageError> {
+        let path = self.path(key);
+        let aborted = found(again(|| self.s3.abort_multipart(&path, multipart)).await);
+        aborted.map(|_| ()).map_err(|e| StorageError::new("remove", key, e))
+    }
+
+    /// A URL by which anybody can read the object for that long.
+    pub(super) async fn url(&self, key: &str, lifetime: Duration) -> Result<String, StorageError> {
+        let signed = self.s3.signed_url(http::Method::GET, &self.path(key), lifetime).await;
+        signed.map(|url| url.to_string()).map_err(|e| StorageError::new("sign", key, e))
+    }
+
+    // The store's clock.
+
+    /// What time it is by the store's clock, as far as we know.
+    pub(super) fn now(&self) -> SystemTime {
+        let ahead = self.ahead.load(Ordering::Relaxed);
+        let by = Duration::from_millis(ahead.unsigned_abs());
+        if ahead >= 0 { SystemTime::now() + by } else { SystemTime::now() - by }
+    }
+
+    /// Asks the store what time it is: by putting an object and looking when that was.
+    pub(super) async fn read_clock(&self) -> Result<SystemTime, StorageError> {
+        let key = format!("registry/_clock/{}", Uuid::new_v4());
+        self.put(&key, PutPayload::new()).await?;
+        let listed = self.list(&key).await?;
+        self.delete(&key).await?;
+        let put = listed.first().map(|listed| listed.put);
+        let put = put.ok_or_else(|| StorageError::new("list", &key, "what was put a moment ago is not there"))?;
+        let ahead = match put.duration_since(SystemTime::now()) {
+            Ok(ahead) => ahead.as_millis() as i64,
+            Err(behind) => -(behind.duration().as_millis() as i64),
+        };
+        self.ahead.store(ahead, Ordering::Relaxed);
+        Ok(put)
+    }
+}
+
+/// Does something until it is done, or a time has passed, or the store says what will not change.
+async fn again<T, F: Future<Output = Result<T, object_store::Error>>>(
+    work: impl Fn() -> F,
+) -> Result<T, object_store::Error> {
+    let begun = Instant::now();
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        match work().await {
+            Err(object_store::Error::Generic { .. }) if tries < TRIES && begun.elapsed() < PATIENCE => {
+                tokio::time::sleep(Duration::from_millis(50) * tries).await;
+            }
+            done => return done,
+        }
+    }
+}
+
+fn found<T>(result: Result<T, object_store::Error>) -> Result<Option<T>, object_store::Error> {
+    match result {
+        Ok(found) => Ok(Some(found)),
+        Err(object_store::Error::NotFound { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,394 @@
+//! The registry in a bucket: the tests of the directory over again, and what only a bucket can go through.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+use std::time::Duration;
+
+use cfc_oci::Digest;
+use cfc_registry::{BucketLocation, Options, Registry, Rules};
+
+use crate::faults::{FAULTS, Manners, Proxy};
+use crate::harness::{Server, expect, header, image, noise, send};
+use crate::process::Process;
+use crate::store::{ENDPOINT, Moto, place};
+
+/// The groups of tests that a bucket has to pass as a directory does.
+const GROUPS: [&str; 12] = [
+    "auth::",
+    "blobs::",
+    "collect::",
+    "conformance::",
+    "crash::",
+    "durability::",
+    "hostile::",
+    "lists::",
+    "manifests::",
+    "model::",
+    "uploads::",
+    "verify::",
+];
+
+/// Runs this binary's other tests against the S3 server at `endpoint`.
+fn run_groups(endpoint: &str) {
+    let mut command = Command::new(std::env::current_exe().expect("this test"));
+    command.args(GROUPS).env(ENDPOINT, endpoint);
+    let output = command.output().expect("runs");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
+    let ran = said.lines().filter(|line| line.starts_with("test ") && line.ends_with("ok")).count();
+    assert!(ran > 60, "only {ran} tests ran");
+}
+
+#[tokio::test]
+async fn what_a_directory_does_a_bucket_does() {
+    let Some(moto) = Moto::start().await else { return };
+    let endpoint = moto.endpoint();
+    tokio::task::spawn_blocking(move || run_groups(&endpoint)).await.expect("passes");
+}
+
+/// Another S3 server, whose address an operator gives: the same tests, and those of this file.
+#[tokio::test]
+async fn what_a_directory_does_another_store_does() {
+    let Ok(endpoint) = std::env::var("CFC_TEST_OTHER_S3") else {
+        eprintln!("skipped: CFC_TEST_OTHER_S3 is not set (scripts/ceph starts a Ceph to test against)");
+        return;
+    };
+    tokio::task::spawn_blocking(move || run_groups(&endpoint)).await.expect("passes");
+}
+
+/// The endpoint of a store for the tests below: the operator's, or moto.
+async fn store() -> Option<(String, Option<Moto>)> {
+    if let Ok(endpoint) = std::env::var("CFC_TEST_OTHER_S3") {
+        return Some((endpoint, None));
+    }
+    Moto::start().await.map(|moto| (moto.endpoint(), Some(moto)))
+}
+
+fn through(proxy: &Proxy, place: &BucketLocation) -> BucketLocation {
+    BucketLocation { endpoint: Some(format!("http://{}", proxy.address)), ..place.clone() }
+}
+
+async fn patch(server: &Server, upload: &str, start: usize, chunk: &[u8]) -> reqwest::Response {
+    let range = format!("{start}-{}", start + chunk.len() - 1);
+    send(server.request("PATCH", upload).header("content-range", range).body(chunk.to_vec())).await
+}
+
+#[tokio::test]
+async fn chunks_go_to_any_replica() {
+    let Some((endpoint, _store)) = store().await else { return };
+    let place = place(&endpoint);
+    let mut replicas = Vec::new();
+    for _ in 0..3 {
+        replicas.push(Server::start_on(&place, Options::default()).await);
+    }
+    // Chunks smaller and larger than what the store takes as a part.
+    let content = noise(21_000_000, 7);
+    let upload = replicas[0].begin("a/b").await;
+    let (mut sent, mut number) = (0, 0);
+    for length in [1, 4_000_000, 9_000_000, 100, 7_000_000] {
+        let response = patch(&replicas[number % 3], &upload, sent, &content[sent..sent + length]).await;
+        expect(&response, 202);
+        sent += length;
+        number += 1;
+        let status = replicas[number % 3].get(&upload).await;
+        assert_eq!(header(&status, "range"), format!("0-{}", sent - 1));
+    }
+    let stale = patch(&replicas[0], &upload, 1, &content[1..2]).await;
+    expect(&stale, 416);
+    let digest = Digest::of(&content);
+    let path = format!("{upload}?digest={digest}");
+    expect(&send(replicas[2].request("PUT", &path).body(content[sent..].to_vec())).await, 201);
+    for replica in &replicas {
+        let pulled = replica.get(&format!("/v2/a/b/blobs/{digest}")).await;
+        expect(&pulled, 200);
+        assert!(pulled.bytes().await.expect("body") == content);
+        expect(&replica.get(&upload).await, 404);
+    }
+    // Tags, lists and deletions are everywhere at once.
+    let (manifest, _) = replicas[0].push_image("a/b", "x", "x").await;
+    expect(&replicas[1].get("/v2/a/b/manifests/x").await, 200);
+    expect(&replicas[2].delete(&format!("/v2/a/b/manifests/{manifest}")).await, 202);
+    expect(&replicas[0].get(&format!("/v2/a/b/manifests/{manifest}")).await, 404);
+    expect(&replicas[1].get("/v2/a/b/manifests/x").await, 404);
+}
+
+#[tokio::test]
+async fn an_upload_outlives_the_process_that_took_it() {
+    let Some((endpoint, _store)) = store().await else { return };
+    let place = place(&endpoint);
+    let directories = [(); 2].map(|()| tempfile::TempDir::new().expect("temporary directory"));
+    let first = Process::start_on(&place, directories[0].path()).await;
+    let second = Process::start_on(&place, directories[1].path()).await;
+    let content = noise(40_000_000, 3);
+    let begun = first.send("POST", "/v2/a/blobs/uploads/", &[], b"").await;
+    let upload = header(&begun, "location");
+    // A stream of unknown length, which the first process takes until it dies.
+    let (sender, body) = futures::channel::mpsc::channel::<Result<Vec<u8>, std::io::Error>>(1);
+    let request = first.request("PATCH", &upload).body(reqwest::Body::wrap_stream(body)).send();
+    let streaming = tokio::spawn(request);
+    let mut sender = sender;
+    for chunk in content[..35_000_000].chunks(1_000_000) {
+        let _ = futures::SinkExt::send(&mut sender, Ok(chunk.to_vec())).await;
+    }
+    // What was kept can be asked of the other; at most the parts that were on their way are lost.
+    let kept = loop {
+        let status = second.send("GET", &upload, &[], b"").await;
+        expect(&status, 204);
+        let last: usize = header(&status, "range").trim_start_matches("0-").parse().expect("a number");
+        if last > 0 {
+            break last + 1;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    first.kill();
+    drop(sender);
+    assert!(streaming.await.expect("ends").is_err(), "it is dead");
+    let status = second.send("GET", &upload, &[], b"").await;
+    let last: usize = header(&status, "range").trim_start_matches("0-").parse().expect("a number");
+    assert!(last + 1 >= kept);
+    let rest = content[last + 1..].to_vec();
+    let range = format!("{}-{}", last + 1, content.len() - 1);
+    let digest = Digest::of(&content);
+    let path = format!("{upload}?digest={digest}");
+    expect(&second.send("PUT", &path, &[("content-range", &range)], &rest).await, 201);
+    let pulled = second.send("GET", &format!("/v2/a/blobs/{digest}"), &[], b"").await;
+    assert!(pulled.bytes().await.expect("body") == content);
+}
+
+#[tokio::test]
+async fn nothing_is_lost_to_a_store_that_fails() {
+    let Some((endpoint, _store)) = store().await else { return };
+    let place = place(&endpoint);
+    let seed = u64::from(std::process::id());
+    eprintln!("seed {seed}");
+    let address = endpoint.trim_start_matches("http://");
+    let proxy = Proxy::start(address, Manners::default(), seed).await;
+    let server = Server::start_on(&through(&proxy, &place), Options::default()).await;
+    proxy.behave(Manners { one_in: 8, ..Manners::default() });
+    let mut pushed = BTreeSet::new();
+    for number in 0..12 {
+        let content = noise(if number % 4 == 0 { 20_000_000 } else { 30_000 }, seed + number);
+        let layer = server.push_blob("a", &content).await;
+        let config = server.push_blob("a", format!("{{\"n\":{number}}}").as_bytes()).await;
+        let json = image(&config, &[&layer], "");
+        expect(&server.put_manifest("a", &format!("t{number}"), &json).await, 201);
+        let pulled = server.get(&format!("/v2/a/blobs/{layer}")).await;
+        expect(&pulled, 200);
+        assert!(pulled.bytes().await.expect("body") == content, "other bytes");
+        let pulled = server.get(&format!("/v2/a/manifests/t{number}")).await;
+        assert_eq!(pulled.text().await.expect("body"), json);
+        pushed.insert(format!("t{number}"));
+    }
+    let orphan = server.push_blob("a", b"orphan").await;
+    let rules = Rules { grace: Duration::ZERO, untagged: None };
+    let collected = server.registry.collect(rules, false).await.expect("collects");
+    assert_eq!(collected.blobs, 1, "{orphan}");
+    assert_eq!(server.registry.verify(false).await.expect("reads").findings, []);
+    let tags = server.registry.tags(&"a".parse().expect("a name")).await.expect("lists");
+    assert_eq!(tags.iter().map(|tag| tag.to_string()).collect::<BTreeSet<_>>(), pushed);
+    let faults = proxy.faults();
+    assert_eq!(faults.len(), FAULTS.len());
+    assert!(faults.iter().all(|(_, count)| *count > 0), "{faults:?} in {} requests", proxy.requests());
+    eprintln!("{faults:?} in {} requests", proxy.requests());
+}
+
+#[tokio::test]
+async fn a_store_that_is_gone_is_told_from_a_blob_that_is() {
+    let Some((endpoint, _store)) = store().await else { return };
+    let proxy = Proxy::start(endpoint.trim_start_matches("http://"), Manners::default(), 1).await;
+    let server = Server::start_on(&through(&proxy, &place(&endpoint)), Options::default()).await;
+    let digest = server.push_blob("a", b"x").await;
+    expect(&server.get(&format!("/v2/a/blobs/{digest}")).await, 200);
+    expect(&server.get(&format!("/v2/a/blobs/{}", Digest::of(b"y"))).await, 404);
+    drop(proxy);
+    // Connections are not made any more, which the client library takes as long to believe as it is told to.
+    let asked = tokio::time::timeout(Duration::from_secs(180), server.get(&format!("/v2/a/blobs/{digest}"))).await;
+    let answer = asked.expect("an answer");
+    expect(&answer, 503);
+    assert_eq!(header(&answer, "retry-after"), "2");
+}
+
+#[tokio::test]
+async fn a_store_that_lets_two_be_the_first_is_refused() {
+    let Some(moto) = Moto::start().await else { return };
+    let proxy = Proxy::start(&moto.address, Manners { forgets_conditions: true, ..Manners::default() }, 1).await;
+    let place = through(&proxy, &place(&moto.endpoint()));
+    let Err(refused) = Registry::open_bucket(&place, Options::default()).await else { panic!("it was taken") };
+    let why = format!("{refused}: {}", std::error::Error::source(&refused).expect("a cause"));
+    assert!(why.contains("told that theirs was the first") && why.contains("single_replica = true"), "{why}");
+    let alone = BucketLocation { single_replica: true, ..place };
+    let server = Server::start_on(&alone, Options::default()).await;
+    server.push_image("a", "x", "x").await;
+    expect(&server.get("/v2/a/manifests/x").await, 200);
+    // One that keeps its word is taken.
+    proxy.behave(Manners::default());
+    Registry::open_bucket(&BucketLocation { single_replica: false, ..alone }, Options::default()).await.expect("opens");
+}
+
+#[tokio::test]
+async fn clients_are_sent_to_the_store() {
+    let Some((endpoint, _store)) = store().await else { return };
+    let lifetime = Duration::from_secs(1200);
+    let place = BucketLocation { redirect: Some(lifetime), ..place(&endpoint) };
+    let server = Server::start_on(&place, Options::default()).await;
+    let content = noise(300_000, 1);
+    let digest = server.push_blob("a", &content).await;
+    let path = format!("/v2/a/blobs/{digest}");
+    let client = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build();
+    let client = client.expect("client");
+    let ask = |path: String| client.get(format!("http://{}{path}", server.address)).send();
+    let sent = ask(path.clone()).await.expect("an answer");
+    expect(&sent, 307);
+    let url = header(&sent, "location");
+    assert!(url.starts_with(&endpoint) && url.contains("X-Amz-Expires=1200"), "{url}");
+    assert_eq!(header(&sent, "docker-content-digest"), digest.to_string());
+    assert_eq!(header(&sent, "cache-control"), "private, max-age=600");
+    let pulled = server.get(&path).await;
+    assert_eq!(pulled.url().as_str(), url.replace(&url, pulled.url().as_str()), "followed");
+    assert!(pulled.bytes().await.expect("body") == content);
+    let part = send(server.request("GET", &path).header("range", "bytes=100-199")).await;
+    expect(&part, 206);
+    assert!(part.bytes().await.expect("body") == content[100..200]);
+    let head = server.head(&path).await;
+    expect(&head, 200);
+    assert_eq!(header(&head, "content-length"), "300000");
+    // What is small comes from us, in one answer.
+    let small = server.push_blob("a", b"small").await;
+    expect(&ask(format!("/v2/a/blobs/{small}")).await.expect("an answer"), 200);
+}
+
+/// What is in the bucket below the place, but for its first part.
+async fn keys(endpoint: &str, place: &BucketLocation) -> Vec<String> {
+    let client = reqwest::Client::builder().no_proxy().build().expect("client");
+    let url = format!("{endpoint}/{}?list-type=2&prefix={}", place.bucket, place.prefix);
+    let text = client.get(url).send().await.expect("an answer").text().await.expect("text");
+    text.split("<Key>")
+        .skip(1)
+        .filter_map(|rest| rest.split_once("</Key>"))
+        .map(|(key, _)| key.strip_prefix(&place.prefix).expect("below it").to_string())
+        .collect()
+}
+
+#[tokio::test]
+async fn nothing_is_left_of_what_was_pushed_and_is_gone() {
+    // Lists the bucket without a signature, which only moto allows.
+    let Some(moto) = Moto::start().await else { return };
+    let (endpoint, rules) = (moto.endpoint(), Rules { grace: Duration::ZERO, untagged: Some(Duration::ZERO) });
+    let place = place(&endpoint);
+    let options = Options { upload_expiry: Duration::ZERO, collection: rules, ..Options::default() };
+    let server = Server::start_on(&place, options).await;
+    let (manifest, _) = server.push_image("a", "x", "x").await;
+    let large = server.push_blob("a", &noise(18_000_000, 1)).await;
+    server.push_blob("b", &noise(18_000_000, 1)).await;
+    let data =
+        || async { keys(&endpoint, &place).await.into_iter().filter(|key| key.starts_with("registry/data/")).count() };
+    assert_eq!(data().await, 3, "what another repository holds is not stored twice");
+    let abandoned = server.begin("a").await;
+    expect(&send(server.request("PATCH", &abandoned).body(noise(9_000_000, 2))).await, 202);
+    expect(&server.delete(&format!("/v2/a/manifests/{manifest}")).await, 202);
+    let told = server.registry.collect(rules, true).await.expect("tells");
+    let collected = server.registry.collect(rules, false).await.expect("collects");
+    assert_eq!((collected.blobs, collected.unlinked, collected.uploads), (3, 4, 1), "{large}");
+    assert_eq!((told.blobs, told.unlinked), (3, 4));
+    assert_eq!(keys(&endpoint, &place).await, ["registry/_referrers-listed"]);
+    let client = reqwest::Client::builder().no_proxy().build().expect("client");
+    let uploads = client.get(format!("{endpoint}/{}?uploads", place.bucket)).send().await.expect("an answer");
+    let uploads = uploads.text().await.expect("text");
+    assert!(!uploads.contains(&place.prefix), "parts are left: {uploads}");
+}
+
+#[tokio::test]
+async fn a_page_of_tags_is_one_request() {
+    let Some(moto) = Moto::start().await else { return };
+    let proxy = Proxy::start(&moto.address, Manners::default(), 1).await;
+    let server = Server::start_on(&through(&proxy, &place(&moto.endpoint())), Options::default()).await;
+    let (digest, json) = server.push_image("a", "t0000", "x").await;
+    for fifty in 0..24 {
+        let tags: Vec<String> = (0..50).map(|number| format!("tag=t{:04}", fifty * 50 + number)).collect();
+        expect(&server.put_manifest("a", &format!("{digest}?{}", tags.join("&")), &json).await, 201);
+    }
+    let before = proxy.requests();
+    let page = server.get("/v2/a/tags/list?n=100&last=t0999").await;
+    assert_eq!(proxy.requests() - before, 1);
+    let page: serde_json::Value = page.json().await.expect("JSON");
+    let names: Vec<String> = (1000..1100).map(|number| format!("t{number:04}")).collect();
+    assert_eq!(page["tags"], serde_json::json!(names));
+    let all: serde_json::Value = server.get("/v2/a/tags/list").await.json().await.expect("JSON");
+    assert_eq!(all["tags"].as_array().map(Vec::len), Some(1200));
+}
+
+#[tokio::test]
+async fn replicas_that_race_for_an_immutable_tag_agree() {
+    let Some((endpoint, _store)) = store().await else { return };
+    let place = place(&endpoint);
+    let options = || Options { immutable_tags: vec!["**:v*".to_string()], ..Options::default() };
+    let replicas = [Server::start_on(&place, options()).await, Server::start_on(&place, options()).await];
+    for round in 0..5 {
+        let push = async |number: usize| {
+            let config = replicas[number].push_blob("a", format!("{{\"by\":{number}}}").as_bytes()).await;
+            let json = image(&config, &[], "");
+            (replicas[number].put_manifest("a", &format!("v{round}"), &json).await.status().as_u16(), json)
+        };
+        let (one, two) = futures::join!(push(0), push(1));
+        let winner = match (one.0, two.0) {
+            (201, 403) => one.1,
+            (403, 201) => two.1,
+            other => panic!("{other:?}"),
+        };
+        for replica in &replicas {
+            let pulled = replica.get(&format!("/v2/a/manifests/v{round}")).await;
+            assert_eq!(pulled.text().await.expect("body"), winner);
+        }
+    }
+}
+
+/// Pushers on two replicas while both collect all the time: nobody is told of a blob or manifest that then is not there.
+#[tokio::test]
+async fn collections_on_two_replicas_take_nothing_that_somebody_relies_on() {
+    let Some((endpoint, _store)) = store().await else { return };
+    let place = place(&endpoint);
+    let grace = Duration::from_secs(8);
+    let rules = Rules { grace, untagged: Some(grace) };
+    let options =
+        || Options { collection: rules, collect_every: Some(Duration::from_millis(100)), ..Options::default() };
+    let replicas = [Server::start_on(&place, options()).await, Server::start_on(&place, options()).await];
+    let begun = std::time::Instant::now();
+    let push = async |pusher: usize| {
+        let mut pushes = 0;
+        while begun.elapsed() < Duration::from_secs(20) {
+            let (name, tag) = (format!("r{}", pusher % 2), format!("p{pusher}"));
+            let at = std::time::Instant::now();
+            let blobs = [0, 1].map(|which| noise(1000, (pushes * 2 + which + pusher as u64) % 7));
+            for (number, blob) in blobs.iter().enumerate() {
+                let digest = Digest::of(blob);
+                let replica = &replicas[(pusher + number) % 2];
+                if replica.head(&format!("/v2/{name}/blobs/{digest}")).await.status() != 200 {
+                    replica.push_blob(&name, blob).await;
+                }
+            }
+            let json = image(&Digest::of(&blobs[0]), &[&Digest::of(&blobs[1])], "");
+            let replica = &replicas[(pusher + 1) % 2];
+            let put = replica.put_manifest(&name, &tag, &json).await.status();
+            // Who takes longer than seven eighths of the time is owed nothing.
+            if at.elapsed() > grace / 2 {
+                continue;
+            }
+            assert_eq!(put, 201, "{tag} after {:?}", at.elapsed());
+            for blob in &blobs {
+                let pulled = replicas[pusher % 2].get(&format!("/v2/{name}/blobs/{}", Digest::of(blob))).await;
+                expect(&pulled, 200);
+                assert!(pulled.bytes().await.expect("body") == blob[..]);
+            }
+            pushes += 1;
+            // Now and then long enough that what was pushed gets old.
+            if pushes % 3 == 0 {
+                expect(&replicas[0].delete(&format!("/v2/{name}/manifests/{tag}")).await, 202);
+            }
+        }
+        pushes
+    };
+    let pushes = futures::future::join_all((0..4).map(push)).await;
+    eprintln!("{pushes:?} pushes");
+    assert!(pushes.iter().all(|pushes| *pushes > 0));
+    assert_eq!(replicas[0].registry.verify(false).await.expect("reads").findings, []);
+}

@@ -1,0 +1,185 @@
+//! A proxy in front of an S3 server that gets in the way: what a network and a busy store do to their clients.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+/// What may happen to a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The store asks to be left alone: nothing was done.
+    SlowDown,
+    /// The store fails: nothing was done.
+    Internal,
+    /// The connection ends before anything was done.
+    Reset,
+    /// It was done, and the answer is lost.
+    LostAnswer,
+    /// It was done, and half of the answer's body is lost.
+    Truncated,
+    /// It takes its time.
+    Slow,
+}
+
+pub const FAULTS: [Fault; 6] =
+    [Fault::SlowDown, Fault::Internal, Fault::Reset, Fault::LostAnswer, Fault::Truncated, Fault::Slow];
+
+/// How the proxy treats the store's clients.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Manners {
+    /// One request in so many meets a fault; 0 for none.
+    pub one_in: u64,
+    /// Conditions on a put never reach the store.
+    pub forgets_conditions: bool,
+}
+
+/// A proxy. Ends with the test.
+pub struct Proxy {
+    pub address: String,
+    shared: Arc<Shared>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+struct Shared {
+    upstream: String,
+    manners: std::sync::Mutex<Manners>,
+    random: AtomicU64,
+    faults: [AtomicU64; FAULTS.len()],
+    requests: AtomicU64,
+}
+
+impl Proxy {
+    /// In front of `upstream`, a `host:port`.
+    pub async fn start(upstream: &str, manners: Manners, seed: u64) -> Proxy {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback port");
+        let address = listener.local_addr().expect("bound").to_string();
+        let shared = Arc::new(Shared {
+            upstream: upstream.to_string(),
+            manners: manners.into(),
+            random: AtomicU64::new(seed | 1),
+            faults: Default::default(),
+            requests: AtomicU64::new(0),
+        });
+        let accepting = shared.clone();
+        let task = tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let shared = accepting.clone();
+                tokio::spawn(async move {
+                    let _ = shared.answer(client).await;
+                });
+            }
+        });
+        Proxy { address, shared, task }
+    }
+
+    pub fn behave(&self, manners: Manners) {
+        *self.shared.manners.lock().expect("manners") = manners;
+    }
+
+    /// Requests that came.
+    pub fn requests(&self) -> u64 {
+        self.shared.requests.load(Ordering::Relaxed)
+    }
+
+    /// How often each fault happened.
+    pub fn faults(&self) -> Vec<(Fault, u64)> {
+        FAULTS.iter().zip(&self.shared.faults).map(|(fault, count)| (*fault, count.load(Ordering::Relaxed))).collect()
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Shared {
+    fn choose(&self) -> Option<Fault> {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        let one_in = self.manners.lock().expect("manners").one_in;
+        let next =
+            |state: u64| Some(state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407));
+        let number = self.random.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).expect("always some") >> 33;
+        if one_in == 0 || !number.is_multiple_of(one_in) {
+            return None;
+        }
+        let which = (number / one_in) as usize % FAULTS.len();
+        self.faults[which].fetch_add(1, Ordering::Relaxed);
+        Some(FAULTS[which])
+    }
+
+    /// One request a connection.
+    async fn answer(&self, mut client: TcpStream) -> std::io::Result<()> {
+        let Some(request) = read_request(&mut client).await? else { return Ok(()) };
+        let fault = self.choose();
+        match fault {
+            Some(Fault::SlowDown) => return refuse(&mut client, "503 Slow Down", "SlowDown").await,
+            Some(Fault::Internal) => return refuse(&mut client, "500 Internal Server Error", "InternalError").await,
+            Some(Fault::Reset) => return Ok(()),
+            Some(Fault::Slow) => tokio::time::sleep(Duration::from_millis(300)).await,
+            _ => {}
+        }
+        let mut upstream = TcpStream::connect(&self.upstream).await?;
+        let forgets = self.manners.lock().expect("manners").forgets_conditions;
+        upstream.write_all(&rewrite(&request, forgets)).await?;
+        let mut answer = Vec::new();
+        upstream.read_to_end(&mut answer).await?;
+        match fault {
+            Some(Fault::LostAnswer) => Ok(()),
+            Some(Fault::Truncated) => {
+                let head = head_length(&answer).unwrap_or(answer.len());
+                client.write_all(&answer[..head + (answer.len() - head) / 2]).await
+            }
+            _ => client.write_all(&answer).await,
+        }
+    }
+}
+
+fn head_length(bytes: &[u8]) -> Option<usize> {
+    bytes.windows(4).position(|window| window == b"\r\n\r\n").map(|at| at + 4)
+}
+
+async fn read_request(client: &mut TcpStream) -> std::io::Result<Option<Vec<u8>>> {
+    let mut bytes = Vec::new();
+    loop {
+        if let Some(head) = head_length(&bytes) {
+            let text = String::from_utf8_lossy(&bytes[..head]).to_ascii_lowercase();
+            let length = text.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse().ok());
+            if bytes.len() >= head + length.unwrap_or(0usize) {
+                return Ok(Some(bytes));
+            }
+        }
+        let mut buffer = vec![0; 64 * 1024];
+        match client.read(&mut buffer).await? {
+            0 => return Ok(None),
+            read => bytes.extend_from_slice(&buffer[..read]),
+        }
+    }
+}
+
+/// The request with a word that this connection is for it alone, and perhaps without its condition.
+fn rewrite(request: &[u8], forgets_conditions: bool) -> Vec<u8> {
+    let head = head_length(request).expect("read as far");
+    let text = String::from_utf8_lossy(&request[..head - 2]).into_owned();
+    let is_kept = |line: &&str| {
+        let line = line.to_ascii_lowercase();
+        let is_condition = line.starts_with("if-none-match:");
+        !line.starts_with("connection:") && (!is_condition || !forgets_conditions)
+    };
+    let lines: Vec<&str> = text.split_terminator("\r\n").filter(is_kept).collect();
+    let mut bytes = format!("{}\r\nConnection: close\r\n\r\n", lines.join("\r\n")).into_bytes();
+    bytes.extend_from_slice(&request[head..]);
+    bytes
+}
+
+async fn refuse(client: &mut TcpStream, status: &str, code: &str) -> std::io::Result<()> {
+    let body = format!("<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>later</Message></Error>");
+    let length = body.len();
+    let head = format!(
+        "HTTP/1.1 {status}\r\nContent-Type: application/xml\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+    );
+    client.write_all(format!("{head}{body}").as_bytes()).await
+}
