@@ -3,6 +3,7 @@
 mod add;
 mod arrows;
 mod bases;
+mod bucket;
 mod buildkit;
 mod clock;
 mod contexts;

@@ -194,7 +194,11 @@ impl ObjectBackend for DirectoryObjects {
                     Ok((false, touched)) => each(Entry { key, touched }),
                     // Deleted meanwhile.
                     Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-                    Err(e) => return Err(StorageError::new("read", entry.path().display(), e)),
+                    // Whoever reads it says so, and nobody takes it for something that may go.
+                    Err(error) => {
+                        tracing::error!(path = %entry.path().display(), %error, "cannot look at an object");
+                        each(Entry { key, touched: SystemTime::now() });
+                    }
                 }
             }
         }

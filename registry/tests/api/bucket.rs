@@ -12,12 +12,12 @@ use crate::harness::{Server, expect, header, image, noise, send};
 use crate::process::Process;
 use crate::store::{ENDPOINT, Moto, place};
 
-/// The groups of tests that a bucket has to pass as a directory does.
-const GROUPS: [&str; 12] = [
+/// The groups of tests that a bucket has to pass as a directory does. The one that mirrors the official suite takes
+/// minutes of a store: CFC_TEST_S3=http://host:port cargo test -p cfc-registry --test api conformance::
+const GROUPS: [&str; 11] = [
     "auth::",
     "blobs::",
     "collect::",
-    "conformance::",
     "crash::",
     "durability::",
     "hostile::",

@@ -45,14 +45,6 @@ pub fn on(location: BucketLocation, endpoint: &str) -> BucketLocation {
     BucketLocation { endpoint: Some(endpoint.to_string()), keys: Some(keys), ..location }
 }
 
-/// moto's server, one request after the other: with several threads it lets several be the first to put an object.
-const SERVE: &str = "\
-import sys
-from moto.server import DomainDispatcherApplication, create_backend_app
-from werkzeug.serving import run_simple
-run_simple(sys.argv[1], int(sys.argv[2]), DomainDispatcherApplication(create_backend_app), threaded=False)
-";
-
 /// moto, with a bucket. Ends with the process.
 pub struct Moto {
     child: Child,
@@ -68,9 +60,10 @@ impl Moto {
         };
         let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
         let address = format!("127.0.0.1:{}", port.expect("loopback port").port());
-        let (host, port) = address.split_once(':').expect("host:port");
+        let port = address.rsplit(':').next().expect("host:port");
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/lib/s3_server.py");
         let mut command = Command::new(program);
-        command.args(["-c", SERVE, host, port]).stdout(Stdio::null()).stderr(Stdio::null());
+        command.args([script, port]).stdout(Stdio::null()).stderr(Stdio::null());
         let moto = Moto { child: command.spawn().expect("moto starts"), address };
         moto.make_bucket().await;
         Some(moto)

@@ -76,6 +76,10 @@ async fn what_cannot_be_read_is_found_and_the_rest_is_read_all_the_same() {
     let path = server.registry.blob_path(&layer).expect("a file");
     std::fs::remove_file(&path).expect("removes");
     std::fs::create_dir(&path).expect("creates");
+    // The system does not even tell how long this is.
+    let other = server.registry.blob_path(&Digest::of(b"layer of z")).expect("a file");
+    std::fs::remove_file(&other).expect("removes");
+    std::os::unix::fs::symlink(&other, &other).expect("links");
     std::fs::write(manifest(&two), "nothing").expect("writes");
     std::fs::remove_file(manifest(&three)).expect("removes");
     std::os::unix::fs::symlink(manifest(&three), manifest(&three)).expect("links");
@@ -85,6 +89,7 @@ async fn what_cannot_be_read_is_found_and_the_rest_is_read_all_the_same() {
     found.sort();
     let expected = [
         format!("blob {layer}: cannot read "),
+        format!("blob {}: cannot read ", Digest::of(b"layer of z")),
         format!("manifest `a@{one}`: its repository lacks {layer}"),
         format!("manifest `a@{two}`: cannot read "),
         format!("manifest `a@{three}`: cannot read "),
@@ -95,6 +100,9 @@ async fn what_cannot_be_read_is_found_and_the_rest_is_read_all_the_same() {
     for start in &expected {
         assert!(found.iter().any(|finding| finding.starts_with(start)), "no `{start}` in {found:?}");
     }
+    let rules = cfc_registry::Rules { grace: std::time::Duration::ZERO, untagged: None };
+    let collected = server.registry.collect(rules, false).await.expect("goes on");
+    assert_eq!((collected.blobs, collected.unlinked), (0, 0), "what it names is not known");
     // What was read and is no manifest is taken away; what cannot be read may be another time.
     findings(&server, true).await;
     assert!(!manifest(&two).exists() && manifest(&three).symlink_metadata().is_ok());

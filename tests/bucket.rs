@@ -1,0 +1,109 @@
+//! `cfc registry serve --bucket`: several processes on one bucket, looked after by commands that share nothing with them
+//! but the bucket.
+
+use std::process::{Command, Stdio};
+
+use crate::support::{Ended, Home, free_port, http, repository, skipped, wait_for};
+
+const BUCKET: &str = "s3://cfc-test/images";
+
+/// moto, and its endpoint; `None` and a note where it is not installed.
+fn store() -> Option<(Ended, String)> {
+    let home = std::path::PathBuf::from(std::env::var_os("HOME").unwrap_or_default());
+    let cache = std::env::var_os("XDG_CACHE_HOME").map_or_else(|| home.join(".cache"), std::path::PathBuf::from);
+    let cache = std::env::var_os("CFC_CACHE").map_or_else(|| cache.join("cfc"), std::path::PathBuf::from);
+    let python = cache.join("moto/bin/python");
+    if !python.exists() {
+        skipped("moto is not installed (scripts/test does, with Python)");
+        return None;
+    }
+    let port = free_port().to_string();
+    let mut command = Command::new(python);
+    command.arg(repository().join("scripts/lib/s3_server.py")).arg(&port).stdout(Stdio::null()).stderr(Stdio::null());
+    let server = Ended(command.spawn().expect("moto starts"));
+    let address = format!("127.0.0.1:{port}");
+    wait_for("moto", || std::net::TcpStream::connect(&address).ok());
+    let make = "PUT /cfc-test HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+    assert_eq!(http(&address, make).0, 200);
+    Some((server, format!("http://{address}")))
+}
+
+/// `cfc` with what it needs to know of the store.
+fn cfc(home: &Home, arguments: &[&str]) -> Command {
+    let mut command = home.cfc();
+    command.args(arguments);
+    command.env("AWS_ACCESS_KEY_ID", "key").env("AWS_SECRET_ACCESS_KEY", "secret");
+    command
+}
+
+fn must(home: &Home, arguments: &[&str]) -> String {
+    let output = cfc(home, arguments).output().expect("cfc runs");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{arguments:?}: {said}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn serve(home: &Home, endpoint: &str) -> (Ended, String) {
+    let port = free_port().to_string();
+    let mut command = cfc(home, &["registry", "serve", "--bucket", BUCKET, "--endpoint", endpoint, "--port", &port]);
+    let server = Ended(command.stdout(Stdio::null()).spawn().expect("cfc runs"));
+    let address = format!("127.0.0.1:{port}");
+    wait_for("the registry", || std::net::TcpStream::connect(&address).ok());
+    (server, address)
+}
+
+fn ask(address: &str, method: &str, path: &str) -> (u16, String) {
+    http(address, &format!("{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"))
+}
+
+#[test]
+fn three_registries_are_one() {
+    let Some((_store, endpoint)) = store() else { return };
+    let home = Home::new();
+    home.write("config.toml", "[registry]\ngc_grace = \"0s\"\n");
+    home.write("app/Dockerfile", "FROM scratch\nCOPY Dockerfile /\n");
+    must(&home, &["build", "app", "-t", "app:1"]);
+    let (mut first, one) = serve(&home, &endpoint);
+    let (_second, two) = serve(&home, &endpoint);
+    let (_third, three) = serve(&home, &endpoint);
+    must(&home, &["push", "app:1", &format!("{one}/team/app:1")]);
+    must(&home, &["push", "app:1", &format!("{two}/other/app:1")]);
+
+    // What one has taken all have, also when it is killed.
+    let listed = ask(&two, "GET", "/v2/team/app/tags/list");
+    assert!(listed.0 == 200 && listed.1.contains("\"1\""), "{listed:?}");
+    first.end();
+    for address in [&two, &three] {
+        assert_eq!(ask(address, "GET", "/v2/team/app/manifests/1").0, 200);
+        assert_eq!(ask(address, "GET", "/v2/other/app/manifests/1").0, 200);
+    }
+
+    let place = ["--bucket", BUCKET, "--endpoint", endpoint.as_str()];
+    let run = |command: &[&str]| must(&home, &[command, &place[..]].concat());
+    let usage: serde_json::Value = serde_json::from_str(&run(&["registry", "usage", "--json"])).expect("JSON");
+    assert_eq!((&usage["team/app"]["tags"], &usage["team/app"]["blobs"]), (&1.into(), &2.into()), "{usage}");
+    assert_eq!(usage["other/app"]["own_bytes"], 0, "{usage}");
+    run(&["registry", "verify"]);
+    assert_eq!(ask(&two, "DELETE", "/v2/team/app/manifests/1").0, 202);
+    let told = run(&["registry", "gc", "--dry-run", "--untagged", "0s"]);
+    assert!(told.starts_with("would remove 0 blobs (0 bytes), 1 manifests"), "{told}");
+    let done = run(&["registry", "gc", "--untagged", "0s"]);
+    assert!(done.starts_with("removed 0 blobs (0 bytes), 1 manifests, 2 links"), "{done}");
+    assert_eq!(ask(&three, "GET", "/v2/team/app/manifests/1").0, 404);
+    assert_eq!(ask(&three, "GET", "/v2/other/app/manifests/1").0, 200);
+    run(&["registry", "verify"]);
+}
+
+#[test]
+fn a_bucket_that_is_none_is_refused() {
+    let home = Home::new();
+    let said = home.must_fail(&["registry", "serve", "--bucket", "gs://images"]);
+    assert!(said.contains("expected `s3://BUCKET`"), "{said}");
+    let said = home.must_fail(&["registry", "usage", "--endpoint", "http://127.0.0.1:1"]);
+    assert!(said.contains("`--endpoint` is for a bucket"), "{said}");
+    home.write("config.toml", "[registry]\nbucket = \"s3://images\"\nredirect = \"10s\"\n");
+    let said = home.must_fail(&["registry", "usage"]);
+    assert!(said.contains("`redirect`") && said.contains("seven days"), "{said}");
+    let said = home.must_fail(&["serve"]);
+    assert!(said.contains("is for a registry that runs alone"), "{said}");
+}
