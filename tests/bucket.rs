@@ -19,7 +19,12 @@ fn store() -> Option<(Ended, String)> {
     }
     let port = free_port().to_string();
     let mut command = Command::new(python);
-    command.arg(repository().join("scripts/lib/s3_server.py")).arg(&port).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+        .arg(repository().join("scripts/lib/s3_server.py"))
+        .arg(&port)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     let server = Ended(command.spawn().expect("moto starts"));
     let address = format!("127.0.0.1:{port}");
     wait_for("moto", || std::net::TcpStream::connect(&address).ok());

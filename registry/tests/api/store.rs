@@ -63,7 +63,7 @@ impl Moto {
         let port = address.rsplit(':').next().expect("host:port");
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/lib/s3_server.py");
         let mut command = Command::new(program);
-        command.args([script, port]).stdout(Stdio::null()).stderr(Stdio::null());
+        command.args([script, port]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         let moto = Moto { child: command.spawn().expect("moto starts"), address };
         moto.make_bucket().await;
         Some(moto)
