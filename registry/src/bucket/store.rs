@@ -53,6 +53,8 @@ pub(super) struct Store {
 
 impl Store {
     pub(super) fn open(location: &BucketLocation) -> Result<Store, StorageError> {
+        // The client library's TLS takes the process's provider; another part may have installed it.
+        let _ = tokio_rustls::rustls::crypto::ring::default_provider().install_default();
         let mut builder = AmazonS3Builder::from_env().with_bucket_name(&location.bucket);
         if let Some(endpoint) = &location.endpoint {
             builder = builder.with_endpoint(endpoint);
