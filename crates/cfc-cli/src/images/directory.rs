@@ -1,13 +1,14 @@
 //! Outputs that are directories: what is written appears when it is whole, however we end. Called by `outputs.rs`.
 //!
-//! A directory that is not there is filled beside its place (`NAME.<pid>.partial`) and renamed. Into one that is there,
-//! `type=local` merges, as BuildKit does: files are written below it (`.cfc-<pid>.partial`), since it may be a filesystem
+//! A directory that is not there is filled beside its place (`NAME.<mark>.partial`) and renamed. Into one that is there,
+//! `type=local` merges, as BuildKit does: files are written below it (`.cfc-<mark>.partial`), since it may be a filesystem
 //! of its own, and each is renamed into its place.
 
 use std::fs::{self, File, FileTimes};
 use std::io;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use cfc_build_native::export_root_for;
 use cfc_oci::{Descriptor, ManifestOrIndex};
@@ -21,8 +22,7 @@ use crate::interrupt;
 /// (`linux_arm64`). What is in `directory` already and not in the image stays.
 pub fn write_files(store: &Store, image: &Descriptor, directory: &Path) -> Result<(), Failure> {
     let is_there = directory.is_dir();
-    let partial =
-        if is_there { directory.join(format!(".cfc-{}.partial", std::process::id())) } else { beside(directory) };
+    let partial = if is_there { directory.join(format!(".cfc-{}.partial", mark())) } else { beside(directory) };
     fill(
         directory,
         &partial,
@@ -45,8 +45,15 @@ pub fn write_whole(directory: &Path, content: impl FnOnce(&Path) -> Result<(), F
 fn beside(directory: &Path) -> PathBuf {
     // Without a slash at the end.
     let mut name = directory.components().as_path().to_path_buf().into_os_string();
-    name.push(format!(".{}.partial", std::process::id()));
+    name.push(format!(".{}.partial", mark()));
     PathBuf::from(name)
+}
+
+/// What nobody else's unfinished directory is called. In containers process ids come again, and after a kill what had
+/// that id has left something.
+fn mark() -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    format!("{}-{}", std::process::id(), now.as_nanos())
 }
 
 fn fill(
@@ -57,7 +64,8 @@ fn fill(
 ) -> Result<(), Failure> {
     let at = |error: io::Error| Failure::because(format!("cannot write to `{}`", directory.display()), &error);
     interrupt::removes(partial.to_path_buf());
-    let filled = fs::create_dir_all(partial).map_err(at).and_then(|()| content(partial));
+    let made = partial.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::create_dir(partial));
+    let filled = made.map_err(at).and_then(|()| content(partial));
     let filled = filled.and_then(|()| cfc_sandbox::fail_point("build.output.directory").map_err(at));
     let placed = filled.and_then(|()| place(partial).map_err(at));
     if placed.is_err() {
