@@ -10,6 +10,7 @@ use std::time::Duration;
 use http::{Request, StatusCode, Uri, header};
 use http_body_util::Empty;
 use hyper_util::rt::TokioIo;
+use rustix::net::sockopt;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -24,6 +25,11 @@ use crate::failure::{Failure, Result};
 
 /// A daemon that does not answer within this time is not there.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How often a port that says nothing is asked whether it is still there, and how often before it is given up.
+const PROBE_EVERY: Duration = Duration::from_secs(5);
+const N_PROBES: u32 = 4;
+/// A daemon sends no longer messages, in bytes: BuildKit's own clients take 16 MiB.
+pub(crate) const MAX_MESSAGE_BYTES: usize = 32 << 20;
 /// Where Docker's engine has BuildKit's control API.
 const GRPC: &str = "/grpc";
 
@@ -39,6 +45,7 @@ pub struct TlsFiles {
 pub(crate) struct Connector {
     address: Address,
     tls: Option<Arc<ClientConfig>>,
+    patience: Duration,
 }
 
 /// A connection.
@@ -59,7 +66,18 @@ impl Connector {
             }
             (None, _) => None,
         };
-        Ok(Connector { address: address.clone(), tls })
+        Ok(Connector { address: address.clone(), tls, patience: PATIENCE })
+    }
+
+    /// The same way for whoever gives up sooner.
+    #[cfg(test)]
+    pub(crate) fn with_patience(self, patience: Duration) -> Connector {
+        Connector { patience, ..self }
+    }
+
+    /// How long an answer is waited for that needs no work.
+    pub(crate) fn patience(&self) -> Duration {
+        self.patience
     }
 
     /// Whom it leads to.
@@ -71,7 +89,11 @@ impl Connector {
     pub(crate) async fn channel(&self) -> Result<Channel> {
         let this = self.clone();
         // The name is for logs only: who is asked depends on the connection.
-        let endpoint = Endpoint::from_static("http://buildkit").connect_timeout(PATIENCE);
+        let endpoint = Endpoint::from_static("http://buildkit").connect_timeout(self.patience);
+        // A daemon that is gone without a word is noticed. One that lives asks the session for its health every few seconds,
+        // so that it is never asked back: gRPC's servers hang up on clients that ask often. For the same reason an idle
+        // connection, of which nobody waits for anything, is left alone.
+        let endpoint = endpoint.http2_keep_alive_interval(self.patience).keep_alive_timeout(self.patience);
         let connect = service_fn(move |_: Uri| {
             let this = this.clone();
             async move { this.connect().await.map(TokioIo::new) }
@@ -95,6 +117,7 @@ impl Connector {
             let tcp = |place: String| async move {
                 let stream = TcpStream::connect(place).await?;
                 stream.set_nodelay(true)?;
+                notice_silence(&stream)?;
                 Ok::<_, io::Error>(stream)
             };
             let stream = match &self.address {
@@ -127,6 +150,17 @@ impl Connector {
         };
         Failure::new(format!("cannot reach a BuildKit daemon at `{address}`: {cause}")).hint(hint)
     }
+}
+
+/// A machine that is gone without a word is noticed, although its engine may take its time for an answer.
+fn notice_silence(stream: &TcpStream) -> io::Result<()> {
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, PATIENCE)?;
+    sockopt::set_tcp_keepintvl(stream, PROBE_EVERY)?;
+    sockopt::set_tcp_keepcnt(stream, N_PROBES)?;
+    let unanswered = PATIENCE + PROBE_EVERY * N_PROBES;
+    sockopt::set_tcp_user_timeout(stream, u32::try_from(unanswered.as_millis()).unwrap_or(u32::MAX))?;
+    Ok(())
 }
 
 /// Asks Docker's engine to speak HTTP/2 on this connection from now on.
@@ -181,4 +215,43 @@ pub(crate) fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
         cause = deeper;
     }
     cause.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use bollard_buildkit_proto::moby::buildkit::v1::DiskUsageRequest;
+    use bollard_buildkit_proto::moby::buildkit::v1::control_client::ControlClient;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// Long enough that only a hang is longer.
+    const HANG: Duration = Duration::from_secs(120);
+
+    #[tokio::test]
+    async fn a_daemon_that_falls_silent_is_given_up() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = Address::Tcp(listener.local_addr().expect("bound").to_string());
+        let connector = Connector::new(&address, None).expect("a way").with_patience(Duration::from_millis(200));
+        let channel = connector.channel().await.expect("somebody listens");
+        let (_silent, _) = listener.accept().await.expect("we connected");
+        let mut client = ControlClient::new(channel);
+        let asked = tokio::time::timeout(HANG, client.disk_usage(DiskUsageRequest::default())).await;
+        let status = asked.expect("it does not hang").expect_err("nobody answers");
+        let told = crate::failure::refused(&address.to_string(), "build", &status).message;
+        assert!(
+            told.starts_with(&format!("the connection to the BuildKit daemon at `{address}` was lost: ")),
+            "{told}"
+        );
+    }
+
+    #[tokio::test]
+    async fn the_kernel_asks_ports_whether_they_are_there() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let stream = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("somebody listens");
+        notice_silence(&stream).expect("the kernel knows how");
+        assert!(sockopt::socket_keepalive(&stream).expect("known"));
+        assert_eq!(sockopt::tcp_keepidle(&stream).expect("known"), PATIENCE);
+        assert_eq!(sockopt::tcp_user_timeout(&stream).expect("known"), 40_000);
+    }
 }

@@ -33,7 +33,7 @@ impl Engine<'_> {
     pub(crate) async fn give(&self, store: &Store, manifest: &Descriptor) -> Result<String> {
         let name = format!("cfc-base:{}", manifest.digest.hex());
         let what = format!("take the base image `{name}`");
-        let answer = self.ask(Method::GET, &format!("/images/{name}/json"), empty()).await?;
+        let answer = self.ask_soon(Method::GET, &format!("/images/{name}/json")).await?;
         if answer.status() == StatusCode::OK {
             return Ok(format!("docker.io/library/{name}"));
         }
@@ -87,11 +87,19 @@ impl Engine<'_> {
 
     /// Takes the name from an image; the image goes, too, when it has no other. That it could not be done is only logged.
     pub(crate) async fn forget(&self, name: &str) {
-        match self.ask(Method::DELETE, &format!("/images/{name}"), empty()).await {
+        match self.ask_soon(Method::DELETE, &format!("/images/{name}")).await {
             Ok(answer) if answer.status().is_success() || answer.status() == StatusCode::NOT_FOUND => {}
             Ok(answer) => tracing::warn!(name, status = %answer.status(), "the engine keeps an image that it was lent"),
             Err(failure) => tracing::warn!(name, error = failure.message, "the engine keeps an image that it was lent"),
         }
+    }
+
+    /// What the engine answers without work that takes long. An archive it may prepare for minutes, and then the kernel tells
+    /// us when it is gone.
+    async fn ask_soon(&self, method: Method, path: &str) -> Result<Response<Incoming>> {
+        let patience = self.0.patience();
+        let asked = tokio::time::timeout(patience, self.ask(method, path, empty())).await;
+        asked.unwrap_or_else(|_| Err(self.0.unreachable(&format!("it did not answer within {patience:?}"))))
     }
 
     async fn ask(&self, method: Method, path: &str, body: Body) -> Result<Response<Incoming>> {
@@ -161,5 +169,26 @@ impl Read for Saved {
         let length = buffer.len().min(self.piece.len());
         buffer[..length].copy_from_slice(&self.piece.split_to(length));
         Ok(length)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_engine_that_says_nothing_is_given_up() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("socket");
+        let _silent = tokio::net::UnixListener::bind(&path).expect("a socket");
+        let connector = Connector::new(&crate::Address::DockerUnix(path), None).expect("a way");
+        let connector = connector.with_patience(Duration::from_millis(200));
+        let engine = Engine(&connector);
+        let asked = engine.ask_soon(Method::GET, "/images/x/json");
+        let asked = tokio::time::timeout(Duration::from_secs(120), asked).await.expect("it does not hang");
+        let failure = asked.map(|answer| answer.status()).expect_err("nobody answers");
+        assert!(failure.message.ends_with(": it did not answer within 200ms"), "{failure:?}");
     }
 }

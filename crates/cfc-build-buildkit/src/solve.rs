@@ -30,7 +30,7 @@ use tonic::{Request, Status};
 use crate::archive::{Intake, Layer, base_layers};
 use crate::builder::{RegistryLogins, images, local_files, shown_blobs};
 use crate::capabilities::{self as can, Capabilities};
-use crate::connect::Connector;
+use crate::connect::{Connector, MAX_MESSAGE_BYTES};
 use crate::engine::Engine;
 use crate::failure::{Failure, Result, refused};
 use crate::lowering::{Base, BaseSource, Lowered, Lowering};
@@ -44,6 +44,8 @@ const BUILD_ID: &str = "buildkit-controlapi-buildid";
 const BEFORE_ASKING_AGAIN: Duration = Duration::from_millis(50);
 /// How long the last words of a build are waited for.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+/// A daemon that refuses to be driven often says why with the answer to the build, but not always: some wait for us then.
+const LAST_ANSWER: Duration = Duration::from_secs(5);
 
 /// How an image comes back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,8 +79,8 @@ pub(crate) struct Solve<'a> {
 /// Why a build cannot go on from our side.
 enum Refusal {
     Node(NodeId, Failure),
-    /// The daemon knows, and says it with the answer to the build.
-    Daemon,
+    /// The daemon did not go on with us, and did not answer to the build either.
+    Daemon(Status),
 }
 
 impl Solve<'_> {
@@ -99,7 +101,9 @@ impl Solve<'_> {
         let answer = match solved {
             Ok(answer) => answer,
             Err(Refusal::Node(node, failure)) => return Err(watch.into_inner().refuse(node, failure)),
-            Err(Refusal::Daemon) => unreachable!("the answer to the build is waited for"),
+            Err(Refusal::Daemon(status)) => {
+                return Err(watch.into_inner().fail(refused(&self.address(), "build", &status)));
+            }
         };
         drop(session);
         let layers = match (answer, taking) {
@@ -143,7 +147,13 @@ impl Solve<'_> {
     ) -> std::result::Result<std::result::Result<control::SolveResponse, Status>, Refusal> {
         let mut client = ControlClient::new(self.channel.clone());
         let solving = client.solve(self.request(id));
-        let driving = self.drive(id, watch, below);
+        let driving = async {
+            let driven = self.drive(id, watch, below).await;
+            if matches!(driven, Err(Refusal::Daemon(_))) {
+                tokio::time::sleep(LAST_ANSWER).await;
+            }
+            driven
+        };
         let following = self.follow(id, watch);
         tokio::pin!(solving, driving, following);
         let (mut is_driven, mut is_followed) = (false, false);
@@ -152,10 +162,8 @@ impl Solve<'_> {
                 answer = &mut solving => break answer,
                 driven = &mut driving, if !is_driven => {
                     is_driven = true;
-                    match driven {
-                        Ok(()) | Err(Refusal::Daemon) => {}
-                        Err(refusal) => return Err(refusal),
-                    }
+                    // The call is dropped, so that the daemon ends the build.
+                    driven?;
                 }
                 () = &mut following, if !is_followed => is_followed = true,
             }
@@ -204,10 +212,9 @@ impl Solve<'_> {
         below: &RefCell<Vec<Layer>>,
     ) -> std::result::Result<(), Refusal> {
         let mut bridge = LlbBridgeClient::new(self.channel.clone())
-            .max_decoding_message_size(usize::MAX)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(usize::MAX);
-        // The answer to the build says the same, and better.
-        let pong = bridge.ping(of_build(id, frontend::PingRequest {})).await.map_err(|_| Refusal::Daemon)?;
+        let pong = bridge.ping(of_build(id, frontend::PingRequest {})).await.map_err(Refusal::Daemon)?;
         let capabilities = Capabilities::of(pong.into_inner());
         let lowered = self.lower(id, &capabilities).await?;
         watch.borrow_mut().knows(&lowered);
@@ -226,16 +233,21 @@ impl Solve<'_> {
             cache_imports: imports.collect(),
             ..frontend::SolveRequest::default()
         };
-        let returned = match bridge.solve(of_build(id, request)).await {
-            Ok(solved) => frontend::ReturnRequest { result: solved.into_inner().result, error: None },
+        let solved = bridge.solve(of_build(id, request)).await;
+        let returned = match &solved {
+            Ok(solved) => frontend::ReturnRequest { result: solved.get_ref().result.clone(), error: None },
             Err(status) => {
                 let (code, message) = (status.code().into(), status.message().to_string());
                 let error = RpcStatus { code, message, details: Vec::new() };
                 frontend::ReturnRequest { result: None, error: Some(error) }
             }
         };
-        bridge.r#return(of_build(id, returned)).await.map_err(|_| Refusal::Daemon)?;
-        Ok(())
+        let is_returned = bridge.r#return(of_build(id, returned)).await;
+        // What went wrong first is the reason.
+        match solved.err().or(is_returned.err()) {
+            None => Ok(()),
+            Some(status) => Err(Refusal::Daemon(status)),
+        }
     }
 
     async fn lower(&self, id: &str, capabilities: &Capabilities) -> std::result::Result<Lowered, Refusal> {
@@ -286,7 +298,7 @@ impl Solve<'_> {
     }
 
     async fn follow(&self, id: &str, watch: &RefCell<Watch<'_>>) {
-        let mut client = ControlClient::new(self.channel.clone()).max_decoding_message_size(usize::MAX);
+        let mut client = ControlClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);
         loop {
             let said = client.status(control::StatusRequest { r#ref: id.to_string() }).await;
             let mut has_spoken = false;

@@ -27,9 +27,26 @@ fn a_daemon_keeps_the_promises_of_the_seam_however_it_is_reached() {
     is_reached_with_tls(&daemon);
     is_not_reached_where_nobody_is(&daemon);
     forwards_ssh_agents(&daemon);
+    names_what_it_cannot_be_told(&daemon);
     if busybox().is_some() {
         a_lost_connection_is_told_and_leaves_no_image(&daemon);
         a_build_that_is_stopped_ends_on_the_daemon(&daemon);
+    }
+}
+
+#[test]
+fn a_daemon_that_does_not_go_on_with_a_build_is_not_waited_for() {
+    for refused in ["LLBBridge/Ping", "LLBBridge/Solve", "LLBBridge/Return"] {
+        let address = format!("tcp://{}", common::refusing::serve(refused));
+        let (sender, receiver) = mpsc::channel();
+        let options = at(&address);
+        std::thread::spawn(move || {
+            let built = build(&options, "FROM scratch\nCOPY f /\n").0;
+            sender.send(built).expect("somebody waits");
+        });
+        let built = receiver.recv_timeout(PATIENCE).expect("it does not hang");
+        let expected = format!("the BuildKit daemon at `{address}` cannot build: it has no such build");
+        assert_eq!(built.expect_err("there is no image").message, expected, "{refused}");
     }
 }
 
@@ -86,6 +103,19 @@ fn is_not_reached_where_nobody_is(daemon: &Daemon) {
     let error = build(&at(&format!("tcp://{}", engine.place)), "FROM scratch\nCOPY f /\n").0.expect_err("no daemon");
     assert!(error.message.contains(&engine.place), "{error}");
     assert!(error.hint.is_some(), "{error:?}");
+}
+
+fn names_what_it_cannot_be_told(daemon: &Daemon) {
+    use std::os::unix::ffi::OsStrExt;
+    let home = Home::new();
+    let odd = std::ffi::OsStr::from_bytes(b"context/d/b\xff");
+    fs::create_dir(home.directory.path().join("context/d")).expect("writable");
+    fs::write(home.directory.path().join(odd), "").expect("writable");
+    let mut builder = BuildkitBuilder::new(home.store.clone(), at(&daemon.address()));
+    let error = home.build(&mut builder, "FROM scratch\nCOPY d /d/\n", &Silent).expect_err("it has no name");
+    assert!(error.message.contains(r"/context/d/b\xFF"), "{error:?}");
+    assert!(error.message.contains("its name is not UTF-8"), "{error:?}");
+    assert_eq!(home.manifests(), 0, "no image is in the store");
 }
 
 const BASE: &str =

@@ -41,7 +41,7 @@ pub(crate) use self::files::Files;
 pub(crate) use self::secrets::Secrets;
 pub(crate) use self::ssh::Ssh;
 pub(crate) use self::walk::LocalFiles;
-use crate::connect::root_cause;
+use crate::connect::{MAX_MESSAGE_BYTES, root_cause};
 use crate::failure::{Result, refused};
 
 /// What is between the two halves of the session's connection, in bytes.
@@ -116,7 +116,7 @@ impl Drop for Session {
 async fn serve(connection: DuplexStream, services: Services) {
     let routes = Routes::new(HealthServer::new(health::Healthy))
         .add_service(FileSyncServer::new(services.files))
-        .add_service(FileSendServer::new(services.export).max_decoding_message_size(usize::MAX))
+        .add_service(FileSendServer::new(services.export).max_decoding_message_size(MAX_MESSAGE_BYTES))
         .add_service(AuthServer::new(services.auth))
         .add_service(SecretsServer::new(services.secrets))
         .add_service(SshServer::new(services.ssh))

@@ -120,6 +120,9 @@ impl Walk<'_> {
         let (ignored, matches): (Vec<bool>, Vec<DirectoryMatches>) = asked.unzip();
         let is_ignored = ignored.contains(&true);
         let is_shown = !is_ignored && place == Place::Inside;
+        if is_shown {
+            utf8(path.as_os_str(), &real, "its name")?;
+        }
         if !metadata.is_dir() {
             if is_shown && !metadata.file_type().is_socket() {
                 let stat = self.stat(name, &real, &metadata)?;
@@ -164,7 +167,7 @@ impl Walk<'_> {
         };
         if kind.is_symlink() {
             let target = fs::read_link(real).map_err(|error| at(real, error))?;
-            stat.linkname = target.to_string_lossy().into_owned();
+            stat.linkname = utf8(target.as_os_str(), real, "what it links to")?.to_string();
         }
         if kind.is_char_device() || kind.is_block_device() {
             stat.devmajor = rustix::fs::major(metadata.rdev()).into();
@@ -324,9 +327,19 @@ fn attributes(path: &Path) -> io::Result<HashMap<String, Vec<u8>>> {
         let mut value = vec![0; 64 << 10];
         let length = rustix::fs::lgetxattr(path, name, &mut value).map_err(|error| at(path, error.into()))?;
         value.truncate(length);
-        found.insert(name.to_string_lossy().into_owned(), value);
+        found.insert(utf8(name, path, "the name of an attribute")?.to_string(), value);
     }
     Ok(found.into_iter().collect())
+}
+
+/// A daemon is told of names in UTF-8 only; anything else would arrive as another name.
+fn utf8<'a>(name: &'a OsStr, path: &Path, what: &str) -> io::Result<&'a str> {
+    let problem = || {
+        let hint = "rename it, list it in `.dockerignore`, or build without `--builder buildkit`";
+        let said = format!("{path:?}: {what} is not UTF-8, and a BuildKit daemon knows no other names: {hint}");
+        io::Error::new(io::ErrorKind::InvalidData, said)
+    };
+    name.to_str().ok_or_else(problem)
 }
 
 fn at(path: &Path, error: io::Error) -> io::Error {
@@ -408,5 +421,22 @@ mod tests {
         assert!(files.open("a").is_ok());
         symlink("/etc/passwd", home.path().join("c")).expect("a link");
         assert!(files.open("c").is_err() && files.open("../x").is_err());
+    }
+
+    #[test]
+    fn names_that_a_daemon_cannot_be_told_are_refused() {
+        let (home, mut files) = context(&["a"], "");
+        let fails =
+            |files: &LocalFiles| files.walk(&Wanted::default(), &mut |_| true).map_err(|error| error.to_string());
+        let odd = home.path().join(OsStr::from_bytes(b"b\xff"));
+        fs::write(&odd, "").expect("writable");
+        let error = fails(&files).expect_err("it has no name");
+        assert!(error.contains(r"/b\xFF"), "{error}");
+        assert!(error.contains("its name is not UTF-8"), "{error}");
+        files.ignore = Some(IgnoreFile::parse(b"b*\n").expect("patterns"));
+        assert_eq!(fails(&files), Ok(()), "what is ignored is not told of");
+        symlink(&odd, home.path().join("c")).expect("a link");
+        let error = fails(&files).expect_err("it leads to what has no name");
+        assert!(error.contains("/c\": what it links to is not UTF-8"), "{error}");
     }
 }

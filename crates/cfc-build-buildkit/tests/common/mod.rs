@@ -2,6 +2,8 @@
 
 #![allow(dead_code)]
 
+pub mod refusing;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
