@@ -7,7 +7,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::time::Duration;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use http::Method;
 use serde::Serialize;
@@ -18,6 +19,9 @@ use crate::visit::{Kind, milliseconds};
 /// Lines that wait to be written; when the disk is slower than clients for this long, further ones are lost, and that is
 /// noted.
 const WAITING: usize = 16 * 1024;
+
+/// How long the end of a log may take to be written.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 /// Files that are kept beside the one that is written to.
 const KEPT: u32 = 9;
@@ -82,8 +86,22 @@ impl Entry {
 
 /// Where entries go. They are written by a thread of its own, so that no client waits for it.
 pub struct AuditLog {
-    lines: SyncSender<String>,
+    /// There until this is dropped.
+    lines: Option<SyncSender<String>>,
+    writer: Option<JoinHandle<()>>,
     lost: AtomicU64,
+}
+
+/// What waits is written, unless that takes too long.
+impl Drop for AuditLog {
+    fn drop(&mut self) {
+        self.lines = None;
+        let Some(writer) = self.writer.take() else { return };
+        let started = Instant::now();
+        while !writer.is_finished() && started.elapsed() < FAREWELL {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
 }
 
 impl AuditLog {
@@ -101,18 +119,19 @@ impl AuditLog {
 
     fn to(target: impl Write + Send + 'static) -> AuditLog {
         let (lines, waiting) = sync_channel(WAITING);
-        std::thread::spawn(move || write_all(&waiting, target));
-        AuditLog { lines, lost: AtomicU64::new(0) }
+        let writer = std::thread::spawn(move || write_all(&waiting, target));
+        AuditLog { lines: Some(lines), writer: Some(writer), lost: AtomicU64::new(0) }
     }
 
     pub(crate) fn write(&self, entry: &Entry) {
+        let Some(lines) = &self.lines else { return };
         let line = serde_json::to_string(entry).expect("an entry has only string keys");
-        if self.lines.try_send(line).is_err() {
+        if lines.try_send(line).is_err() {
             self.lost.fetch_add(1, Ordering::Relaxed);
             return;
         }
         let lost = self.lost.swap(0, Ordering::Relaxed);
-        if lost > 0 && self.lines.try_send(format!("{{\"lost\":{lost}}}")).is_err() {
+        if lost > 0 && lines.try_send(format!("{{\"lost\":{lost}}}")).is_err() {
             self.lost.fetch_add(lost, Ordering::Relaxed);
         }
     }
@@ -149,22 +168,33 @@ impl Rotated {
         name.into()
     }
 
+    /// Nothing is moved before there is a file to go on with.
     fn rotate(&mut self) -> std::io::Result<()> {
+        let mut new = self.path.clone().into_os_string();
+        new.push(".new");
+        let file = File::options().append(true).create(true).mode(0o600).open(&new)?;
+        file.set_len(0)?;
         for number in (0..KEPT).rev() {
             match std::fs::rename(self.numbered(number), self.numbered(number + 1)) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
                 _ => {}
             }
         }
-        *self = Rotated::open(&self.path, self.limit)?;
+        std::fs::rename(&new, &self.path)?;
+        (self.file, self.length) = (file, 0);
         Ok(())
     }
 }
 
 impl Write for Rotated {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        if self.length > 0 && self.length + bytes.len() as u64 > self.limit {
-            self.rotate()?;
+        if self.length > 0
+            && self.length + bytes.len() as u64 > self.limit
+            && let Err(error) = self.rotate()
+        {
+            tracing::error!(file = %self.path.display(), %error, "the full audit log is gone on with");
+            // It is tried again when as much again has been written.
+            self.length = 0;
         }
         let written = self.file.write(bytes)?;
         self.length += written as u64;
@@ -196,5 +226,29 @@ mod tests {
         let mut again = Rotated::open(&path, 20).expect("opens");
         again.write_all(b"more\n").expect("writes");
         assert_eq!(std::fs::read_to_string(&path).expect("reads"), "0000024\nmore\n");
+    }
+
+    #[test]
+    fn where_no_file_can_be_made_nothing_of_the_log_goes() {
+        let directory = tempfile::TempDir::new().expect("directory");
+        let path = directory.path().join("audit.log");
+        std::fs::create_dir(directory.path().join("audit.log.new")).expect("stands in the way");
+        let mut file = Rotated::open(&path, 16).expect("opens");
+        let lines: Vec<String> = (0..25).map(|number| format!("{number:07}\n")).collect();
+        lines.iter().for_each(|line| file.write_all(line.as_bytes()).expect("writes"));
+        assert_eq!(std::fs::read_to_string(&path).expect("reads"), lines.concat());
+        std::fs::remove_dir(directory.path().join("audit.log.new")).expect("makes room");
+        (0..2).for_each(|_| file.write_all(b"further\n").expect("writes"));
+        assert_eq!(std::fs::read_to_string(directory.path().join("audit.log.1")).expect("reads").lines().count(), 26);
+    }
+
+    #[test]
+    fn the_end_of_a_log_is_written() {
+        let directory = tempfile::TempDir::new().expect("directory");
+        let path = directory.path().join("audit.log");
+        let log = AuditLog::to_file(&path, 1 << 30).expect("opens");
+        (0..1000).for_each(|_| log.write(&Entry::default()));
+        drop(log);
+        assert_eq!(std::fs::read_to_string(&path).expect("reads").lines().count(), 1000);
     }
 }

@@ -16,6 +16,7 @@ use serde::Serialize;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use crate::access::matches;
+use crate::error::Chain;
 use crate::token::{hex, mac};
 
 const MEDIA_TYPE: &str = "application/vnd.docker.distribution.events.v1+json";
@@ -182,7 +183,10 @@ impl Hooks {
                 });
                 if queue.try_send(event.clone()).is_err() {
                     self.counts.dropped.fetch_add(1, Ordering::Relaxed);
-                    tracing::error!(url = hook.webhook.url, "an event is lost: {WAITING} wait for this receiver");
+                    tracing::error!(
+                        receiver = shown(&hook.webhook.url),
+                        "an event is lost: {WAITING} wait for this receiver"
+                    );
                 }
             }
         }
@@ -231,7 +235,9 @@ fn instance() -> &'static str {
 async fn deliver_all(mut waiting: Receiver<Event>, webhook: Arc<Webhook>, counts: Arc<Counts>) {
     let client = match client(&webhook.url) {
         Ok(client) => client,
-        Err(error) => return tracing::error!(url = webhook.url, %error, "cannot tell this receiver anything"),
+        Err(error) => {
+            return tracing::error!(receiver = shown(&webhook.url), error = %Chain(&error), "cannot tell this receiver anything");
+        }
     };
     while let Some(event) = waiting.recv().await {
         let count = match deliver(&client, &webhook, &event).await {
@@ -240,6 +246,11 @@ async fn deliver_all(mut waiting: Receiver<Event>, webhook: Arc<Webhook>, counts
         };
         count.fetch_add(1, Ordering::Relaxed);
     }
+}
+
+/// Scheme, host and port of an address: what follows them, and what stands before the host, may be a secret.
+fn shown(url: &str) -> String {
+    reqwest::Url::parse(url).map(|url| url.origin().ascii_serialization()).unwrap_or_default()
 }
 
 fn client(url: &str) -> reqwest::Result<reqwest::Client> {
@@ -256,19 +267,29 @@ fn client(url: &str) -> reqwest::Result<reqwest::Client> {
 /// Whether the receiver has taken the event.
 async fn deliver(client: &reqwest::Client, webhook: &Webhook, event: &Event) -> bool {
     let body = serde_json::json!({ "events": [event] }).to_string();
+    let receiver = shown(&webhook.url);
     let mut wait = webhook.backoff;
     for attempt in 1..=webhook.attempts {
         match post(client, webhook, &body).await {
             Ok(status) if status.is_success() => return true,
-            Ok(status) => tracing::warn!(url = webhook.url, %status, attempt, "a receiver did not take an event"),
-            Err(error) => tracing::warn!(url = webhook.url, %error, attempt, "a receiver cannot be reached"),
+            Ok(status) => {
+                tracing::warn!(receiver, %status, attempt, "a receiver did not take an event");
+                // It will not take it the next time either.
+                if status.is_client_error() && !matches!(status.as_u16(), 408 | 429) {
+                    break;
+                }
+            }
+            Err(error) => {
+                let error = error.without_url();
+                tracing::warn!(receiver, error = %Chain(&error), attempt, "a receiver cannot be reached");
+            }
         }
         if attempt < webhook.attempts {
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(Duration::from_secs(60));
         }
     }
-    tracing::error!(url = webhook.url, id = event.id, "gave up telling a receiver of an event");
+    tracing::error!(receiver, id = event.id, "gave up telling a receiver of an event");
     false
 }
 

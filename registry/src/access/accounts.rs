@@ -1,9 +1,9 @@
 //! Users and their passwords, from an htpasswd file.
 
 use std::collections::HashMap;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
 
 use sha2::Digest as _;
 use tokio::sync::Semaphore;
@@ -23,8 +23,9 @@ const WAITING: usize = 32;
 /// Checked passwords that are remembered, as hashes.
 const REMEMBERED: usize = 1000;
 
-/// Compared with when there is no such user, so that the time an answer takes does not tell.
-const NOBODY: &str = "$2y$10$abcdefghijklmnopqrstuuKTVuVvhkVOUTlRGqqtSjhCSKQmAKbPm";
+/// What is compared with when there is no such user, behind the cost: the highest in the file, so that the time an answer
+/// takes does not tell.
+const NOBODY: &str = "abcdefghijklmnopqrstuuKTVuVvhkVOUTlRGqqtSjhCSKQmAKbPm";
 
 /// The users of a file.
 pub(super) struct Accounts {
@@ -43,10 +44,24 @@ pub(super) struct Busy;
 
 /// What the file said when it was read last.
 struct Loaded {
-    modified: Option<SystemTime>,
+    version: Option<Version>,
     hashes: HashMap<String, String>,
+    /// Compared with when there is no such user.
+    nobody: String,
     /// Pairs of a name and a password that were right; forgotten with the file's content.
     right: Mutex<std::collections::HashSet<[u8; 32]>>,
+}
+
+/// What changes with a file's content: its inode, size, and times of modification and of change.
+#[derive(PartialEq)]
+struct Version(u64, u64, [(i64, i64); 2]);
+
+impl Version {
+    fn of(path: &Path) -> std::io::Result<Version> {
+        let file = path.metadata()?;
+        let times = [(file.mtime(), file.mtime_nsec()), (file.ctime(), file.ctime_nsec())];
+        Ok(Version(file.ino(), file.size(), times))
+    }
 }
 
 impl Accounts {
@@ -76,7 +91,7 @@ impl Accounts {
         }
         let place = self.places.clone().try_acquire_owned().map_err(|_| Busy)?;
         let turn = self.checks.clone().acquire_owned().await.expect("never closed");
-        let hash = loaded.hashes.get(name).cloned().unwrap_or_else(|| NOBODY.to_string());
+        let hash = loaded.hashes.get(name).cloned().unwrap_or_else(|| loaded.nobody.clone());
         let password = password.to_string();
         let check = move || {
             // A check that began goes on although its client has gone, and takes its turn for as long.
@@ -98,12 +113,12 @@ impl Accounts {
 
     /// The file as it is now, so that who was taken out of it is out at once. One that cannot be read lets nobody in.
     fn current(&self) -> Arc<Loaded> {
-        let modified = self.path.metadata().and_then(|metadata| metadata.modified()).ok();
+        let version = Version::of(&self.path).ok();
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        if loaded.modified != modified || modified.is_none() {
+        if loaded.version != version || version.is_none() {
             *loaded = Arc::new(Loaded::read(&self.path).unwrap_or_else(|error| {
                 tracing::error!(file = %self.path.display(), %error, "cannot read the users, nobody is let in");
-                Loaded { modified: None, hashes: HashMap::new(), right: Mutex::default() }
+                Loaded::new(None, HashMap::new())
             }));
         }
         loaded.clone()
@@ -120,9 +135,15 @@ impl Accounts {
 }
 
 impl Loaded {
+    fn new(version: Option<Version>, hashes: HashMap<String, String>) -> Loaded {
+        let cost = hashes.values().map(|hash| &hash[4..6]).max().unwrap_or("10");
+        let nobody = format!("$2y${cost}${NOBODY}");
+        Loaded { version, hashes, nobody, right: Mutex::default() }
+    }
+
     /// Reads lines of `name:hash`. Hashes other than bcrypt's are weak, and refused.
     fn read(path: &Path) -> std::io::Result<Loaded> {
-        let modified = path.metadata()?.modified().ok();
+        let version = Version::of(path)?;
         let text = std::fs::read_to_string(path)?;
         let mut hashes = HashMap::new();
         for (number, line) in text.lines().enumerate() {
@@ -138,12 +159,12 @@ impl Loaded {
             })?;
             hashes.insert(name.to_string(), hash.to_string());
         }
-        Ok(Loaded { modified, hashes, right: Mutex::default() })
+        Ok(Loaded::new(Some(version), hashes))
     }
 }
 
 fn is_bcrypt(hash: &str) -> bool {
-    hash.len() == 60 && ["$2y$", "$2b$", "$2a$"].iter().any(|kind| hash.starts_with(kind))
+    hash.len() == 60 && hash.is_ascii() && ["$2y$", "$2b$", "$2a$"].iter().any(|kind| hash.starts_with(kind))
 }
 
 #[cfg(test)]
@@ -153,9 +174,19 @@ mod tests {
     use super::*;
 
     fn accounts() -> (tempfile::TempDir, Accounts) {
+        accounts_of(&format!("ann:{}\n", bcrypt::hash("secret", 4).expect("hashes")))
+    }
+
+    #[test]
+    fn nobody_costs_as_much_as_the_most_expensive_user() {
+        let (_directory, accounts) = accounts_of(&format!("a:$2y$05${NOBODY}\nb:$2b$11${NOBODY}\nc:$2y$09${NOBODY}\n"));
+        assert!(is_bcrypt(&accounts.current().nobody) && accounts.current().nobody.starts_with("$2y$11$"));
+    }
+
+    fn accounts_of(lines: &str) -> (tempfile::TempDir, Accounts) {
         let directory = tempfile::TempDir::new().expect("directory");
         let file = directory.path().join("htpasswd");
-        std::fs::write(&file, format!("ann:{}\n", bcrypt::hash("secret", 4).expect("hashes"))).expect("writes");
+        std::fs::write(&file, lines).expect("writes");
         let accounts = Accounts::open(&file).expect("opens");
         (directory, accounts)
     }
@@ -185,7 +216,9 @@ mod tests {
 
     #[tokio::test]
     async fn who_goes_away_does_not_get_more_passwords_checked_at_once() {
-        let (_directory, accounts) = accounts();
+        // A check that takes as long as this test needs.
+        let slow = format!("slow:$2y$13${NOBODY}\n");
+        let (_directory, accounts) = accounts_of(&slow);
         let mut guess = Box::pin(accounts.user("eve", "guess"));
         assert!(guess.as_mut().now_or_never().is_none());
         drop(guess);

@@ -82,8 +82,14 @@ async fn a_stream_that_breaks_off_goes_on_where_it_broke() {
     let content = noise(20_000, 3);
     let upload = server.begin("a").await;
     vanish(&server, &upload, "content-length: 20000\r\n", &content[..5000]).await;
-    let status = server.get(&upload).await;
-    assert_eq!(header(&status, "range"), "0-4999");
+    // A bucket is told of it by nobody who waits for the answer.
+    let kept = async {
+        while header(&server.get(&upload).await, "range") != "0-4999" {
+            assert!(crate::store::endpoint().is_some(), "a directory's status waits for what has arrived");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), kept).await.expect("it is kept");
     let digest = Digest::of(&content);
     let request = server.request("PUT", &format!("{upload}?digest={digest}")).header("content-range", "5000-19999");
     expect(&send(request.body(content[5000..].to_vec())).await, 201);
@@ -112,6 +118,9 @@ async fn everything_is_there_after_a_restart() {
     assert_eq!(response.text().await.expect("body"), json);
     let layer = Digest::of(b"layer of x");
     expect(&server.get(&format!("/v2/a/b/blobs/{layer}")).await, 200);
+    if crate::store::skips("a blob is a file") {
+        return;
+    }
     let path = server.registry.blob_path(&layer).expect("a file");
     assert_eq!(std::fs::read(path).expect("reads"), b"layer of x");
     assert_eq!(server.registry.blob_path(&Digest::of(b"missing")), None);
@@ -162,7 +171,9 @@ async fn two_writers_of_one_upload_cannot_mix_their_bytes() {
     let (one, two) = futures::join!(chunk(1), chunk(2));
     let mut statuses = [one.status().as_u16(), two.status().as_u16()];
     statuses.sort_unstable();
-    assert_eq!(statuses, [202, 416]);
+    // In a bucket, nobody waits for the other: who is second is told to come back.
+    let second = if crate::store::endpoint().is_some() { 416..=429 } else { 416..=416 };
+    assert!(statuses[0] == 202 && second.contains(&statuses[1]), "{statuses:?}");
     let winner = if one.status() == 202 { 1 } else { 2 };
     let digest = Digest::of(&vec![winner; 100_000]);
     expect(&send(server.request("PUT", &format!("{upload}?digest={digest}"))).await, 201);

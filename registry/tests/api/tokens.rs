@@ -181,7 +181,7 @@ async fn a_refresh_token_is_as_good_as_the_password_until_that_changes() {
 async fn an_upload_outlives_the_password_it_began_with() {
     let directory = TempDir::new().expect("temporary directory");
     let (server, minter) = start(directory.path(), rules()).await;
-    let password = minter.mint("v1", &[Permission::Push], Duration::from_secs(2));
+    let password = minter.mint("v1", &[Permission::Push], Duration::from_secs(8));
     let with = |method: &str, path: &str| server.request(method, path).basic_auth("v1", Some(&password));
     let begun = send(with("POST", "/v2/a/blobs/uploads/")).await;
     expect(&begun, 202);

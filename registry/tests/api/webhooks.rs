@@ -14,7 +14,8 @@ use crate::harness::{Server, expect};
 /// What a receiver got: head and body.
 type Got = Arc<Mutex<Vec<(String, String)>>>;
 
-/// A receiver that gives these answers, one a request, and then 200; one that is `0` it keeps to itself.
+/// A receiver that gives these answers, one a request, and then 200; one that is `0` it keeps to itself, and after a last
+/// `0` all.
 async fn receiver(answers: &'static [u16]) -> (String, Got) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback port");
     let url = format!("http://{}/hook", listener.local_addr().expect("bound"));
@@ -49,7 +50,8 @@ async fn receiver(answers: &'static [u16]) -> (String, Got) {
                         got.push((head, body));
                         got.len()
                     };
-                    let status = answers.get(number - 1).copied().unwrap_or(200);
+                    let goes_on = answers.last().filter(|last| **last == 0);
+                    let status = answers.get(number - 1).or(goes_on).copied().unwrap_or(200);
                     if status == 0 {
                         std::future::pending::<()>().await;
                     }
