@@ -6,6 +6,7 @@
 //! differs REASON       every daemon does it in its own way: it is not compared
 //! old REASON           the BuildKit of engines before 23.0 does, silently
 //! new REASON           that of later ones does
+//! refused WORDS        no daemon does it, and the error says so in these words
 //! left PATH            a mount point that old daemons leave in the image; also a line of `engine`
 //! ```
 
@@ -49,6 +50,19 @@ fn both_executors_make_the_same_of_every_folder() {
     assert_eq!(engine.images("cfc-build"), "", "what was lent to the engine is gone");
 }
 
+#[test]
+fn caches_of_several_platforms_do_not_replace_each_other_on_a_daemon() {
+    let home = Home::new();
+    home.write("app/Dockerfile", "FROM scratch\n");
+    let mut command = home.cfc();
+    command.args(["build", "--builder", "buildkit", "--buildkit-addr", "unix:///nobody/listens", "-t", "test/many:1"]);
+    command.args(["--platform", "linux/amd64,linux/arm64", "--cache-to", "type=registry,ref=127.0.0.1:1/cache"]);
+    let output = command.arg(home.path("app")).output().expect("cfc runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    let expected = "--cache-to is one place for the caches of several platforms (linux/amd64, linux/arm64)";
+    assert!(!output.status.success() && said.contains(expected), "{said}");
+}
+
 fn compare(home: &Home, engine: &Engine, case: &Case, base: &Flattened) -> Result<(), String> {
     let arguments = case.lines("arguments", Path::new(""));
     let asks_only = arguments.iter().any(|line| line == "--check" || line.starts_with("--call"));
@@ -57,6 +71,9 @@ fn compare(home: &Home, engine: &Engine, case: &Case, base: &Flattened) -> Resul
     }
     let notes = [case.lines("buildkit", Path::new("")), case.lines("engine", Path::new(""))].concat();
     let has_note = |word: &str| notes.iter().any(|note| note.starts_with(word));
+    let words = ["differs ", "old ", "new ", "refused ", "left ", "needs ", "config "];
+    let unknown = notes.iter().find(|note| !words.iter().any(|word| note.starts_with(word)));
+    assert!(unknown.is_none(), "{}: buildkit: {unknown:?}", case.name);
     if has_note("differs ") || (has_note("old ") && engine.is_old()) || (has_note("new ") && !engine.is_old()) {
         return Ok(());
     }
@@ -78,15 +95,16 @@ fn compare(home: &Home, engine: &Engine, case: &Case, base: &Flattened) -> Resul
     let said = String::from_utf8_lossy(&output.stderr);
     let error = said.lines().skip_while(|line| !line.starts_with("error: ")).collect::<Vec<_>>().join("\n");
     let expects_image = case.folder.join("config").exists();
-    // What an old daemon cannot do is an error that says so, and no other image.
-    let is_unknown = error.contains("this BuildKit daemon") && error.contains("does not know")
-        || error.contains("on a BuildKit daemon");
-    let is_named = is_unknown || error.contains("is not allowed by build daemon configuration");
+    let refused: Vec<&str> = notes.iter().filter_map(|note| note.strip_prefix("refused ")).collect();
+    // What an old daemon cannot do is an error that says so, and no other image. Newer ones can do the rest.
+    let is_unknown = error.contains("this BuildKit daemon") && error.contains("does not know");
+    let is_named = (engine.is_old() && is_unknown) || refused.iter().any(|words| error.contains(words));
     match (output.status.success(), expects_image) {
         (false, false) => return Ok(()),
         (true, false) => return Err(format!("{}: it is built", case.name)),
         (false, true) if is_named => return Ok(()),
         (false, true) => return Err(format!("{}: it is not built:\n{error}", case.name)),
+        (true, true) if !refused.is_empty() => return Err(format!("{}: it is not refused", case.name)),
         (true, true) => {}
     }
     let mut image = flatten(&layout);

@@ -2,6 +2,7 @@
 //! what the daemon has no words for is an error.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::Path;
 
 use bollard_buildkit_proto::pb;
 use cfc_oci::{Platform, Reference};
@@ -15,7 +16,7 @@ use crate::failure::{Failure, Result};
 use crate::llb::{
     About, Access, Action, Cache, Chown, CopyFiles, Exec, ExecMount, FileOp, Graph, MountSource, Source as From, State,
 };
-use crate::session::CONTENT_STORE;
+use crate::session::{CONTENT_STORE, links_on};
 
 /// What the build's own context is called in the session.
 pub(crate) const CONTEXT: &str = "context";
@@ -370,7 +371,7 @@ impl<'a> Lower<'a> {
         let Some(directory) = directory else { return Ok(()) };
         let path = format!("{}/{pattern}", pivot.trim_matches('/'));
         let path = path.trim_start_matches('/');
-        if path.contains(['*', '?', '[', '\\']) || directory.join(path).symlink_metadata().is_ok() {
+        if path.contains(['*', '?', '[', '\\']) || is_in(directory, path) {
             return Ok(());
         }
         Err(Failure::new(format!("there is no `{path}` in the build context `{}`", directory.display()))
@@ -560,4 +561,31 @@ fn paths(plan: &Plan) -> BTreeMap<String, Option<BTreeSet<String>>> {
         }
     }
     paths
+}
+
+/// Whether there is a `path` in the context `directory`, out of which no link leads.
+fn is_in(directory: &Path, path: &str) -> bool {
+    let path = Path::new(path);
+    let (links, above) = links_on(directory, path.parent().unwrap_or(Path::new("")));
+    let path = path.file_name().map_or(above.clone(), |name| above.join(name));
+    // Links in a circle end at one of them.
+    !links.contains(&above) && directory.join(path).symlink_metadata().is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_of_a_context_are_not_looked_for_on_this_machine() {
+        let home = tempfile::tempdir().expect("a directory");
+        std::fs::create_dir(home.path().join("tmp")).expect("writable");
+        std::fs::write(home.path().join("tmp/f"), "").expect("writable");
+        for (link, target) in [("etc", "/etc"), ("up", "../../../../etc"), ("in", "/tmp"), ("dangling", "nowhere")] {
+            std::os::unix::fs::symlink(target, home.path().join(link)).expect("a link");
+        }
+        let found = |path| is_in(home.path(), path);
+        assert!(found("tmp/f") && found("in/f") && found("dangling"));
+        assert!(!found("etc/passwd") && !found("up/passwd") && !found("in/g"));
+    }
 }

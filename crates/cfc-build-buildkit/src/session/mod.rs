@@ -40,7 +40,7 @@ pub(crate) use self::export::{Export, NOBODY_TAKES_IT};
 pub(crate) use self::files::Files;
 pub(crate) use self::secrets::Secrets;
 pub(crate) use self::ssh::Ssh;
-pub(crate) use self::walk::LocalFiles;
+pub(crate) use self::walk::{LocalFiles, links_on};
 use crate::connect::{MAX_MESSAGE_BYTES, root_cause};
 use crate::failure::{Result, refused};
 

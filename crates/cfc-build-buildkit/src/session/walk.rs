@@ -255,7 +255,7 @@ fn split(text: &str) -> (PathBuf, PathBuf) {
 }
 
 /// The links on the way to `path`, and where it is in the end: relative to `root`, which nothing leads out of.
-fn links_on(root: &Path, path: &Path) -> (Vec<PathBuf>, PathBuf) {
+pub(crate) fn links_on(root: &Path, path: &Path) -> (Vec<PathBuf>, PathBuf) {
     let mut met = Vec::new();
     let mut at = PathBuf::new();
     let mut rest: Vec<std::ffi::OsString> = path.iter().rev().map(OsStr::to_os_string).collect();

@@ -172,6 +172,7 @@ fn send_caches(
 
 /// One after another: what they share is cached, and their output is not mixed.
 fn build_index(settings: &Settings, store: &Store, build: &ImageBuild) -> Result<Finished, Failure> {
+    refuse_one_cache_for_many(build)?;
     let mut manifests: Vec<Descriptor> = Vec::new();
     let mut has_built = false;
     let mut records: Vec<Result<CacheRecords, Failure>> = Vec::new();
@@ -188,6 +189,19 @@ fn build_index(settings: &Settings, store: &Store, build: &ImageBuild) -> Result
     let bytes = index.to_bytes();
     let image = Descriptor::new(media_type::INDEX, store.blobs().put(&bytes)?, bytes.len() as u64);
     Ok(Finished { image, has_built, records })
+}
+
+/// A daemon sends the cache of each platform itself, in the place of the one before it.
+fn refuse_one_cache_for_many(build: &ImageBuild) -> Result<(), Failure> {
+    if build.daemon.is_none() || build.cache_to.is_empty() {
+        return Ok(());
+    }
+    let platforms = build.platforms.iter().map(Platform::to_string).collect::<Vec<_>>().join(", ");
+    let message = format!(
+        "--cache-to is one place for the caches of several platforms ({platforms}), which would replace each other on a daemon"
+    );
+    Err(Failure::new(message)
+        .hint("build one platform after the other, each with a place of its own, or leave out `--builder buildkit`"))
 }
 
 /// What each cache gets of several platforms: one place keeps what all of them need.
