@@ -1,7 +1,8 @@
 //! [`BuildkitBuilder`]: executes a plan on a BuildKit daemon, into the store.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
+use std::time::{Duration, Instant};
 
 use cfc_oci::{Descriptor, Manifest, media_type};
 use cfc_plan::{BuildError, BuildProgress, Builder, BuiltImage, Context, ContextFiles, NodeId, Op, Plan};
@@ -10,8 +11,9 @@ use tokio::sync::watch;
 
 use crate::archive::{Intake, Layer, base_layers};
 use crate::connect::{Connector, TlsFiles};
+use crate::engine::Engine;
 use crate::failure::{Failure, Result};
-use crate::solve::{Exporter, Outcome, Solve};
+use crate::solve::{Exporter, Outcome, Solve, image_name};
 use crate::watch::Watch;
 use crate::{Address, session};
 
@@ -71,23 +73,35 @@ pub struct BuildkitBuilder {
     options: BuildkitOptions,
     logins: Option<Arc<dyn RegistryLogins>>,
     stop: watch::Sender<bool>,
+    /// Held while something is built.
+    building: Arc<Mutex<()>>,
 }
+
+/// How long a build that was stopped may tidy up.
+const TIDYING: Duration = Duration::from_secs(5);
 
 /// Ends a build from another thread.
 #[derive(Clone)]
-pub struct Stopper(watch::Sender<bool>);
+pub struct Stopper {
+    stop: watch::Sender<bool>,
+    building: Arc<Mutex<()>>,
+}
 
 impl Stopper {
-    /// Ends what the daemon does for us. Returns at once.
+    /// Ends what the daemon does for us, and waits until Docker's engine has given back what it was lent, five seconds at most.
     pub fn stop(&self) {
-        self.0.send_replace(true);
+        self.stop.send_replace(true);
+        let start = Instant::now();
+        while matches!(self.building.try_lock(), Err(TryLockError::WouldBlock)) && start.elapsed() < TIDYING {
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 }
 
 impl BuildkitBuilder {
     /// A builder that keeps images in `store`.
     pub fn new(store: Store, options: BuildkitOptions) -> BuildkitBuilder {
-        BuildkitBuilder { store, options, logins: None, stop: watch::Sender::new(false) }
+        BuildkitBuilder { store, options, logins: None, stop: watch::Sender::new(false), building: Arc::default() }
     }
 
     /// The same builder, whose daemon may log in to registries as we do.
@@ -98,7 +112,7 @@ impl BuildkitBuilder {
 
     /// For whoever may have to end the build.
     pub fn stopper(&self) -> Stopper {
-        Stopper(self.stop.clone())
+        Stopper { stop: self.stop.clone(), building: self.building.clone() }
     }
 }
 
@@ -110,6 +124,8 @@ impl Builder for BuildkitBuilder {
         progress: &dyn BuildProgress,
     ) -> std::result::Result<BuiltImage, BuildError> {
         progress.planned(plan);
+        let building = self.building.clone();
+        let _building = building.lock().unwrap_or_else(PoisonError::into_inner);
         let whole = |failure: Failure| failure.of(plan, None);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let runtime = runtime.map_err(|error| whole(Failure::because("cannot start threads for the build", error)))?;
@@ -140,7 +156,9 @@ impl BuildkitBuilder {
         };
         let mut stopped = self.stop.subscribe();
         for exporter in exporters {
+            let id = uuid::Uuid::new_v4().simple().to_string();
             let solve = Solve {
+                id: id.clone(),
                 store: &self.store,
                 options: &self.options,
                 logins: self.logins.clone(),
@@ -154,6 +172,9 @@ impl BuildkitBuilder {
             let outcome = tokio::select! {
                 outcome = solve.run(Watch::new(plan, progress)) => outcome?,
                 _ = stopped.wait_for(|is_stopped| *is_stopped) => {
+                    if *exporter == Exporter::Engine {
+                        Engine(&connector).forget(&image_name(&id)).await;
+                    }
                     return Err(whole(Failure::new("the build was ended")));
                 }
             };

@@ -74,6 +74,8 @@ pub(crate) struct Solve<'a> {
     pub(crate) context: &'a Context,
     pub(crate) exporter: Exporter,
     pub(crate) intake: Intake,
+    /// What the build is called, on the daemon too.
+    pub(crate) id: String,
 }
 
 /// Why a build cannot go on from our side.
@@ -88,7 +90,7 @@ impl Solve<'_> {
     pub(crate) async fn run(self, watch: Watch<'_>) -> std::result::Result<Outcome, BuildError> {
         let plan = self.plan;
         let whole = |failure: Failure| failure.of(plan, None);
-        let id = uuid::Uuid::new_v4().simple().to_string();
+        let id = self.id.clone();
         let (export, received) = Export::new();
         let (taking, export) = match self.exporter {
             Exporter::Stream => (Some(self.taking(received)), export),
@@ -352,7 +354,7 @@ fn has_no_such_exporter(status: &Status) -> bool {
 }
 
 /// What an image is called in the engine as long as it is on its way to us.
-fn image_name(id: &str) -> String {
+pub(crate) fn image_name(id: &str) -> String {
     format!("cfc-build:{id}")
 }
 

@@ -28,6 +28,7 @@ fn a_daemon_keeps_the_promises_of_the_seam_however_it_is_reached() {
     is_not_reached_where_nobody_is(&daemon);
     forwards_ssh_agents(&daemon);
     names_what_it_cannot_be_told(&daemon);
+    a_build_that_is_stopped_leaves_no_image_in_the_engine(&daemon);
     if busybox().is_some() {
         a_lost_connection_is_told_and_leaves_no_image(&daemon);
         a_build_that_is_stopped_ends_on_the_daemon(&daemon);
@@ -166,6 +167,20 @@ fn a_build_that_is_stopped_ends_on_the_daemon(daemon: &Daemon) {
     await_end("47114");
 }
 
+fn a_build_that_is_stopped_leaves_no_image_in_the_engine(daemon: &Daemon) {
+    let (sender, receiver) = mpsc::channel();
+    let bridge = Bridge::without_archives(daemon, sender);
+    let home = Home::new();
+    let mut builder = BuildkitBuilder::new(home.store.clone(), at(&format!("docker://{}", bridge.place)));
+    let stopper = builder.stopper();
+    let building = std::thread::spawn(move || home.build(&mut builder, "FROM scratch\nCOPY f /stopped\n", &Silent));
+    receiver.recv_timeout(PATIENCE).expect("the image is asked for");
+    assert!(daemon.ask("/images/json").contains("\"cfc-build:"), "it is there");
+    stopper.stop();
+    assert!(!daemon.ask("/images/json").contains("\"cfc-build:"), "it is gone when the process may end");
+    assert_eq!(building.join().expect("no panic").expect_err("it is stopped").message, "the build was ended");
+}
+
 const ASKS_ITS_AGENT: &str = r#"
 #include <stdio.h>
 #include <stdlib.h>
@@ -199,7 +214,8 @@ fn forwards_ssh_agents(daemon: &Daemon) {
         let (mut stream, _) = listener.accept().expect("the program asks");
         let mut asked = [0; 4];
         stream.read_exact(&mut asked).expect("reads");
-        stream.write_all(b"heard ").and_then(|()| stream.write_all(&asked)).expect("writes");
+        // At once: the program reads once.
+        stream.write_all(&[b"heard ", &asked[..]].concat()).expect("writes");
     });
     let dockerfile = "FROM scratch\nCOPY client /client\nRUN --mount=type=ssh,required [\"/client\"]\n";
     let plan = cfc_plan::lower(&request(dockerfile), &NoImages).expect("a good Dockerfile");

@@ -76,6 +76,16 @@ impl Daemon {
         asked.is_ok() && stream.read_to_string(&mut answer).is_ok() && answer.contains("200 OK")
     }
 
+    /// What the engine answers to a question.
+    pub fn ask(&self, path: &str) -> String {
+        let mut stream = UnixStream::connect(self.socket()).expect("it listens");
+        let asked = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        stream.write_all(asked.as_bytes()).expect("it reads");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("it answers");
+        answer
+    }
+
     pub fn socket(&self) -> PathBuf {
         self.directory.path().join("socket")
     }
@@ -138,6 +148,30 @@ impl Bridge {
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
                 let engine = connect(&socket, Speaks::BuildKit, &open);
+                carry(stream.try_clone().expect("a clone"), engine.try_clone().expect("a clone"), |_| {});
+                carry(engine, stream, |stream| drop(stream.shutdown(Shutdown::Both)));
+            }
+        });
+        bridge
+    }
+
+    /// As to the engine, but the archive of an image never comes: `asked` is told that somebody wants one.
+    pub fn without_archives(daemon: &Daemon, asked: std::sync::mpsc::Sender<()>) -> Bridge {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let bridge = Bridge { place: listener.local_addr().expect("bound").to_string(), open: Arc::default() };
+        let (socket, open) = (daemon.socket(), bridge.open.clone());
+        std::thread::spawn(move || {
+            let mut held = Vec::new();
+            for mut stream in listener.incoming().map_while(Result::ok) {
+                let mut first = [0; 4096];
+                let length = stream.read(&mut first).expect("a question");
+                if first.starts_with(b"GET /images/cfc-build:") {
+                    held.push(stream);
+                    let _ = asked.send(());
+                    continue;
+                }
+                let mut engine = connect(&socket, Speaks::Engine, &open);
+                engine.write_all(&first[..length]).expect("the engine reads");
                 carry(stream.try_clone().expect("a clone"), engine.try_clone().expect("a clone"), |_| {});
                 carry(engine, stream, |stream| drop(stream.shutdown(Shutdown::Both)));
             }
