@@ -29,9 +29,10 @@ async fn registry_to_be_killed() {
     cfc_registry::serve(listener, registry).await.expect("serves");
 }
 
-/// Garbage is collected all the time, and nothing waits long for it.
-pub fn options() -> Options {
-    let collection = Rules { grace: Duration::from_secs(20), untagged: Some(Duration::from_secs(20)) };
+/// Garbage is looked for all the time. Nothing becomes old enough to go while a test runs, however slow its machine is.
+fn options() -> Options {
+    let long = Duration::from_secs(1800);
+    let collection = Rules { grace: long, untagged: Some(long) };
     Options { collection, collect_every: Some(Duration::from_millis(20)), ..Options::default() }
 }
 
