@@ -35,6 +35,7 @@ mod project_images;
 mod prune;
 mod registries;
 mod registry;
+mod registry_ca;
 mod registry_clients;
 mod reproducible;
 mod rootless;

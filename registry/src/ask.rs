@@ -6,9 +6,10 @@ use bytes::Bytes;
 use http::{Request, header};
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use crate::Collected;
+use crate::{Collected, Retired};
 
 /// Why a registry did not do what it was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -34,9 +35,18 @@ pub enum AskError {
 
 /// Has the registry that serves its operator on `socket` collect garbage by its own rules, and waits until it has.
 pub async fn ask_to_collect(socket: &Path) -> Result<Collected, AskError> {
+    ask(socket, "/v2/gc/layers").await
+}
+
+/// Has the registry that serves its operator on `socket` remove the tags that its rules do not keep.
+pub async fn ask_to_retain(socket: &Path) -> Result<Vec<Retired>, AskError> {
+    ask(socket, crate::api::RETENTION).await
+}
+
+async fn ask<Answer: DeserializeOwned>(socket: &Path, path: &str) -> Result<Answer, AskError> {
     let stream = UnixStream::connect(socket).await.map_err(AskError::Connect)?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let request = Request::put("/v2/gc/layers").header(header::HOST, "localhost").header(header::CONTENT_LENGTH, 0);
+    let request = Request::put(path).header(header::HOST, "localhost").header(header::CONTENT_LENGTH, 0);
     let request = request.body(Empty::<Bytes>::new()).expect("a valid request");
     let answer = async {
         let response = sender.send_request(request).await?;

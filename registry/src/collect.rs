@@ -72,6 +72,9 @@ impl Registry {
         let Some(every) = self.inner.options.collect_every else { return std::future::pending().await };
         loop {
             tokio::time::sleep(every).await;
+            if let Err(error) = self.retain(false).await {
+                tracing::error!(error = %Chain(&error), "cannot remove tags that are not kept");
+            }
             match self.collect(self.inner.options.collection, false).await {
                 Ok(collected) => tracing::info!(?collected, "garbage collected"),
                 Err(error) => tracing::error!(%error, cause = ?error.source, "cannot collect garbage"),
@@ -91,6 +94,9 @@ impl Inner {
         let mut collected = collected?;
         for (name, digest, subject) in collected.forgotten.drain(..) {
             self.metadata.forget_manifest(&name, &digest, subject.as_ref()).await?;
+        }
+        if !is_dry_run {
+            self.take_stock_again().await?;
         }
         Ok(collected.counts)
     }

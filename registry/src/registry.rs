@@ -15,10 +15,12 @@ use crate::local::{DirectoryObjects, LocalBackend};
 use crate::metadata::Metadata;
 use crate::metrics::Metrics;
 use crate::objects::Objects;
+use crate::proxy::{Upstream, Upstreams};
+use crate::quota::{Ledger, Quotas};
 use crate::rates::{RateLimits, Rates};
 use crate::route::ManifestName;
 use crate::webhook::{Hooks, Webhook};
-use crate::{AuditLog, Authorizer, BlobBackend, StorageError, Tls, UploadBackend};
+use crate::{AuditLog, Authorizer, BlobBackend, RetentionRule, StorageError, Tls, UploadBackend};
 
 /// What a client can make the registry wait for, or keep.
 #[derive(Clone, Copy, Debug)]
@@ -62,6 +64,12 @@ pub struct Options {
     pub collection: Rules,
     /// Where it is written down who did what.
     pub audit: Option<Arc<AuditLog>>,
+    /// Registries whose images are kept here, each below a prefix.
+    pub upstreams: Vec<Upstream>,
+    /// How much may be stored.
+    pub quotas: Quotas,
+    /// Which tags stay.
+    pub retention: Vec<RetentionRule>,
     /// Who is told of what was pushed and deleted.
     pub webhooks: Vec<Webhook>,
     /// How often one address or user may ask.
@@ -86,6 +94,9 @@ impl Default for Options {
             limits: Limits::default(),
             collection: Rules::default(),
             audit: None,
+            upstreams: Vec::new(),
+            quotas: Quotas::default(),
+            retention: Vec::new(),
             webhooks: Vec::new(),
             rates: RateLimits::default(),
             trusted_proxies: Vec::new(),
@@ -111,6 +122,8 @@ pub(crate) struct Inner {
     pub metrics: Metrics,
     pub rates: Rates,
     pub hooks: Hooks,
+    pub ledger: Ledger,
+    pub upstreams: Upstreams,
     pub options: Options,
 }
 
@@ -167,6 +180,8 @@ impl Registry {
             metrics: Metrics::default(),
             rates: Rates::default(),
             hooks: Hooks::new(&options.webhooks),
+            upstreams: Upstreams::new(&options.upstreams),
+            ledger: Ledger::new(options.quotas.clone()),
             options,
         };
         Registry { inner: Arc::new(inner) }

@@ -40,3 +40,39 @@ debian_packages() {
     say "not installed: ${missing[*]} (apt-get failed, see $cache/apt.log; tests that need them are skipped)"
   fi
 }
+
+# Unpacks packages of a newer Debian suite beside the system, into a directory of the cache, by the sources that apt has
+# configured; says in one line what is missing then.
+unpacked_packages() {
+  local suite=$1 target=$2
+  shift 2
+  local missing=() package
+  for package in "$@"; do
+    [ -e "$target/.unpacked-$package" ] || missing+=("$package")
+  done
+  [ ${#missing[@]} -gt 0 ] || return 0
+  if ! unpack_packages "$suite" "$target" "${missing[@]}" >"$cache/unpack.log" 2>&1; then
+    say "not unpacked: ${missing[*]} of $suite (see $cache/unpack.log; tests that need them are skipped)"
+  fi
+}
+
+unpack_packages() {
+  local suite=$1 target=$2
+  shift 2
+  local work uri package failed=0
+  work=$(mktemp -d)
+  uri=$(apt-get indextargets --format '$(REPO_URI) $(COMPONENT) $(ORIGIN)' 'Created-By: Packages' |
+    awk '$2 == "main" && $3 == "Debian" && $1 ~ /debian\/$/ { print $1; exit }')
+  [ -n "$uri" ] || { echo "apt has no sources of Debian here"; return 1; }
+  mkdir -p "$work/lists/partial" "$work/cache/archives/partial" "$target"
+  echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $uri $suite main" >"$work/sources.list"
+  local options=(-o "Dir::Etc::sourcelist=$work/sources.list" -o Dir::Etc::sourceparts=- -o "Dir::State::lists=$work/lists"
+    -o "Dir::Cache=$work/cache" -o APT::Sandbox::User= -o Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false)
+  apt-get "${options[@]}" update -q || { rm -rf "$work"; return 1; }
+  for package in "$@"; do
+    (cd "$work" && apt-get "${options[@]}" download "$package" && dpkg-deb -x "$package"_*.deb "$target") &&
+      touch "$target/.unpacked-$package" || failed=1
+  done
+  rm -rf "$work"
+  return "$failed"
+}

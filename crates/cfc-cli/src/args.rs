@@ -279,6 +279,11 @@ pub enum Registry {
     Serve(RegistryServe),
     /// Remove what no manifest refers to, while clients push and pull
     Gc(RegistryGc),
+    /// Remove the tags that `[[registry.retention]]` in the configuration file does not keep
+    Retain(RegistryRetain),
+    /// The certificate authority that certifies the registry, and who trusts it
+    #[command(subcommand)]
+    Ca(RegistryCa),
     /// Hash everything again and say what is not as it should be; exits with 1 then
     Verify(RegistryVerify),
     /// Say what each repository takes
@@ -309,6 +314,38 @@ pub struct RegistryGc {
     /// of `gc_grace` longer
     #[arg(long, value_name = "TIME")]
     pub untagged: Option<Span>,
+}
+
+#[derive(Debug, Args)]
+pub struct RegistryRetain {
+    #[command(flatten)]
+    pub place: BucketChoice,
+    /// Only say which would be removed
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum RegistryCa {
+    /// Print where its certificate is; makes it where there is none
+    Show,
+    /// Have Docker's daemon and the podman family on this machine trust it for registries
+    Install(RegistryCaTrust),
+    /// Take away what `install` has put there
+    Uninstall(RegistryCaTrust),
+}
+
+#[derive(Debug, Args)]
+pub struct RegistryCaTrust {
+    /// The registries, as their images' names have them
+    #[arg(value_name = "HOST[:PORT]", required_unless_present = "system")]
+    pub hosts: Vec<String>,
+    /// Also have everything else on this machine trust it
+    #[arg(long)]
+    pub system: bool,
 }
 
 #[derive(Debug, Args)]

@@ -224,6 +224,21 @@ pub struct RegistryEntry {
     /// How often one address, and one user, may ask.
     pub requests_per_minute_by_address: Option<NonZeroU32>,
     pub requests_per_minute_by_user: Option<NonZeroU32>,
+    /// How much all blobs and manifests may take: `"500GB"`.
+    pub quota: Option<Size>,
+    /// Larger blobs are refused.
+    pub max_blob: Option<Size>,
+    /// How much single repositories may hold.
+    #[serde(default)]
+    pub quotas: Vec<QuotaEntry>,
+    /// Which tags stay.
+    #[serde(default)]
+    pub retention: Vec<RetentionEntry>,
+    /// Names and addresses for which the registry shows certificates of its own authority (`cfc registry ca`).
+    pub tls_names: Option<Vec<String>>,
+    /// Registries whose images are kept here.
+    #[serde(default)]
+    pub upstream: Vec<UpstreamEntry>,
     /// Who is told of what was pushed and deleted.
     #[serde(default)]
     pub webhook: Vec<WebhookEntry>,
@@ -240,6 +255,101 @@ pub struct RegistryEntry {
     pub tls_certificate: Option<PathBuf>,
     /// Its key, in PEM.
     pub tls_key: Option<PathBuf>,
+}
+
+/// How much a repository may hold, as `[[registry.quotas]]` has it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct QuotaEntry {
+    /// Patterns of repositories; each may hold so much by itself.
+    pub repositories: Vec<String>,
+    /// How much: `"10GB"`.
+    pub size: Size,
+}
+
+/// Which tags stay, as `[[registry.retention]]` has it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RetentionEntry {
+    /// Patterns of the repositories it is about.
+    pub repositories: Vec<String>,
+    /// Patterns of the tags it is about; all of them unless said.
+    #[serde(default = "everywhere")]
+    pub tags: Vec<String>,
+    /// So many stay that were pushed last.
+    pub keep_last: Option<usize>,
+    /// Younger ones stay: `"30d"`.
+    pub keep_younger: Option<Span>,
+    /// Patterns of tags that stay in any case.
+    #[serde(default)]
+    pub keep: Vec<String>,
+}
+
+impl RetentionEntry {
+    /// What the registry is told of it.
+    pub fn rule(&self) -> Result<cfc_registry::RetentionRule, Failure> {
+        if self.keep_last.is_none() && self.keep_younger.is_none() {
+            let what = format!("`[[registry.retention]]` for {:?} in the configuration file keeps nothing", self.tags);
+            return Err(Failure::new(what).hint("say what stays: `keep_last = 10`, `keep_younger = \"30d\"`, or both"));
+        }
+        Ok(cfc_registry::RetentionRule {
+            repositories: self.repositories.clone(),
+            tags: self.tags.clone(),
+            keep_last: self.keep_last,
+            keep_younger: self.keep_younger.map(Span::duration),
+            keep: self.keep.clone(),
+        })
+    }
+}
+
+/// A registry whose images are kept here, as `[[registry.upstream]]` has it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UpstreamEntry {
+    /// `hub` for repositories `hub/…`.
+    pub prefix: String,
+    /// `https://registry.example`.
+    pub url: String,
+    /// Who we are there.
+    pub username: Option<String>,
+    /// A file with the password.
+    pub password_file: Option<PathBuf>,
+    /// Hosts of token services, besides the upstream's own, that get the password.
+    #[serde(default)]
+    pub realms: Vec<String>,
+    /// How long a tag is believed to point where it pointed: `"1m"`.
+    pub fresh: Option<Span>,
+}
+
+impl UpstreamEntry {
+    /// What the registry is told of it.
+    pub fn upstream(&self) -> Result<cfc_registry::Upstream, Failure> {
+        let wrong = |what: String| {
+            Failure::new(format!("`[[registry.upstream]]` `{}` in the configuration file: {what}", self.prefix))
+        };
+        if self.prefix.parse::<cfc_oci::RepositoryName>().is_err() {
+            return Err(wrong("its prefix cannot begin the name of a repository".to_string()));
+        }
+        if !self.url.starts_with("http://") && !self.url.starts_with("https://") {
+            return Err(wrong(format!("`{}` is no URL", self.url)).hint("write it as `https://registry.example`"));
+        }
+        let credentials = match (&self.username, &self.password_file) {
+            (None, None) => None,
+            (Some(name), Some(path)) => {
+                let password = std::fs::read_to_string(path)
+                    .map_err(|error| Failure::because(format!("cannot read `{}`", path.display()), &error))?;
+                Some((name.clone(), password.trim_end().to_string()))
+            }
+            _ => return Err(wrong("`username` and `password_file` need each other".to_string())),
+        };
+        Ok(cfc_registry::Upstream {
+            prefix: self.prefix.clone(),
+            url: self.url.clone(),
+            credentials,
+            realms: self.realms.clone(),
+            fresh: self.fresh.map_or(std::time::Duration::from_secs(60), Span::duration),
+        })
+    }
 }
 
 /// A receiver of events, as `[[registry.webhook]]` has it.
@@ -296,6 +406,11 @@ fn every_event() -> Vec<cfc_registry::HookEvent> {
 }
 
 impl RegistryEntry {
+    /// Whether the registry shows a certificate.
+    pub fn is_encrypted(&self) -> bool {
+        self.tls_certificate.is_some() || self.tls_names.is_some()
+    }
+
     /// The URL, which ends up in a header.
     pub fn url(&self) -> Result<Option<String>, Failure> {
         let is_url = |url: &String| {

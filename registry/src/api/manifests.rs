@@ -77,6 +77,7 @@ pub(super) async fn put(
         return Err(ApiError::several(Problem::ManifestBlobUnknown, missing));
     }
     require_changeable(call, name, &digest, &tags).await?;
+    call.registry.admit_manifest(name, &digest, bytes.len() as u64).await?;
     store(call.registry, name, &facts, &digest, &bytes, &tags).await?;
     if !call.registry.hooks.is_empty() {
         let target = Target::manifest(name, &facts.media_type, &digest, bytes.len() as u64);

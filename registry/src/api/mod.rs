@@ -30,6 +30,9 @@ use crate::{Action, ByteStream, HookEvent, Registry};
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
+/// Where the operator, and nobody else, has tags removed that are not kept.
+pub(crate) const RETENTION: &str = "/operator/retention";
+
 /// What of a refused body is read, so that its client gets to read the answer before the connection closes.
 const DRAINED_BYTES: usize = 8 * 1024 * 1024;
 const DRAINED_FOR: Duration = Duration::from_secs(2);
@@ -83,6 +86,10 @@ async fn answer(
             visit.is_for_a_token();
             return crate::token::answer(registry, &gate, parts, body).await;
         }
+        RETENTION if parts.extensions.get::<Operator>().is_some() && parts.method == Method::PUT => {
+            let retired = registry.retain(false).await?;
+            return Ok(json(Body::from(serde_json::to_vec(&retired).expect("names are JSON"))));
+        }
         "/metrics" => {
             gate.check(Action::Metrics, None).await?;
             return Ok(crate::metrics::answer(registry));
@@ -107,6 +114,7 @@ async fn answer(
         Route::Collection => collection::put(&call).await,
         Route::Repository(name, resource) => {
             call.gate.check(action(&resource, &parts.method), Some(&name)).await?;
+            crate::proxy::bring(registry, &name, &resource, &parts.method).await?;
             repository(&call, body, &name, resource).await
         }
     }

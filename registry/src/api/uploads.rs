@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::{Call, empty, set, set_digest, stream};
 use crate::error::{ApiError, Problem};
+use crate::quota::{Arrival, Budget};
 use crate::route::parse_digest;
 use crate::{Action, AppendError, CommitError, range};
 
@@ -37,6 +38,7 @@ pub(super) async fn begin(call: &Call<'_>, body: &mut Body, name: &RepositoryNam
     if let Some(digest) = digest {
         return push(call, body, name, &digest).await;
     }
+    call.registry.admit_upload(name, 0).await?;
     let id = call.registry.uploads.begin(name, algorithm).await?;
     Ok(progress(StatusCode::ACCEPTED, name, id, 0))
 }
@@ -44,10 +46,32 @@ pub(super) async fn begin(call: &Call<'_>, body: &mut Body, name: &RepositoryNam
 /// Takes a whole blob in one request.
 async fn push(call: &Call<'_>, body: &mut Body, name: &RepositoryName, digest: &Digest) -> Result<Response, ApiError> {
     let registry = call.registry;
+    if registry.is_watched() {
+        return push_counted(call, body, name, digest).await;
+    }
     let _hold = registry.holds.hold([digest.clone()]);
     registry.uploads.push(name, stream(call, body), digest).await?;
     registry.metadata.link_blob(name, digest).await?;
     Ok(created(name, digest))
+}
+
+/// By way of an upload, whose id has what it reserved counted even if the client goes away and something of it stays.
+async fn push_counted(
+    call: &Call<'_>,
+    body: &mut Body,
+    name: &RepositoryName,
+    digest: &Digest,
+) -> Result<Response, ApiError> {
+    let registry = call.registry;
+    registry.admit_upload(name, call.content_length().unwrap_or(0)).await?;
+    let id = registry.uploads.begin(name, digest.algorithm()).await?;
+    let finished = finish(call, body, name, id, None, digest).await;
+    if finished.is_err() {
+        // Nobody knows the id, so nobody can go on.
+        registry.uploads.abort(name, id).await?;
+        registry.release(name, id);
+    }
+    finished
 }
 
 pub(super) async fn status(call: &Call<'_>, name: &RepositoryName, id: Uuid) -> Result<Response, ApiError> {
@@ -65,9 +89,13 @@ pub(super) async fn append(
 ) -> Result<Response, ApiError> {
     let chunk = chunk(call, name, id).await?;
     let uploads = &call.registry.uploads;
-    match uploads.append(name, id, chunk, stream(call, body)).await {
-        Ok(size) => Ok(progress(StatusCode::ACCEPTED, name, id, size)),
-        Err(error) => Err(explain(error, name, id)),
+    let budget = Budget::open(call.registry, name, id, call.content_length()).await?;
+    match uploads.append(name, id, chunk, budget.stream(stream(call, body))).await {
+        Ok(size) => {
+            budget.settle().await?;
+            Ok(progress(StatusCode::ACCEPTED, name, id, size))
+        }
+        Err(error) => Err(budget.failed(explain(error, name, id)).await?),
     }
 }
 
@@ -88,6 +116,7 @@ pub(super) async fn commit(
 
 pub(super) async fn cancel(call: &Call<'_>, name: &RepositoryName, id: Uuid) -> Result<Response, ApiError> {
     if call.registry.uploads.abort(name, id).await? {
+        call.registry.release(name, id);
         Ok(empty(StatusCode::NO_CONTENT))
     } else {
         Err(ApiError::new(Problem::UploadUnknown, id))
@@ -105,12 +134,17 @@ async fn finish(
     let registry = call.registry;
     // A blob that no repository holds yet is garbage to whoever does not know of this.
     let _hold = registry.holds.hold([digest.clone()]);
-    match registry.uploads.commit(name, id, chunk, stream(call, body), digest).await {
-        Ok(_) => registry.metadata.link_blob(name, digest).await?,
-        Err(CommitError::Append(error)) => return Err(explain(error, name, id)),
-        Err(error) => return Err(error.into()),
-    }
-    Ok(created(name, digest))
+    let budget = Budget::open(registry, name, id, call.content_length()).await?;
+    let is_new = registry.is_new(digest).await?;
+    let error = match registry.uploads.commit(name, id, chunk, budget.stream(stream(call, body)), digest).await {
+        Ok(size) => {
+            registry.link(name, digest, size, Arrival::Uploaded(id, is_new)).await?;
+            return Ok(created(name, digest));
+        }
+        Err(CommitError::Append(error)) => explain(error, name, id),
+        Err(error) => error.into(),
+    };
+    Err(budget.failed(error).await?)
 }
 
 /// Links a blob that a repository the client may pull from holds. Without `from`, any such repository will do.
@@ -126,10 +160,12 @@ async fn mount(call: &Call<'_>, name: &RepositoryName, digest: &Digest) -> Resul
     };
     let Some(source) = first_to_pull_from(call, sources).await else { return Ok(false) };
     // The source keeps the blob until it is linked here.
-    if !metadata.claim_blob(&source, digest).await? || call.registry.blobs.stat(digest).await?.is_none() {
+    if !metadata.claim_blob(&source, digest).await? {
         return Ok(false);
     }
-    metadata.link_blob(name, digest).await?;
+    let Some(size) = call.registry.blobs.stat(digest).await? else { return Ok(false) };
+    call.registry.take_stock_once().await?;
+    call.registry.link(name, digest, size, Arrival::Mounted).await?;
     Ok(true)
 }
 

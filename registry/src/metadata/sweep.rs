@@ -68,6 +68,11 @@ impl Metadata {
         Ok(Some(descriptor.digest))
     }
 
+    /// When a tag was pushed; `None` when there is none.
+    pub(crate) fn tag_pushed(&self, name: &RepositoryName, tag: &Tag) -> Result<Option<SystemTime>, StorageError> {
+        self.objects.touched_at(&key::tag(name, tag))
+    }
+
     /// When somebody last pushed, pulled or looked for a manifest, as far as that keeps it.
     pub(crate) fn manifest_touched(
         &self,

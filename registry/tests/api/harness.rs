@@ -39,9 +39,13 @@ impl Server {
 
     /// The next process in the same directory or bucket. The previous one is gone without a word, as after `kill -9`.
     pub async fn restart(self) -> Server {
+        self.restart_with(Options::default()).await
+    }
+
+    pub async fn restart_with(self, options: Options) -> Server {
         let Server { directory, place, _shutdown, .. } = self;
         drop(_shutdown);
-        Server::start_in(directory, place, Options::default()).await
+        Server::start_in(directory, place, options).await
     }
 
     async fn start_in(directory: TempDir, place: Option<BucketLocation>, options: Options) -> Server {

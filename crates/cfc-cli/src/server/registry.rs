@@ -5,13 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cfc_control::{RegistryGrant, RegistryPasswords};
-use cfc_registry::{AccessRules, AuditLog, BucketLocation, Minter, Options, Permission, RateLimits, Registry, Tls};
+use cfc_registry::{
+    AccessRules, AuditLog, BucketLocation, LocalCa, Minter, Options, Permission, QuotaRule, Quotas, RateLimits,
+    Registry, Tls,
+};
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 
 use crate::args::BucketChoice;
 use crate::failure::Failure;
-use crate::settings::{Settings, WebhookEntry};
+use crate::settings::{QuotaEntry, RetentionEntry, Settings, UpstreamEntry, WebhookEntry};
 
 /// How large an audit log gets before another is begun.
 const AUDIT_LOG_BYTES: u64 = 100 * 1024 * 1024;
@@ -22,6 +25,11 @@ const REDIRECTS: std::ops::RangeInclusive<Duration> = Duration::from_secs(60)..=
 /// The directory that stands for the bucket.
 pub fn bucket_directory(settings: &Settings) -> PathBuf {
     settings.data.join("bucket")
+}
+
+/// Where the registry's certificate authority is.
+pub fn ca_directory(settings: &Settings) -> PathBuf {
+    settings.data.join("ca")
 }
 
 /// The bucket: a directory, with every acknowledged object synced.
@@ -97,6 +105,14 @@ pub fn options(settings: &Settings) -> Result<Options, Failure> {
         by_address: entry.requests_per_minute_by_address.map(number),
         by_user: entry.requests_per_minute_by_user.map(number),
     };
+    let bytes = |size: crate::size::Size| size.bytes();
+    options.quotas = Quotas {
+        total: entry.quota.map(bytes),
+        blob: entry.max_blob.map(bytes),
+        rules: entry.quotas.iter().map(quota).collect(),
+    };
+    options.retention = entry.retention.iter().map(RetentionEntry::rule).collect::<Result<_, _>>()?;
+    options.upstreams = entry.upstream.iter().map(UpstreamEntry::upstream).collect::<Result<_, _>>()?;
     options.webhooks = entry.webhook.iter().map(WebhookEntry::webhook).collect::<Result<_, _>>()?;
     options.trusted_proxies = entry.trusted_proxies.clone();
     if let Some(size) = entry.max_manifest {
@@ -109,6 +125,10 @@ pub fn options(settings: &Settings) -> Result<Options, Failure> {
         options.limits.idle = idle.duration();
     }
     Ok(options)
+}
+
+fn quota(entry: &QuotaEntry) -> QuotaRule {
+    QuotaRule { repositories: entry.repositories.clone(), bytes: entry.size.bytes() }
 }
 
 /// Where a registry that is served writes down who did what.
@@ -138,8 +158,8 @@ pub fn open(settings: &Settings) -> Result<(Registry, Option<RegistryPasswords>)
                     `cfc registry serve` for the bucket with another configuration file (CFC_CONFIG)";
         return Err(Failure::new(what).hint(hint));
     }
-    if settings.file.registry.tls_certificate.is_some() {
-        let what = "`tls_certificate` below `[registry]` in the configuration file is for a registry that runs alone";
+    if settings.file.registry.is_encrypted() {
+        let what = "`tls_certificate` or `tls_names` below `[registry]` in the configuration file is for a registry that runs alone";
         let hint =
             "`cfc serve` keeps its registry on loopback; run `cfc registry serve` with a data directory of its own";
         return Err(Failure::new(what).hint(hint));
@@ -193,9 +213,17 @@ fn rules(settings: &Settings) -> Result<Option<AccessRules>, Failure> {
 
 fn tls(settings: &Settings) -> Result<Option<Tls>, Failure> {
     let entry = &settings.file.registry;
-    match (&entry.tls_certificate, &entry.tls_key) {
-        (Some(certificate), Some(key)) => Ok(Some(Tls::open(certificate, key)?)),
-        (None, None) => Ok(None),
+    match (&entry.tls_certificate, &entry.tls_key, &entry.tls_names) {
+        (Some(certificate), Some(key), None) => Ok(Some(Tls::open(certificate, key)?)),
+        (None, None, None) => Ok(None),
+        (None, None, Some(names)) => {
+            settings.create_data_directory()?;
+            let own = ["localhost", "127.0.0.1", "::1"].map(str::to_string);
+            let names = names.iter().cloned().chain(own).collect();
+            Ok(Some(LocalCa::open(&ca_directory(settings))?.serve(names)?))
+        }
+        (_, _, Some(_)) => Err(Failure::new("`tls_names` below `[registry]` has the registry make its certificates")
+            .hint("leave out `tls_certificate` and `tls_key`, or `tls_names`")),
         _ => Err(Failure::new("`tls_certificate` and `tls_key` below `[registry]` need each other")),
     }
 }

@@ -32,7 +32,7 @@ pub fn run(settings: &Settings, arguments: &RegistryServe) -> Result<ExitCode, F
         };
         let address = listen::address(&listener)?;
         let registry = registry::open_alone(settings, location.as_ref()).await?;
-        let scheme = if settings.file.registry.tls_certificate.is_some() { "https" } else { "http" };
+        let scheme = if settings.file.registry.is_encrypted() { "https" } else { "http" };
         output::data(format!("registry  {scheme}://{address}"));
         tokio::select! {
             served = cfc_registry::serve(listener, registry.clone()) => served.map_err(Failure::from),

@@ -1,0 +1,342 @@
+//! [`Ledger`]: how much each repository holds, and how much is on its way, so that none gets more than it may.
+//!
+//! An upload reserves what it has, and what its next request promises to bring, before it is kept; whatever is reserved
+//! or held counts at once for everybody. What was deleted counts until the next garbage collection, which takes stock
+//! anew. Kept in memory: a registry of several processes lets each have its own count.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cfc_oci::{Digest, RepositoryName};
+use futures::StreamExt;
+use uuid::Uuid;
+
+use crate::access::matches;
+use crate::error::{ApiError, Problem};
+use crate::files::blocking;
+use crate::metadata::Found;
+use crate::registry::Inner;
+use crate::{ByteStream, StorageError};
+
+/// How much may be stored.
+#[derive(Clone, Debug, Default)]
+pub struct Quotas {
+    /// Bytes of all blobs and manifests.
+    pub total: Option<u64>,
+    /// The first rule whose pattern matches a repository says what it may hold; others may hold anything.
+    pub rules: Vec<QuotaRule>,
+    /// Bytes of one blob.
+    pub blob: Option<u64>,
+}
+
+/// How much a repository may hold.
+#[derive(Clone, Debug)]
+pub struct QuotaRule {
+    /// Patterns of repositories; each that matches may hold so much by itself.
+    pub repositories: Vec<String>,
+    /// Bytes of its blobs and manifests, those that other repositories hold as well included.
+    pub bytes: u64,
+}
+
+/// What is stored and reserved, as far as there are limits.
+pub(crate) struct Ledger {
+    quotas: Quotas,
+    taken_stock: tokio::sync::OnceCell<()>,
+    /// Held while a repository begins to hold something, so that nothing is counted twice.
+    linking: tokio::sync::Mutex<()>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    held: HashMap<String, u64>,
+    total: u64,
+    reserved: HashMap<Uuid, (String, u64)>,
+    /// What came while stock is taken.
+    arrived: Option<Vec<(String, u64, bool)>>,
+}
+
+impl State {
+    fn used(&self, name: &str) -> u64 {
+        let reserved = self.reserved.values().filter(|(holder, _)| holder == name).map(|(_, bytes)| bytes);
+        self.held.get(name).copied().unwrap_or_default() + reserved.sum::<u64>()
+    }
+
+    fn used_by_all(&self) -> u64 {
+        self.total + self.reserved.values().map(|(_, bytes)| bytes).sum::<u64>()
+    }
+
+    fn add(&mut self, name: &str, bytes: u64, is_new: bool) {
+        *self.held.entry(name.to_string()).or_default() += bytes;
+        self.total += if is_new { bytes } else { 0 };
+    }
+}
+
+impl Ledger {
+    pub(crate) fn new(quotas: Quotas) -> Ledger {
+        Ledger { quotas, taken_stock: Default::default(), linking: Default::default(), state: Mutex::default() }
+    }
+
+    fn is_limited(&self) -> bool {
+        self.quotas.total.is_some() || !self.quotas.rules.is_empty()
+    }
+
+    fn limit(&self, name: &str) -> Option<u64> {
+        let is_meant = |rule: &&QuotaRule| rule.repositories.iter().any(|pattern| matches(pattern, name));
+        self.quotas.rules.iter().find(is_meant).map(|rule| rule.bytes)
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether `more` bytes have room.
+    fn check(&self, state: &State, name: &str, more: u64) -> Result<(), ApiError> {
+        let refuse = |whose: &str, limit: u64, used: u64| {
+            let detail = format!("{whose} may hold {limit} bytes and has {used}; there is no room for {more} more");
+            Err(ApiError::new(Problem::Quota, detail))
+        };
+        match (self.limit(name), self.quotas.total) {
+            (Some(limit), _) if state.used(name).saturating_add(more) > limit => {
+                refuse(&format!("the repository `{name}`"), limit, state.used(name))
+            }
+            (_, Some(limit)) if state.used_by_all().saturating_add(more) > limit => {
+                refuse("the registry", limit, state.used_by_all())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Reserves as much as the upload has grown to; what it has reserved already is part of that.
+    fn grow(&self, name: &str, id: Uuid, size: u64) -> Result<(), ApiError> {
+        if let Some(limit) = self.quotas.blob.filter(|limit| size > *limit) {
+            return Err(ApiError::new(
+                Problem::BlobTooLarge,
+                format!("a blob may have {limit} bytes, this has {size}"),
+            ));
+        }
+        if !self.is_limited() {
+            return Ok(());
+        }
+        let mut state = self.state();
+        let before = state.reserved.get(&id).map_or(0, |(_, bytes)| *bytes);
+        if size > before {
+            self.check(&state, name, size - before)?;
+            state.reserved.insert(id, (name.to_string(), size));
+        }
+        Ok(())
+    }
+
+    /// What an upload has reserved is what it has.
+    fn settle(&self, name: &str, id: Uuid, size: Option<u64>) {
+        let mut state = self.state();
+        match size {
+            Some(size) if size > 0 => drop(state.reserved.insert(id, (name.to_string(), size))),
+            _ => drop(state.reserved.remove(&id)),
+        }
+    }
+
+    /// The repository holds so much more; it is new to the registry, or not.
+    fn arrived(&self, name: &str, bytes: u64, is_new: bool) {
+        let mut state = self.state();
+        state.add(name, bytes, is_new);
+        if let Some(arrived) = &mut state.arrived {
+            arrived.push((name.to_string(), bytes, is_new));
+        }
+    }
+}
+
+/// What one request may bring to an upload.
+pub(crate) struct Budget<'a> {
+    registry: &'a Arc<Inner>,
+    name: &'a RepositoryName,
+    id: Uuid,
+    before: u64,
+    /// Why no more may come.
+    exceeded: Arc<Mutex<Option<ApiError>>>,
+}
+
+impl<'a> Budget<'a> {
+    /// For a request that promises `length` bytes, or has a body of unknown length. Fails when there is no room.
+    pub(crate) async fn open(
+        registry: &'a Arc<Inner>,
+        name: &'a RepositoryName,
+        id: Uuid,
+        length: Option<u64>,
+    ) -> Result<Budget<'a>, ApiError> {
+        registry.take_stock_once().await?;
+        let ledger = &registry.ledger;
+        let status = if registry.is_watched() { registry.uploads.status(name, id).await? } else { None };
+        let before = status.map_or(0, |status| status.size);
+        let budget = Budget { registry, name, id, before, exceeded: Arc::default() };
+        // An upload that is not there is told so by whoever writes to it.
+        if status.is_some() {
+            ledger.grow(name.as_str(), id, before.saturating_add(length.unwrap_or(0)))?;
+        }
+        Ok(budget)
+    }
+
+    /// The bytes of the request, which end where there is no room.
+    pub(crate) fn stream<'b>(&self, bytes: ByteStream<'b>) -> ByteStream<'b> {
+        let (registry, name, id) = (self.registry.clone(), self.name.to_string(), self.id);
+        let (mut size, exceeded) = (self.before, self.exceeded.clone());
+        let count = move |frame: Result<bytes::Bytes, String>| {
+            let frame = frame?;
+            size += frame.len() as u64;
+            registry.ledger.grow(&name, id, size).map_err(|error| {
+                *exceeded.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                "there is no room for it".to_string()
+            })?;
+            Ok(frame)
+        };
+        bytes.map(count).boxed()
+    }
+
+    /// What the upload has now is what is reserved, whatever was promised. Gives the error of a request that failed for
+    /// want of room, and else `error`.
+    pub(crate) async fn failed(self, error: ApiError) -> Result<ApiError, ApiError> {
+        self.settle().await?;
+        let exceeded = self.exceeded.lock().unwrap_or_else(PoisonError::into_inner).take();
+        Ok(exceeded.unwrap_or(error))
+    }
+
+    pub(crate) async fn settle(&self) -> Result<(), ApiError> {
+        if self.registry.ledger.is_limited() {
+            let status = self.registry.uploads.status(self.name, self.id).await?;
+            self.registry.ledger.settle(self.name.as_str(), self.id, status.map(|status| status.size));
+        }
+        Ok(())
+    }
+}
+
+impl Inner {
+    /// Whether anything limits what uploads bring.
+    pub(crate) fn is_watched(&self) -> bool {
+        self.ledger.is_limited() || self.ledger.quotas.blob.is_some()
+    }
+
+    /// Fails when a repository has no room for an upload of so many bytes, however few.
+    pub(crate) async fn admit_upload(self: &Arc<Self>, name: &RepositoryName, length: u64) -> Result<(), ApiError> {
+        self.take_stock_once().await?;
+        self.ledger.check(&self.ledger.state(), name.as_str(), length.max(1))
+    }
+
+    /// Forgets what an upload that is gone has reserved.
+    pub(crate) fn release(&self, name: &RepositoryName, id: Uuid) {
+        self.ledger.settle(name.as_str(), id, None);
+    }
+
+    /// Whether a blob is new to the registry, as far as somebody counts.
+    pub(crate) async fn is_new(&self, digest: &Digest) -> Result<bool, StorageError> {
+        Ok(self.ledger.is_limited() && self.blobs.stat(digest).await?.is_none())
+    }
+
+    /// Lets a repository hold a blob that is stored; one that is mounted only if there is room for it.
+    pub(crate) async fn link(
+        &self,
+        name: &RepositoryName,
+        digest: &Digest,
+        size: u64,
+        kind: Arrival,
+    ) -> Result<(), ApiError> {
+        let ledger = &self.ledger;
+        if !ledger.is_limited() {
+            return Ok(self.metadata.link_blob(name, digest).await?);
+        }
+        let _alone = ledger.linking.lock().await;
+        let is_held = self.metadata.claim_blob(name, digest).await?;
+        match kind {
+            Arrival::Mounted if !is_held => ledger.check(&ledger.state(), name.as_str(), size)?,
+            Arrival::Mounted => {}
+            Arrival::Uploaded(id, _) => ledger.settle(name.as_str(), id, None),
+        }
+        if !is_held {
+            ledger.arrived(name.as_str(), size, matches!(kind, Arrival::Uploaded(_, true)));
+        }
+        Ok(self.metadata.link_blob(name, digest).await?)
+    }
+
+    /// Fails when there is no room for a manifest of so many bytes that the repository does not have yet.
+    pub(crate) async fn admit_manifest(
+        self: &Arc<Self>,
+        name: &RepositoryName,
+        digest: &Digest,
+        size: u64,
+    ) -> Result<(), ApiError> {
+        self.take_stock_once().await?;
+        let ledger = &self.ledger;
+        if !ledger.is_limited() {
+            return Ok(());
+        }
+        let _alone = ledger.linking.lock().await;
+        if !self.metadata.claim_manifest(name, digest).await? {
+            ledger.check(&ledger.state(), name.as_str(), size)?;
+            ledger.arrived(name.as_str(), size, true);
+        }
+        Ok(())
+    }
+
+    /// Adds up what is stored, before anything is counted.
+    pub(crate) async fn take_stock_once(self: &Arc<Self>) -> Result<(), StorageError> {
+        if self.ledger.is_limited() {
+            self.ledger.taken_stock.get_or_try_init(|| self.take_stock()).await?;
+        }
+        Ok(())
+    }
+
+    /// Adds up again what is stored, if it was before.
+    pub(crate) async fn take_stock_again(self: &Arc<Self>) -> Result<(), StorageError> {
+        if self.ledger.taken_stock.initialized() { self.take_stock().await } else { Ok(()) }
+    }
+
+    async fn take_stock(self: &Arc<Self>) -> Result<(), StorageError> {
+        self.ledger.state().arrived = Some(Vec::new());
+        let counted = self.add_up_all().await;
+        let ids: Vec<(Uuid, String)> = {
+            let mut state = self.ledger.state();
+            let arrived = state.arrived.take().unwrap_or_default();
+            (state.held, state.total) = counted?;
+            // Perhaps counted already; rather twice than not at all.
+            arrived.iter().for_each(|(name, bytes, is_new)| state.add(name, *bytes, *is_new));
+            state.reserved.iter().map(|(id, (name, _))| (*id, name.clone())).collect()
+        };
+        // Uploads that were given up take no room.
+        for (id, name) in ids {
+            let Ok(repository) = name.parse() else { continue };
+            if self.uploads.status(&repository, id).await?.is_none() {
+                self.ledger.settle(&name, id, None);
+            }
+        }
+        Ok(())
+    }
+
+    async fn add_up_all(self: &Arc<Self>) -> Result<(HashMap<String, u64>, u64), StorageError> {
+        let registry = self.clone();
+        blocking(move || {
+            let (blobs, metadata) = (&registry.blobs, &registry.metadata);
+            let sizes: HashMap<Digest, u64> = blobs.list()?.into_iter().collect();
+            let mut total: u64 = sizes.values().sum();
+            let mut held: HashMap<String, u64> = HashMap::new();
+            for (name, digest, _) in metadata.walk_links()? {
+                *held.entry(name.into()).or_default() += sizes.get(&digest).copied().unwrap_or_default();
+            }
+            for found in metadata.walk_repositories()? {
+                let Found::Manifest(name, digest) = found else { continue };
+                let size = metadata.peek_manifest(&name, &digest)?.map_or(0, |(_, bytes)| bytes.len() as u64);
+                *held.entry(name.into()).or_default() += size;
+                total += size;
+            }
+            Ok((held, total))
+        })
+        .await
+    }
+}
+
+/// How a blob got to a repository.
+#[derive(Clone, Copy)]
+pub(crate) enum Arrival {
+    /// From another repository.
+    Mounted,
+    /// By this upload, and whether it is new to the registry.
+    Uploaded(Uuid, bool),
+}
