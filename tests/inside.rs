@@ -115,7 +115,7 @@ fn a_podman_container_builds_and_runs_or_says_what_it_lacks() {
     let archive = archive(&home);
     let directory = home.path("podman");
     let image = loaded(&output_of(podman(&directory, "load").args(["-i", &archive])));
-    assert_eq!(image, "localhost/cfc:latest", "the name that the image was given");
+    assert_eq!(image, "docker.io/library/cfc:latest", "the name that the image was given, as Docker has it in whole");
     let unmasked = ["--security-opt", "unmask=ALL"];
     Inside { run: &|| podman(&directory, "run"), image: image.clone(), unmasked }.check();
 }
