@@ -107,6 +107,12 @@ fn a_bucket_that_is_none_is_refused() {
     assert!(output.status.code() == Some(2) && said.contains("expected `s3://BUCKET`"), "{said}");
     let said = home.must_fail(&["registry", "usage", "--endpoint", "http://127.0.0.1:1"]);
     assert!(said.contains("`--endpoint` is for a bucket"), "{said}");
+    let said = home.must_fail(&["registry", "retain", "--bucket", "s3://images"]);
+    assert!(said.contains("tags in a bucket cannot be retired"), "{said}");
+    let retention = "[registry]\n[[registry.retention]]\nrepositories = [\"**\"]\nkeep_last = 3\n";
+    home.write("config.toml", retention);
+    let said = home.must_fail(&["registry", "serve", "--port", "0", "--bucket", "s3://images"]);
+    assert!(said.contains("tags in a bucket cannot be retired"), "{said}");
     home.write("config.toml", "[registry]\nbucket = \"s3://images\"\nredirect = \"10s\"\n");
     let said = home.must_fail(&["registry", "usage"]);
     assert!(said.contains("`redirect`") && said.contains("seven days"), "{said}");
