@@ -3,7 +3,8 @@
 //! Owns the HTTP API below `/v2/` (push, pull, mount, referrers, tags, catalog, deletes), the layout of repositories
 //! in the bucket, upload sessions that survive a restart, and garbage collection. Storage is
 //! behind three traits, which a local directory (`local/`) and an S3 bucket (`bucket/`) implement: small objects of
-//! metadata, and blob content through [`BlobBackend`] and [`UploadBackend`]. Never unpacks a layer and never fetches from another registry.
+//! metadata, and blob content through [`BlobBackend`] and [`UploadBackend`]. Never unpacks a layer, and fetches from other
+//! registries only what `proxy/` keeps of them.
 //! `cfc serve`, `cfc registry serve` and the tests call it.
 
 mod registry;
@@ -42,6 +43,7 @@ mod webhook;
 
 mod error;
 mod files;
+mod frames;
 mod hash;
 mod manifest;
 mod query;

@@ -8,21 +8,18 @@ use std::ops::Range;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use cfc_oci::{Algorithm, Digest, RepositoryName};
-use futures::StreamExt;
 use uuid::Uuid;
 
 use super::BucketBackend;
 use super::blobs::{DATA, Pointer, data_key};
 use super::parts::Writer;
 use super::session::{self, Progress, Session};
+use crate::frames::Frames;
 use crate::metadata::key;
 use crate::objects::ObjectBackend;
 use crate::{AppendError, ByteStream, CommitError, StorageError, UploadBackend, UploadStatus};
 
-/// Frames taken in one go.
-const FRAMES_AT_ONCE: usize = 8;
 /// Repositories that are asked to keep content which is there already.
 const HOLDERS_ASKED: usize = 10;
 
@@ -224,27 +221,11 @@ struct Receiving(Option<Writer>);
 impl Receiving {
     async fn all(&mut self, length: Option<u64>, body: ByteStream<'_>) -> Result<(), AppendError> {
         let writer = self.0.as_mut().expect("taken at the end");
-        let mut found = 0;
-        let mut batches = body.ready_chunks(FRAMES_AT_ONCE);
-        let mut batch = batches.next().await;
-        while let Some(frames) = batch {
-            let (frames, ended) = split_at_error(frames);
-            found += frames.iter().map(|frame| frame.len() as u64).sum::<u64>();
-            if let Some(expected) = length.filter(|length| found > *length) {
-                return Err(AppendError::Length { expected, found });
-            }
-            if let Some(error) = ended {
-                writer.write(frames).await?;
-                return Err(AppendError::Body(error));
-            }
-            let (written, next) = futures::join!(writer.write(frames), batches.next());
-            written?;
-            batch = next;
+        let mut body = Frames::new(body, length);
+        while let Some(frames) = body.batch().await? {
+            body.gather_during(writer.write(frames)).await?;
         }
-        match length.filter(|length| found < *length) {
-            Some(expected) => Err(AppendError::Length { expected, found }),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     /// Writes down what has arrived, whether anybody waits for it or not.
@@ -269,16 +250,4 @@ impl Drop for Receiving {
             runtime.spawn(keep(writer));
         }
     }
-}
-
-/// The frames that arrived before the body broke off, and why it did.
-fn split_at_error(frames: Vec<Result<Bytes, String>>) -> (Vec<Bytes>, Option<String>) {
-    let mut good = Vec::with_capacity(frames.len());
-    for frame in frames {
-        match frame {
-            Ok(frame) => good.push(frame),
-            Err(error) => return (good, Some(error)),
-        }
-    }
-    (good, None)
 }
