@@ -88,7 +88,7 @@ impl Entry {
 pub struct AuditLog {
     /// There until this is dropped.
     lines: Option<SyncSender<String>>,
-    writer: Option<JoinHandle<()>>,
+    writer: JoinHandle<()>,
     lost: AtomicU64,
 }
 
@@ -96,9 +96,8 @@ pub struct AuditLog {
 impl Drop for AuditLog {
     fn drop(&mut self) {
         self.lines = None;
-        let Some(writer) = self.writer.take() else { return };
         let started = Instant::now();
-        while !writer.is_finished() && started.elapsed() < FAREWELL {
+        while !self.writer.is_finished() && started.elapsed() < FAREWELL {
             std::thread::sleep(Duration::from_millis(1));
         }
     }
@@ -120,7 +119,7 @@ impl AuditLog {
     fn to(target: impl Write + Send + 'static) -> AuditLog {
         let (lines, waiting) = sync_channel(WAITING);
         let writer = std::thread::spawn(move || write_all(&waiting, target));
-        AuditLog { lines: Some(lines), writer: Some(writer), lost: AtomicU64::new(0) }
+        AuditLog { lines: Some(lines), writer, lost: AtomicU64::new(0) }
     }
 
     pub(crate) fn write(&self, entry: &Entry) {

@@ -1,7 +1,6 @@
 //! [`LocalCa`]: a certificate authority of this registry's own, for machines that have been told to trust it.
 
-use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -16,6 +15,7 @@ use tokio_rustls::rustls::server::{ClientHello, ResolvesServerCert};
 use tokio_rustls::rustls::sign::CertifiedKey;
 use tokio_rustls::rustls::{self, ServerConfig, crypto};
 
+use crate::files::create_secret;
 use crate::token::hex;
 use crate::{StorageError, Tls};
 
@@ -53,7 +53,7 @@ impl LocalCa {
             .map_err(|error| cannot("create", directory, error))?;
         if !key_path.exists() {
             let key = KeyPair::generate().map_err(|error| StorageError::new("make", key_path.display(), error))?;
-            create(&key_path, &key.serialize_pem()).map_err(|error| cannot("write", &key_path, error))?;
+            create_secret(&key_path, &key.serialize_pem()).map_err(|error| cannot("write", &key_path, error))?;
         }
         let text = std::fs::read_to_string(&key_path).map_err(|error| cannot("read", &key_path, error))?;
         let key = KeyPair::from_pem(&text).map_err(|error| StorageError::new("use", key_path.display(), error))?;
@@ -159,17 +159,4 @@ fn lasts(params: &mut CertificateParams, lifetime: Duration) {
 fn sha256(bytes: &[u8]) -> [u8; 32] {
     use sha2::Digest;
     sha2::Sha256::digest(bytes).into()
-}
-
-fn create(path: &Path, text: &str) -> std::io::Result<()> {
-    let new = path.with_extension(format!("new-{}", uuid::Uuid::new_v4().simple()));
-    let mut file = std::fs::File::options().write(true).create_new(true).mode(0o600).open(&new)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    let linked = std::fs::hard_link(&new, path);
-    std::fs::remove_file(&new)?;
-    match linked {
-        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error),
-        _ => Ok(()),
-    }
 }

@@ -68,6 +68,21 @@ impl Unsynced {
     }
 }
 
+/// Writes a new file that its owner alone may read, under a name of its own, then gives it the name `path`. One that has
+/// that name already stays: whoever came first has made it.
+pub(crate) fn create_secret(path: &Path, text: &str) -> std::io::Result<()> {
+    let new = path.with_extension(format!("new-{}", Uuid::new_v4().simple()));
+    let mut file = File::options().write(true).create_new(true).mode(0o600).open(&new)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    let linked = std::fs::hard_link(&new, path);
+    std::fs::remove_file(&new)?;
+    match linked {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// Creates an empty file, or makes the one that is there as young as a new one, and syncs it.
 pub(crate) fn put_marker(path: &Path) -> Result<(), StorageError> {
     let mut options = std::fs::OpenOptions::new();

@@ -1,7 +1,5 @@
 //! [`Key`]: the registry's own key, and what it signs.
 
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use cfc_oci::base64::{decode_url, encode_url};
@@ -11,6 +9,7 @@ use serde::de::DeserializeOwned;
 use sha2::Sha256;
 
 use crate::StorageError;
+use crate::files::create_secret;
 
 /// The only header that is written or accepted: nothing in it is ever looked at, so nothing in it can choose another
 /// algorithm or bring a key along.
@@ -105,7 +104,7 @@ fn parse(text: &str) -> Option<Key> {
     Some(Key(key))
 }
 
-/// Makes a new key under a name of its own, then gives it the name that nobody else has given meanwhile.
+/// Makes a new key, unless somebody else has made one meanwhile.
 fn create(path: &Path) -> std::io::Result<()> {
     let mut bytes = [0; KEY_BYTES];
     let mut filled = 0;
@@ -115,16 +114,7 @@ fn create(path: &Path) -> std::io::Result<()> {
     if let Some(directory) = path.parent() {
         std::fs::create_dir_all(directory)?;
     }
-    let new = path.with_extension(format!("new-{}", uuid::Uuid::new_v4().simple()));
-    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
-    writeln!(file, "{}", hex(&bytes))?;
-    file.sync_all()?;
-    let linked = std::fs::hard_link(&new, path);
-    std::fs::remove_file(&new)?;
-    match linked {
-        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error),
-        _ => Ok(()),
-    }
+    create_secret(path, &format!("{}\n", hex(&bytes)))
 }
 
 #[cfg(test)]
