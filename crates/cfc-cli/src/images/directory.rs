@@ -42,14 +42,15 @@ pub fn write_whole(directory: &Path, content: impl FnOnce(&Path) -> Result<(), F
     fill(directory, &beside(directory), content, |partial| fs::rename(partial, directory))
 }
 
-fn beside(directory: &Path) -> PathBuf {
+/// Where a file or directory is made that gets the name `path` when it is whole.
+pub(super) fn beside(path: &Path) -> PathBuf {
     // Without a slash at the end.
-    let mut name = directory.components().as_path().to_path_buf().into_os_string();
+    let mut name = path.components().as_path().to_path_buf().into_os_string();
     name.push(format!(".{}.partial", mark()));
     PathBuf::from(name)
 }
 
-/// What nobody else's unfinished directory is called. In containers process ids come again, and after a kill what had
+/// What nobody else's unfinished output is called. In containers process ids come again, and after a kill what had
 /// that id has left something.
 fn mark() -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

@@ -15,7 +15,7 @@ use serde_json::json;
 use crate::args::Build;
 use crate::commands::client_runtime;
 use crate::failure::Failure;
-use crate::images::directory::{write_files, write_whole};
+use crate::images::directory::{beside, write_files, write_whole};
 use crate::images::output_spec::{self, Destination, Output};
 use crate::images::push::push_image;
 use crate::interrupt;
@@ -150,9 +150,7 @@ impl Destination {
         if is_special {
             return content(&mut File::options().write(true).open(path).map_err(at)?);
         }
-        let mut partial = path.clone().into_os_string();
-        partial.push(format!(".{}.partial", std::process::id()));
-        let partial = PathBuf::from(partial);
+        let partial = beside(path);
         interrupt::removes(partial.clone());
         let nameless = nameless_file_beside(path);
         let file = nameless.as_ref().map_or_else(|| File::create(&partial), File::try_clone).map_err(at)?;
