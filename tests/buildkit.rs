@@ -13,7 +13,6 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::sync::Mutex;
 
 use crate::engine::Engine;
 use crate::flatten::{Flattened, flatten};
@@ -35,18 +34,7 @@ fn both_executors_make_the_same_of_every_folder() {
     let home = Home::new();
     let base = flatten(&build_base(&home));
     let Some(engine) = Engine::start(home.path("engine")) else { return };
-    let failures = Mutex::new(Vec::new());
-    let cases = Mutex::new(Case::all().into_iter());
-    let work = || {
-        while let Some(case) = { cases.lock().expect("no panic").next() } {
-            if let Err(failure) = compare(&home, &engine, &case, &base) {
-                failures.lock().expect("no panic").push(failure);
-            }
-        }
-    };
-    std::thread::scope(|scope| (0..3).for_each(|_| drop(scope.spawn(work))));
-    let failures = failures.into_inner().expect("no panic");
-    assert!(failures.is_empty(), "{}", failures.join("\n\n"));
+    Case::hold_all(3, |case| compare(&home, &engine, case, &base));
     assert_eq!(engine.images("cfc-build"), "", "what was lent to the engine is gone");
 }
 

@@ -60,6 +60,22 @@ impl Case {
         cases
     }
 
+    /// Has so many threads hold all folders against something, and tells of all that fail.
+    pub fn hold_all(threads: usize, compare: impl Fn(&Case) -> Result<(), String> + Sync) {
+        let failures = Mutex::new(Vec::new());
+        let cases = Mutex::new(Case::all().into_iter());
+        let work = || {
+            while let Some(case) = { cases.lock().expect("no panic").next() } {
+                if let Err(failure) = compare(&case) {
+                    failures.lock().expect("no panic").push(failure);
+                }
+            }
+        };
+        std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(work))));
+        let failures = failures.into_inner().expect("no panic");
+        assert!(failures.is_empty(), "{}", failures.join("\n\n"));
+    }
+
     /// A copy of the folder, prepared.
     pub fn copy_to(&self, target: &Path) {
         copy_tree(&self.folder, target);
@@ -168,20 +184,7 @@ fn every_folder_becomes_what_it_says() {
     }
     let home = Home::new();
     let base = flatten(&build_base(&home));
-    let failures = Mutex::new(Vec::new());
-    let cases = Mutex::new(Case::all().into_iter());
-    let work = || {
-        while let Some(case) = { cases.lock().expect("no panic").next() } {
-            if let Err(failure) = run(&home, &case, &base) {
-                failures.lock().expect("no panic").push(failure);
-            }
-        }
-    };
-    std::thread::scope(|scope| {
-        (0..2).for_each(|_| drop(scope.spawn(work)));
-    });
-    let failures = failures.into_inner().expect("no panic");
-    assert!(failures.is_empty(), "{}", failures.join("\n\n"));
+    Case::hold_all(2, |case| run(&home, case, &base));
 }
 
 fn run(home: &Home, case: &Case, base: &Flattened) -> Result<(), String> {

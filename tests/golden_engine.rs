@@ -10,7 +10,6 @@
 
 use std::fs;
 use std::path::Path;
-use std::sync::Mutex;
 
 use crate::engine::Engine;
 use crate::flatten::{Flattened, flatten};
@@ -27,18 +26,7 @@ fn buildkit_makes_the_same_of_every_folder() {
     let base = flatten(&layout);
     let Some(engine) = Engine::start(home.path("engine")) else { return };
     engine.load(&layout, "busybox:latest");
-    let failures = Mutex::new(Vec::new());
-    let cases = Mutex::new(Case::all().into_iter());
-    let work = || {
-        while let Some(case) = { cases.lock().expect("no panic").next() } {
-            if let Err(failure) = compare(&home, &engine, &case, &base) {
-                failures.lock().expect("no panic").push(failure);
-            }
-        }
-    };
-    std::thread::scope(|scope| (0..4).for_each(|_| drop(scope.spawn(work))));
-    let failures = failures.into_inner().expect("no panic");
-    assert!(failures.is_empty(), "{}", failures.join("\n\n"));
+    Case::hold_all(4, |case| compare(&home, &engine, case, &base));
 }
 
 fn compare(home: &Home, engine: &Engine, case: &Case, base: &Flattened) -> Result<(), String> {

@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -11,7 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::add::Server;
 use crate::interrupt::{assert_tidy, has_open, log, start};
-use crate::shared_cache::serve;
+use crate::registry::serve;
 use crate::support::{Home, busybox, can_sandbox, wait_for};
 
 /// Ways to end a build, and the exit code where there is one.
@@ -119,10 +118,7 @@ fn a_build_that_is_ended_while_it_pulls_its_base_leaves_no_half_image() {
         return;
     }
     let first = Home::new();
-    let (registry, _registry) = serve(|port| {
-        let port = port.to_string();
-        first.cfc().args(["registry", "serve", "--port", &port]).stdout(Stdio::null()).spawn().expect("cfc runs")
-    });
+    let (_registry, registry) = serve(&first);
     first.write("context/Dockerfile", "FROM scratch\nCOPY large /large\nONBUILD COPY own /triggered\n");
     std::fs::write(first.path("context/large"), vec![9; 4 << 20]).expect("writable");
     first.must(&["build", "context", "-t", &format!("{registry}/team/base:1"), "--compression", "none", "--push"]);
@@ -147,10 +143,7 @@ fn triggers_of_a_base_that_only_a_registry_has_are_carried_out() {
         return;
     }
     let first = Home::new();
-    let (registry, _registry) = serve(|port| {
-        let port = port.to_string();
-        first.cfc().args(["registry", "serve", "--port", &port]).stdout(Stdio::null()).spawn().expect("cfc runs")
-    });
+    let (_registry, registry) = serve(&first);
     std::fs::create_dir_all(first.path("context")).expect("writable");
     std::fs::copy(busybox().expect("checked before"), first.path("context/busybox")).expect("copied");
     first.write(

@@ -2,12 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::process::Stdio;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::images::busybox_context;
-use crate::support::{Ended, Home, Platform, can_sandbox, tools, wait_for};
+use crate::support::{Home, Platform, can_sandbox, tools};
 
 /// Steps of every kind on a base image: caches of the three sharing modes, a stage, a copy from it.
 const DOCKERFILE: &str = "FROM test/base:1 AS made
@@ -65,25 +64,17 @@ fn builds_and_pushes_succeed_while_everything_is_pruned_all_the_time() {
     }
     let (home, context) = with_base();
     let expected: Vec<String> = (0..2).map(|who| digest(&home, &context, &format!("expected:{who}"), who)).collect();
-    let registry = crate::support::free_port();
-    let mut serving = Ended(
-        home.cfc()
-            .args(["registry", "serve", "--port", &registry.to_string()])
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("cfc runs"),
-    );
-    wait_for("the registry", || std::net::TcpStream::connect(("127.0.0.1", registry)).ok());
+    let (mut serving, registry) = crate::registry::serve(&home);
     let built = Mutex::new(BTreeSet::new());
     let ((), n_prunes) = while_pruning(&home, || {
         std::thread::scope(|scope| {
             for builder in 0..3 {
-                let (home, context, built) = (&home, &context, &built);
+                let (home, context, built, registry) = (&home, &context, &built, &registry);
                 scope.spawn(move || {
                     for round in 0..3 {
                         let who = (builder + round) % 2;
                         // Two builders fight for each name: what was built loses it, and is pruned.
-                        let name = format!("127.0.0.1:{registry}/app:{}", builder % 2);
+                        let name = format!("{registry}/app:{}", builder % 2);
                         let digest = digest(home, context, &name, who);
                         home.must(&["push", &name]);
                         built.lock().expect("no panic").insert((who, digest));

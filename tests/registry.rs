@@ -3,7 +3,7 @@
 use crate::support::{Ended, Home, free_port, http, wait_for};
 
 /// `cfc registry serve` on this home's data directory, and its address.
-fn serve(home: &Home) -> (Ended, String) {
+pub fn serve(home: &Home) -> (Ended, String) {
     let port = free_port().to_string();
     let mut command = home.cfc();
     command.args(["registry", "serve", "--port", &port]).stdout(std::process::Stdio::null());

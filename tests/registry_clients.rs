@@ -7,7 +7,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::engine::Engine;
-use crate::support::{Ended, Home, can_sandbox, free_port, http, skipped, wait_for};
+use crate::support::{Ended, Home, can_sandbox, http, skipped};
 
 /// ann's is `secret`.
 const HTPASSWD: &str = "ann:$2y$05$IcT/XsfK3RYYU73Zh0gq.e5OQJiUvRSXw20299C0G/y0ydKn7LOge\n";
@@ -35,12 +35,7 @@ impl Place {
         let home = Home::new();
         let users = home.write("users", HTPASSWD);
         home.write("config.toml", &format!("[registry]\nhtpasswd = \"{}\"\n{RULES}", users.display()));
-        let port = free_port().to_string();
-        let mut command = home.cfc();
-        command.args(["registry", "serve", "--port", &port]).stdout(std::process::Stdio::null());
-        let server = Ended(command.spawn().expect("cfc runs"));
-        let address = format!("127.0.0.1:{port}");
-        wait_for("the registry", || std::net::TcpStream::connect(&address).ok());
+        let (server, address) = crate::registry::serve(&home);
         home.write("login/config.json", &format!("{{\"auths\":{{\"{address}\":{{\"auth\":\"{LOGIN}\"}}}}}}"));
         home.write("nobody/config.json", "{}");
         home.write("policy.json", r#"{"default":[{"type":"insecureAcceptAnything"}]}"#);

@@ -87,16 +87,7 @@ fn a_second_start_keeps_the_token() {
 #[test]
 fn the_registry_runs_alone() {
     let home = Home::new();
-    let port = crate::support::free_port().to_string();
-    let mut server = crate::support::Ended(
-        home.cfc()
-            .args(["registry", "serve", "--port", &port])
-            .stdout(std::process::Stdio::null())
-            .spawn()
-            .expect("cfc runs"),
-    );
-    let address = format!("127.0.0.1:{port}");
-    crate::support::wait_for("the registry", || std::net::TcpStream::connect(&address).ok());
+    let (mut server, address) = crate::registry::serve(&home);
     let (status, _) = http(&address, "GET /v2/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
     assert_eq!(status, 200);
     server.end();

@@ -217,10 +217,8 @@ fn the_images_of_a_project_do_not_replace_each_others_cache() {
 
 /// cfc's own registry and Debian's, as far as they are there.
 fn registries(home: &Home) -> Vec<(String, Ended)> {
-    let mut found = vec![serve(|port| {
-        let port = port.to_string();
-        home.cfc().args(["registry", "serve", "--port", &port]).stdout(Stdio::null()).spawn().expect("cfc runs")
-    })];
+    let (ours, address) = crate::registry::serve(home);
+    let mut found = vec![(address, ours)];
     if has_program("docker-registry") {
         found.push(serve(|port| {
             let directory = home.path("debian").display().to_string();
@@ -235,7 +233,7 @@ fn registries(home: &Home) -> Vec<(String, Ended)> {
     found
 }
 
-pub fn serve(start: impl FnOnce(u16) -> Child) -> (String, Ended) {
+fn serve(start: impl FnOnce(u16) -> Child) -> (String, Ended) {
     let port = free_port();
     let child = Ended(start(port));
     wait_for("the registry", || std::net::TcpStream::connect(("127.0.0.1", port)).ok());

@@ -2,20 +2,16 @@
 
 mod common;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::{Mutex, mpsc};
 
 use cfc_build_buildkit::{Address, BuildkitBuilder, BuildkitOptions, TlsFiles};
-use cfc_oci::Platform;
-use cfc_plan::contract::{Subject, check};
-use cfc_plan::{
-    BaseImage, BaseImageError, BaseImages, BuildError, BuildProgress, BuildRequest, Builder, BuiltImage, Context, Node,
-    OutputStream, RunNetwork, RunSettings, Silent,
-};
+use cfc_plan::contract::{NoImages, Subject, check, request};
+use cfc_plan::{BuildError, BuildProgress, Builder, BuiltImage, Context, Node, OutputStream, Silent};
 use cfc_store::Store;
 use common::{Bridge, Daemon, PATIENCE, Speaks, busybox, files};
 
@@ -218,7 +214,7 @@ fn forwards_ssh_agents(daemon: &Daemon) {
         stream.write_all(&[b"heard ", &asked[..]].concat()).expect("writes");
     });
     let dockerfile = "FROM scratch\nCOPY client /client\nRUN --mount=type=ssh,required [\"/client\"]\n";
-    let plan = cfc_plan::lower(&request(dockerfile), &NoImages).expect("a good Dockerfile");
+    let plan = cfc_plan::lower(&request(dockerfile, None), &NoImages).expect("a good Dockerfile");
     let directory = home.directory.path().join("context");
     let ssh = BTreeMap::from([("default".to_string(), socket)]);
     let heard = Said::default();
@@ -281,7 +277,7 @@ impl Home {
         dockerfile: &str,
         progress: &dyn BuildProgress,
     ) -> Result<BuiltImage, BuildError> {
-        let plan = cfc_plan::lower(&request(dockerfile), &NoImages).expect("a good Dockerfile");
+        let plan = cfc_plan::lower(&request(dockerfile, None), &NoImages).expect("a good Dockerfile");
         let context = Context { directory: self.directory.path().join("context"), ..Context::default() };
         builder.build(&plan, &context, progress)
     }
@@ -318,30 +314,6 @@ fn assert_builds(options: &BuildkitOptions) {
             let expected = format!("the BuildKit daemon at `{}` sends images to no client (`oci`)", options.address);
             assert!(!is_engine && error.message == expected, "{error:?}");
         }
-    }
-}
-
-fn request(dockerfile: &str) -> BuildRequest {
-    BuildRequest {
-        dockerfile: cfc_dockerfile::parse(dockerfile.as_bytes()).expect("a good Dockerfile"),
-        dockerfile_path: PathBuf::from("Dockerfile"),
-        target: None,
-        build_args: BTreeMap::new(),
-        labels: BTreeMap::new(),
-        platform: Platform::host(),
-        allowed: BTreeSet::new(),
-        ignore: None,
-        contexts: BTreeMap::new(),
-        run: RunSettings { network: RunNetwork::None, ..RunSettings::default() },
-        fresh_stages: BTreeSet::new(),
-    }
-}
-
-struct NoImages;
-
-impl BaseImages for NoImages {
-    fn find(&self, reference: &str, _: &Platform) -> Result<BaseImage, BaseImageError> {
-        Err(BaseImageError { message: format!("there is no image `{reference}`"), hint: None, source: None })
     }
 }
 

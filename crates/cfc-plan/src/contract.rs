@@ -156,7 +156,7 @@ impl Subject<'_> {
             fs::copy(busybox, self.directory.join("busybox")).expect("copied");
         }
         let ignore = IgnoreFile::parse(ignore.as_bytes()).expect("patterns");
-        let plan = crate::lower(&request(dockerfile, &ignore), &NoImages).expect("a good Dockerfile");
+        let plan = crate::lower(&request(dockerfile, Some(ignore.clone())), &NoImages).expect("a good Dockerfile");
         let secret = self.directory.with_extension("secret");
         fs::write(&secret, SECRET).expect("writable");
         let context = Context {
@@ -170,7 +170,11 @@ impl Subject<'_> {
     }
 }
 
-fn request(dockerfile: &str, ignore: &IgnoreFile) -> BuildRequest {
+/// A build of `dockerfile` for this machine, whose programs have no network.
+///
+/// # Panics
+/// Where it is no Dockerfile.
+pub fn request(dockerfile: &str, ignore: Option<IgnoreFile>) -> BuildRequest {
     BuildRequest {
         dockerfile: cfc_dockerfile::parse(dockerfile.as_bytes()).expect("a good Dockerfile"),
         dockerfile_path: PathBuf::from("Dockerfile"),
@@ -179,14 +183,15 @@ fn request(dockerfile: &str, ignore: &IgnoreFile) -> BuildRequest {
         labels: BTreeMap::new(),
         platform: Platform::host(),
         allowed: BTreeSet::new(),
-        ignore: Some(ignore.clone()),
+        ignore,
         contexts: BTreeMap::new(),
         run: RunSettings { network: RunNetwork::None, ..RunSettings::default() },
         fresh_stages: BTreeSet::new(),
     }
 }
 
-struct NoImages;
+/// Has no base images.
+pub struct NoImages;
 
 impl BaseImages for NoImages {
     fn find(&self, reference: &str, _: &Platform) -> Result<BaseImage, BaseImageError> {

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cfc_oci::Digest;
-use cfc_registry::{AccessRules, Options, Permission, Rule, Tls, ask_to_collect, serve_operator};
+use cfc_registry::{AccessRules, Options, Permission, Rule, Tls, ask_to_collect};
 use tempfile::TempDir;
 
-use crate::harness::{Server, expect, expect_error, header, noise, send};
+use crate::harness::{Server, expect, expect_error, header, noise, operator, send};
 
 pub fn write_users(directory: &Path, users: &[(&str, &str)]) -> PathBuf {
     let line = |(name, password): &(&str, &str)| format!("{name}:{}\n", bcrypt::hash(password, 4).expect("hashes"));
@@ -127,16 +127,7 @@ async fn the_operator_needs_no_password_on_his_own_socket() {
     let directory = TempDir::new().expect("temporary directory");
     let server = start(directory.path(), rules()).await;
     let socket = directory.path().join("operator");
-    let serving = tokio::spawn({
-        let (socket, registry) = (socket.clone(), server.registry.clone());
-        async move { serve_operator(&socket, registry).await }
-    });
-    for _ in 0..1000 {
-        if socket.exists() {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    let serving = operator(&server.registry, &socket).await;
     ask_to_collect(&socket).await.expect("collects");
     let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&socket).expect("there").permissions());
     assert_eq!(mode & 0o777, 0o600);
@@ -151,13 +142,7 @@ async fn operator_without_descriptors() {
     let Some(directory) = std::env::var_os("CFC_TEST_NO_DESCRIPTORS").map(PathBuf::from) else { return };
     let registry = cfc_registry::Registry::open(&directory, Options::default()).expect("opens");
     let socket = directory.join("operator");
-    let serving = tokio::spawn({
-        let socket = socket.clone();
-        async move { serve_operator(&socket, registry).await }
-    });
-    while !socket.exists() {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    let serving = operator(&registry, &socket).await;
     let mut all: Vec<_> = std::iter::from_fn(|| std::fs::File::open("/dev/null").ok()).collect();
     all.pop();
     let client = std::os::unix::net::UnixStream::connect(&socket).expect("takes the last one");

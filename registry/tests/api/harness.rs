@@ -2,13 +2,15 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use cfc_oci::{Algorithm, Digest, Hasher, media_type};
-use cfc_registry::{BucketLocation, Options, Registry, serve_until};
+use cfc_registry::{BucketLocation, Options, Registry, serve_operator, serve_until};
 use reqwest::{Method, Response, StatusCode};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 use crate::store;
 
@@ -117,6 +119,19 @@ impl Server {
         expect(&self.put_manifest(name, tag, &json).await, 201);
         (Digest::of(json.as_bytes()), json)
     }
+}
+
+/// Serves the operator's socket until what is returned is aborted.
+pub async fn operator(registry: &Registry, socket: &Path) -> JoinHandle<std::io::Result<()>> {
+    let (path, registry) = (socket.to_path_buf(), registry.clone());
+    let serving = tokio::spawn(async move { serve_operator(&path, registry).await });
+    let is_there = async {
+        while !socket.exists() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), is_there).await.expect("it listens");
+    serving
 }
 
 /// The JSON of an image manifest; `extra` is put in front of the last brace.

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, SystemTime};
 
-use cfc_registry::{Options, RetentionRule, ask_to_retain, serve_operator};
+use cfc_registry::{Options, RetentionRule, ask_to_retain};
 
-use crate::harness::{Server, expect};
+use crate::harness::{Server, expect, operator};
 
 fn rule(repositories: &str, tags: &str, keep_last: Option<usize>, days: Option<u64>, keep: &[&str]) -> RetentionRule {
     RetentionRule {
@@ -95,16 +95,7 @@ async fn it_happens_by_itself_and_when_the_operator_asks() {
     let asked = crate::harness::send(server.request("PUT", "/operator/retention")).await;
     expect(&asked, 404);
     let socket = server.root().join("operator");
-    tokio::spawn({
-        let (socket, registry) = (socket.clone(), server.registry.clone());
-        async move { serve_operator(&socket, registry).await }
-    });
-    for _ in 0..1000 {
-        if socket.exists() {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    operator(&server.registry, &socket).await;
     let retired = ask_to_retain(&socket).await.expect("removes");
     assert_eq!(retired.iter().map(|tag| tag.tag.as_str()).collect::<Vec<_>>(), ["one"]);
     assert_eq!(tags(&server, "a").await, "two");
