@@ -1,7 +1,7 @@
 //! `ADD` from the network: files over HTTP, and Git repositories, from a server of our own on the loopback.
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
@@ -23,28 +23,34 @@ impl Server {
         let noted = asked.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let mut reader = BufReader::new(stream);
-                let mut line = String::new();
-                let _ = reader.read_line(&mut line);
-                let mut header = line.clone();
-                while header.trim() != "" {
-                    header.clear();
-                    let _ = reader.read_line(&mut header);
-                }
-                let path = line.split_whitespace().nth(1).unwrap_or_default().split('?').next().unwrap_or_default();
-                noted.lock().expect("no panic").push(path.to_string());
-                let answer = match std::fs::read(root.join(path.trim_start_matches('/'))) {
-                    Ok(body) => {
-                        let modified = "Last-Modified: Sun, 06 Nov 1994 08:49:37 GMT";
-                        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n{modified}\r\n", body.len());
-                        [head.as_bytes(), b"Connection: close\r\n\r\n", &body].concat()
-                    }
-                    Err(_) => b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".to_vec(),
-                };
-                let _ = reader.into_inner().write_all(&answer);
+                let (root, noted) = (root.clone(), noted.clone());
+                // One that is not read to its end is in nobody's way.
+                std::thread::spawn(move || Server::answer(stream, &root, &noted));
             }
         });
         Server { port, asked }
+    }
+
+    fn answer(stream: TcpStream, root: &Path, asked: &Mutex<Vec<String>>) {
+        let mut reader = BufReader::new(stream);
+        let mut line = String::new();
+        let _ = reader.read_line(&mut line);
+        let mut header = line.clone();
+        while header.trim() != "" {
+            header.clear();
+            let _ = reader.read_line(&mut header);
+        }
+        let path = line.split_whitespace().nth(1).unwrap_or_default().split('?').next().unwrap_or_default();
+        asked.lock().expect("no panic").push(path.to_string());
+        let answer = match std::fs::read(root.join(path.trim_start_matches('/'))) {
+            Ok(body) => {
+                let modified = "Last-Modified: Sun, 06 Nov 1994 08:49:37 GMT";
+                let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n{modified}\r\n", body.len());
+                [head.as_bytes(), b"Connection: close\r\n\r\n", &body].concat()
+            }
+            Err(_) => b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".to_vec(),
+        };
+        let _ = reader.into_inner().write_all(&answer);
     }
 
     pub fn address(&self, path: &str) -> String {

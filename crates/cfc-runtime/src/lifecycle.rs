@@ -184,7 +184,7 @@ impl Runtime {
                 Action::Terminate(name, _) => self.terminate(inner, &name),
                 Action::Kill(name, _) => {
                     self.note_stopping(inner, &name);
-                    self.signal(&name, || SIGKILL);
+                    self.signal(inner, &name, || SIGKILL);
                 }
                 Action::Discard(name) => self.discard(inner, &name),
                 Action::Refuse { instance, refusal } => tracing::debug!(instance, %refusal, "refused"),

@@ -42,14 +42,15 @@ impl Runtime {
         };
         // A signal is for the application, not for what is about to become it.
         let _ = phase.wait_for(|phase| !matches!(phase, Phase::Starting)).await;
-        let image = match self.inspect(name) {
-            Some(view) if view.phase.is_live() => view.spec.image,
-            _ => return Err(failed(RuntimeErrorKind::NotRunning)),
+        let view = self.inspect(name);
+        let process = view.and_then(|view| view.phase.pid().map(|pid| (pid, view.spec.image)));
+        let Some((pid, image)) = process else {
+            return Err(failed(RuntimeErrorKind::NotRunning));
         };
         let (runtime, instance) = (self.clone(), name.to_string());
         let sent = blocking(move || {
             let Shared { launcher, store, stop_grace, .. } = runtime.shared();
-            launcher.kill(&instance, signal)?;
+            launcher.kill_process(&instance, pid, signal)?;
             if signal == SIGTERM || signal == stop_signal(store, &image) {
                 runtime.begin_stop(&instance, *stop_grace);
             }
@@ -73,7 +74,7 @@ impl Runtime {
         self.note_stopping(inner, name);
         let Some(image) = inner.records.get(name).map(|record| record.journal.spec.image.clone()) else { return };
         let store = self.shared().store.clone();
-        self.signal(name, move || stop_signal(&store, &image));
+        self.signal(inner, name, move || stop_signal(&store, &image));
     }
 
     /// From now on the instance shows as one that ends.
@@ -87,13 +88,18 @@ impl Runtime {
         self.note(&record.journal.spec, InstanceEventKind::Stopping);
     }
 
-    /// Signals without waiting. A failure means that it has ended, of which the watcher will tell.
-    pub(crate) fn signal(&self, name: &str, signal: impl FnOnce() -> i32 + Send + 'static) {
+    /// Signals the process that runs now, without waiting. A failure means that it has ended, of which the watcher will
+    /// tell.
+    pub(crate) fn signal(&self, inner: &Inner, name: &str, signal: impl FnOnce() -> i32 + Send + 'static) {
+        let Some(pid) = inner.records.get(name).and_then(|record| record.phase.borrow().pid()) else { return };
         let (launcher, name) = (self.shared().launcher.clone(), name.to_string());
         // On tokio's threads: they are there also when no further one is to be had.
         self.shared().tasks.spawn_blocking(move || {
             let signal = signal();
-            let sent = if signal == SIGKILL { launcher.kill_all(&name) } else { launcher.kill(&name, signal) };
+            let sent = match signal {
+                SIGKILL => launcher.kill_all_with(&name, pid),
+                signal => launcher.kill_process(&name, pid, signal),
+            };
             if let Err(error) = sent {
                 tracing::debug!(instance = name, %error, "not signalled");
             }

@@ -147,12 +147,23 @@ impl Launcher {
 
     /// Sends `signal` to the sandbox's process 1.
     pub fn kill(&self, id: &str, signal: i32) -> Result<()> {
-        done(self.call(&Request::Kill { id: id.to_owned(), signal }, &[])?.0)
+        done(self.call(&Request::Kill { id: id.to_owned(), signal, pid: None }, &[])?.0)
+    }
+
+    /// Sends `signal` to the sandbox's process 1 if that is `pid`, as [`Started`] told it. A sandbox that was started
+    /// again under the same name meanwhile is left alone, with [`ErrorKind::NotRunning`](crate::ErrorKind::NotRunning).
+    pub fn kill_process(&self, id: &str, pid: i32, signal: i32) -> Result<()> {
+        done(self.call(&Request::Kill { id: id.to_owned(), signal, pid: Some(pid) }, &[])?.0)
     }
 
     /// Kills every process of the sandbox. One that has ended already is fine.
     pub fn kill_all(&self, id: &str) -> Result<()> {
-        done(self.call(&Request::KillAll { id: id.to_owned() }, &[])?.0)
+        done(self.call(&Request::KillAll { id: id.to_owned(), pid: None }, &[])?.0)
+    }
+
+    /// Kills every process of the sandbox if its process 1 is `pid`, as [`Launcher::kill_process`] does.
+    pub fn kill_all_with(&self, id: &str, pid: i32) -> Result<()> {
+        done(self.call(&Request::KillAll { id: id.to_owned(), pid: Some(pid) }, &[])?.0)
     }
 
     /// Blocks until the sandbox has ended and its last output is in its log.

@@ -55,9 +55,15 @@ pub(crate) enum Request {
     Kill {
         id: String,
         signal: i32,
+        /// Nothing is sent unless this is its process 1: another may have been started under its name.
+        #[serde(default)]
+        pid: Option<i32>,
     },
     KillAll {
         id: String,
+        /// As with `Kill`.
+        #[serde(default)]
+        pid: Option<i32>,
     },
     Wait {
         id: String,

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use cfc_sandbox::{ErrorKind, ExitStatus, INIT_ANNOTATION, Launcher, State, sweep};
+use cfc_sandbox::{ErrorKind, ExitStatus, INIT_ANNOTATION, Launcher, SandboxConfig, State, sweep};
 use serde_json::json;
 use support::{LAUNCHER, bench, log_text, own_directory, ready, with};
 
@@ -77,6 +77,28 @@ fn sigterm_reaches_a_handler_and_kill_all_ends_a_tree() {
     assert_eq!(bench.launcher.wait(&config.id).unwrap().status, ExitStatus::Signal(libc::SIGKILL));
     assert_eq!(processes_with("1234.5"), 0);
     assert_eq!(bench.launcher.kill(&config.id, libc::SIGTERM).unwrap_err().kind(), &ErrorKind::NotRunning);
+}
+
+/// Whoever decided to end a process must not hit its successor of the same name, which may be in its set-up still.
+#[test]
+fn a_signal_for_a_process_spares_the_next_one_of_the_name() {
+    let Some(bench) = bench() else { return };
+    let config = bench.config(&["sleep", "1234.75"]);
+    let first = bench.launcher.start(&config).unwrap();
+    bench.launcher.kill_process(&config.id, first.pid, libc::SIGKILL).unwrap();
+    bench.launcher.wait(&config.id).unwrap();
+    bench.launcher.remove(&config.id).unwrap();
+
+    let config = SandboxConfig { id: config.id, ..bench.config(&["sleep", "1234.75"]) };
+    let second = bench.launcher.start(&config).unwrap();
+    for signal in [libc::SIGTERM, libc::SIGKILL] {
+        let error = bench.launcher.kill_process(&config.id, first.pid, signal).unwrap_err();
+        assert_eq!(error.kind(), &ErrorKind::NotRunning);
+    }
+    assert_eq!(bench.launcher.kill_all_with(&config.id, first.pid).unwrap_err().kind(), &ErrorKind::NotRunning);
+    assert_eq!(processes_with("1234.75"), 1);
+    bench.launcher.kill_all_with(&config.id, second.pid).unwrap();
+    assert_eq!(bench.launcher.wait(&config.id).unwrap().status, ExitStatus::Signal(libc::SIGKILL));
 }
 
 #[test]

@@ -54,17 +54,15 @@ impl EventLoop {
                 let result = self.update(&id, &resources);
                 result.map_err(|kind| Error::new(format!("change the limits of sandbox `{id}`"), kind))
             }
-            Request::Kill { id, signal } => {
-                let result = self.kill(&id, signal);
+            Request::Kill { id, signal, pid } => {
+                let result = self.kill(&id, signal, pid);
                 result.map_err(|kind| Error::new(format!("send signal {signal} to sandbox `{id}`"), kind))
             }
-            Request::KillAll { id } => match self.sandboxes.get(&id) {
-                Some(sandbox) => {
-                    sandbox.kill_all();
-                    Ok(Reply::Done)
-                }
-                None => Err(Error::new(format!("kill sandbox `{id}`"), ErrorKind::NotFound)),
-            },
+            Request::KillAll { id, pid } => {
+                let sandbox = self.with_process(&id, pid);
+                let killed = sandbox.map(|sandbox| sandbox.kill_all()).map(|()| Reply::Done);
+                killed.map_err(|kind| Error::new(format!("kill sandbox `{id}`"), kind))
+            }
             Request::Remove { id } => {
                 self.remove(&id).map_err(|kind| Error::new(format!("remove sandbox `{id}`"), kind))
             }
@@ -169,8 +167,14 @@ impl EventLoop {
         sandbox.cgroup.limit(resources).map(|()| Reply::Done)
     }
 
-    fn kill(&self, id: &str, signal: i32) -> Result<Reply, ErrorKind> {
+    /// The sandbox, if its process 1 is `pid` or any will do.
+    fn with_process(&self, id: &str, pid: Option<i32>) -> Result<&Sandbox, ErrorKind> {
         let sandbox = self.sandboxes.get(id).ok_or(ErrorKind::NotFound)?;
+        if pid.is_some_and(|pid| pid != sandbox.started.pid) { Err(ErrorKind::NotRunning) } else { Ok(sandbox) }
+    }
+
+    fn kill(&self, id: &str, signal: i32, pid: Option<i32>) -> Result<Reply, ErrorKind> {
+        let sandbox = self.with_process(id, pid)?;
         if sandbox.is_over() {
             return Err(ErrorKind::NotRunning);
         }
