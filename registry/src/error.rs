@@ -110,6 +110,11 @@ impl ApiError {
         ApiError::from(Problem::TooManyRequests).with_header(header::RETRY_AFTER, &format!("{seconds}"))
     }
 
+    /// Whether this is what went wrong.
+    pub(crate) fn is(&self, problem: Problem) -> bool {
+        self.problem == problem
+    }
+
     /// Adds a header to the answer.
     pub(crate) fn with_header(mut self, name: HeaderName, value: &str) -> ApiError {
         if let Ok(value) = HeaderValue::from_str(value) {
@@ -192,7 +197,8 @@ impl IntoResponse for ApiError {
     }
 }
 
-fn is_disk_full(error: &StorageError) -> bool {
+/// Whether there is no room left where things are stored.
+pub(crate) fn is_disk_full(error: &StorageError) -> bool {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = cause {
         let full = |e: &std::io::Error| {

@@ -148,13 +148,13 @@ impl Registry {
     pub async fn open_bucket(location: &BucketLocation, options: Options) -> Result<Registry, StorageError> {
         let bucket = Bucket::open(location, options.collection.refresh()).await?;
         bucket.require_fit(location).await?;
-        Ok(Registry::of(bucket.objects, bucket.blobs.clone(), bucket.blobs, options))
+        Registry::of(bucket.objects, bucket.blobs.clone(), bucket.blobs, options)
     }
 
     /// Opens the registry in an S3 bucket for looking after it.
     pub async fn open_bucket_beside(location: &BucketLocation, options: Options) -> Result<Registry, StorageError> {
         let bucket = Bucket::open(location, options.collection.refresh()).await?;
-        Ok(Registry::of(bucket.objects, bucket.blobs.clone(), bucket.blobs, options))
+        Registry::of(bucket.objects, bucket.blobs.clone(), bucket.blobs, options)
     }
 
     fn over(root: &Path, options: Options) -> Result<(Arc<DirectoryObjects>, Registry), StorageError> {
@@ -162,7 +162,7 @@ impl Registry {
         let temporary = directory.join("temporary");
         let objects = Arc::new(DirectoryObjects::open(root, &temporary, options.collection.refresh())?);
         let local = Arc::new(LocalBackend::open(&directory)?);
-        Ok((objects.clone(), Registry::of(objects, local.clone(), local, options)))
+        Ok((objects.clone(), Registry::of(objects, local.clone(), local, options)?))
     }
 
     fn of(
@@ -170,7 +170,7 @@ impl Registry {
         blobs: Arc<dyn BlobBackend>,
         uploads: Arc<dyn UploadBackend>,
         options: Options,
-    ) -> Registry {
+    ) -> Result<Registry, StorageError> {
         let inner = Inner {
             metadata: Metadata::new(objects),
             blobs,
@@ -180,11 +180,11 @@ impl Registry {
             metrics: Metrics::default(),
             rates: Rates::default(),
             hooks: Hooks::new(&options.webhooks),
-            upstreams: Upstreams::new(&options.upstreams),
+            upstreams: Upstreams::new(&options.upstreams)?,
             ledger: Ledger::new(options.quotas.clone()),
             options,
         };
-        Registry { inner: Arc::new(inner) }
+        Ok(Registry { inner: Arc::new(inner) })
     }
 
     /// Lists manifests that were stored before the registry listed referrers.

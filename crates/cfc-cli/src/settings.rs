@@ -314,11 +314,18 @@ pub struct UpstreamEntry {
     pub username: Option<String>,
     /// A file with the password.
     pub password_file: Option<PathBuf>,
-    /// Hosts of token services, besides the upstream's own, that get the password.
+    /// Token services, besides the upstream's own server, that get the password and may be anywhere: `host`, `host:port`.
     #[serde(default)]
     pub realms: Vec<String>,
+    /// Servers that it may redirect to wherever they are: `host`, `host:port`.
+    #[serde(default)]
+    pub redirects: Vec<String>,
     /// How long a tag is believed to point where it pointed: `"1m"`.
     pub fresh: Option<Span>,
+    /// How many blobs are fetched at once, 16 unless said; others wait.
+    pub fetches: Option<NonZeroU32>,
+    /// How long one fetch may take, its waiting included: `"1h"`.
+    pub timeout: Option<Span>,
 }
 
 impl UpstreamEntry {
@@ -342,12 +349,20 @@ impl UpstreamEntry {
             }
             _ => return Err(wrong("`username` and `password_file` need each other".to_string())),
         };
+        if self.timeout.is_some_and(|timeout| timeout.duration().is_zero()) {
+            return Err(
+                wrong("`timeout = 0` would let nothing be fetched".to_string()).hint("leave it out for an hour")
+            );
+        }
+        let usual = cfc_registry::Upstream::new(&self.prefix, &self.url);
         Ok(cfc_registry::Upstream {
-            prefix: self.prefix.clone(),
-            url: self.url.clone(),
             credentials,
             realms: self.realms.clone(),
-            fresh: self.fresh.map_or(std::time::Duration::from_secs(60), Span::duration),
+            redirects: self.redirects.clone(),
+            fresh: self.fresh.map_or(usual.fresh, Span::duration),
+            fetches: self.fetches.map_or(usual.fetches, |fetches| fetches.get() as usize),
+            timeout: self.timeout.map_or(usual.timeout, Span::duration),
+            ..usual
         })
     }
 }

@@ -58,9 +58,20 @@ async fn names_and_tags(call: &Call<'_>, names: Vec<String>) -> Result<Value, Ap
     Ok(Value::Object(repositories))
 }
 
-/// The manifests that refer to `subject`; an empty index when there are none, and when nobody knows `subject`.
-pub(super) async fn referrers(call: &Call<'_>, name: &RepositoryName, subject: &Digest) -> Result<Response, ApiError> {
+/// The manifests that refer to `subject`, `further` ones elsewhere included; an empty index when there are none, and when
+/// nobody knows `subject`.
+pub(super) async fn referrers(
+    call: &Call<'_>,
+    name: &RepositoryName,
+    subject: &Digest,
+    further: Vec<Descriptor>,
+) -> Result<Response, ApiError> {
     let mut referrers = call.registry.metadata.referrers(name, subject).await?;
+    if !further.is_empty() {
+        referrers.extend(further);
+        referrers.sort_by(|a, b| a.digest.cmp(&b.digest));
+        referrers.dedup_by(|a, b| a.digest == b.digest);
+    }
     let filter = call.query.first("artifactType").filter(|filter| !filter.is_empty());
     if let Some(filter) = filter {
         referrers.retain(|referrer| referrer.artifact_type.as_deref() == Some(filter));

@@ -20,6 +20,7 @@ use http_body_util::BodyDataStream;
 
 use crate::auth::{Gate, Operator, credentials};
 use crate::error::{ApiError, Problem};
+use crate::proxy::Brought;
 use crate::query::Query;
 use crate::registry::Inner;
 use crate::route::{Resource, Route};
@@ -114,8 +115,14 @@ async fn answer(
         Route::Collection => collection::put(&call).await,
         Route::Repository(name, resource) => {
             call.gate.check(action(&resource, &parts.method), Some(&name)).await?;
-            crate::proxy::bring(registry, &name, &resource, &parts.method).await?;
-            repository(&call, body, &name, resource).await
+            let brought = crate::proxy::bring(registry, &name, &resource, &parts.method).await?;
+            match (brought, resource) {
+                (Brought::Answer(answer), _) => Ok(*answer),
+                (Brought::Referrers(further), Resource::Referrers(subject)) => {
+                    lists::referrers(&call, &name, &subject, further).await
+                }
+                (_, resource) => repository(&call, body, &name, resource).await,
+            }
         }
     }
 }
@@ -147,7 +154,7 @@ async fn repository(
         (Resource::Upload(id), "PUT") => uploads::commit(call, body, name, id).await,
         (Resource::Upload(id), "DELETE") => uploads::cancel(call, name, id).await,
         (Resource::Upload(_), _) => Err(not_allowed("GET, HEAD, PATCH, PUT, DELETE")),
-        (Resource::Referrers(digest), "GET" | "HEAD") => lists::referrers(call, name, &digest).await,
+        (Resource::Referrers(digest), "GET" | "HEAD") => lists::referrers(call, name, &digest, Vec::new()).await,
         (Resource::Referrers(_), _) => Err(not_allowed("GET, HEAD")),
     }
 }

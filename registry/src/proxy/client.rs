@@ -1,24 +1,28 @@
-//! [`Client`]: speaks to one upstream: tokens, redirects, and who gets to see our password.
+//! [`Client`]: speaks to one upstream: tokens, redirects, and who gets to see our password. It goes straight to where it
+//! goes: the environment's proxies are not used, since they would resolve names for us, and not as we do.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use cfc_oci::Digest;
+use cfc_oci::{Descriptor, Digest, Index};
 use futures::{StreamExt, TryStreamExt};
-use http::{StatusCode, header};
+use http::{Method, StatusCode, header};
 use reqwest::{Response, Url};
 use serde::Deserialize;
 
-use super::destination::{is_allowed, is_same_server, outside};
+use super::challenge::Challenge;
+use super::destination::{Road, is_named, outside, road};
 use super::{Upstream, lock};
-use crate::ByteStream;
+use crate::{ByteStream, StorageError};
 
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
 /// An upstream that says nothing for this long is away.
 const READ_PATIENCE: Duration = Duration::from_secs(30);
 const MAX_REDIRECTS: usize = 5;
+/// Pages of one list of referrers.
+const MAX_PAGES: usize = 20;
 const MAX_TOKEN_BYTES: usize = 64 * 1024;
 /// How long a token is used whose service does not say.
 const TOKEN_LIFETIME: Duration = Duration::from_secs(60);
@@ -29,11 +33,19 @@ const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, application/vnd.o
 /// Speaks to one upstream.
 pub(super) struct Client {
     upstream: Upstream,
-    /// To the upstream's own server, wherever that is.
-    own: reqwest::Client,
+    base: Url,
+    /// To servers that the operator has named, wherever they are.
+    named: reqwest::Client,
     /// To any other.
     foreign: reqwest::Client,
     tokens: Mutex<HashMap<String, (String, Instant)>>,
+}
+
+/// A blob on its way.
+pub(super) struct Content {
+    /// What the upstream promises.
+    pub length: Option<u64>,
+    pub bytes: ByteStream<'static>,
 }
 
 /// Why nothing came.
@@ -52,28 +64,26 @@ struct TokenAnswer {
 }
 
 impl Client {
-    pub(super) fn new(upstream: &Upstream) -> Client {
+    /// Fails when the URL is none, or no connection could be made as safely as it must be.
+    pub(super) fn new(upstream: &Upstream) -> Result<Client, StorageError> {
+        let cannot = |why: String| StorageError::new("use", format!("{} as upstream", upstream.url), why);
+        let base = base(&upstream.url).map_err(cannot)?;
         // Whoever installs one first wins, and any is fine.
         let _ = tokio_rustls::rustls::crypto::ring::default_provider().install_default();
-        let builder = || {
-            let builder = reqwest::Client::builder()
-                .redirect(reqwest::redirect::Policy::none())
-                .connect_timeout(CONNECT_PATIENCE)
-                .read_timeout(READ_PATIENCE);
-            match upstream.url.starts_with("http://") {
-                // Needs no certificates, and so works where the system has none.
-                true => builder.tls_certs_only([]),
-                false => builder,
-            }
+        let build = |finish: &dyn Fn(reqwest::ClientBuilder) -> reqwest::ClientBuilder| {
+            let builder = || {
+                let builder = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).no_proxy();
+                finish(builder.connect_timeout(CONNECT_PATIENCE).read_timeout(READ_PATIENCE))
+            };
+            let built = match (builder().build(), base.scheme()) {
+                // Where the system has no certificates to trust, what is not encrypted needs none.
+                (Err(_), "http") => builder().tls_certs_only([]).build(),
+                (built, _) => built,
+            };
+            built.map_err(|error| cannot(crate::error::Chain(&error).to_string()))
         };
-        // A proxy would resolve names for us, and not as we do.
-        let foreign = builder().no_proxy().dns_resolver(outside()).build();
-        Client {
-            upstream: upstream.clone(),
-            own: builder().build().unwrap_or_default(),
-            foreign: foreign.unwrap_or_default(),
-            tokens: Mutex::default(),
-        }
+        let (named, foreign) = (build(&|builder| builder)?, build(&|builder| builder.dns_resolver(outside()))?);
+        Ok(Client { upstream: upstream.clone(), base, named, foreign, tokens: Mutex::default() })
     }
 
     /// Media type and bytes of a manifest.
@@ -83,28 +93,92 @@ impl Client {
         reference: &str,
         limit: usize,
     ) -> Result<(Option<String>, Bytes), FetchError> {
-        let response = self.get(name, &format!("manifests/{reference}")).await?;
+        let response = self.ask(Method::GET, name, &self.url(name, &format!("manifests/{reference}"))?).await?;
         let media_type = response.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let media_type = media_type.map(str::to_string);
         Ok((media_type, read(response, limit).await?))
     }
 
-    /// The bytes of a blob, as they come.
-    pub(super) async fn blob(&self, name: &str, digest: &Digest) -> Result<ByteStream<'static>, FetchError> {
-        let response = self.get(name, &format!("blobs/{digest}")).await?;
-        Ok(response.bytes_stream().map_err(|error| describe(&error)).boxed())
+    /// Where a tag points, as far as the upstream says so without giving the manifest.
+    pub(super) async fn tag(&self, name: &str, tag: &str) -> Result<Option<Digest>, FetchError> {
+        let url = self.url(name, &format!("manifests/{tag}"))?;
+        let response = self.ask(Method::HEAD, name, &url).await?;
+        let digest = response.headers().get("docker-content-digest").and_then(|value| value.to_str().ok());
+        Ok(digest.and_then(|digest| digest.parse().ok()))
     }
 
-    async fn get(&self, name: &str, path: &str) -> Result<Response, FetchError> {
-        let text = format!("{}/v2/{name}/{path}", self.upstream.url.trim_end_matches('/'));
-        let url = Url::parse(&text).map_err(|error| FetchError::Refused(format!("`{text}` is no URL: {error}")))?;
+    /// The bytes of a blob, as they come.
+    pub(super) async fn blob(&self, name: &str, digest: &Digest) -> Result<Content, FetchError> {
+        let response = self.ask(Method::GET, name, &self.url(name, &format!("blobs/{digest}"))?).await?;
+        let length = length(&response);
+        Ok(Content { length, bytes: response.bytes_stream().map_err(|error| describe(&error)).boxed() })
+    }
+
+    /// The size of a blob, as far as the upstream says so without giving the blob.
+    pub(super) async fn blob_size(&self, name: &str, digest: &Digest) -> Result<Option<u64>, FetchError> {
+        match self.ask(Method::HEAD, name, &self.url(name, &format!("blobs/{digest}"))?).await {
+            Ok(response) => Ok(length(&response)),
+            Err(FetchError::Status(status)) if is_unknown(status) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What refers to a manifest, `limit` bytes of it at most; from the tag that stands for the list where the upstream
+    /// has no such lists (distribution-spec, "Referrers Tag Schema").
+    pub(super) async fn referrers(
+        &self,
+        name: &str,
+        subject: &Digest,
+        limit: usize,
+    ) -> Result<Vec<Descriptor>, FetchError> {
+        match self.listed_referrers(name, subject, limit).await {
+            Err(FetchError::Status(status)) if status == StatusCode::NOT_FOUND || is_unknown(status) => {}
+            listed => return listed,
+        }
+        let hex = subject.hex();
+        let tag = format!("{}-{}", subject.algorithm(), &hex[..hex.len().min(64)]);
+        match self.manifest(name, &tag, limit).await {
+            Ok((_, bytes)) => referrers(&bytes),
+            Err(FetchError::Status(StatusCode::NOT_FOUND)) => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn listed_referrers(
+        &self,
+        name: &str,
+        subject: &Digest,
+        mut limit: usize,
+    ) -> Result<Vec<Descriptor>, FetchError> {
+        let mut url = self.url(name, &format!("referrers/{subject}"))?;
+        let mut all = Vec::new();
+        for _ in 0..MAX_PAGES {
+            let response = self.ask(Method::GET, name, &url).await?;
+            let next = next_page(&url, &response);
+            let page = read(response, limit).await?;
+            limit -= page.len();
+            all.extend(referrers(&page)?);
+            url = match next {
+                Some(next) => next,
+                None => return Ok(all),
+            };
+        }
+        Err(FetchError::Refused(format!("it has more than {MAX_PAGES} pages of referrers")))
+    }
+
+    fn url(&self, name: &str, path: &str) -> Result<Url, FetchError> {
+        let text = format!("{}/v2/{name}/{path}", self.base.as_str().trim_end_matches('/'));
+        Url::parse(&text).map_err(|error| FetchError::Refused(format!("`{text}` is no URL: {error}")))
+    }
+
+    async fn ask(&self, method: Method, name: &str, url: &Url) -> Result<Response, FetchError> {
         let scope = format!("repository:{name}:pull");
         let known = lock(&self.tokens).get(&scope).filter(|(_, until)| *until > Instant::now()).cloned();
         let mut proof = known.map(|(token, _)| format!("Bearer {token}"));
         for _ in 0..2 {
-            let response = self.follow(&url, proof.as_deref()).await?;
+            let response = self.follow(&method, url, proof.as_deref()).await?;
             match response.status() {
-                StatusCode::UNAUTHORIZED => proof = Some(self.prove(&url, &response, &scope).await?),
+                StatusCode::UNAUTHORIZED => proof = Some(self.prove(url, &response, &scope).await?),
                 status if status.is_success() => return Ok(response),
                 status => return Err(FetchError::Status(status)),
             }
@@ -113,13 +187,13 @@ impl Client {
     }
 
     /// Asks, and follows redirects. What proves who we are goes to the upstream's own server only.
-    async fn follow(&self, own: &Url, proof: Option<&str>) -> Result<Response, FetchError> {
+    async fn follow(&self, method: &Method, own: &Url, proof: Option<&str>) -> Result<Response, FetchError> {
         let mut url = own.clone();
         for _ in 0..=MAX_REDIRECTS {
-            let is_own = is_same_server(own, &url);
-            let client = if is_own { &self.own } else { &self.foreign };
-            let mut request = client.get(url.clone()).header(header::ACCEPT, ACCEPT);
-            if let Some(proof) = proof.filter(|_| is_own) {
+            let road = road(own, &self.upstream.redirects, &url);
+            let road = road.ok_or_else(|| FetchError::Refused(format!("it redirects to {}", elsewhere(&url))))?;
+            let mut request = self.on(road).request(method.clone(), url.clone()).header(header::ACCEPT, ACCEPT);
+            if let Some(proof) = proof.filter(|_| road == Road::Own) {
                 request = request.header(header::AUTHORIZATION, proof);
             }
             let response = request.send().await.map_err(|error| FetchError::Unreachable(describe(&error)))?;
@@ -128,12 +202,16 @@ impl Client {
             }
             let location = response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok());
             let target = location.and_then(|location| url.join(location).ok());
-            url = match target {
-                Some(target) if is_allowed(own, &target) => target,
-                _ => return Err(FetchError::Refused("it redirects to where we do not go".to_string())),
-            };
+            url = target.ok_or_else(|| FetchError::Refused("it redirects to nowhere".to_string()))?;
         }
         Err(FetchError::Refused("it redirects without end".to_string()))
+    }
+
+    fn on(&self, road: Road) -> &reqwest::Client {
+        match road {
+            Road::Own | Road::Named => &self.named,
+            Road::Outside => &self.foreign,
+        }
     }
 
     /// What proves who we are, as the upstream wants it.
@@ -153,18 +231,16 @@ impl Client {
     async fn token(&self, own: &Url, realm: &str, service: Option<&str>, scope: &str) -> Result<String, FetchError> {
         let refused = |why: &str| FetchError::Refused(format!("its token service `{realm}` {why}"));
         let mut url = Url::parse(realm).map_err(|_| refused("is no URL"))?;
-        if !is_allowed(own, &url) {
-            return Err(refused("is not one that we ask"));
-        }
-        let is_own = is_same_server(own, &url);
-        let is_trusted =
-            is_own || url.host_str().is_some_and(|host| self.upstream.realms.iter().any(|own| own == host));
+        let names = &self.upstream.realms;
+        let Some(road) = road(own, names, &url) else {
+            return Err(refused("is not one that we ask; `realms` names those that are to be asked wherever they are"));
+        };
+        let is_trusted = road == Road::Own || is_named(names, &url);
         url.query_pairs_mut().append_pair("scope", scope);
         if let Some(service) = service {
             url.query_pairs_mut().append_pair("service", service);
         }
-        let client = if is_own { &self.own } else { &self.foreign };
-        let mut request = client.get(url);
+        let mut request = self.on(road).get(url);
         if let Some((name, password)) = &self.upstream.credentials {
             if !is_trusted {
                 return Err(refused("may not get our password: name its host in `realms`"));
@@ -172,8 +248,10 @@ impl Client {
             request = request.basic_auth(name, Some(password));
         }
         let response = request.send().await.map_err(|error| FetchError::Unreachable(describe(&error)))?;
-        if !response.status().is_success() {
-            return Err(FetchError::Status(response.status()));
+        match response.status() {
+            status if status.is_success() => {}
+            status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => return Err(FetchError::Status(status)),
+            status => return Err(FetchError::Unreachable(format!("its token service answered {status}"))),
         }
         let answer: TokenAnswer = serde_json::from_slice(&read(response, MAX_TOKEN_BYTES).await?)
             .map_err(|_| refused("does not answer as one"))?;
@@ -190,24 +268,45 @@ impl Client {
     }
 }
 
-enum Challenge {
-    Basic,
-    Bearer { realm: String, service: Option<String> },
+/// The URL that an operator has written.
+fn base(text: &str) -> Result<Url, String> {
+    let url = Url::parse(text).map_err(|error| format!("it is no URL: {error}"))?;
+    let is_whole = matches!(url.scheme(), "http" | "https") && url.has_host();
+    let is_plain = url.username().is_empty() && url.password().is_none();
+    match is_whole && is_plain && url.query().is_none() && url.fragment().is_none() {
+        true => Ok(url),
+        false => Err("expected `https://registry.example`, without a user, a query or a fragment".to_string()),
+    }
 }
 
-impl Challenge {
-    fn parse(header: &str) -> Option<Challenge> {
-        let (scheme, rest) = header.split_once(' ').unwrap_or((header, ""));
-        if scheme.eq_ignore_ascii_case("basic") {
-            return Some(Challenge::Basic);
-        }
-        let value = |key: &str| {
-            let start = rest.find(&format!("{key}=\""))? + key.len() + 2;
-            rest[start..].split_once('"').map(|(value, _)| value.to_string())
-        };
-        let is_bearer = scheme.eq_ignore_ascii_case("bearer");
-        is_bearer.then(|| value("realm")).flatten().map(|realm| Challenge::Bearer { realm, service: value("service") })
-    }
+/// A place that we do not go to, without what may be a secret.
+fn elsewhere(url: &Url) -> String {
+    let place = url.origin().ascii_serialization();
+    format!("`{place}`, where we do not go; `redirects` names servers that it may send us to wherever they are")
+}
+
+/// What says that a server does not know such requests.
+fn is_unknown(status: StatusCode) -> bool {
+    matches!(status, StatusCode::BAD_REQUEST | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED)
+}
+
+fn length(response: &Response) -> Option<u64> {
+    response.headers().get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+fn referrers(bytes: &[u8]) -> Result<Vec<Descriptor>, FetchError> {
+    let index = serde_json::from_slice::<Index>(bytes);
+    index
+        .map(|index| index.manifests)
+        .map_err(|error| FetchError::Refused(format!("its referrers are no index: {error}")))
+}
+
+/// Where a list goes on (RFC 8288), on the same server.
+fn next_page(url: &Url, response: &Response) -> Option<Url> {
+    let links = response.headers().get(header::LINK)?.to_str().ok()?;
+    let (target, kind) = links.strip_prefix('<')?.split_once('>')?;
+    let next = url.join(target).ok()?;
+    (kind.contains("rel=\"next\"") && next.origin() == url.origin()).then_some(next)
 }
 
 fn basic(name: &str, password: &str) -> String {

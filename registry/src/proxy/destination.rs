@@ -1,5 +1,6 @@
-//! Where an upstream may send us. Its own host is the operator's word; any other must be one that everybody could reach,
-//! whatever name it has, since this machine reaches more than a client of the registry should learn of.
+//! Where an upstream may send us. Its own server is the operator's word, and so are those that he has named beside it;
+//! any other must be one that everybody could reach, whatever name it has, since this machine reaches more than a client
+//! of the registry should learn of.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -7,24 +8,47 @@ use std::sync::Arc;
 use reqwest::Url;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
+/// How a server may be gone to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Road {
+    /// It is the upstream itself.
+    Own,
+    /// The operator has named it, so it may be anywhere.
+    Named,
+    /// Only if everybody could reach it. Names are checked where they are resolved.
+    Outside,
+}
+
+/// How `target` may be gone to, to which the upstream sends us; `None` for not at all: not without encryption if the
+/// upstream has that, and not by an inner address that is not among `names`.
+pub(super) fn road(upstream: &Url, names: &[String], target: &Url) -> Option<Road> {
+    if is_same_server(upstream, target) {
+        return Some(Road::Own);
+    }
+    let is_scheme = target.scheme() == "https" || (target.scheme() == "http" && upstream.scheme() == "http");
+    let is_plain = target.username().is_empty() && target.password().is_none();
+    let host = target.host_str().filter(|host| !host.is_empty() && is_scheme && is_plain)?;
+    if is_named(names, target) {
+        return Some(Road::Named);
+    }
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    (!address.is_ok_and(is_inner)).then_some(Road::Outside)
+}
+
 /// Whether two URLs are of one server.
-pub(super) fn is_same_server(left: &Url, right: &Url) -> bool {
+fn is_same_server(left: &Url, right: &Url) -> bool {
     left.scheme() == right.scheme()
         && left.host_str() == right.host_str()
         && left.port_or_known_default() == right.port_or_known_default()
 }
 
-/// Whether a URL on another server may be asked: with encryption if the upstream has it, and not by an inner address.
-/// Names are checked where they are resolved.
-pub(super) fn is_allowed(upstream: &Url, target: &Url) -> bool {
-    if is_same_server(upstream, target) {
-        return true;
-    }
-    let is_scheme = target.scheme() == "https" || (target.scheme() == "http" && upstream.scheme() == "http");
-    let is_plain = target.username().is_empty() && target.password().is_none();
-    let host = target.host_str().unwrap_or_default();
-    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-    is_scheme && is_plain && !host.is_empty() && !address.is_ok_and(is_inner)
+/// Whether a URL's server is among `names`: `host`, at the port that its scheme has by itself, or `host:port`.
+pub(super) fn is_named(names: &[String], url: &Url) -> bool {
+    let (Some(host), Some(port)) = (url.host_str(), url.port_or_known_default()) else { return false };
+    let whole = format!("{host}:{port}");
+    let is_one =
+        |name: &String| name.eq_ignore_ascii_case(&whole) || (url.port().is_none() && name.eq_ignore_ascii_case(host));
+    names.iter().any(is_one)
 }
 
 /// Whether an address means this machine, its network, or nothing that is one machine for everybody.
@@ -90,7 +114,36 @@ mod tests {
     use super::*;
 
     fn allowed(upstream: &str, target: &str) -> bool {
-        is_allowed(&Url::parse(upstream).expect(upstream), &Url::parse(target).expect(target))
+        road(&Url::parse(upstream).expect(upstream), &[], &Url::parse(target).expect(target)).is_some()
+    }
+
+    #[test]
+    fn servers_that_the_operator_has_named_may_be_anywhere() {
+        let names = ["auth.internal", "10.0.0.6:9000", "[fd00::1]", "Named.Internal:443"].map(str::to_string);
+        let check = |target: &str| road(&url("https://r.internal"), &names, &url(target));
+        for (target, expected) in [
+            ("https://auth.internal/token", Some(Road::Named)),
+            ("https://auth.internal:443/token", Some(Road::Named)),
+            ("https://10.0.0.6:9000/x", Some(Road::Named)),
+            ("https://[fd00::1]/x", Some(Road::Named)),
+            ("https://named.internal/x", Some(Road::Named)),
+            // Its own server, with the port or without.
+            ("https://r.internal:443/x", Some(Road::Own)),
+            ("https://r.internal/x", Some(Road::Own)),
+            // Others, or in the clear.
+            ("https://auth.internal:8443/token", Some(Road::Outside)),
+            ("https://sub.auth.internal/token", Some(Road::Outside)),
+            ("http://auth.internal/token", None),
+            ("https://10.0.0.6/x", None),
+            ("https://10.0.0.6:9001/x", None),
+            ("https://ann:secret@auth.internal/token", None),
+        ] {
+            assert_eq!(check(target), expected, "{target}");
+        }
+    }
+
+    fn url(text: &str) -> Url {
+        Url::parse(text).expect(text)
     }
 
     #[test]

@@ -10,19 +10,17 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
 use cfc_oci::Digest;
-use cfc_registry::{Options, Upstream};
+use cfc_registry::{Options, QuotaRule, Quotas, Registry, Upstream};
 use tempfile::TempDir;
 
 use crate::harness::{Server, expect, expect_error, header, image, noise, send};
 
 fn upstream(prefix: &str, url: &str) -> Upstream {
-    Upstream {
-        prefix: prefix.to_string(),
-        url: url.to_string(),
-        credentials: None,
-        realms: Vec::new(),
-        fresh: Duration::ZERO,
-    }
+    Upstream { fresh: Duration::ZERO, ..Upstream::new(prefix, url) }
+}
+
+fn at(port: u16) -> String {
+    format!("http://127.0.0.1:{port}")
 }
 
 fn with_password(upstream: Upstream) -> Upstream {
@@ -133,7 +131,8 @@ async fn images_of_upstreams_are_kept_and_the_rest_is_ones_own() {
     // The longest prefix says where; another's password goes nowhere else.
     assert_eq!(text(&server, "/v2/hub/closed/app/manifests/v1").await, secret);
     expect(&server.get(&format!("/v2/hub/closed/app/blobs/{secret_layer}")).await, 200);
-    expect_error(server.get("/v2/unknown/app/manifests/v1").await, 404, "MANIFEST_UNKNOWN").await;
+    let refused = expect_error(server.get("/v2/unknown/app/manifests/v1").await, 403, "DENIED").await;
+    assert!(refused.contains("the upstream answered 401"), "{refused}");
     expect_error(server.get("/v2/hub/library/app/manifests/none").await, 404, "MANIFEST_UNKNOWN").await;
     let none = format!("/v2/hub/library/app/blobs/{}", Digest::of(b"none"));
     expect_error(server.get(&none).await, 404, "BLOB_UNKNOWN").await;
@@ -162,7 +161,7 @@ async fn images_of_upstreams_are_kept_and_the_rest_is_ones_own() {
     assert_eq!((collected.blobs, collected.manifests), (0, 0));
 }
 
-/// A request that a fake got: its path and what it proved who it is with.
+/// A request that a fake got: its method and path, and what it proved who it is with.
 type Asked = Arc<Mutex<Vec<(String, String)>>>;
 
 /// What a fake answers.
@@ -194,10 +193,11 @@ async fn fake(respond: impl Fn(&str, &str) -> Answer + Send + Sync + 'static) ->
         let (all, respond) = (all.clone(), respond.clone());
         async move {
             let path = request.uri().path_and_query().expect("a path").to_string();
+            let method = request.method().clone();
             let proof = request.headers().get("authorization").map(|value| value.to_str().expect("ASCII").to_string());
             let proof = proof.unwrap_or_default();
             let answer = respond(&path, &proof);
-            all.lock().expect("nobody panics").push((path, proof));
+            all.lock().expect("nobody panics").push((format!("{method} {path}"), proof));
             let mut response = Response::builder().status(answer.status);
             for (name, value) in answer.headers {
                 response = response.header(name, value);
@@ -326,7 +326,8 @@ async fn what_is_not_what_it_should_be_is_neither_served_nor_kept() {
     for path in [&blob, &by_digest, &"/v2/hub/a/manifests/huge".to_string(), &"/v2/hub/a/manifests/garbage".to_string()]
     {
         expect_error(server.get(path).await, 502, "UNKNOWN").await;
-        expect(&server.head(path).await, 502);
+        // Of a blob only what the upstream says is told.
+        expect(&server.head(path).await, if path.contains("/blobs/") { 200 } else { 502 });
     }
     let usage = server.registry.usage().await.expect("adds up");
     assert!(usage.values().all(|usage| usage.bytes == 0 && usage.manifests == 0), "{usage:?}");
@@ -396,4 +397,362 @@ async fn what_layers_say_of_other_places_is_not_followed() {
     expect(&server.get("/v2/hub/a/manifests/v1").await, 200);
     expect(&server.get(&format!("/v2/hub/a/blobs/{layer}")).await, 404);
     assert_eq!(reached.lock().expect("nobody panics").len(), 0);
+}
+
+/// An upstream that takes its time: how many ask it at once, and at most so far.
+#[derive(Clone, Default)]
+struct Gauge(Arc<Mutex<(usize, usize)>>);
+
+impl Gauge {
+    fn enter(&self) {
+        let mut counts = self.0.lock().expect("nobody panics");
+        counts.0 += 1;
+        counts.1 = counts.1.max(counts.0);
+    }
+
+    fn leave(&self) {
+        self.0.lock().expect("nobody panics").0 -= 1;
+    }
+
+    fn most(&self) -> usize {
+        self.0.lock().expect("nobody panics").1
+    }
+}
+
+/// Serves `router` on a port of loopback.
+async fn serve(router: axum::Router) -> u16 {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("loopback port");
+    let port = listener.local_addr().expect("bound").port();
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    port
+}
+
+async fn bytes(server: &Server, path: &str) -> Vec<u8> {
+    let response = server.get(path).await;
+    expect(&response, 200);
+    response.bytes().await.expect("body").to_vec()
+}
+
+/// Whether nothing of an upstream is kept.
+async fn keeps_nothing(server: &Server) -> bool {
+    let usage = server.registry.usage().await.expect("adds up");
+    usage.values().all(|usage| usage.bytes == 0 && usage.manifests == 0)
+}
+
+#[tokio::test]
+async fn who_only_looks_for_a_blob_has_nothing_fetched() {
+    let content = noise(50_000, 1);
+    let digest = Digest::of(&content);
+    let known = format!("/v2/a/blobs/{digest}");
+    let (port, asked) = fake(move |path, _| match path == known {
+        true => answer(200, noise(50_000, 1)),
+        false => answer(404, ""),
+    })
+    .await;
+    let server = start(vec![upstream("hub", &at(port))]).await;
+    let blob = format!("/v2/hub/a/blobs/{digest}");
+    let looked = server.head(&blob).await;
+    expect(&looked, 200);
+    assert_eq!(header(&looked, "content-length"), "50000");
+    assert_eq!(header(&looked, "docker-content-digest"), digest.to_string());
+    expect(&server.head(&format!("/v2/hub/a/blobs/{}", Digest::of(b"none"))).await, 404);
+    assert_eq!(asked_for(&asked, "GET "), 0, "{asked:?}");
+    assert!(keeps_nothing(&server).await);
+    assert!(bytes(&server, &blob).await == content);
+    let before = asked_for(&asked, "");
+    assert_eq!(header(&server.head(&blob).await, "content-length"), "50000");
+    assert_eq!(asked_for(&asked, ""), before, "what is kept is told from here");
+
+    // An upstream that does not say how large it is has to give it.
+    let gets = axum::Router::new().fallback(|request: Request| async move {
+        match request.method().as_str() {
+            "GET" => (http::StatusCode::OK, noise(50_000, 1)),
+            _ => (http::StatusCode::METHOD_NOT_ALLOWED, Vec::new()),
+        }
+    });
+    let server = start(vec![upstream("hub", &at(serve(gets).await))]).await;
+    assert_eq!(header(&server.head(&blob).await, "content-length"), "50000");
+}
+
+#[tokio::test]
+async fn so_many_blobs_are_fetched_at_once_and_no_more() {
+    let (gauge, inside) = (Gauge::default(), Gauge::default());
+    let shared = inside.clone();
+    let slow = axum::Router::new().fallback(move |request: Request| {
+        let inside = shared.clone();
+        async move {
+            inside.enter();
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            inside.leave();
+            let path = request.uri().path();
+            let seed = (0..12).find(|seed| path.ends_with(&Digest::of(&noise(1000, *seed)).to_string()));
+            seed.map_or((http::StatusCode::NOT_FOUND, Vec::new()), |seed| (http::StatusCode::OK, noise(1000, seed)))
+        }
+    });
+    let port = serve(slow).await;
+    let server = start(vec![Upstream { fetches: 3, ..upstream("hub", &at(port)) }]).await;
+    let pulls = (0..12).map(|seed| {
+        let (server, gauge) = (&server, gauge.clone());
+        async move {
+            gauge.enter();
+            let path = format!("/v2/hub/a/blobs/{}", Digest::of(&noise(1000, seed)));
+            assert!(bytes(server, &path).await == noise(1000, seed));
+            gauge.leave();
+        }
+    });
+    futures::future::join_all(pulls).await;
+    assert_eq!((gauge.most(), inside.most()), (12, 3));
+}
+
+#[tokio::test]
+async fn an_upstream_that_never_ends_is_given_up() {
+    let content = noise(1000, 1);
+    let digest = Digest::of(&content);
+    let is_slow = Arc::new(Mutex::new(true));
+    let slow = is_slow.clone();
+    let router = axum::Router::new().fallback(move |request: Request| {
+        let is_slow = *slow.lock().expect("nobody panics");
+        let is_tag = request.uri().path().ends_with("/never");
+        async move {
+            let drip = |number: u64| async move {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                Some((Ok::<_, std::io::Error>("x"), number + 1))
+            };
+            match is_slow || is_tag {
+                true => Body::from_stream(futures::stream::unfold(0, drip)),
+                false => Body::from(noise(1000, 1)),
+            }
+        }
+    });
+    let port = serve(router).await;
+    let server =
+        start(vec![Upstream { timeout: Duration::from_millis(500), fetches: 1, ..upstream("hub", &at(port)) }]).await;
+    let blob = format!("/v2/hub/a/blobs/{digest}");
+    for path in [&blob, &"/v2/hub/a/manifests/never".to_string()] {
+        let late = expect_error(server.get(path).await, 503, "UNKNOWN").await;
+        assert!(late.contains("longer than `timeout` allows"), "{late}");
+    }
+    // Its turn is free again, and nothing of it stays in the way.
+    *is_slow.lock().expect("nobody panics") = false;
+    assert!(bytes(&server, &blob).await == content);
+}
+
+#[tokio::test]
+async fn what_there_is_no_room_for_is_passed_on() {
+    let (large, small) = (noise(100_000, 1), noise(100, 2));
+    let manifest = image(&Digest::of(&small), &[&Digest::of(&large)], "");
+    let served = manifest.clone();
+    let respond = move |path: &str, _: &str| match path {
+        path if path.ends_with(&Digest::of(&noise(100_000, 1)).to_string()) => answer(200, noise(100_000, 1)),
+        path if path.ends_with(&Digest::of(&noise(100, 2)).to_string()) => answer(200, noise(100, 2)),
+        // Another one than is asked for.
+        path if path.contains("/blobs/") => answer(200, noise(100_000, 3)),
+        path if path.ends_with("/v1") => {
+            answer(200, served.clone()).with("content-type", cfc_oci::media_type::MANIFEST)
+        }
+        _ => answer(404, ""),
+    };
+    let (port, asked) = fake(respond).await;
+    // The length of a body that is sent in chunks is not known before its end.
+    let chunks = axum::Router::new().fallback(|| async {
+        let pieces: Vec<Result<Vec<u8>, std::io::Error>> =
+            noise(100_000, 1).chunks(999).map(|p| Ok(p.to_vec())).collect();
+        Body::from_stream(futures::stream::iter(pieces))
+    });
+    let chunked = serve(chunks).await;
+    let blob = |prefix: &str, content: &[u8]| format!("/v2/{prefix}/a/blobs/{}", Digest::of(content));
+    let quotas = [
+        Quotas { total: Some(1000), ..Quotas::default() },
+        Quotas { blob: Some(1000), ..Quotas::default() },
+        Quotas { rules: vec![QuotaRule { repositories: vec!["**".to_string()], bytes: 1000 }], ..Quotas::default() },
+    ];
+    for quotas in quotas {
+        let upstreams = vec![upstream("hub", &at(port)), upstream("chunked", &at(chunked))];
+        let server = Server::start_with(Options { upstreams, quotas, ..Options::default() }).await;
+        let before = asked_for(&asked, "GET ");
+        for _ in 0..2 {
+            let passed = server.get(&blob("hub", &large)).await;
+            expect(&passed, 200);
+            assert_eq!(header(&passed, "content-length"), "100000");
+            assert_eq!(header(&passed, "docker-content-digest"), Digest::of(&large).to_string());
+            assert!(passed.bytes().await.expect("body") == large);
+            assert!(bytes(&server, &blob("chunked", &large)).await == large);
+        }
+        assert!(keeps_nothing(&server).await);
+        assert_eq!(asked_for(&asked, "GET ") - before, 4, "once to see that there is no room, once to pass it on");
+        // What is not what it should be has no end.
+        let wrong = server.get(&blob("hub", b"something else")).await;
+        assert!(wrong.status() == 502 || wrong.bytes().await.is_err());
+        // What there is room for is kept.
+        assert!(bytes(&server, &blob("hub", &small)).await == small);
+        assert!(!keeps_nothing(&server).await);
+        let before = asked_for(&asked, "");
+        assert!(bytes(&server, &blob("hub", &small)).await == small);
+        assert_eq!(asked_for(&asked, ""), before);
+        // One's own pushes are told of the quota.
+        let own = server.request("POST", &format!("/v2/own/blobs/uploads/?digest={}", Digest::of(&large)));
+        let refused = send(own.body(large.clone())).await.status().as_u16();
+        assert!([403, 413].contains(&refused), "{refused}");
+    }
+    let quotas = Quotas { total: Some(1), ..Quotas::default() };
+    let upstreams = vec![upstream("hub", &at(port))];
+    let server = Server::start_with(Options { upstreams, quotas, ..Options::default() }).await;
+    assert_eq!(text(&server, "/v2/hub/a/manifests/v1").await, manifest);
+    let looked = server.head("/v2/hub/a/manifests/v1").await;
+    assert_eq!(header(&looked, "content-length"), manifest.len().to_string());
+    assert_eq!(header(&looked, "docker-content-digest"), Digest::of(manifest.as_bytes()).to_string());
+    assert!(keeps_nothing(&server).await);
+}
+
+#[tokio::test]
+async fn an_upstream_that_cannot_be_asked_safely_is_refused_at_the_start() {
+    let directory = TempDir::new().expect("temporary directory");
+    for url in ["nonsense", "ftp://r.example", "https://ann:secret@r.example", "https://r.example/?x=y", "https://"] {
+        let options = Options { upstreams: vec![Upstream::new("hub", url)], ..Options::default() };
+        let refused = Registry::open(directory.path(), options).err().expect(url).to_string();
+        assert!(refused.starts_with("cannot use `") && refused.ends_with("as upstream`"), "{refused}");
+    }
+}
+
+#[tokio::test]
+async fn servers_that_the_operator_has_named_are_gone_to_wherever_they_are() {
+    let content = noise(1000, 1);
+    let path = format!("/v2/hub/a/blobs/{}", Digest::of(&content));
+    let (store, at_store) = fake(|_, _| answer(200, noise(1000, 1))).await;
+    let (service, at_service) = fake(|_, proof| match proof {
+        "Basic YW5uOnNlY3JldA==" => answer(200, r#"{"token":"good"}"#),
+        _ => answer(401, ""),
+    })
+    .await;
+    let (port, _) = fake(move |_, proof| match proof {
+        "Bearer good" => answer(307, "").with("location", format!("{}/blob", at(store))),
+        _ => answer(401, "").with("www-authenticate", format!("Bearer realm=\"{}/token\",service=\"s\"", at(service))),
+    })
+    .await;
+    let named = |realm: u16, redirect: u16| Upstream {
+        realms: vec![format!("127.0.0.1:{realm}")],
+        redirects: vec![format!("127.0.0.1:{redirect}")],
+        ..with_password(upstream("hub", &at(port)))
+    };
+    assert!(bytes(&start(vec![named(service, store)]).await, &path).await == content);
+    let proofs: Vec<String> = at_store.lock().expect("nobody panics").iter().map(|(_, proof)| proof.clone()).collect();
+    assert_eq!(proofs, [""], "where it redirects to learns nothing");
+    // Neither name is good for the other thing, nor for another port.
+    let asked = (asked_for(&at_service, ""), asked_for(&at_store, ""));
+    for wrong in [named(service, service), named(store, store), named(service + 1, store), named(service, store + 1)] {
+        expect_error(start(vec![wrong]).await.get(&path).await, 502, "UNKNOWN").await;
+    }
+    assert_eq!(asked_for(&at_store, ""), asked.1);
+    assert_eq!(asked_for(&at_service, ""), asked.0 + 2);
+}
+
+#[tokio::test]
+async fn that_an_upstream_refuses_us_is_said() {
+    for status in [401, 403] {
+        let (port, _) = fake(move |_, _| answer(status, "")).await;
+        let server = start(vec![upstream("hub", &at(port))]).await;
+        let blob = format!("/v2/hub/a/blobs/{}", Digest::of(b"x"));
+        for path in [&blob, &"/v2/hub/a/manifests/v1".to_string()] {
+            let refused = expect_error(server.get(path).await, 403, "DENIED").await;
+            assert!(refused.contains(&format!("the upstream answered {status}")), "{refused}");
+            let looked = server.head(path).await;
+            expect(&looked, 403);
+            assert!(looked.headers().get("www-authenticate").is_none());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_tag_is_renewed_by_whoever_asks_for_it_and_fetched_when_it_moved() {
+    let index = |name: &str| crate::harness::index(&[], &format!(r#","annotations":{{"name":"{name}"}}"#));
+    let current = Arc::new(Mutex::new(None::<String>));
+    let served = current.clone();
+    let (port, asked) = fake(move |_, _| match served.lock().expect("nobody panics").clone() {
+        Some(json) => {
+            let digest = Digest::of(json.as_bytes()).to_string();
+            answer(200, json).with("content-type", cfc_oci::media_type::INDEX).with("docker-content-digest", digest)
+        }
+        None => answer(503, ""),
+    })
+    .await;
+    let server = start(vec![upstream("hub", &at(port))]).await;
+    let is = |json: Option<String>| *current.lock().expect("nobody panics") = json;
+    for method in ["GET", "HEAD"] {
+        let path = format!("/v2/hub/{}/manifests/v1", method.to_lowercase());
+        let ask = || async {
+            let response = send(server.request(method, &path)).await;
+            expect(&response, 200);
+            header(&response, "docker-content-digest")
+        };
+        let digest = |name: &str| Digest::of(index(name).as_bytes()).to_string();
+        is(Some(index("first")));
+        assert_eq!(ask().await, digest("first"));
+        let fetched = asked_for(&asked, "GET ");
+        assert_eq!(ask().await, digest("first"));
+        assert_eq!(asked_for(&asked, "GET "), fetched, "{method}: it is asked for, not fetched again");
+        is(Some(index("second")));
+        assert_eq!(ask().await, digest("second"), "{method}: it moved");
+        is(None);
+        assert_eq!(ask().await, digest("second"), "{method}: it is served while the upstream is away");
+        is(Some(index("third")));
+        assert_eq!(ask().await, digest("third"), "{method}: and found to have moved afterwards");
+    }
+}
+
+#[tokio::test]
+async fn what_refers_to_an_image_of_an_upstream_is_listed() {
+    let subject = Digest::of(b"subject");
+    let descriptor = |text: &str, kind: &str| {
+        let digest = Digest::of(text.as_bytes());
+        let media_type = cfc_oci::media_type::MANIFEST;
+        format!(r#"{{"mediaType":"{media_type}","digest":"{digest}","size":1,"artifactType":"{kind}"}}"#)
+    };
+    let list = |entries: &[String]| {
+        let media_type = cfc_oci::media_type::INDEX;
+        format!(r#"{{"schemaVersion":2,"mediaType":"{media_type}","manifests":[{}]}}"#, entries.join(","))
+    };
+    let pages = [list(&[descriptor("a", "sbom")]), list(&[descriptor("b", "signature"), descriptor("c", "sbom")])];
+    let by_tag = list(&[descriptor("d", "signature")]);
+    let is_away = Arc::new(Mutex::new(false));
+    let (away, of, tag) = (is_away.clone(), subject.to_string(), subject.to_string().replace(':', "-"));
+    let (port, _) = fake(move |path, _| match path {
+        _ if *away.lock().expect("nobody panics") => answer(500, ""),
+        path if path == format!("/v2/api/referrers/{of}") => {
+            answer(200, pages[0].clone()).with("link", format!("</v2/api/referrers/{of}?last=x>; rel=\"next\""))
+        }
+        path if path == format!("/v2/api/referrers/{of}?last=x") => answer(200, pages[1].clone()),
+        path if path == format!("/v2/tag/manifests/{tag}") => answer(200, by_tag.clone()),
+        path if path.starts_with("/v2/odd/") => answer(200, "<html>"),
+        _ => answer(404, "404 page not found"),
+    })
+    .await;
+    let server = start(vec![upstream("hub", &at(port))]).await;
+    let listed = |name: &str, query: &str| {
+        let (server, path) = (&server, format!("/v2/hub/{name}/referrers/{subject}{query}"));
+        async move {
+            let response = server.get(&path).await;
+            expect(&response, 200);
+            let index: serde_json::Value = response.json().await.expect("JSON");
+            let mut digests: Vec<String> = index["manifests"]
+                .as_array()
+                .expect("a list")
+                .iter()
+                .map(|entry| entry["digest"].as_str().expect("text").to_string())
+                .collect();
+            digests.sort();
+            digests
+        }
+    };
+    let digests = |texts: &[&str]| {
+        let mut digests: Vec<String> = texts.iter().map(|text| Digest::of(text.as_bytes()).to_string()).collect();
+        digests.sort();
+        digests
+    };
+    assert_eq!(listed("api", "").await, digests(&["a", "b", "c"]));
+    assert_eq!(listed("api", "?artifactType=sbom").await, digests(&["a", "c"]));
+    assert_eq!(listed("tag", "").await, digests(&["d"]));
+    assert_eq!(listed("none", "").await, digests(&[]));
+    expect_error(server.get(&format!("/v2/hub/odd/referrers/{subject}")).await, 502, "UNKNOWN").await;
+    *is_away.lock().expect("nobody panics") = true;
+    assert_eq!(listed("api", "").await, digests(&[]), "what is kept here, which is nothing");
 }

@@ -1,0 +1,353 @@
+//! [`Source`]: one upstream, and bringing here what it has.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use axum::response::Response;
+use bytes::Bytes;
+use cfc_oci::{Descriptor, Digest, Hasher, RepositoryName, Tag};
+use futures::StreamExt;
+use http::StatusCode;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant as Deadline, timeout_at};
+
+use super::client::{Client, FetchError};
+use super::failed::Failed;
+use super::flights::Flights;
+use super::{NOTHING_FOR, REMEMBERED, Upstream, lock, passing};
+use crate::error::{ApiError, Problem};
+use crate::manifest::ManifestFacts;
+use crate::quota::{Arrival, Budget};
+use crate::registry::Inner;
+use crate::{AppendError, ByteStream, CommitError, StorageError};
+
+/// Fetches that wait for their turn.
+const WAITING: usize = 1000;
+
+/// What is remembered of, and fetched for, one repository: a kind and a reference.
+type Key = (String, String);
+
+/// An upstream, and what is known of it.
+pub(super) struct Source {
+    pub(super) upstream: Upstream,
+    client: Client,
+    /// When a tag was looked up last.
+    looked_up: Mutex<HashMap<Key, Instant>>,
+    /// What was not there, and when.
+    nothing: Mutex<HashMap<Key, Instant>>,
+    /// What is fetched right now, or waits for it.
+    fetching: Flights<Key, Result<(), Failed>>,
+    /// Turns to fetch a blob, which may take long.
+    blobs: Arc<Semaphore>,
+    /// Turns to ask for anything else.
+    questions: Arc<Semaphore>,
+}
+
+/// What is to be fetched.
+#[derive(Clone)]
+pub(super) enum Wanted {
+    /// By tag or digest.
+    Manifest(String),
+    Blob(Digest),
+}
+
+impl Wanted {
+    fn key(&self, name: &RepositoryName) -> Key {
+        let what = match self {
+            Wanted::Manifest(reference) => format!("manifests/{reference}"),
+            Wanted::Blob(digest) => format!("blobs/{digest}"),
+        };
+        (name.to_string(), what)
+    }
+}
+
+/// A manifest as it came, verified.
+struct Manifest {
+    facts: ManifestFacts,
+    digest: Digest,
+    bytes: Bytes,
+}
+
+impl Source {
+    /// Fails when it cannot be asked as it must be.
+    pub(super) fn new(upstream: Upstream) -> Result<Source, StorageError> {
+        let turns = || Arc::new(Semaphore::new(upstream.fetches));
+        Ok(Source {
+            client: Client::new(&upstream)?,
+            looked_up: Mutex::default(),
+            nothing: Mutex::default(),
+            fetching: Flights::default(),
+            blobs: turns(),
+            questions: turns(),
+            upstream,
+        })
+    }
+
+    /// Asks where a tag points unless that is known; an upstream that is away leaves it where it pointed.
+    pub(super) async fn bring_tag(
+        self: &Arc<Self>,
+        registry: &Arc<Inner>,
+        name: &RepositoryName,
+        remote: &str,
+        tag: &Tag,
+    ) -> Result<(), Failed> {
+        let key = (name.to_string(), tag.to_string());
+        let kept = registry.metadata.tag(name, tag).await?.map(|descriptor| descriptor.digest);
+        let is_fresh = lock(&self.looked_up).get(&key).is_some_and(|when| when.elapsed() < self.upstream.fresh);
+        if kept.is_some() && is_fresh {
+            return Ok(());
+        }
+        match self.renew_tag(registry, name, remote, tag, kept.as_ref()).await {
+            Ok(()) => {
+                remember(&self.looked_up, key);
+                Ok(())
+            }
+            Err(Failed::Away(why)) if kept.is_some() => {
+                tracing::warn!(%name, %tag, why, "serving a tag as it was");
+                Ok(())
+            }
+            failed => failed,
+        }
+    }
+
+    /// Fetches what a tag points at unless that is here: upstreams count what is fetched rather than what is asked.
+    async fn renew_tag(
+        self: &Arc<Self>,
+        registry: &Arc<Inner>,
+        name: &RepositoryName,
+        remote: &str,
+        tag: &Tag,
+        kept: Option<&Digest>,
+    ) -> Result<(), Failed> {
+        if let Some(kept) = kept
+            && registry.metadata.claim_manifest(name, kept).await?
+        {
+            let asked = self.ask(self.client.tag(remote, tag.as_str())).await?;
+            match asked {
+                Ok(Some(found)) if found == *kept => return Ok(()),
+                Err(error @ (FetchError::Status(StatusCode::NOT_FOUND) | FetchError::Unreachable(_))) => {
+                    return Err(error.into());
+                }
+                // It moved, or the upstream does not say.
+                _ => {}
+            }
+        }
+        self.fetch(registry, name, remote, Wanted::Manifest(tag.to_string())).await
+    }
+
+    /// Fetches, or waits for who does.
+    pub(super) async fn fetch(
+        self: &Arc<Self>,
+        registry: &Arc<Inner>,
+        name: &RepositoryName,
+        remote: &str,
+        wanted: Wanted,
+    ) -> Result<(), Failed> {
+        let key = wanted.key(name);
+        if self.is_known_not_there(&key) {
+            return Err(Failed::NotThere);
+        }
+        let begin = || {
+            let (source, registry, name) = (self.clone(), registry.clone(), name.clone());
+            let (remote, key) = (remote.to_string(), key.clone());
+            async move {
+                let fetched = match &wanted {
+                    Wanted::Manifest(reference) => source.fetch_manifest(&registry, &name, &remote, reference).await,
+                    Wanted::Blob(digest) => source.fetch_blob(&registry, &name, &remote, digest).await,
+                };
+                if let Err(Failed::NotThere) = fetched {
+                    remember(&source.nothing, key);
+                }
+                fetched
+            }
+        };
+        let fetching = self.fetching.join(&key, self.upstream.fetches.saturating_add(WAITING), begin);
+        fetching.ok_or(Failed::Busy)?.await.unwrap_or_else(|| {
+            tracing::error!(%name, "fetching from an upstream broke off by a fault of ours");
+            Err(Failed::Storage)
+        })
+    }
+
+    fn is_known_not_there(&self, key: &Key) -> bool {
+        lock(&self.nothing).get(key).is_some_and(|when| when.elapsed() < NOTHING_FOR)
+    }
+
+    async fn fetch_manifest(
+        &self,
+        registry: &Arc<Inner>,
+        name: &RepositoryName,
+        remote: &str,
+        reference: &str,
+    ) -> Result<(), Failed> {
+        let Manifest { facts, digest, bytes } = self.manifest(registry, remote, reference).await?;
+        let metadata = &registry.metadata;
+        let _hold = registry.holds.hold([digest.clone()]);
+        registry.admit_manifest(name, &digest, bytes.len() as u64).await?;
+        metadata.put_manifest(name, &digest, &facts.media_type, &bytes).await?;
+        if let Some(subject) = &facts.subject {
+            let referrer = facts.referrer(digest.clone(), bytes.len() as u64);
+            metadata.put_referrer(name, subject, &referrer).await?;
+        }
+        if let Ok(tag) = reference.parse::<Tag>() {
+            metadata.note_tag(name, &tag, &digest).await?;
+            let descriptor = Descriptor::new(&facts.media_type, digest, bytes.len() as u64);
+            metadata.put_tag(name, &tag, &descriptor, false).await?;
+        }
+        Ok(())
+    }
+
+    async fn manifest(&self, registry: &Inner, remote: &str, reference: &str) -> Result<Manifest, Failed> {
+        let limit = registry.options.max_manifest_bytes;
+        let (media_type, bytes) = self.ask(self.client.manifest(remote, reference, limit)).await??;
+        let digest = verified(reference, &bytes)?;
+        let facts = ManifestFacts::parse(media_type.as_deref(), &bytes)
+            .map_err(|error| Failed::Wrong(format!("the manifest `{reference}` is not valid: {error}")))?;
+        Ok(Manifest { facts, digest, bytes })
+    }
+
+    /// Takes a blob in by way of an upload, which compares what came with the digest.
+    async fn fetch_blob(
+        &self,
+        registry: &Arc<Inner>,
+        name: &RepositoryName,
+        remote: &str,
+        digest: &Digest,
+    ) -> Result<(), Failed> {
+        let deadline = self.deadline();
+        let _turn = turn(&self.blobs, deadline).await?;
+        let content = within(deadline, self.client.blob(remote, digest)).await??;
+        let _hold = registry.holds.hold([digest.clone()]);
+        let id = registry.uploads.begin(name, digest.algorithm()).await?;
+        let kept = async {
+            let budget = Budget::open(registry, name, id, content.length).await?;
+            let is_new = registry.is_new(digest).await?;
+            let body = budget.stream(until(deadline, content.bytes));
+            let failed = match registry.uploads.commit(name, id, None, body, digest).await {
+                Ok(size) => return Ok(registry.link(name, digest, size, Arrival::Uploaded(id, is_new)).await?),
+                Err(CommitError::Append(AppendError::Body(why))) => Failed::Away(why),
+                Err(CommitError::Append(AppendError::Storage(error))) => error.into(),
+                Err(error) => Failed::Wrong(error.to_string()),
+            };
+            // What there was no room for ended like an upstream that goes away.
+            match Failed::from(budget.failed(Problem::Internal.into()).await?) {
+                no_room @ Failed::NoRoom(_) => Err(no_room),
+                _ => Err(failed),
+            }
+        };
+        let kept = kept.await;
+        if kept.is_err() {
+            // Where this fails too, the upload is gone when it expires.
+            let _ = registry.uploads.abort(name, id).await.map_err(Failed::from);
+            registry.release(name, id);
+        }
+        kept
+    }
+
+    /// The size of a blob that is not here; `None` when the upstream does not tell it.
+    pub(super) async fn blob_size(
+        &self,
+        name: &RepositoryName,
+        remote: &str,
+        digest: &Digest,
+    ) -> Result<Option<u64>, Failed> {
+        let key = Wanted::Blob(digest.clone()).key(name);
+        if self.is_known_not_there(&key) {
+            return Err(Failed::NotThere);
+        }
+        let size = self.ask(self.client.blob_size(remote, digest)).await?.map_err(Failed::from);
+        if let Err(Failed::NotThere) = size {
+            remember(&self.nothing, key);
+        }
+        size
+    }
+
+    /// Gives the client a blob that is not kept.
+    pub(super) async fn pass_blob(&self, remote: &str, digest: &Digest) -> Result<Response, Failed> {
+        let deadline = self.deadline();
+        let turn = turn(&self.blobs, deadline).await?;
+        let content = within(deadline, self.client.blob(remote, digest)).await??;
+        Ok(passing::blob(digest, content.length, until(deadline, content.bytes), turn))
+    }
+
+    /// Gives the client a manifest that is not kept.
+    pub(super) async fn pass_manifest(
+        &self,
+        registry: &Inner,
+        remote: &str,
+        reference: &str,
+        is_head: bool,
+    ) -> Result<Response, Failed> {
+        let Manifest { facts, digest, bytes } = self.manifest(registry, remote, reference).await?;
+        Ok(passing::manifest(&digest, &facts.media_type, bytes, is_head))
+    }
+
+    /// What refers to a manifest at the upstream.
+    pub(super) async fn referrers(
+        &self,
+        registry: &Inner,
+        remote: &str,
+        subject: &Digest,
+    ) -> Result<Vec<Descriptor>, Failed> {
+        let limit = registry.options.max_manifest_bytes;
+        Ok(self.ask(self.client.referrers(remote, subject, limit)).await??)
+    }
+
+    /// Has its turn to ask something that is answered at once.
+    async fn ask<T>(&self, question: impl Future<Output = T>) -> Result<T, Failed> {
+        let deadline = self.deadline();
+        let _turn = turn(&self.questions, deadline).await?;
+        within(deadline, question).await
+    }
+
+    fn deadline(&self) -> Deadline {
+        let now = Deadline::now();
+        // A time that no clock reaches is no limit.
+        now.checked_add(self.upstream.timeout).unwrap_or_else(|| now + super::TIMEOUT)
+    }
+}
+
+async fn turn(turns: &Arc<Semaphore>, deadline: Deadline) -> Result<OwnedSemaphorePermit, Failed> {
+    let turn = timeout_at(deadline, turns.clone().acquire_owned()).await;
+    turn.map_err(|_| Failed::Busy)?.map_err(|_| Failed::Busy)
+}
+
+async fn within<T>(deadline: Deadline, work: impl Future<Output = T>) -> Result<T, Failed> {
+    timeout_at(deadline, work).await.map_err(|_| Failed::Away(late()))
+}
+
+fn late() -> String {
+    "it took longer than `timeout` allows".to_string()
+}
+
+/// Bytes as they come, until the deadline.
+fn until(deadline: Deadline, bytes: ByteStream<'static>) -> ByteStream<'static> {
+    let next = move |bytes: Option<ByteStream<'static>>| async move {
+        let mut bytes = bytes?;
+        match timeout_at(deadline, bytes.next()).await {
+            Ok(frame) => frame.map(|frame| (frame, Some(bytes))),
+            Err(_) => Some((Err(late()), None)),
+        }
+    };
+    futures::stream::unfold(Some(bytes), next).boxed()
+}
+
+/// The digest of a manifest, which is the one that it was asked for by.
+fn verified(reference: &str, bytes: &Bytes) -> Result<Digest, Failed> {
+    let Ok(expected) = reference.parse::<Digest>() else { return Ok(Digest::of(bytes)) };
+    let mut hasher = Hasher::new(expected.algorithm());
+    hasher.update(bytes);
+    let found = hasher.finish();
+    match found == expected {
+        true => Ok(found),
+        false => Err(Failed::Wrong(format!("the manifest is {found} instead of {expected}"))),
+    }
+}
+
+fn remember(times: &Mutex<HashMap<Key, Instant>>, key: Key) {
+    let mut times = lock(times);
+    if times.len() >= REMEMBERED {
+        times.clear();
+    }
+    times.insert(key, Instant::now());
+}
