@@ -6,22 +6,32 @@ use std::process::Command;
 use crate::registry_clients::find;
 use crate::support::{Home, free_port, has_program, skipped};
 
-/// `$1` is `cfc`, `$2` a directory, `$3` the registry's port. Each step says itself, and the first that fails ends it.
+/// `$1` is `cfc`, `$2` a directory, `$3` the registry's port, `$4` another's, `$5` the data directory. Each step says itself, and the first that fails ends it.
 const STEPS: &str = r#"
 set -eu
-cfc=$1; dir=$2; port=$3; host=registry.test:$port
+cfc=$1; dir=$2; port=$3; host=registry.test:$port; evil=evil.test:$4; data=$5
 mount -t tmpfs tmpfs "$dir/scratch"
 for of in etc usr/local; do
   mkdir -p "$dir/scratch/$of/upper" "$dir/scratch/$of/work"
   mount -t overlay overlay -o "lowerdir=/$of,upperdir=$dir/scratch/$of/upper,workdir=$dir/scratch/$of/work" "/$of"
 done
-echo 127.0.0.1 registry.test >>/etc/hosts
+echo 127.0.0.1 registry.test second.test evil.test >>/etc/hosts
 say() { echo "step: $*"; }
 must_not() { if "$@" >"$dir/said" 2>&1; then echo "succeeded: $*"; exit 1; fi; }
-"$cfc" registry serve --port "$port" >"$dir/serve.log" 2>&1 &
-server=$!
+serve() {
+  "$cfc" registry serve --port "$port" >"$dir/serve.log" 2>&1 &
+  server=$!
+  for _ in $(seq 300); do grep -q https "$dir/serve.log" && break; sleep 0.1; done
+}
+say none
+for what in show "install $host" "uninstall $host"; do
+  must_not "$cfc" registry ca $what
+  grep -q "no registry has made an authority in .$data/ca" "$dir/said"
+  grep -q -e "--data DIR" "$dir/said"
+done
+[ ! -e "$data/ca" ]
+serve
 trap 'kill $server' EXIT
-for _ in $(seq 300); do grep -q https "$dir/serve.log" && break; sleep 0.1; done
 ca=$("$cfc" registry ca show)
 say serves
 curl -sS --cacert "$ca" "https://$host/v2/" >/dev/null
@@ -33,6 +43,27 @@ grep -q 'CA:TRUE, pathlen:0' "$dir/extensions"
 grep -q 'Certificate Sign' "$dir/extensions"
 [ "$(stat -c %a "$(dirname "$ca")/ca.key")" = 600 ]
 must_not skopeo list-tags "docker://$host/app"
+say constraints
+openssl x509 -in "$ca" -noout -ext nameConstraints >"$dir/extensions"
+for part in critical DNS:registry.test DNS:localhost IP:127.0.0.1/255.255.255.255; do grep -q "$part" "$dir/extensions"; done
+openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout "$dir/evil.key" -subj /CN=evil.test \
+  -out "$dir/evil.csr" 2>"$dir/said"
+echo subjectAltName=DNS:evil.test >"$dir/evil.ext"
+openssl x509 -req -in "$dir/evil.csr" -CA "$ca" -CAkey "$(dirname "$ca")/ca.key" -set_serial 7 -days 2 \
+  -extfile "$dir/evil.ext" -out "$dir/evil.pem" 2>"$dir/said"
+must_not openssl verify -CAfile "$ca" "$dir/evil.pem"
+grep -q 'permitted subtree violation' "$dir/said"
+openssl s_server -accept "127.0.0.1:$4" -cert "$dir/evil.pem" -key "$dir/evil.key" -www >"$dir/evil.log" 2>&1 &
+impostor=$!
+trap 'kill $server $impostor' EXIT
+for _ in $(seq 300); do curl -ks "https://$evil/" -o "$dir/said" && break; sleep 0.1; done
+"$cfc" registry ca install "$evil"
+must_not curl -sS --cacert "$ca" "https://$evil/v2/"
+must_not skopeo list-tags "docker://$evil/app"
+grep -q 'not authorized to sign for this name' "$dir/said"
+"$cfc" registry ca uninstall "$evil"
+kill $impostor
+trap 'kill $server' EXIT
 say install
 "$cfc" registry ca install "$host"
 skopeo --insecure-policy copy "oci:$dir/layout:latest" "docker://$host/app:1" >/dev/null
@@ -63,6 +94,25 @@ skopeo list-tags "docker://$host/app" | grep -q '"1"'
 "$cfc" registry ca uninstall --system
 must_not curl -sS "https://$host/v2/"
 must_not "$cfc" registry ca install ../../outside
+say renamed
+"$cfc" registry ca install "$host"
+cp "$ca" "$dir/earlier.pem"
+kill $server; wait $server || true
+echo 'registry.tls_names = ["registry.test", "second.test"]' >"$CFC_CONFIG"
+serve
+grep -q 'have it trusted anew' "$dir/serve.log"
+[ "$("$cfc" registry ca show)" = "$ca" ]
+curl -sS --cacert "$ca" "https://second.test:$port/v2/" >/dev/null
+must_not curl -sS --cacert "$dir/earlier.pem" "https://second.test:$port/v2/"
+must_not skopeo list-tags "docker://$host/app"
+"$cfc" registry ca uninstall "$host"
+[ ! -e "/etc/docker/certs.d/$host" ]
+"$cfc" registry ca install "$host"
+skopeo list-tags "docker://$host/app" | grep -q '"1"'
+say mismatch
+cp "$dir/evil.pem" "$ca"
+must_not "$cfc" registry ca show
+grep -q 'it is not the certificate of the key' "$dir/said"
 say done
 "#;
 
@@ -88,6 +138,7 @@ fn clients_trust_the_registrys_own_authority_when_they_were_told_to() {
     let mut command = Command::new("unshare");
     command.args(["--mount", "--propagation", "private", "sh"]).arg(script);
     command.arg(env!("CARGO_BIN_EXE_cfc")).arg(home.path("")).arg(free_port().to_string());
+    command.arg(free_port().to_string()).arg(home.data());
     template.get_envs().for_each(|(name, value)| match value {
         Some(value) => drop(command.env(name, value)),
         None => drop(command.env_remove(name)),

@@ -79,8 +79,23 @@ pub(crate) fn create_secret(path: &Path, text: &str) -> std::io::Result<()> {
     std::fs::remove_file(&new)?;
     match linked {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
-        _ => Ok(()),
+        _ => sync_parent(path),
     }
+}
+
+/// Writes a file whole, in the place of one that is there.
+pub(crate) fn replace(path: &Path, bytes: &[u8], mode: u32) -> std::io::Result<()> {
+    let new = path.with_extension(format!("new-{}", Uuid::new_v4().simple()));
+    let mut file = File::options().write(true).create_new(true).mode(mode).open(&new)?;
+    let written = file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| std::fs::rename(&new, path));
+    if written.is_err() {
+        let _ = std::fs::remove_file(&new);
+    }
+    written.and_then(|()| sync_parent(path))
+}
+
+fn sync_parent(path: &Path) -> std::io::Result<()> {
+    path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())
 }
 
 /// Creates an empty file, or makes the one that is there as young as a new one, and syncs it.

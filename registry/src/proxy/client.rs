@@ -135,8 +135,9 @@ impl Client {
             Err(FetchError::Status(status)) if status == StatusCode::NOT_FOUND || is_unknown(status) => {}
             listed => return listed,
         }
-        let hex = subject.hex();
-        let tag = format!("{}-{}", subject.algorithm(), &hex[..hex.len().min(64)]);
+        let whole = subject.to_string();
+        let (algorithm, hex) = whole.split_once(':').unwrap_or_default();
+        let tag = format!("{algorithm}-{}", &hex[..hex.len().min(64)]);
         match self.manifest(name, &tag, limit).await {
             Ok((_, bytes)) => referrers(&bytes),
             Err(FetchError::Status(StatusCode::NOT_FOUND)) => Ok(Vec::new()),

@@ -16,7 +16,7 @@ use super::client::{Client, FetchError};
 use super::failed::Failed;
 use super::flights::Flights;
 use super::{NOTHING_FOR, REMEMBERED, Upstream, lock, passing};
-use crate::error::{ApiError, Problem};
+use crate::error::Problem;
 use crate::manifest::ManifestFacts;
 use crate::quota::{Arrival, Budget};
 use crate::registry::Inner;

@@ -227,9 +227,7 @@ fn tls(settings: &Settings) -> Result<Option<Tls>, Failure> {
         (None, None, None) => Ok(None),
         (None, None, Some(names)) => {
             settings.create_data_directory()?;
-            let own = ["localhost", "127.0.0.1", "::1"].map(str::to_string);
-            let names = names.iter().cloned().chain(own).collect();
-            Ok(Some(LocalCa::open(&ca_directory(settings))?.serve(names)?))
+            Ok(Some(LocalCa::open(&ca_directory(settings), names)?.serve()?))
         }
         (_, _, Some(_)) => Err(Failure::new("`tls_names` below `[registry]` has the registry make its certificates")
             .hint("leave out `tls_certificate` and `tls_key`, or `tls_names`")),

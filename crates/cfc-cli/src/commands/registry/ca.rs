@@ -18,8 +18,13 @@ const SYSTEMS: [(&str, &str); 2] = [
 ];
 
 pub fn run(settings: &Settings, command: &RegistryCa) -> Result<ExitCode, Failure> {
-    settings.create_data_directory()?;
-    let ca = LocalCa::open(&registry::ca_directory(settings))?;
+    let directory = registry::ca_directory(settings);
+    let ca = LocalCa::find(&directory)?.ok_or_else(|| {
+        Failure::new(format!("no registry has made an authority in `{}`", directory.display())).hint(
+            "one with `tls_names` below `[registry]` makes it when it is served first; if that runs on another data \
+             directory, as another user's does, name it with --data DIR",
+        )
+    })?;
     match command {
         RegistryCa::Show => output::data(ca.certificate().display()),
         RegistryCa::Install(trust) => install(&ca, trust)?,
@@ -45,9 +50,8 @@ fn install(ca: &LocalCa, trust: &RegistryCaTrust) -> Result<(), Failure> {
 
 /// Removes what [`install`] has put there, and nothing that is another's.
 fn uninstall(ca: &LocalCa, trust: &RegistryCaTrust) -> Result<(), Failure> {
-    let certificate = read(ca.certificate())?;
     for path in client_files(ca, trust)? {
-        if remove_own(&path, &certificate)? {
+        if remove_own(&path, ca)? {
             output::data(path.display());
             // Only if nothing else is in it.
             let _ = path.parent().map(std::fs::remove_dir);
@@ -55,7 +59,7 @@ fn uninstall(ca: &LocalCa, trust: &RegistryCaTrust) -> Result<(), Failure> {
     }
     if trust.system {
         let (path, update) = system_file(ca)?;
-        if remove_own(&path, &certificate)? {
+        if remove_own(&path, ca)? {
             output::data(path.display());
             run_program(update)?;
         }
@@ -111,17 +115,20 @@ fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     std::fs::read(path).map_err(|error| Failure::because(format!("cannot read `{}`", path.display()), &error))
 }
 
+/// Whole or not at all, since what is half written would be trusted by nobody, and complained of by some.
 fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    let written = path.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| std::fs::write(path, bytes));
-    written.map_err(|error| {
+    let new = path.with_extension("new");
+    let made = path.parent().map_or(Ok(()), std::fs::create_dir_all);
+    let written = made.and_then(|()| std::fs::write(&new, bytes)).and_then(|()| std::fs::File::open(&new)?.sync_all());
+    written.and_then(|()| std::fs::rename(&new, path)).map_err(|error| {
         Failure::because(format!("cannot write `{}`", path.display()), &error)
             .hint("as root, for Docker's daemon and the system; as another user, for what that user runs")
     })
 }
 
 /// False when there is no such file, or one of others.
-fn remove_own(path: &Path, certificate: &[u8]) -> Result<bool, Failure> {
-    if std::fs::read(path).is_ok_and(|found| found == certificate) {
+fn remove_own(path: &Path, ca: &LocalCa) -> Result<bool, Failure> {
+    if std::fs::read(path).is_ok_and(|found| ca.is_own(&found)) {
         let removed = std::fs::remove_file(path);
         removed.map_err(|error| Failure::because(format!("cannot remove `{}`", path.display()), &error))?;
         return Ok(true);
