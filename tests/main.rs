@@ -37,6 +37,7 @@ mod registries;
 mod registry;
 mod registry_ca;
 mod registry_clients;
+mod registry_settings;
 mod reproducible;
 mod rootless;
 mod run_settings;

@@ -4,8 +4,14 @@ use crate::support::{Ended, Home, free_port, http, wait_for};
 
 /// `cfc registry serve` on this home's data directory, and its address.
 pub fn serve(home: &Home) -> (Ended, String) {
+    serve_with(home, &[])
+}
+
+/// As [`serve`], with something in its environment.
+pub fn serve_with(home: &Home, environment: &[(&str, &str)]) -> (Ended, String) {
     let port = free_port().to_string();
     let mut command = home.cfc();
+    command.envs(environment.iter().copied());
     command.args(["registry", "serve", "--port", &port]).stdout(std::process::Stdio::null());
     let server = Ended(command.spawn().expect("cfc runs"));
     let address = format!("127.0.0.1:{port}");

@@ -32,7 +32,7 @@ pub(crate) struct Entry {
     pub time: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
-    /// The name that a client without the right password gave.
+    /// The name that a client gave without showing that it is the right one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub claimed_user: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -76,9 +76,6 @@ impl Entry {
             499 => "broken off",
             _ => "failed",
         };
-        if status == 401 {
-            self.claimed_user = self.user.take();
-        }
         self.milliseconds = milliseconds(took);
         (self.bytes_in, self.bytes_out) = bytes;
     }

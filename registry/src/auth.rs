@@ -1,6 +1,8 @@
 //! [`Authorizer`]: the hook that decides who may do what. The registry itself knows no users; without a hook
 //! everybody may do everything, which is right on loopback only.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -33,7 +35,8 @@ pub enum Action {
     Ping,
     /// Read manifests, blobs, tags and referrers.
     Pull,
-    /// Ask whether a blob is there. Whoever may pull may; mostly a push comes next.
+    /// Ask whether a blob or a manifest is there. Whoever may pull may, and whoever may push, since mostly a push comes
+    /// next.
     Look,
     /// Write manifests and blobs.
     Push,
@@ -101,6 +104,8 @@ pub enum TokenAnswer {
         scope: String,
         /// A token that stands for the client's password.
         refresh_token: Option<String>,
+        /// Whose it is; `None` for nobody's.
+        user: Option<String>,
     },
     /// The credentials are wrong.
     Refused,
@@ -153,6 +158,8 @@ pub(crate) struct Gate<'a> {
     authorizer: Option<&'a dyn Authorizer>,
     credentials: Credentials,
     base: String,
+    /// Set when the credentials were found to be good.
+    proof: Arc<AtomicBool>,
 }
 
 impl<'a> Gate<'a> {
@@ -162,8 +169,9 @@ impl<'a> Gate<'a> {
         authorizer: Option<&'a dyn Authorizer>,
         credentials: Credentials,
         base: String,
+        proof: Arc<AtomicBool>,
     ) -> Gate<'a> {
-        Gate { registry, authorizer, credentials, base }
+        Gate { registry, authorizer, credentials, base, proof }
     }
 
     /// The URL under which the client knows the registry.
@@ -171,7 +179,7 @@ impl<'a> Gate<'a> {
         &self.base
     }
 
-    /// The name that the client gives itself.
+    /// The name that the client gives itself; its own once [`check`](Self::check) went through.
     pub(crate) fn name(&self) -> Option<String> {
         match (self.authorizer, &self.credentials) {
             (Some(authorizer), credentials) => authorizer.name(credentials),
@@ -204,7 +212,11 @@ impl<'a> Gate<'a> {
     async fn decide(&self, action: Action, repository: Option<&RepositoryName>) -> Result<(), ApiError> {
         let Some(authorizer) = self.authorizer else { return Ok(()) };
         let access = Access { action, repository: repository.cloned() };
-        match authorizer.authorize(&self.credentials, &access).await {
+        let decision = authorizer.authorize(&self.credentials, &access).await;
+        if matches!(decision, Decision::Allow | Decision::Deny) {
+            self.proof.store(true, Ordering::Relaxed);
+        }
+        match decision {
             Decision::Allow => Ok(()),
             Decision::Deny => Err(Problem::Denied.into()),
             Decision::Busy => Err(ApiError::from(Problem::TooManyLogins).with_header(header::RETRY_AFTER, "1")),

@@ -51,7 +51,7 @@ mod query;
 mod quick;
 mod range;
 
-pub use access::{AccessRules, Minter, Permission, Rule};
+pub use access::{AccessRules, Minter, Permission, Rule, check_pattern};
 pub use ask::{AskError, ask_to_collect, ask_to_retain};
 pub use audit::AuditLog;
 pub use auth::{Access, Action, Authorizer, Challenge, Credentials, Decision, TokenAnswer, TokenRequest};

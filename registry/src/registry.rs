@@ -179,7 +179,7 @@ impl Registry {
             collecting: tokio::sync::Mutex::default(),
             metrics: Metrics::default(),
             rates: Rates::default(),
-            hooks: Hooks::new(&options.webhooks),
+            hooks: Hooks::new(&options.webhooks)?,
             upstreams: Upstreams::new(&options.upstreams)?,
             ledger: Ledger::new(options.quotas.clone()),
             options,

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -35,6 +35,8 @@ pub(crate) struct Visit {
     received: Arc<AtomicU64>,
     sent: u64,
     entry: Entry,
+    /// Whether the client has shown that it is who it says.
+    proof: Arc<AtomicBool>,
 }
 
 macro_rules! kinds {
@@ -81,6 +83,7 @@ impl Visit {
             received: Arc::default(),
             sent: 0,
             entry,
+            proof: Arc::default(),
         }
     }
 
@@ -143,6 +146,11 @@ impl Visit {
         self.entry.user = user;
     }
 
+    /// What is set once the client has shown that it is who it says.
+    pub(crate) fn proof(&self) -> Arc<AtomicBool> {
+        self.proof.clone()
+    }
+
     /// Learns the answer, and goes on until that was sent.
     pub(crate) fn answer(mut self, response: Response) -> Response {
         self.status = response.status().as_u16();
@@ -171,6 +179,9 @@ impl Drop for Visit {
             return;
         }
         let mut entry = std::mem::take(&mut self.entry);
+        if !self.proof.load(Ordering::Relaxed) {
+            entry.claimed_user = entry.user.take();
+        }
         entry.finish(&self.method, self.kind, self.status, took, (received, self.sent));
         log.write(&entry);
     }
@@ -207,13 +218,19 @@ impl hyper::body::Body for Sent {
 pub(crate) fn address(registry: &Inner, parts: &Parts) -> Option<IpAddr> {
     let peer = parts.extensions.get::<Peer>()?.0.ip().to_canonical();
     let proxies = &registry.options.trusted_proxies;
-    if !proxies.contains(&peer) {
+    if !is_behind_proxy(registry, parts) {
         return Some(peer);
     }
     let headers = parts.headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok());
     let named: Vec<&str> = headers.flat_map(|value| value.split(',')).collect();
     let named = named.iter().rev().map_while(|text| text.trim().parse::<IpAddr>().ok());
     Some(named.map(|address| address.to_canonical()).find(|address| !proxies.contains(address)).unwrap_or(peer))
+}
+
+/// Whether a request comes from one of our proxies, whose word counts.
+pub(crate) fn is_behind_proxy(registry: &Inner, parts: &Parts) -> bool {
+    let peer = parts.extensions.get::<Peer>().map(|peer| peer.0.ip().to_canonical());
+    peer.is_some_and(|peer| registry.options.trusted_proxies.contains(&peer))
 }
 
 /// How long something took, in milliseconds.

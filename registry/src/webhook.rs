@@ -15,7 +15,8 @@ use http::request::Parts;
 use serde::Serialize;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
-use crate::access::matches;
+use crate::StorageError;
+use crate::access::{check_pattern, matches};
 use crate::error::Chain;
 use crate::token::{hex, mac};
 
@@ -78,6 +79,7 @@ pub(crate) struct Counts {
 
 struct Hook {
     webhook: Arc<Webhook>,
+    client: reqwest::Client,
     queue: OnceLock<Sender<Event>>,
 }
 
@@ -162,9 +164,14 @@ impl Target {
 }
 
 impl Hooks {
-    pub(crate) fn new(webhooks: &[Webhook]) -> Hooks {
-        let hook = |webhook: &Webhook| Hook { webhook: Arc::new(webhook.clone()), queue: OnceLock::new() };
-        Hooks { hooks: webhooks.iter().map(hook).collect(), counts: Arc::default() }
+    /// Fails when one of them could never be told anything.
+    pub(crate) fn new(webhooks: &[Webhook]) -> Result<Hooks, StorageError> {
+        let hook = |webhook: &Webhook| {
+            let client = usable(webhook).and_then(|()| client(&webhook.url).map_err(|e| Chain(&e).to_string()));
+            let cannot = |why: String| StorageError::new("use", format!("webhook {}", shown(&webhook.url)), why);
+            Ok(Hook { webhook: Arc::new(webhook.clone()), client: client.map_err(cannot)?, queue: OnceLock::new() })
+        };
+        Ok(Hooks { hooks: webhooks.iter().map(hook).collect::<Result<_, _>>()?, counts: Arc::default() })
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -178,7 +185,7 @@ impl Hooks {
             for hook in self.hooks.iter().filter(|hook| hook.wants(&event)) {
                 let queue = hook.queue.get_or_init(|| {
                     let (queue, waiting) = channel(WAITING);
-                    tokio::spawn(deliver_all(waiting, hook.webhook.clone(), self.counts.clone()));
+                    tokio::spawn(deliver_all(waiting, hook.client.clone(), hook.webhook.clone(), self.counts.clone()));
                     queue
                 });
                 if queue.try_send(event.clone()).is_err() {
@@ -232,13 +239,29 @@ fn instance() -> &'static str {
     INSTANCE.get_or_init(|| uuid::Uuid::new_v4().to_string())
 }
 
-async fn deliver_all(mut waiting: Receiver<Event>, webhook: Arc<Webhook>, counts: Arc<Counts>) {
-    let client = match client(&webhook.url) {
-        Ok(client) => client,
-        Err(error) => {
-            return tracing::error!(receiver = shown(&webhook.url), error = %Chain(&error), "cannot tell this receiver anything");
-        }
-    };
+/// Says what is wrong with a webhook that could never be told anything.
+fn usable(webhook: &Webhook) -> Result<(), String> {
+    let url = reqwest::Url::parse(&webhook.url).map_err(|error| format!("its URL is none: {error}"))?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(format!("expected a URL of `https` or `http`, found `{}`", url.scheme()));
+    }
+    for (name, value) in &webhook.headers {
+        http::HeaderName::try_from(name).map_err(|_| format!("`{name}` is no name of a header"))?;
+        // The value may be a secret.
+        http::HeaderValue::try_from(value).map_err(|_| format!("the value of `{name}` cannot be in a header"))?;
+    }
+    if webhook.events.is_empty() || webhook.repositories.is_empty() || webhook.attempts == 0 {
+        return Err("it is told of no event, or of no repository".to_string());
+    }
+    webhook.repositories.iter().try_for_each(|pattern| check_pattern(pattern))
+}
+
+async fn deliver_all(
+    mut waiting: Receiver<Event>,
+    client: reqwest::Client,
+    webhook: Arc<Webhook>,
+    counts: Arc<Counts>,
+) {
     while let Some(event) = waiting.recv().await {
         let count = match deliver(&client, &webhook, &event).await {
             true => &counts.delivered,

@@ -292,6 +292,7 @@ impl RetentionEntry {
             let what = format!("`[[registry.retention]]` for {:?} in the configuration file keeps nothing", self.tags);
             return Err(Failure::new(what).hint("say what stays: `keep_last = 10`, `keep_younger = \"30d\"`, or both"));
         }
+        check_patterns("[[registry.retention]]", &self.repositories)?;
         Ok(cfc_registry::RetentionRule {
             repositories: self.repositories.clone(),
             tags: self.tags.clone(),
@@ -394,6 +395,11 @@ impl WebhookEntry {
             let what = format!("`url = \"{url}\"` below `[[registry.webhook]]` in the configuration file is no URL");
             return Err(Failure::new(what).hint("write it as `https://receiver.example/path`"));
         }
+        check_patterns("[[registry.webhook]]", &self.repositories)?;
+        if self.events.is_empty() {
+            let what = "`events = []` below `[[registry.webhook]]` in the configuration file tells of nothing";
+            return Err(Failure::new(what).hint("leave it out for both `push` and `delete`"));
+        }
         let read = |path: &PathBuf| {
             std::fs::read_to_string(path).map_err(|error| {
                 Failure::because(format!("cannot read `secret_file` {} of the webhook {url}", path.display()), &error)
@@ -412,6 +418,15 @@ impl WebhookEntry {
     }
 }
 
+/// Refuses patterns of repositories that no repository could match.
+fn check_patterns(place: &str, patterns: &[String]) -> Result<(), Failure> {
+    let wrong = |what: &str| Failure::new(format!("`repositories` below `{place}` in the configuration file: {what}"));
+    if patterns.is_empty() {
+        return Err(wrong("it names none"));
+    }
+    patterns.iter().try_for_each(|pattern| cfc_registry::check_pattern(pattern).map_err(|why| wrong(&why)))
+}
+
 fn everywhere() -> Vec<String> {
     vec!["**".to_string()]
 }
@@ -421,6 +436,26 @@ fn every_event() -> Vec<cfc_registry::HookEvent> {
 }
 
 impl RegistryEntry {
+    /// Refuses what would leave nothing of the registry.
+    pub fn check(&self) -> Result<(), Failure> {
+        let zeros = [
+            ("idle_timeout", self.idle_timeout.is_some_and(|span| span.duration().is_zero()), "give up every request"),
+            ("audit_log_size", self.audit_log_size.is_some_and(|size| size.bytes() == 0), "keep ten lines"),
+            ("max_manifest", self.max_manifest.is_some_and(|size| size.bytes() == 0), "refuse every manifest"),
+            ("max_blob", self.max_blob.is_some_and(|size| size.bytes() == 0), "refuse every blob"),
+        ];
+        for (name, is_zero, consequence) in zeros {
+            if is_zero {
+                let what = format!("`{name} = 0` below `[registry]` in the configuration file would {consequence}");
+                return Err(Failure::new(what).hint("leave it out for what is usual"));
+            }
+        }
+        for rule in self.allow.iter().filter(|rule| !rule.repositories.is_empty()) {
+            check_patterns("[[registry.allow]]", &rule.repositories)?;
+        }
+        self.quotas.iter().try_for_each(|quota| check_patterns("[[registry.quotas]]", &quota.repositories))
+    }
+
     /// Whether the registry shows a certificate.
     pub fn is_encrypted(&self) -> bool {
         self.tls_certificate.is_some() || self.tls_names.is_some()

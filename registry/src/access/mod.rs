@@ -11,9 +11,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use crate::token::{Checked, Claims, Holder, Kind, MAX_SCOPES, SERVICE, Scope, Tokens};
+use crate::token::{Checked, Claims, Holder, Kind, SERVICE, Scope, Tokens};
 use crate::{Access, Action, Authorizer, Challenge, Credentials, Decision, StorageError, TokenAnswer, TokenRequest};
 use accounts::{Accounts, Busy};
+pub use pattern::check_pattern;
 pub(crate) use pattern::matches;
 
 /// Everybody, whether they have a password or not.
@@ -97,15 +98,17 @@ impl AccessRules {
     }
 
     fn allows(&self, user: &User, access: &Access) -> bool {
-        let permission = permission(access.action);
+        let enough = enough(access.action);
         if let User::Guest { permissions, .. } = user {
-            return permission.is_none_or(|permission| permissions.contains(&permission));
+            return enough.is_empty() || enough.iter().any(|permission| permissions.contains(permission));
         }
         if self.rules.is_empty() && *user != User::Nobody {
             return true;
         }
-        let Some(permission) = permission else { return *user != User::Nobody };
-        self.rules.iter().any(|rule| rule.allows(user, permission, access))
+        if enough.is_empty() {
+            return *user != User::Nobody;
+        }
+        self.rules.iter().any(|rule| enough.iter().any(|permission| rule.allows(user, *permission, access)))
     }
 
     /// Who has this name and password.
@@ -159,7 +162,7 @@ impl AccessRules {
     /// Those of the scopes' actions that the user has.
     fn granted(&self, user: &User, request: &TokenRequest) -> Vec<Scope> {
         let scopes = request.scopes.iter().flat_map(|text| Scope::parse_all(text));
-        let granted = scopes.take(MAX_SCOPES).map(|scope| {
+        let granted = scopes.map(|scope| {
             let allowed = scope.accesses().into_iter().filter(|(_, access)| self.allows(user, access));
             Scope { actions: allowed.map(|(text, _)| text.to_string()).collect(), ..scope }
         });
@@ -210,16 +213,17 @@ impl Rule {
     }
 }
 
-/// `None` for what every user may.
-fn permission(action: Action) -> Option<Permission> {
+/// Each of these is enough; none is needed for what every user may.
+fn enough(action: Action) -> &'static [Permission] {
     match action {
-        Action::Ping => None,
-        Action::Pull | Action::Look => Some(Permission::Pull),
-        Action::Push | Action::Continue => Some(Permission::Push),
-        Action::Delete => Some(Permission::Delete),
-        Action::Catalog => Some(Permission::Catalog),
-        Action::Collect => Some(Permission::Collect),
-        Action::Metrics => Some(Permission::Metrics),
+        Action::Ping => &[],
+        Action::Pull => &[Permission::Pull],
+        Action::Look => &[Permission::Pull, Permission::Push],
+        Action::Push | Action::Continue => &[Permission::Push],
+        Action::Delete => &[Permission::Delete],
+        Action::Catalog => &[Permission::Catalog],
+        Action::Collect => &[Permission::Collect],
+        Action::Metrics => &[Permission::Metrics],
     }
 }
 
@@ -273,6 +277,10 @@ impl Authorizer for AccessRules {
         let scope = |scope: &Scope| format!("{}:{}:{}", scope.kind, scope.name, scope.actions.join(","));
         let scope = scopes.iter().map(scope).collect::<Vec<_>>().join(" ");
         let mut refresh_token = None;
+        let holder = match &user {
+            User::Nobody => None,
+            User::Named(name) | User::Guest { name, .. } => Some(name.clone()),
+        };
         let (token, seconds) = match user {
             User::Nobody => tokens.access("", Holder::Nobody, scopes, None),
             User::Named(name) => {
@@ -285,7 +293,8 @@ impl Authorizer for AccessRules {
                 tokens.access(&name, Holder::Credential(permissions), scopes, Some(until))
             }
         };
-        TokenAnswer::Issued { token, lifetime: Duration::from_secs(seconds), scope, refresh_token }
+        let lifetime = Duration::from_secs(seconds);
+        TokenAnswer::Issued { token, lifetime, scope, refresh_token, user: holder }
     }
 }
 

@@ -25,9 +25,38 @@ pub(crate) fn matches(pattern: &str, name: &str) -> bool {
     reached[name.len()]
 }
 
+/// Says what is wrong with a pattern that no name of a repository could ever match.
+pub fn check_pattern(pattern: &str) -> Result<(), String> {
+    let is_odd = |character: char| {
+        let is_known = character.is_ascii_lowercase() || character.is_ascii_digit() || "._-/*".contains(character);
+        !is_known
+    };
+    match pattern.find(is_odd) {
+        _ if pattern.is_empty() => Err("an empty pattern is of no repository".to_string()),
+        Some(place) => {
+            let odd = pattern[place..].chars().next().unwrap_or_default();
+            Err(format!("the pattern `{pattern}` is of no repository: no name has a `{odd}`"))
+        }
+        None if pattern.split('/').any(str::is_empty) => {
+            Err(format!("the pattern `{pattern}` is of no repository: a slash stands between two parts of a name"))
+        }
+        None => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn patterns_of_nothing_are_told_from_others() {
+        for good in ["**", "a/*", "team-1/app_x.y", "*a*/**"] {
+            assert_eq!(check_pattern(good), Ok(()), "{good}");
+        }
+        for bad in ["", "Team/*", "a b", "/a", "a/", "a//b", "a:v1", "https://r.example/a", "é"] {
+            assert!(check_pattern(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn patterns_mean_what_they_say() {

@@ -77,7 +77,7 @@ async fn answer(
     visit: &mut Visit,
 ) -> Result<Response, ApiError> {
     let authorizer = registry.options.authorizer.as_deref().filter(|_| parts.extensions.get::<Operator>().is_none());
-    let gate = Gate::new(registry, authorizer, credentials(&parts.headers), base_url(registry, parts));
+    let gate = Gate::new(registry, authorizer, credentials(&parts.headers), base_url(registry, parts), visit.proof());
     visit.is_by(gate.name());
     if let Some(address) = crate::visit::address(registry, parts) {
         registry.rates.of_address(registry.options.rates, address).map_err(ApiError::too_many)?;
@@ -85,7 +85,7 @@ async fn answer(
     match parts.uri.path() {
         "/token" => {
             visit.is_for_a_token();
-            return crate::token::answer(registry, &gate, parts, body).await;
+            return crate::token::answer(registry, &gate, parts, body, visit).await;
         }
         RETENTION if parts.extensions.get::<Operator>().is_some() && parts.method == Method::PUT => {
             let retired = registry.retain(false).await?;
@@ -164,22 +164,29 @@ fn action(resource: &Resource, method: &Method) -> Action {
     match *method {
         _ if matches!(resource, Resource::Uploads) => Action::Push,
         _ if matches!(resource, Resource::Upload(_)) => Action::Continue,
-        Method::HEAD if matches!(resource, Resource::Blob(_)) => Action::Look,
+        Method::HEAD if matches!(resource, Resource::Blob(_) | Resource::Manifest(_)) => Action::Look,
         Method::GET | Method::HEAD => Action::Pull,
         Method::DELETE => Action::Delete,
         _ => Action::Push,
     }
 }
 
-/// The URL under which the client knows the registry. What it says is used for its own answer only.
+/// The URL under which the client knows the registry. What it says is used for its own answer only. A proxy of ours may
+/// say what was asked of it, as distribution has it: `X-Forwarded-Proto` and `X-Forwarded-Host`.
 fn base_url(registry: &Inner, parts: &Parts) -> String {
     if let Some(url) = &registry.options.url {
         return url.trim_end_matches('/').to_string();
     }
+    let forwarded = |name: &str| {
+        let value =
+            parts.headers.get(name).filter(|_| crate::visit::is_behind_proxy(registry, parts))?.to_str().ok()?;
+        value.split(',').next().map(str::trim)
+    };
     let host = parts.headers.get(header::HOST).and_then(|host| host.to_str().ok());
     let is_plain = |host: &&str| host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte));
-    let host = host.filter(is_plain).unwrap_or("localhost");
-    let scheme = if registry.options.tls.is_some() { "https" } else { "http" };
+    let host = forwarded("x-forwarded-host").filter(is_plain).or(host.filter(is_plain)).unwrap_or("localhost");
+    let own = if registry.options.tls.is_some() { "https" } else { "http" };
+    let scheme = forwarded("x-forwarded-proto").filter(|scheme| ["http", "https"].contains(scheme)).unwrap_or(own);
     format!("{scheme}://{host}")
 }
 

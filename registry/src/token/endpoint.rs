@@ -1,17 +1,20 @@
 //! `/token`: GET with Basic credentials as distribution's token documentation has it, POST as its OAuth2 documentation
 //! has it.
 
+use std::sync::atomic::Ordering;
+
 use axum::body::Body;
 use axum::response::Response;
 use http::{HeaderValue, Method, StatusCode, header, request::Parts};
 use http_body_util::{BodyExt, Limited};
 use serde_json::json;
 
-use super::SERVICE;
+use super::{MAX_SCOPES, SERVICE};
 use crate::auth::Gate;
 use crate::error::{ApiError, Problem};
 use crate::query::Query;
 use crate::registry::Inner;
+use crate::visit::Visit;
 use crate::{Credentials, TokenAnswer, TokenRequest};
 
 /// A form is not longer.
@@ -29,14 +32,20 @@ pub(crate) async fn answer(
     gate: &Gate<'_>,
     parts: &Parts,
     body: &mut Body,
+    visit: &mut Visit,
 ) -> Result<Response, ApiError> {
     let grant = match parts.method {
         Method::GET => asked(&Query::parse(parts.uri.query()))?,
         Method::POST => granted(&form(registry, body).await?)?,
         _ => return Err(ApiError::from(Problem::MethodNotAllowed).with_header(header::ALLOW, "GET, POST")),
     };
+    if let Some(Credentials::Basic { username, .. }) = &grant.credentials {
+        visit.is_by(Some(username.clone()));
+    }
     match gate.issue(grant.credentials, &grant.request).await {
-        TokenAnswer::Issued { token, lifetime, scope, refresh_token } => {
+        TokenAnswer::Issued { token, lifetime, scope, refresh_token, user } => {
+            visit.proof().store(true, Ordering::Relaxed);
+            visit.is_by(user);
             let mut answer = json!({
                 "token": token,
                 "access_token": token,
@@ -102,7 +111,13 @@ fn request(query: &Query, wants_refresh: bool) -> Result<TokenRequest, ApiError>
             Err(ApiError::new(Problem::TokenRequest, format!("expected `service` to be `{SERVICE}`")))
         }
         _ => {
-            let scopes = query.all("scope").map(str::to_string).collect();
+            let scopes: Vec<String> = query.all("scope").map(str::to_string).collect();
+            let count = scopes.iter().flat_map(|text| text.split(' ')).filter(|text| !text.is_empty()).count();
+            if count > MAX_SCOPES {
+                let what =
+                    format!("a token is for at most {MAX_SCOPES} scopes, and these are {count}: ask for several");
+                return Err(ApiError::new(Problem::TokenRequest, what));
+            }
             Ok(TokenRequest { scopes, refresh_token: None, wants_refresh })
         }
     }

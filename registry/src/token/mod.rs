@@ -15,7 +15,8 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use endpoint::answer;
 pub(crate) use key::{hex, is_same, mac};
-pub(crate) use scope::{MAX_SCOPES, Scope};
+use scope::MAX_SCOPES;
+pub(crate) use scope::Scope;
 
 use crate::{Access, Permission, StorageError};
 use key::Key;

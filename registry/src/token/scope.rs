@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Access, Action};
 
-/// Scopes that one token may be asked for.
+/// Scopes that one token may be asked for; more are refused.
 pub(crate) const MAX_SCOPES: usize = 50;
 
 /// Actions in one place, both as they are asked for and as they are granted.
@@ -49,7 +49,11 @@ impl Scope {
     /// Whether the scope, as it was granted, covers `access`.
     pub(crate) fn covers(&self, access: &Access) -> bool {
         let (kind, name, action) = match (access.action, &access.repository) {
-            (Action::Pull | Action::Look, Some(name)) => ("repository", name.as_str(), "pull"),
+            (Action::Look, Some(_)) => {
+                let either = [Action::Pull, Action::Push].map(|action| Access { action, ..access.clone() });
+                return either.iter().any(|access| self.covers(access));
+            }
+            (Action::Pull, Some(name)) => ("repository", name.as_str(), "pull"),
             (Action::Push | Action::Continue, Some(name)) => ("repository", name.as_str(), "push"),
             (Action::Delete, Some(name)) => ("repository", name.as_str(), "delete"),
             (Action::Catalog, _) => ("registry", "catalog", "*"),
@@ -90,6 +94,9 @@ mod tests {
         let access = |action, name: &str| Access { action, repository: name.parse().ok() };
         assert!(scope.covers(&access(Action::Pull, "a")) && scope.covers(&access(Action::Continue, "a")));
         assert!(!scope.covers(&access(Action::Delete, "a")));
+        let push = Scope { actions: vec!["push".to_string()], ..scope.clone() };
+        assert!(push.covers(&access(Action::Look, "a")) && !push.covers(&access(Action::Pull, "a")));
+        assert!(!push.covers(&access(Action::Look, "b")));
         assert!(!scope.covers(&access(Action::Pull, "a/b")) && !scope.covers(&access(Action::Pull, "b")));
         assert!(!scope.covers(&Access { action: Action::Catalog, repository: None }));
     }

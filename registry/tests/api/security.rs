@@ -155,10 +155,11 @@ async fn a_flood_of_scopes_and_headers_is_bounded() {
     let scopes: Vec<String> = (0..2000).map(|number| format!("scope=repository:ann/a{number}:pull")).collect();
     let path = format!("/token?{}", scopes.join("&"));
     let answer = send(server.request("GET", &path).basic_auth("ann", Some("secret"))).await;
+    expect_error(answer, 400, "UNSUPPORTED").await;
+    let path = format!("/token?{}", scopes[..50].join("&"));
+    let answer = send(server.request("GET", &path).basic_auth("ann", Some("secret"))).await;
     expect(&answer, 200);
     let answer: Value = answer.json().await.expect("JSON");
-    let granted = answer["scope"].as_str().expect("scopes").split(' ').count();
-    assert!(granted <= 50, "{granted}");
     assert!(answer["token"].as_str().expect("a token").len() < 16_000);
     for name in ["repository:../../etc:pull", "repository:ann/app\u{0}:pull", "repository::pull", "::::"] {
         let path = format!("/token?scope={}", name.replace('\u{0}', "%00"));

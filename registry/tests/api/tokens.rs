@@ -65,6 +65,89 @@ async fn a_challenge_names_the_token_endpoint_under_the_name_the_client_has_for_
 }
 
 #[tokio::test]
+async fn a_proxy_of_ours_says_what_was_asked_of_it() {
+    let directory = TempDir::new().expect("temporary directory");
+    let users = write_users(directory.path(), &[("ann", "secret")]);
+    let access = || {
+        let access = AccessRules::new(&users, Vec::new()).expect("opens");
+        Some(Arc::new(access.with_tokens(&directory.path().join("key")).expect("a key")) as _)
+    };
+    let realm = |server: &Server, proto: &str, host: &str| {
+        let request = server.request("GET", "/v2/").header("host", "inner:5000");
+        let request = request.header("x-forwarded-proto", proto).header("x-forwarded-host", host);
+        async move {
+            let challenge = header(&send(request).await, "www-authenticate");
+            challenge.split('"').nth(1).expect("a realm").to_string()
+        }
+    };
+    let trusted_proxies = vec!["127.0.0.1".parse().expect("an address")];
+    let server = Server::start_with(Options { authorizer: access(), trusted_proxies, ..Options::default() }).await;
+    assert_eq!(realm(&server, "https", "r.example").await, "https://r.example/token");
+    assert_eq!(realm(&server, "https", "r.example:8443, inner").await, "https://r.example:8443/token");
+    assert_eq!(realm(&server, "gopher", "x\",realm=\"y").await, "http://inner:5000/token");
+    let plain = send(server.request("GET", "/v2/").header("x-forwarded-proto", "https")).await;
+    assert!(header(&plain, "www-authenticate").contains(&format!("realm=\"https://{}/token\"", server.address)));
+    // Anybody else can say what he wants.
+    let server = Server::start_with(Options { authorizer: access(), ..Options::default() }).await;
+    assert_eq!(realm(&server, "https", "r.example").await, "http://inner:5000/token");
+    // What the operator says counts more.
+    let trusted_proxies = vec!["127.0.0.1".parse().expect("an address")];
+    let url = Some("https://said.example".to_string());
+    let server = Server::start_with(Options { authorizer: access(), trusted_proxies, url, ..Options::default() }).await;
+    assert_eq!(realm(&server, "http", "r.example").await, "https://said.example/token");
+}
+
+#[tokio::test]
+async fn who_may_only_push_learns_what_need_not_be_pushed() {
+    let directory = TempDir::new().expect("temporary directory");
+    let pusher = Rule {
+        users: vec!["bob".to_string()],
+        repositories: vec!["team/*".to_string()],
+        actions: vec![Permission::Push],
+    };
+    let (server, minter) = start(directory.path(), vec![pusher]).await;
+    let minted = minter.mint("v1", &[Permission::Push], Duration::from_secs(600));
+    let digest = Digest::of(b"{}");
+    let json = crate::harness::image(&digest, &[], "");
+    let token = token(&server, BOB, "repository:team/app:pull,push").await;
+    for (number, (name, password)) in [("bob", "guess"), ("v1", &minted)].into_iter().enumerate() {
+        let with = |method: &str, path: &str| server.request(method, path).basic_auth(name, Some(password));
+        let blob = format!("/v2/team/app{number}/blobs/{digest}");
+        let tag = format!("/v2/team/app{number}/manifests/v1");
+        expect(&send(with("HEAD", &blob)).await, 404);
+        expect(&send(with("HEAD", &tag)).await, 404);
+        let push = format!("/v2/team/app{number}/blobs/uploads/?digest={digest}");
+        expect(&send(with("POST", &push).body("{}")).await, 201);
+        let put = with("PUT", &tag).header("content-type", cfc_oci::media_type::MANIFEST).body(json.clone());
+        expect(&send(put).await, 201);
+        expect(&send(with("HEAD", &blob)).await, 200);
+        expect(&send(with("HEAD", &tag)).await, 200);
+        // Looking is not reading.
+        for path in [&blob, &tag, &format!("/v2/team/app{number}/tags/list")] {
+            expect(&send(with("GET", path)).await, 403);
+        }
+    }
+    expect(&send(server.request("HEAD", "/v2/other/app/manifests/v1").basic_auth("bob", Some("guess"))).await, 403);
+    assert_eq!(status(&server, &token, "HEAD", &format!("/v2/team/app/blobs/{digest}")).await, 404);
+    assert_eq!(status(&server, &token, "GET", &format!("/v2/team/app/blobs/{digest}")).await, 403);
+    assert_eq!(status(&server, &token, "HEAD", &format!("/v2/team/app1/blobs/{digest}")).await, 401);
+}
+
+#[tokio::test]
+async fn more_scopes_than_a_token_is_for_are_an_error() {
+    let directory = TempDir::new().expect("temporary directory");
+    let (server, _) = start(directory.path(), Vec::new()).await;
+    let scopes = |count: usize| (0..count).map(|number| format!("repository:a{number}:pull")).collect::<Vec<_>>();
+    let answer = ask(&server, ANN, &format!("scope={}", scopes(50).join("&scope="))).await;
+    assert_eq!(answer["scope"], scopes(50).join(" "));
+    for query in [scopes(51).join("&scope="), scopes(51).join("%20")] {
+        let request = server.request("GET", &format!("/token?scope={query}")).basic_auth("ann", Some("secret"));
+        let refused = expect_error(send(request).await, 400, "UNSUPPORTED").await;
+        assert!(refused.contains("at most 50 scopes"), "{refused}");
+    }
+}
+
+#[tokio::test]
 async fn a_token_opens_what_was_asked_for_and_the_rules_allow() {
     let directory = TempDir::new().expect("temporary directory");
     let (server, _) = start(directory.path(), rules()).await;

@@ -115,6 +115,55 @@ async fn an_upload_is_in_progress_while_its_bytes_come() {
     wait_for_metric(&server, "cfc_registry_uploads_in_progress 0").await;
 }
 
+/// The entries of an audit log, when so many are there.
+async fn wait_for_lines(path: &Path, count: usize) -> Vec<Value> {
+    for _ in 0..1000 {
+        let text = std::fs::read_to_string(path).expect("reads");
+        if text.lines().count() >= count {
+            return text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("there are not {count} lines in\n{}", std::fs::read_to_string(path).expect("reads"));
+}
+
+#[tokio::test]
+async fn a_name_is_a_users_only_with_proof() {
+    let directory = TempDir::new().expect("temporary directory");
+    let path = directory.path().join("audit.log");
+    let log = AuditLog::to_file(&path, 1 << 20).expect("opens");
+    let options = Options {
+        authorizer: Some(Arc::new(users(directory.path(), Vec::new()))),
+        audit: Some(Arc::new(log)),
+        rates: RateLimits { by_address: Some(5), by_user: None },
+        ..Options::default()
+    };
+    let server = Server::start_with(options).await;
+    let post = |form: &str| server.request("POST", "/token").body(form.to_string());
+    let password = "grant_type=password&username=ann&client_id=x&access_type=offline&password=";
+    let good = send(post(&format!("{password}secret"))).await;
+    expect(&good, 200);
+    let good: Value = good.json().await.expect("JSON");
+    expect(&send(post(&format!("{password}wrong"))).await, 401);
+    let refresh = good["refresh_token"].as_str().expect("a token");
+    expect(&send(post(&format!("grant_type=refresh_token&refresh_token={refresh}"))).await, 200);
+    expect(&send(post("grant_type=refresh_token&refresh_token=x")).await, 401);
+    let pull = |password: &str| server.request("GET", "/v2/team/app/tags/list").basic_auth("ann", Some(password));
+    expect(&send(pull("secret")).await, 403);
+    // Turned away before anybody has looked at the password.
+    expect(&send(pull("never-checked")).await, 429);
+    let lines = wait_for_lines(&path, 6).await;
+    let text = |value: &Value| value.as_str().unwrap_or("-").to_string();
+    let brief = lines.iter().map(|line| {
+        let (user, claimed) = (text(&line["user"]), text(&line["claimed_user"]));
+        format!("{} {} {user} {claimed}", text(&line["action"]), line["status"])
+    });
+    let expected =
+        ["token 200 ann -", "token 401 - ann", "token 200 ann -", "token 401 - -", "pull 403 ann -", "pull 429 - ann"];
+    assert_eq!(brief.collect::<Vec<_>>(), expected);
+    assert!(lines.iter().all(|line| !line.to_string().contains("secret") && !line.to_string().contains(refresh)));
+}
+
 #[tokio::test]
 async fn it_is_written_down_who_did_what() {
     let directory = TempDir::new().expect("temporary directory");
@@ -138,15 +187,7 @@ async fn it_is_written_down_who_did_what() {
     expect(&send(server.request("GET", &blob).basic_auth("v1", Some(&password))).await, 200);
     expect(&server.get("/v2/public/x/manifests/v1").await, 404);
     expect(&send(server.request("DELETE", &blob).basic_auth("ann", Some("secret"))).await, 202);
-    let mut lines = Vec::new();
-    for _ in 0..1000 {
-        let text = std::fs::read_to_string(&path).expect("reads");
-        lines = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON")).collect();
-        if lines.len() >= 8 {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    let lines = wait_for_lines(&path, 8).await;
     let digest = digest.to_string();
     let brief: Vec<_> = lines
         .iter()

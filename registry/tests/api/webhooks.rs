@@ -205,3 +205,28 @@ async fn a_receiver_that_says_nothing_slows_no_push_and_its_queue_is_bounded() {
     let dropped: u64 = dropped.expect("counted").parse().expect("a number");
     assert!(dropped >= 150, "{dropped} were dropped of 1200 while at most 1000 wait");
 }
+
+#[tokio::test]
+async fn a_webhook_that_could_never_be_told_anything_is_refused_at_the_start() {
+    let directory = tempfile::TempDir::new().expect("temporary directory");
+    let good = || webhook("https://ann:secret@r.example/hook?key=secret");
+    let header = |name: &str, value: &str| BTreeMap::from([(name.to_string(), value.to_string())]);
+    let hooks = [
+        (Webhook { url: "nonsense".to_string(), ..good() }, "its URL is none"),
+        (Webhook { url: "ftp://r.example/".to_string(), ..good() }, "found `ftp`"),
+        (Webhook { headers: header("a b", "x"), ..good() }, "`a b` is no name of a header"),
+        (Webhook { headers: header("a", "secret\n"), ..good() }, "the value of `a` cannot be in a header"),
+        (Webhook { repositories: vec!["Team/*".to_string()], ..good() }, "no name has a `T`"),
+        (Webhook { repositories: Vec::new(), ..good() }, "it is told of no event"),
+        (Webhook { events: Vec::new(), ..good() }, "it is told of no event"),
+    ];
+    for (hook, expected) in hooks {
+        let options = Options { webhooks: vec![hook], ..Options::default() };
+        let refused = cfc_registry::Registry::open(directory.path(), options).err().expect(expected);
+        let why = std::error::Error::source(&refused).expect("a cause").to_string();
+        assert!(why.contains(expected), "{why}");
+        assert!(!why.contains("secret") && !refused.to_string().contains("secret"), "{refused}: {why}");
+    }
+    let options = Options { webhooks: vec![webhook("http://r.example/")], ..Options::default() };
+    assert!(cfc_registry::Registry::open(directory.path(), options).is_ok());
+}

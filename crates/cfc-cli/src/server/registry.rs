@@ -86,6 +86,7 @@ pub async fn open_beside(settings: &Settings, choice: &BucketChoice) -> Result<R
 /// How the configuration file wants the registry.
 pub fn options(settings: &Settings) -> Result<Options, Failure> {
     let entry = &settings.file.registry;
+    entry.check()?;
     let mut options = Options {
         accept_sparse: entry.accept_sparse,
         deletes: entry.deletes,

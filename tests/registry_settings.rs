@@ -1,0 +1,84 @@
+//! `[registry]` in the configuration file: what is refused before anything is served, with its name.
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+
+use crate::registry::serve_with;
+use crate::support::{Home, http, wait_for};
+
+#[test]
+fn settings_that_would_leave_nothing_of_the_registry_are_refused_by_name() {
+    let home = Home::new();
+    let webhook = |line: &str| format!("[[registry.webhook]]\nurl = \"https://r.example\"\n{line}\n");
+    let upstream =
+        |line: &str| format!("[[registry.upstream]]\nprefix = \"hub\"\nurl = \"https://r.example\"\n{line}\n");
+    let registry = |line: &str| format!("[registry]\n{line}\n");
+    for (config, expected) in [
+        (registry("idle_timeout = 0"), "`idle_timeout = 0` below `[registry]`"),
+        (registry("idle_timeout = \"0s\""), "`idle_timeout = 0` below `[registry]`"),
+        (registry("audit_log_size = 0"), "`audit_log_size = 0` below `[registry]`"),
+        (registry("max_manifest = 0"), "`max_manifest = 0` below `[registry]`"),
+        (registry("max_blob = \"0\""), "`max_blob = 0` below `[registry]`"),
+        (registry("max_connections = 0"), "max_connections = 0"),
+        (webhook("events = [\"pull\"]"), "unknown variant `pull`"),
+        (webhook("events = []"), "`events = []` below `[[registry.webhook]]`"),
+        (webhook("repositories = [\"Team/*\"]"), "`repositories` below `[[registry.webhook]]`"),
+        (webhook("headers = { \"a b\" = \"x\" }"), "`a b` is no name of a header"),
+        (webhook("").replace("https://r.example", "ftp://r.example"), "below `[[registry.webhook]]`"),
+        (upstream("timeout = 0"), "`timeout = 0`"),
+        (upstream("fetches = 0"), "fetches = 0"),
+        (upstream("").replace("https://r.example", "https://ann:secret@r.example"), "without a user"),
+        ("[[registry.quotas]]\nrepositories = [\"a b\"]\nsize = \"1GB\"\n".to_string(), "below `[[registry.quotas]]`"),
+        (
+            "[[registry.retention]]\nrepositories = []\nkeep_last = 1\n".to_string(),
+            "`repositories` below `[[registry.retention]]` in the configuration file: it names none",
+        ),
+        (
+            "[[registry.allow]]\nusers = [\"*\"]\nrepositories = [\"/x\"]\nactions = [\"pull\"]\n".to_string(),
+            "below `[[registry.allow]]`",
+        ),
+    ] {
+        home.write("config.toml", &config);
+        let said = home.must_fail(&["registry", "serve", "--port", "0"]);
+        assert!(said.contains(expected), "{config}\n{said}");
+    }
+}
+
+#[test]
+fn without_certificates_to_trust_nothing_is_fetched_in_their_stead() {
+    let home = Home::new();
+    for table in ["[[registry.upstream]]\nprefix = \"hub\"", "[[registry.webhook]]"] {
+        home.write("config.toml", &format!("{table}\nurl = \"https://r.example\"\n"));
+        let mut command = home.cfc();
+        command.args(["registry", "serve", "--port", "0"]);
+        command.env("SSL_CERT_FILE", home.path("none")).env("SSL_CERT_DIR", home.path("none"));
+        let output = command.output().expect("cfc runs");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && said.contains("r.example") && said.contains("certificates"), "{said}");
+    }
+}
+
+/// A proxy in the environment is for what its owner starts there, not for who receives what the registry tells.
+#[test]
+fn receivers_are_told_directly_whatever_proxies_the_environment_names() {
+    let home = Home::new();
+    let receiver = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let proxy = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}/", receiver.local_addr().expect("bound"));
+    home.write("config.toml", &format!("[[registry.webhook]]\nurl = \"{url}\"\n"));
+    let through = format!("http://{}", proxy.local_addr().expect("bound"));
+    let (_server, address) = serve_with(&home, &[("HTTP_PROXY", &through), ("http_proxy", &through)]);
+    let body = r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
+    let head = "PUT /v2/a/manifests/v1 HTTP/1.1\r\nHost: x\r\nConnection: close";
+    let length = body.len();
+    assert_eq!(http(&address, &format!("{head}\r\nContent-Length: {length}\r\n\r\n{body}")).0, 201);
+    receiver.set_nonblocking(true).expect("a socket");
+    let (mut told, _) = wait_for("the receiver to be told", || receiver.accept().ok());
+    told.set_nonblocking(false).expect("a socket");
+    let mut line = [0; 6];
+    told.read_exact(&mut line).expect("a request");
+    assert_eq!(&line, b"POST /", "a proxy would have been asked for a whole URL");
+    told.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").expect("answers");
+    proxy.set_nonblocking(true).expect("a socket");
+    assert!(proxy.accept().is_err(), "the proxy was asked");
+}
