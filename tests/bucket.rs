@@ -65,7 +65,8 @@ fn ask(address: &str, method: &str, path: &str) -> (u16, String) {
 fn three_registries_are_one() {
     let Some((_store, endpoint)) = store() else { return };
     let home = Home::new();
-    home.write("config.toml", "[registry]\ngc_grace = \"0s\"\n");
+    let retention = "[[registry.retention]]\nrepositories = [\"old/*\"]\nkeep_last = 1\n";
+    home.write("config.toml", &format!("[registry]\ngc_grace = \"0s\"\n{retention}"));
     home.write("app/Dockerfile", "FROM scratch\nCOPY Dockerfile /\n");
     must(&home, &["build", "app", "-t", "app:1"]);
     let (mut first, one) = serve(&home, &endpoint);
@@ -89,6 +90,14 @@ fn three_registries_are_one() {
     assert_eq!((&usage["team/app"]["tags"], &usage["team/app"]["blobs"]), (&1.into(), &2.into()), "{usage}");
     assert_eq!(usage["other/app"]["own_bytes"], 0, "{usage}");
     run(&["registry", "verify"]);
+    for tag in ["1", "2"] {
+        must(&home, &["push", "app:1", &format!("{two}/old/app:{tag}")]);
+    }
+    let told = run(&["registry", "retain", "--dry-run"]);
+    assert!(told.starts_with("old/app:1 sha256:") && told.lines().count() == 1, "{told}");
+    assert_eq!(run(&["registry", "retain"]), told);
+    assert_eq!(ask(&three, "GET", "/v2/old/app/manifests/1").0, 404);
+    assert_eq!(ask(&three, "GET", "/v2/old/app/manifests/2").0, 200);
     assert_eq!(ask(&two, "DELETE", "/v2/team/app/manifests/1").0, 202);
     let told = run(&["registry", "gc", "--dry-run", "--untagged", "0s"]);
     assert!(told.starts_with("would remove 0 blobs (0 bytes), 1 manifests"), "{told}");
@@ -107,12 +116,6 @@ fn a_bucket_that_is_none_is_refused() {
     assert!(output.status.code() == Some(2) && said.contains("expected `s3://BUCKET`"), "{said}");
     let said = home.must_fail(&["registry", "usage", "--endpoint", "http://127.0.0.1:1"]);
     assert!(said.contains("`--endpoint` is for a bucket"), "{said}");
-    let said = home.must_fail(&["registry", "retain", "--bucket", "s3://images"]);
-    assert!(said.contains("tags in a bucket cannot be retired"), "{said}");
-    let retention = "[registry]\n[[registry.retention]]\nrepositories = [\"**\"]\nkeep_last = 3\n";
-    home.write("config.toml", retention);
-    let said = home.must_fail(&["registry", "serve", "--port", "0", "--bucket", "s3://images"]);
-    assert!(said.contains("tags in a bucket cannot be retired"), "{said}");
     home.write("config.toml", "[registry]\nbucket = \"s3://images\"\nredirect = \"10s\"\n");
     let said = home.must_fail(&["registry", "usage"]);
     assert!(said.contains("`redirect`") && said.contains("seven days"), "{said}");

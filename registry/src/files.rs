@@ -8,10 +8,14 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use futures::{StreamExt, TryStreamExt};
 use rustix::fs::{AtFlags, CWD, RenameFlags, Timespec, Timestamps, UTIME_NOW};
 use uuid::Uuid;
 
 use crate::StorageError;
+
+/// Objects looked at at the same time where there are many to look at, each perhaps in a store that is far away.
+const EACH_AT_ONCE: usize = 16;
 
 /// Runs `work`, which blocks on the disk or hashes, off the async threads.
 pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
@@ -23,6 +27,18 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
             Err(_) => std::future::pending().await,
         },
     }
+}
+
+/// Does what [`blocking`] does for each of `items`, some at the same time; what comes of them in their order.
+pub(crate) async fn blocking_each<T: Send + 'static, R: Send + 'static>(
+    items: Vec<T>,
+    work: impl Fn(T) -> Result<R, StorageError> + Clone + Send + 'static,
+) -> Result<Vec<R>, StorageError> {
+    let each = |item| {
+        let work = work.clone();
+        blocking(move || work(item))
+    };
+    futures::stream::iter(items).map(each).buffered(EACH_AT_ONCE).try_collect().await
 }
 
 /// A file that is complete and synced, but has no name yet that anybody looks for. Removed if it never gets one.

@@ -58,8 +58,8 @@ pub(crate) trait ObjectBackend: Send + Sync {
         may_replace: Option<MayReplace>,
     ) -> Result<bool, StorageError>;
 
-    /// False when there was no such object.
-    async fn remove_listed(&self, list: &str, name: &str) -> Result<bool, StorageError>;
+    /// Removes an object from a list; with `seen`, only one that was put then. False when there was none.
+    async fn remove_listed(&self, list: &str, name: &str, seen: Option<SystemTime>) -> Result<bool, StorageError>;
 
     /// At most `limit` names of a list after `after`, sorted bytewise.
     async fn page(&self, list: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>, StorageError>;
@@ -73,7 +73,7 @@ pub(crate) trait ObjectBackend: Send + Sync {
     /// Whether anything is below `prefix`, or may be there again in a moment. Blocks.
     fn has_any(&self, prefix: &str) -> Result<bool, StorageError>;
 
-    /// When a kept object was put, or somebody last relied on it. Blocks.
+    /// When an object was put, or somebody last relied on a kept one. Blocks.
     fn touched_at(&self, key: &str) -> Result<Option<SystemTime>, StorageError>;
 
     /// An object, kept or not, without keeping it from anything. Blocks.

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use crate::access::matches;
 use crate::error::{ApiError, Problem};
-use crate::files::blocking;
+use crate::files::{blocking, blocking_each};
 use crate::metadata::Found;
 use crate::registry::Inner;
 use crate::{ByteStream, StorageError};
@@ -312,23 +312,34 @@ impl Inner {
 
     async fn add_up_all(self: &Arc<Self>) -> Result<(HashMap<String, u64>, u64), StorageError> {
         let registry = self.clone();
-        blocking(move || {
-            let (blobs, metadata) = (&registry.blobs, &registry.metadata);
-            let sizes: HashMap<Digest, u64> = blobs.list()?.into_iter().collect();
-            let mut total: u64 = sizes.values().sum();
-            let mut held: HashMap<String, u64> = HashMap::new();
-            for (name, digest, _) in metadata.walk_links()? {
-                *held.entry(name.into()).or_default() += sizes.get(&digest).copied().unwrap_or_default();
+        let (mut held, mut total, manifests) = blocking(move || registry.add_up_blobs()).await?;
+        let registry = self.clone();
+        let size = move |(name, digest): (RepositoryName, Digest)| {
+            let manifest = registry.metadata.peek_manifest(&name, &digest)?;
+            Ok((name, manifest.map_or(0, |(_, bytes)| bytes.len() as u64)))
+        };
+        for (name, size) in blocking_each(manifests, size).await? {
+            *held.entry(name.into()).or_default() += size;
+            total += size;
+        }
+        Ok((held, total))
+    }
+
+    /// What blobs take of each repository and of all, and which manifests are to be added.
+    #[expect(clippy::type_complexity)]
+    fn add_up_blobs(&self) -> Result<(HashMap<String, u64>, u64, Vec<(RepositoryName, Digest)>), StorageError> {
+        let sizes: HashMap<Digest, u64> = self.blobs.list()?.into_iter().collect();
+        let mut held: HashMap<String, u64> = HashMap::new();
+        for (name, digest, _) in self.metadata.walk_links()? {
+            *held.entry(name.into()).or_default() += sizes.get(&digest).copied().unwrap_or_default();
+        }
+        let mut manifests = Vec::new();
+        for found in self.metadata.walk_repositories()? {
+            if let Found::Manifest(name, digest) = found {
+                manifests.push((name, digest));
             }
-            for found in metadata.walk_repositories()? {
-                let Found::Manifest(name, digest) = found else { continue };
-                let size = metadata.peek_manifest(&name, &digest)?.map_or(0, |(_, bytes)| bytes.len() as u64);
-                *held.entry(name.into()).or_default() += size;
-                total += size;
-            }
-            Ok((held, total))
-        })
-        .await
+        }
+        Ok((held, sizes.values().sum(), manifests))
     }
 }
 

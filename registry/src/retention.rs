@@ -1,17 +1,21 @@
 //! Retention: removes tags that nobody wants to keep. What they pointed at goes with garbage collection.
 
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use cfc_oci::{Digest, RepositoryName, Tag};
 use serde::{Deserialize, Serialize};
 
 use crate::access::matches;
-use crate::files::blocking;
+use crate::files::{blocking, blocking_each};
 use crate::metadata::Found;
 use crate::registry::Inner;
 use crate::{Registry, StorageError};
 
 /// Which tags stay. The first rule that is about a tag decides; a tag that no rule is about stays. Immutable tags stay.
+/// So do, whatever their number and age, tags that are named after a manifest which is there, `sha256-<hex>` with or
+/// without an ending: signatures, attestations and lists of referrers go after what they are about.
 #[derive(Clone, Debug)]
 pub struct RetentionRule {
     /// Patterns of the repositories it is about.
@@ -45,6 +49,8 @@ struct Candidate {
     tag: Tag,
     digest: Digest,
     pushed: SystemTime,
+    /// It is named after a manifest that is not there any more.
+    is_orphan: bool,
 }
 
 impl Registry {
@@ -55,9 +61,8 @@ impl Registry {
 }
 
 impl Inner {
-    pub(crate) async fn retain(self: &std::sync::Arc<Self>, is_dry_run: bool) -> Result<Vec<Retired>, StorageError> {
-        let registry = self.clone();
-        let candidates = blocking(move || registry.tags_to_retire()).await?;
+    pub(crate) async fn retain(self: &Arc<Self>, is_dry_run: bool) -> Result<Vec<Retired>, StorageError> {
+        let candidates = self.tags_to_retire().await?;
         let mut retired = Vec::new();
         for candidate in candidates {
             if is_dry_run || self.retire(&candidate).await? {
@@ -71,31 +76,65 @@ impl Inner {
     /// False when the tag was pushed again meanwhile.
     async fn retire(&self, candidate: &Candidate) -> Result<bool, StorageError> {
         let Candidate { repository, tag, pushed, .. } = candidate;
-        if self.metadata.tag_pushed(repository, tag)? != Some(*pushed) {
-            return Ok(false);
+        let is_retired = self.metadata.delete_tag_as_seen(repository, tag, Some(*pushed)).await?;
+        if is_retired {
+            tracing::info!(%repository, %tag, digest = %candidate.digest, "a tag is not kept");
         }
-        tracing::info!(%repository, %tag, digest = %candidate.digest, "a tag is not kept");
-        self.metadata.delete_tag(repository, tag).await
+        Ok(is_retired)
     }
 
-    fn tags_to_retire(&self) -> Result<Vec<Candidate>, StorageError> {
-        let rules = &self.options.retention;
-        let mut by_rule: std::collections::HashMap<(RepositoryName, usize), Vec<Candidate>> = Default::default();
-        for found in self.metadata.walk_repositories()? {
-            let Found::Tag(repository, tag) = found else { continue };
-            let Some(rule) = rules.iter().position(|rule| rule.is_about(&repository, &tag)) else { continue };
-            let (digest, pushed) =
-                (self.metadata.peek_tag(&repository, &tag)?, self.metadata.tag_pushed(&repository, &tag)?);
-            // Deleted meanwhile, if there is none.
-            if let (Some(digest), Some(pushed)) = (digest, pushed) {
-                let key = (repository.clone(), rule);
-                by_rule.entry(key).or_default().push(Candidate { repository, tag, digest, pushed });
+    async fn tags_to_retire(self: &Arc<Self>) -> Result<Vec<Candidate>, StorageError> {
+        let registry = self.clone();
+        let (tags, now) = blocking(move || Ok((registry.tags_under_rules()?, registry.metadata.now()?))).await?;
+        let registry = self.clone();
+        let look = move |(rule, repository, tag)| Ok((rule, registry.candidate(repository, tag)?));
+        let mut by_rule: HashMap<(RepositoryName, usize), Vec<Candidate>> = HashMap::new();
+        for (rule, candidate) in blocking_each(tags, look).await? {
+            if let Some(candidate) = candidate {
+                by_rule.entry((candidate.repository.clone(), rule)).or_default().push(candidate);
             }
         }
-        let now = self.metadata.now()?;
+        let rules = &self.options.retention;
         let chosen = by_rule.into_iter().flat_map(|((_, rule), tags)| rules[rule].choose(tags, now));
         Ok(chosen.filter(|candidate| !self.options.is_immutable(&candidate.repository, &candidate.tag)).collect())
     }
+
+    /// Tags that rules are about, with the number of the rule.
+    fn tags_under_rules(&self) -> Result<Vec<(usize, RepositoryName, Tag)>, StorageError> {
+        let rules = &self.options.retention;
+        let mut tags = Vec::new();
+        for found in self.metadata.walk_repositories()? {
+            let Found::Tag(repository, tag) = found else { continue };
+            if let Some(rule) = rules.iter().position(|rule| rule.is_about(&repository, &tag)) {
+                tags.push((rule, repository, tag));
+            }
+        }
+        Ok(tags)
+    }
+
+    /// `None` for a tag that was deleted meanwhile, and for one that goes with what it is about.
+    fn candidate(&self, repository: RepositoryName, tag: Tag) -> Result<Option<Candidate>, StorageError> {
+        let metadata = &self.metadata;
+        let subject = subject(&tag);
+        if let Some(subject) = &subject
+            && metadata.manifest_touched(&repository, subject)?.is_some()
+        {
+            return Ok(None);
+        }
+        // In this order: what was pushed in between is younger than it is taken for, and stays.
+        let pushed = metadata.tag_pushed(&repository, &tag)?;
+        let digest = metadata.peek_tag(&repository, &tag)?;
+        let (Some(pushed), Some(digest)) = (pushed, digest) else { return Ok(None) };
+        Ok(Some(Candidate { repository, tag, digest, pushed, is_orphan: subject.is_some() }))
+    }
+}
+
+/// The manifest after which a tag is named, as signatures are (cosign) and lists of referrers (distribution-spec,
+/// "Referrers Tag Schema").
+fn subject(tag: &Tag) -> Option<Digest> {
+    let (algorithm, rest) = tag.as_str().split_once('-')?;
+    let hex = rest.split_once('.').map_or(rest, |(hex, _)| hex);
+    format!("{algorithm}:{hex}").parse().ok()
 }
 
 impl RetentionRule {
@@ -105,9 +144,11 @@ impl RetentionRule {
     }
 
     /// Those of the tags that do not stay.
-    fn choose(&self, mut tags: Vec<Candidate>, now: SystemTime) -> Vec<Candidate> {
+    fn choose(&self, tags: Vec<Candidate>, now: SystemTime) -> Vec<Candidate> {
+        let (orphans, mut tags): (Vec<_>, Vec<_>) = tags.into_iter().partition(|candidate| candidate.is_orphan);
         tags.sort_by(|a, b| b.pushed.cmp(&a.pushed).then_with(|| b.tag.as_str().cmp(a.tag.as_str())));
         tags.drain(..self.keep_last.unwrap_or(0).min(tags.len()));
+        tags.extend(orphans);
         let is_young = |candidate: &Candidate| {
             let age = now.duration_since(candidate.pushed).unwrap_or_default();
             self.keep_younger.is_some_and(|limit| age < limit)

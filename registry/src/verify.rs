@@ -28,6 +28,11 @@ pub enum Finding {
         /// What the system says.
         reason: String,
     },
+    /// The bytes of a blob are gone that should be there.
+    LostBlob {
+        /// Its name.
+        digest: Digest,
+    },
     /// A manifest's bytes are others than its name says, or no manifest, or cannot be read.
     CorruptManifest {
         /// Where.
@@ -73,6 +78,7 @@ impl fmt::Display for Finding {
                 write!(f, "blob: its name says {expected}, its bytes hash to {found}")
             }
             Finding::UnreadableBlob { digest, reason } => write!(f, "blob {digest}: {reason}"),
+            Finding::LostBlob { digest } => write!(f, "blob {digest}: its bytes are gone"),
             Finding::CorruptTag { repository, tag, reason } => write!(f, "tag `{repository}:{tag}`: {reason}"),
             Finding::CorruptManifest { repository, digest, reason } => {
                 write!(f, "manifest `{repository}@{digest}`: {reason}")
@@ -137,15 +143,20 @@ impl Registry {
     fn verify_blob(&self, expected: Digest, quarantine: bool) -> Vec<Finding> {
         let unreadable =
             |error| Finding::UnreadableBlob { digest: expected.clone(), reason: Chain(&error).to_string() };
-        match self.inner.blobs.hash(&expected) {
-            Ok(Some(found)) if found != expected => {
-                let quarantined = if quarantine { self.inner.blobs.quarantine(&expected) } else { Ok(()) };
-                let not_quarantined = quarantined.err().map(unreadable);
-                [Finding::CorruptBlob { expected, found }].into_iter().chain(not_quarantined).collect()
-            }
-            Ok(_) => Vec::new(),
-            Err(error) => vec![unreadable(error)],
-        }
+        let blobs = &self.inner.blobs;
+        let finding = match blobs.hash(&expected) {
+            Ok(Some(found)) if found != expected => Finding::CorruptBlob { expected: expected.clone(), found },
+            Ok(Some(_)) => return Vec::new(),
+            Ok(None) => match blobs.has(&expected) {
+                Ok(true) => Finding::LostBlob { digest: expected.clone() },
+                // Removed meanwhile.
+                Ok(false) => return Vec::new(),
+                Err(error) => return vec![unreadable(error)],
+            },
+            Err(error) => return vec![unreadable(error)],
+        };
+        let quarantined = if quarantine { blobs.quarantine(&expected) } else { Ok(()) };
+        [finding].into_iter().chain(quarantined.err().map(unreadable)).collect()
     }
 
     fn verify_repositories(&self, quarantine: bool, verified: &mut Verified) -> Result<(), StorageError> {

@@ -4,6 +4,8 @@ import os
 import sys
 import threading
 
+from moto.s3.exceptions import NoSuchUpload
+from moto.s3.models import S3Backend
 from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import run_simple
 
@@ -13,5 +15,18 @@ def end_with_stdin():
     os._exit(0)
 
 
+def known(method):
+    """S3 says so when there is no such multipart upload any more; moto fails."""
+
+    def call(backend, bucket_name, multipart_id, *rest, **named):
+        if multipart_id not in backend.get_bucket(bucket_name).multiparts:
+            raise NoSuchUpload(upload_id=multipart_id)
+        return method(backend, bucket_name, multipart_id, *rest, **named)
+
+    return call
+
+
+S3Backend.upload_part = known(S3Backend.upload_part)
+S3Backend.complete_multipart_upload = known(S3Backend.complete_multipart_upload)
 threading.Thread(target=end_with_stdin, daemon=True).start()
 run_simple("127.0.0.1", int(sys.argv[1]), DomainDispatcherApplication(create_backend_app), threaded=False)

@@ -31,12 +31,12 @@ const MAX_BELIEVED: usize = 100_000;
 /// Where the content of a blob is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Pointer {
-    pub upload: Uuid,
+    pub data: Uuid,
     pub size: u64,
 }
 
-/// Pointers that were read a moment ago. Content never changes, and whoever asks for it has found a link to it, so one
-/// that is out of date shows when it is followed.
+/// Pointers whose content was there a moment ago. Content never changes, and whoever asks for it has found a link to it,
+/// so one that is out of date shows when it is followed.
 #[derive(Default)]
 pub(super) struct Pointers(Mutex<HashMap<Digest, (Pointer, Instant)>>);
 
@@ -59,8 +59,8 @@ impl Pointers {
     }
 }
 
-pub(super) fn data_key(upload: Uuid) -> String {
-    format!("{DATA}{upload}")
+pub(super) fn data_key(data: Uuid) -> String {
+    format!("{DATA}{data}")
 }
 
 fn pointers_key(digest: &Digest) -> String {
@@ -69,8 +69,8 @@ fn pointers_key(digest: &Digest) -> String {
 
 /// The pointer that the last part of a key is.
 fn parse_pointer(key: &str) -> Option<Pointer> {
-    let (upload, size) = key.rsplit('/').next()?.rsplit_once('-')?;
-    Some(Pointer { upload: upload.parse().ok()?, size: size.parse().ok()? })
+    let (data, size) = key.rsplit('/').next()?.rsplit_once('-')?;
+    Some(Pointer { data: data.parse().ok()?, size: size.parse().ok()? })
 }
 
 /// The blob and its pointer, of a key below [`BLOBS`].
@@ -81,9 +81,9 @@ fn parse_blob(key: &str) -> Option<(Digest, Pointer)> {
 }
 
 impl BucketBackend {
-    /// Makes the content of an upload a blob's.
+    /// Makes content a blob's.
     pub(super) async fn point(&self, digest: &Digest, pointer: Pointer) -> Result<(), StorageError> {
-        let key = format!("{}{}-{}", pointers_key(digest), pointer.upload, pointer.size);
+        let key = format!("{}{}-{}", pointers_key(digest), pointer.data, pointer.size);
         self.store.put(&key, bytes::Bytes::new()).await
     }
 
@@ -91,37 +91,74 @@ impl BucketBackend {
         self.store.list(&pointers_key(digest)).await
     }
 
-    pub(super) async fn pointer(&self, digest: &Digest) -> Result<Option<Pointer>, StorageError> {
+    async fn is_sound(&self, pointer: Pointer) -> Result<bool, StorageError> {
+        Ok(self.store.size(&data_key(pointer.data)).await? == Some(pointer.size))
+    }
+
+    /// A pointer whose content is there.
+    async fn pointer(&self, digest: &Digest) -> Result<Option<Pointer>, StorageError> {
         if let Some(pointer) = self.pointers.get(digest) {
             return Ok(Some(pointer));
         }
-        let listed = self.listed_pointers(digest).await?;
-        let pointer = listed.iter().find_map(|listed| parse_pointer(&listed.key));
-        if let Some(pointer) = pointer {
-            self.pointers.put(digest, pointer);
+        for pointer in self.listed_pointers(digest).await?.iter().filter_map(|listed| parse_pointer(&listed.key)) {
+            if self.is_sound(pointer).await? {
+                self.pointers.put(digest, pointer);
+                return Ok(Some(pointer));
+            }
         }
-        Ok(pointer)
+        Ok(None)
     }
 
-    /// Does `follow` with where the content is; once more when a pointer was out of date.
+    /// Whether the content is there, as the store tells it now. Pointers that lead nowhere are removed: content never
+    /// comes back to where it was.
+    pub(super) async fn has_content(&self, digest: &Digest) -> Result<bool, StorageError> {
+        self.pointers.forget(digest);
+        if self.pointer(digest).await?.is_some() {
+            return Ok(true);
+        }
+        for listed in self.listed_pointers(digest).await? {
+            let pointer = parse_pointer(&listed.key);
+            if let Some(pointer) = pointer
+                && self.store.size(&data_key(pointer.data)).await?.is_none()
+            {
+                tracing::error!(%digest, pointer = listed.key, "the content of a blob is gone");
+                self.store.delete(&listed.key).await?;
+            }
+        }
+        Ok(false)
+    }
+
+    /// Does `follow` with where the content is, or may be.
     async fn followed<T, F: Future<Output = Result<Option<T>, StorageError>>>(
         &self,
         digest: &Digest,
         follow: impl Fn(Pointer) -> F,
     ) -> Result<Option<T>, StorageError> {
-        for _ in 0..2 {
-            let Some(pointer) = self.pointer(digest).await? else { return Ok(None) };
+        if let Some(pointer) = self.pointers.get(digest) {
             if let Some(found) = follow(pointer).await? {
                 return Ok(Some(found));
             }
             self.pointers.forget(digest);
         }
+        for pointer in self.listed_pointers(digest).await?.iter().filter_map(|listed| parse_pointer(&listed.key)) {
+            if let Some(found) = follow(pointer).await? {
+                self.pointers.put(digest, pointer);
+                return Ok(Some(found));
+            }
+        }
         Ok(None)
     }
 
+    /// The digest of the content, of which there may be several: that of the first that is other than it should be.
     async fn hash_content(&self, digest: &Digest) -> Result<Option<Digest>, StorageError> {
-        let hash = |pointer: Pointer| self.hash_data(pointer, digest.algorithm());
-        self.followed(digest, hash).await
+        let mut hashed = None;
+        for pointer in self.listed_pointers(digest).await?.iter().filter_map(|listed| parse_pointer(&listed.key)) {
+            hashed = self.hash_data(pointer, digest.algorithm()).await?.or(hashed);
+            if hashed.as_ref().is_some_and(|hashed| hashed != digest) {
+                break;
+            }
+        }
+        Ok(hashed)
     }
 
     pub(super) async fn hash_data(
@@ -129,7 +166,7 @@ impl BucketBackend {
         pointer: Pointer,
         algorithm: cfc_oci::Algorithm,
     ) -> Result<Option<Digest>, StorageError> {
-        let opened = self.store.stream(&data_key(pointer.upload), 0..pointer.size).await?;
+        let opened = self.store.stream(&data_key(pointer.data), 0..pointer.size).await?;
         let Some(mut frames) = opened else { return Ok(None) };
         let mut hasher = ResumableHasher::new(algorithm);
         while let Some(frame) = frames.next().await {
@@ -147,15 +184,23 @@ impl BucketBackend {
     pub(super) async fn pointed_at(&self) -> Result<Vec<Uuid>, StorageError> {
         let mut listed = self.store.list(BLOBS).await?;
         listed.extend(self.store.list(QUARANTINE).await?);
-        Ok(listed.iter().filter_map(|listed| parse_pointer(&listed.key)).map(|pointer| pointer.upload).collect())
+        Ok(listed.iter().filter_map(|listed| parse_pointer(&listed.key)).map(|pointer| pointer.data).collect())
     }
 
+    /// Takes every pointer to other content away, and every pointer to none.
     async fn move_to_quarantine(&self, digest: &Digest) -> Result<(), StorageError> {
         self.pointers.forget(digest);
         let directory = format!("{QUARANTINE}{}-{}", digest.algorithm().as_str(), digest.hex());
         for listed in self.listed_pointers(digest).await? {
-            let name = listed.key.rsplit('/').next().unwrap_or_default();
-            self.store.put(&format!("{directory}/{name}"), bytes::Bytes::new()).await?;
+            let Some(pointer) = parse_pointer(&listed.key) else { continue };
+            let found = self.hash_data(pointer, digest.algorithm()).await?;
+            if found.as_ref() == Some(digest) {
+                continue;
+            }
+            if found.is_some() {
+                let name = listed.key.rsplit('/').next().unwrap_or_default();
+                self.store.put(&format!("{directory}/{name}"), bytes::Bytes::new()).await?;
+            }
             self.store.delete(&listed.key).await?;
         }
         Ok(())
@@ -171,7 +216,7 @@ impl BlobBackend for BucketBackend {
     async fn read(&self, digest: &Digest, range: Range<u64>) -> Result<Option<BlobStream>, StorageError> {
         let open = |pointer: Pointer| {
             let range = range.clone();
-            async move { self.store.stream(&data_key(pointer.upload), range).await }
+            async move { self.store.stream(&data_key(pointer.data), range).await }
         };
         self.followed(digest, open).await
     }
@@ -190,8 +235,8 @@ impl BlobBackend for BucketBackend {
         self.store.wait(async {
             for pointer in listed {
                 self.store.delete(&pointer.key).await?;
-                if let Some(Pointer { upload, .. }) = parse_pointer(&pointer.key) {
-                    self.store.delete(&data_key(upload)).await?;
+                if let Some(Pointer { data, .. }) = parse_pointer(&pointer.key) {
+                    self.store.delete(&data_key(data)).await?;
                 }
             }
             Ok(true)
@@ -221,7 +266,7 @@ impl BlobBackend for BucketBackend {
         let Some(lifetime) = self.redirect else { return Ok(None) };
         match self.pointer(digest).await? {
             Some(pointer) if pointer.size >= REDIRECTED_BYTES => {
-                Ok(Some((self.store.url(&data_key(pointer.upload), lifetime).await?, lifetime)))
+                Ok(Some((self.store.url(&data_key(pointer.data), lifetime).await?, lifetime)))
             }
             _ => Ok(None),
         }

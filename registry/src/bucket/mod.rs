@@ -1,10 +1,11 @@
 //! The registry in an S3 bucket, shared by as many processes as one likes, with nothing between them but the bucket.
 //!
 //! ```text
-//! registry/blobs/<alg>/<hex>/<upload>-<size>     empty: the content of the blob is that of the upload
-//! registry/data/<upload>                         content; complete, and never changed
-//! registry/uploads/<upload>/<number>             how far an upload got; the highest number wins
-//! registry/quarantine/<alg>-<hex>/<upload>-<size>  a pointer whose content turned out to be other
+//! registry/blobs/<alg>/<hex>/<data>-<size>       empty: where the content of the blob is
+//! registry/data/<data>                           content; complete, never changed, and never there again once it is gone
+//! registry/uploads/<upload>/<number>             how far an upload got; the highest number wins, others are empty; when
+//!                                                it is empty, too, the upload is over
+//! registry/quarantine/<alg>-<hex>/<data>-<size>  a pointer whose content turned out to be other
 //! registry/token-key                             what tokens are signed with
 //! registry/…                                     objects of metadata, under their keys
 //! <key of a kept object>/!<version>              the object; any of its versions will do

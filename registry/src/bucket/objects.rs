@@ -107,8 +107,14 @@ impl ObjectBackend for BucketObjects {
         }
     }
 
-    async fn remove_listed(&self, list: &str, name: &str) -> Result<bool, StorageError> {
-        self.delete(&format!("{list}/{name}")).await
+    async fn remove_listed(&self, list: &str, name: &str, seen: Option<SystemTime>) -> Result<bool, StorageError> {
+        let key = format!("{list}/{name}");
+        let found = self.store.look(&key).await?;
+        if found.is_none_or(|found| seen.is_some_and(|seen| seen != found.put)) {
+            return Ok(false);
+        }
+        self.store.delete(&key).await?;
+        Ok(true)
     }
 
     async fn page(&self, list: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>, StorageError> {
@@ -146,6 +152,9 @@ impl ObjectBackend for BucketObjects {
     }
 
     fn touched_at(&self, key: &str) -> Result<Option<SystemTime>, StorageError> {
+        if !is_kept(key) {
+            return Ok(self.store.wait(self.store.look(key))?.map(|found| found.put));
+        }
         let versions = self.store.wait(self.versions(key))?;
         Ok(versions.youngest().map(|version| version.put))
     }

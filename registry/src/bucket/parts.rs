@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use object_store::PutPayload;
 use tokio::task::JoinHandle;
+use uuid::Uuid;
 
 use super::blobs::data_key;
 use super::session::Session;
@@ -49,7 +50,7 @@ struct Part {
 }
 
 /// Ends when nobody waits for it any more.
-struct Task(JoinHandle<Result<String, StorageError>>);
+struct Task(JoinHandle<Result<Option<String>, StorageError>>);
 
 impl Drop for Task {
     fn drop(&mut self) {
@@ -109,11 +110,6 @@ impl Writer {
         self.tail.extend(pieces);
     }
 
-    /// Lets go of parts that are on their way.
-    pub(super) fn stop(&mut self) {
-        self.in_flight.clear();
-    }
-
     /// Parts that are there or on their way.
     fn n_parts(&self) -> usize {
         self.session.progress.parts.len() + self.in_flight.len()
@@ -128,25 +124,33 @@ impl Writer {
         }
         let multipart = self.multipart().await?;
         let (number, payload) = (self.n_parts(), self.take_tail());
-        let (store, key) = (self.store.clone(), data_key(self.session.id));
+        let (store, key) = (self.store.clone(), data_key(self.session.progress.data));
         let upload = async move { store.put_part(&key, &multipart, number, payload).await };
         self.in_flight.push_back(Part { task: Task(tokio::spawn(upload)), hasher: self.hasher.clone() });
         Ok(())
     }
 
-    /// The store's name of the multipart upload. Written down before it has parts, so that they never lie around.
+    /// The store's name of the multipart upload. Written down before it has parts: whoever is not the first to do so
+    /// uploads none.
     async fn multipart(&mut self) -> Result<String, AppendError> {
         if let Some(multipart) = &self.session.progress.multipart {
             return Ok(multipart.clone());
         }
-        let multipart = self.store.begin_multipart(&data_key(self.session.id)).await?;
+        let data = Uuid::new_v4();
+        let multipart = self.store.begin_multipart(&data_key(data)).await?;
+        self.session.progress.data = data;
         self.session.progress.multipart = Some(multipart.clone());
         // The progress itself is as it was, with the tail that was there.
         let first = self.session.progress.size as usize;
         let mut tail = self.tail_bytes();
         tail.truncate(first);
         self.session.progress.tail = tail.into();
-        self.save().await?;
+        if let Err(error) = self.save().await {
+            if matches!(error, AppendError::Busy) {
+                self.store.abort_multipart(&data_key(data), &multipart).await?;
+            }
+            return Err(error);
+        }
         Ok(multipart)
     }
 
@@ -162,6 +166,8 @@ impl Writer {
     async fn await_part(&mut self) -> Result<(), AppendError> {
         let Some(mut part) = self.in_flight.pop_front() else { return Ok(()) };
         let etag = (&mut part.task.0).await.map_err(|e| StorageError::new("write", self.session.id, e))??;
+        // Another request has ended the upload.
+        let etag = etag.ok_or(AppendError::Unknown)?;
         self.session.progress.parts.push(etag);
         self.session.progress.tail = Bytes::new();
         self.session.progress.note_hash(&part.hasher);
@@ -193,22 +199,25 @@ impl Writer {
         self.hasher.clone().finish()
     }
 
-    /// Makes everything received one object.
-    pub(super) async fn complete(&mut self) -> Result<(), AppendError> {
-        let key = data_key(self.session.id);
+    /// Uploads all that was received: as content under a name that nobody else knows, or as the last of the parts.
+    pub(super) async fn upload(mut self) -> Result<Session, AppendError> {
         if self.session.progress.multipart.is_none() {
+            self.session.progress.data = Uuid::new_v4();
             let payload = self.take_tail();
-            return Ok(self.store.put(&key, payload).await?);
-        }
-        if self.tail_size > 0 {
+            self.store.put(&data_key(self.session.progress.data), payload).await?;
+        } else if self.tail_size > 0 {
             self.send_part().await?;
         }
         while !self.in_flight.is_empty() {
             self.await_part().await?;
         }
-        let progress = &self.session.progress;
-        let multipart = progress.multipart.as_ref().expect("looked a moment ago");
-        Ok(self.store.complete_multipart(&key, multipart, &progress.parts, self.size()).await?)
+        self.session.progress.note_hash(&self.hasher);
+        Ok(self.session)
+    }
+
+    /// Lets go of what was received, and of parts that are on their way.
+    pub(super) fn into_session(self) -> Session {
+        self.session
     }
 
     /// Whether something has arrived that would be lost with this.

@@ -1,9 +1,17 @@
 //! [`Progress`]: how far an upload got, as it is written down for whoever goes on with it.
+//!
+//! Each request that changes an upload puts its progress under the next number, if absent: of two that do so at the same
+//! time one wins, and the other has changed nothing. A number that was used stays used until the upload is forgotten: what
+//! was written there is emptied, not deleted, so whoever comes late does not win an old number.
+//!
+//! Whoever ends an upload wins a number as well, with all that it takes to do the rest. What has begun to become a blob
+//! becomes one, by anybody who finds that the winner has not finished; what was given up is never a blob. So nobody
+//! touches content about which another one may have decided. When the rest is done, the last progress is emptied, too.
 
 use std::time::SystemTime;
 
 use bytes::{Bytes, BytesMut};
-use cfc_oci::{Algorithm, RepositoryName};
+use cfc_oci::{Algorithm, Digest, RepositoryName};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -24,12 +32,38 @@ pub(super) struct Progress {
     pub size: u64,
     /// The saved hash of them, in hexadecimal.
     pub hash: String,
+    /// What their content is named, or will be. Nobody else uses the name.
+    #[serde(with = "uuid_text")]
+    pub data: Uuid,
     /// The store's name of the multipart upload, from its first part on.
     pub multipart: Option<String>,
     /// The store's names of the parts.
     pub parts: Vec<String>,
+    /// What becomes of it; `None` while it can go on.
+    pub ending: Option<Ending>,
     #[serde(skip)]
     pub tail: Bytes,
+}
+
+/// What becomes of an upload that can not go on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Ending {
+    /// It becomes this blob, if its bytes are such.
+    Blob(Digest),
+    /// Nothing stays of it.
+    Nothing,
+}
+
+/// An upload of which something is written down.
+pub(super) struct Found {
+    pub id: Uuid,
+    /// When somebody last went on with it.
+    pub touched: SystemTime,
+    /// Whether all is done that is to be done with it.
+    pub is_over: bool,
+    /// All that is written down, the last of it last.
+    pub keys: Vec<String>,
 }
 
 /// An upload as its last progress tells it.
@@ -56,8 +90,10 @@ impl Progress {
             algorithm: algorithm.as_str().to_string(),
             size: 0,
             hash: String::new(),
+            data: Uuid::new_v4(),
             multipart: None,
             parts: Vec::new(),
+            ending: None,
             tail: Bytes::new(),
         };
         progress.note_hash(&ResumableHasher::new(algorithm));
@@ -99,12 +135,18 @@ impl Session {
         Session { id: Uuid::new_v4(), number: None, progress }
     }
 
-    /// The upload as it is now; `None` when there is none.
+    /// The upload as it is now; `None` when there is none, or it is over.
     pub(super) async fn load(store: &Store, id: Uuid) -> Result<Option<Session>, StorageError> {
         loop {
             let Some(last) = store.list(&prefix(id)).await?.pop() else { return Ok(None) };
-            // Somebody may write the next progress, and remove this one, right now.
-            let Some(bytes) = store.get(&last.key).await? else { continue };
+            if last.size == 0 {
+                return Ok(None);
+            }
+            // Somebody may write the next progress, and empty this one, right now.
+            let bytes = match store.get(&last.key).await? {
+                Some(bytes) if !bytes.is_empty() => bytes,
+                _ => continue,
+            };
             let number = last.key.rsplit('/').next().and_then(|number| number.parse().ok());
             let (Some(number), Some(progress)) = (number, Progress::parse(bytes)) else { return Ok(None) };
             return Ok(Some(Session { id, number: Some(number), progress }));
@@ -119,41 +161,69 @@ impl Session {
             return Ok(false);
         }
         if let Some(number) = self.number.replace(next) {
-            store.delete(&key(self.id, number)).await?;
+            store.put(&key(self.id, number), Bytes::new()).await?;
         }
         Ok(true)
     }
 
-    /// Forgets the upload. The last progress goes last: what is left of a session is never older than it.
-    pub(super) async fn remove(&self, store: &Store) -> Result<(), StorageError> {
-        if self.number.is_none() {
-            return Ok(());
+    /// Writes down what becomes of the upload; false when another process goes on with it, or has ended it.
+    pub(super) async fn end(&mut self, store: &Store, ending: Ending) -> Result<bool, StorageError> {
+        self.progress.ending = Some(ending);
+        self.progress.tail = Bytes::new();
+        // Of an upload that is written down nowhere, nobody else knows.
+        if self.number.is_none() { Ok(true) } else { self.save(store).await }
+    }
+
+    /// Writes down that all is done. Nobody goes on with the upload any more.
+    pub(super) async fn close(&self, store: &Store) -> Result<(), StorageError> {
+        match self.number {
+            Some(number) => store.put(&key(self.id, number), Bytes::new()).await,
+            None => Ok(()),
         }
-        let mut listed = store.list(&prefix(self.id)).await?;
-        let last = listed.pop();
-        store.delete_all(listed.into_iter().map(|listed| listed.key)).await?;
-        store.delete_all(last.map(|listed| listed.key)).await
     }
 }
 
-/// Every upload, and when somebody last went on with it.
-pub(super) async fn all(store: &Store) -> Result<Vec<(Uuid, SystemTime)>, StorageError> {
-    let mut uploads: Vec<(Uuid, SystemTime)> = Vec::new();
+impl Found {
+    /// Forgets the upload. The last goes last: nothing comes to light that is older than it.
+    pub(super) async fn forget(mut self, store: &Store) -> Result<(), StorageError> {
+        let last = self.keys.pop();
+        store.delete_all(self.keys).await?;
+        store.delete_all(last).await
+    }
+}
+
+/// Every upload of which something is written down.
+pub(super) async fn all(store: &Store) -> Result<Vec<Found>, StorageError> {
+    let mut uploads: Vec<Found> = Vec::new();
     let id = |listed: &Listed| listed.key.strip_prefix(UPLOADS)?.split('/').next()?.parse().ok();
     for listed in store.list(UPLOADS).await? {
         let Some(id) = id(&listed) else { continue };
-        match uploads.last_mut() {
-            Some((last, touched)) if *last == id => *touched = listed.put.max(*touched),
-            _ => uploads.push((id, listed.put)),
+        if uploads.last().is_none_or(|last| last.id != id) {
+            uploads.push(Found { id, touched: listed.put, is_over: false, keys: Vec::new() });
         }
+        let last = uploads.last_mut().expect("pushed if there was none");
+        last.touched = listed.put.max(last.touched);
+        last.is_over = listed.size == 0;
+        last.keys.push(listed.key);
     }
     Ok(uploads)
 }
 
+mod uuid_text {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+    use uuid::Uuid;
+
+    pub(super) fn serialize<S: Serializer>(id: &Uuid, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(id)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Uuid, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use cfc_oci::Digest;
-
     use super::*;
 
     #[test]
@@ -164,9 +234,11 @@ mod tests {
         progress.note_hash(&hasher);
         progress.multipart = Some("id".to_string());
         progress.parts = vec!["\"etag\"".to_string()];
+        progress.ending = Some(Ending::Blob(Digest::of(b"x")));
         progress.tail = Bytes::from_static(b"\n\n and more");
         let read = Progress::parse(progress.to_bytes()).expect("just written");
         assert_eq!((read.size, &read.tail, &read.parts), (20, &progress.tail, &progress.parts));
+        assert_eq!((read.data, &read.ending), (progress.data, &progress.ending));
         assert_eq!(read.hasher().expect("just saved").finish(), Digest::of(b"some bytes\n and more"));
     }
 }

@@ -123,9 +123,14 @@ impl Store {
 
     /// Size in bytes, or `None` when there is no such object.
     pub(super) async fn size(&self, key: &str) -> Result<Option<u64>, StorageError> {
+        Ok(self.look(key).await?.map(|found| found.size))
+    }
+
+    /// The object without its bytes; its time in whole seconds.
+    pub(super) async fn look(&self, key: &str) -> Result<Option<Listed>, StorageError> {
         let path = self.path(key);
         let head = found(again(|| self.s3.head(&path)).await);
-        Ok(head.map_err(|e| StorageError::new("read", key, e))?.map(|meta| meta.size))
+        Ok(head.map_err(|e| StorageError::new("read", key, e))?.and_then(|meta| self.found(meta)))
     }
 
     pub(super) async fn put(&self, key: &str, payload: impl Into<PutPayload>) -> Result<(), StorageError> {
@@ -211,36 +216,42 @@ impl Store {
         again(|| self.s3.create_multipart(&path)).await.map_err(|e| StorageError::new("write", key, e))
     }
 
-    /// Uploads a part, whose numbers begin with 0, and gives the store's name of it.
+    /// Uploads a part, whose numbers begin with 0, and gives the store's name of it; `None` when there is no such upload
+    /// any more.
     pub(super) async fn put_part(
         &self,
         key: &str,
         multipart: &String,
         number: usize,
         payload: PutPayload,
-    ) -> Result<String, StorageError> {
+    ) -> Result<Option<String>, StorageError> {
         let path = self.path(key);
-        let put = again(|| self.s3.put_part(&path, multipart, number, payload.clone())).await;
-        put.map(|part| part.content_id).map_err(|e| StorageError::new("write", key, e))
+        let put = found(again(|| self.s3.put_part(&path, multipart, number, payload.clone())).await);
+        put.map(|part| part.map(|part| part.content_id)).map_err(|e| StorageError::new("write", key, e))
     }
 
-    /// Makes the parts an object of `size` bytes. If it had been done before, that is as good.
+    /// Makes the parts an object of `size` bytes. If it had been done before, that is as good. False when they are gone,
+    /// or not what they were.
     pub(super) async fn complete_multipart(
         &self,
         key: &str,
         multipart: &String,
         parts: &[String],
         size: u64,
-    ) -> Result<(), StorageError> {
+    ) -> Result<bool, StorageError> {
         let parts: Vec<PartId> = parts.iter().map(|part| PartId { content_id: part.clone() }).collect();
         let path = self.path(key);
         let complete = || async {
-            match self.s3.complete_multipart(&path, multipart, parts.clone()).await {
-                Ok(_) => Ok(()),
-                Err(error) => match found(self.s3.head(&path).await)? {
-                    Some(found) if found.size == size => Ok(()),
-                    _ => Err(error),
-                },
+            let error = match self.s3.complete_multipart(&path, multipart, parts.clone()).await {
+                Ok(_) => return Ok(true),
+                Err(error) => error,
+            };
+            match found(self.s3.head(&path).await)? {
+                Some(found) if found.size == size => Ok(true),
+                _ if matches!(error, object_store::Error::NotFound { .. }) => Ok(false),
+                // Another request has put other parts in their place.
+                _ if error.to_string().contains("InvalidPart") => Ok(false),
+                _ => Err(error),
             }
         };
         again(complete).await.map_err(|e| StorageError::new("write", key, e))

@@ -1,7 +1,7 @@
 //! Uploads in a bucket: the [`UploadBackend`] half of [`BucketBackend`].
 //!
-//! An upload is a row of numbered progress objects, each put if absent by whoever goes on with it: of two processes that
-//! do so at the same time one fails, and nothing of what it has done is kept.
+//! An upload is a row of numbered progress objects, each put if absent by whoever goes on with it, or ends it: of two
+//! processes that do so at the same time one fails, and nothing of what it has done is kept (`session.rs`).
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::BucketBackend;
 use super::blobs::{DATA, Pointer, data_key};
 use super::parts::Writer;
-use super::session::{self, Progress, Session};
+use super::session::{self, Ending, Progress, Session};
 use crate::frames::Frames;
 use crate::metadata::key;
 use crate::objects::ObjectBackend;
@@ -32,7 +32,7 @@ impl UploadBackend for BucketBackend {
     }
 
     async fn status(&self, repository: &RepositoryName, id: Uuid) -> Result<Option<UploadStatus>, StorageError> {
-        let session = self.session(repository, id).await?;
+        let session = self.open_session(repository, id).await?;
         Ok(session.map(|session| UploadStatus { size: session.progress.size }))
     }
 
@@ -43,7 +43,7 @@ impl UploadBackend for BucketBackend {
         expected: Option<Range<u64>>,
         body: ByteStream<'_>,
     ) -> Result<u64, AppendError> {
-        let session = self.session(repository, id).await?.ok_or(AppendError::Unknown)?;
+        let session = self.open_session(repository, id).await?.ok_or(AppendError::Unknown)?;
         let mut writer = self.receive(session, expected, true, body).await?;
         writer.acknowledge().await
     }
@@ -57,6 +57,12 @@ impl UploadBackend for BucketBackend {
         digest: &Digest,
     ) -> Result<u64, CommitError> {
         let session = self.session(repository, id).await?.ok_or(AppendError::Unknown)?;
+        match &session.progress.ending {
+            None => {}
+            // Who began that has died, and the client asks again, or they meet.
+            Some(Ending::Blob(ending)) if ending == digest => return self.take_over(session, digest).await,
+            Some(_) => return Err(AppendError::Unknown.into()),
+        }
         let writer = self.receive(session, expected, true, body).await?;
         self.finish(writer, digest).await
     }
@@ -85,40 +91,97 @@ impl UploadBackend for BucketBackend {
     }
 
     async fn abort(&self, repository: &RepositoryName, id: Uuid) -> Result<bool, StorageError> {
-        let Some(session) = self.session(repository, id).await? else { return Ok(false) };
-        self.forget(&session).await?;
-        Ok(true)
+        // As long as others go on with it.
+        loop {
+            let Some(session) = self.open_session(repository, id).await? else { return Ok(false) };
+            if self.give_up(session).await? {
+                return Ok(true);
+            }
+        }
     }
 }
 
 impl BucketBackend {
     /// Makes what was received the blob `digest`.
-    async fn finish(&self, mut writer: Writer, digest: &Digest) -> Result<u64, CommitError> {
-        let id = writer.session().id;
-        let (size, same_algorithm) = (writer.size(), writer.digest().algorithm() == digest.algorithm());
-        if same_algorithm {
-            self.require_digest(digest, writer.digest(), &mut writer).await?;
-            if self.is_kept(digest).await? {
-                writer.stop();
-                self.forget(writer.session()).await?;
-                return Ok(size);
+    async fn finish(&self, writer: Writer, digest: &Digest) -> Result<u64, CommitError> {
+        let (size, found) = (writer.size(), writer.digest());
+        let is_known = found.algorithm() == digest.algorithm();
+        if is_known && found != *digest {
+            return match self.give_up(writer.into_session()).await? {
+                true => Err(CommitError::Mismatch { expected: digest.clone(), found, size }),
+                false => Err(AppendError::Busy.into()),
+            };
+        }
+        if is_known && self.is_kept(digest).await? {
+            let session = writer.into_session();
+            let id = session.id;
+            return if self.give_up(session).await? { Ok(size) } else { self.join(id, digest).await };
+        }
+        let mut session = writer.upload().await?;
+        if session.end(&self.store, Ending::Blob(digest.clone())).await? {
+            return self.make_blob(&session, digest).await;
+        }
+        // What is not in parts nobody else knows of.
+        if session.progress.multipart.is_none() {
+            self.store.delete(&data_key(session.progress.data)).await?;
+        }
+        self.join(session.id, digest).await
+    }
+
+    /// Another request goes on with the upload, or ends it. If it makes the same blob of it, that is as good.
+    async fn join(&self, id: Uuid, digest: &Digest) -> Result<u64, CommitError> {
+        match Session::load(&self.store, id).await? {
+            Some(session) if session.progress.ending.as_ref() == Some(&Ending::Blob(digest.clone())) => {
+                self.take_over(session, digest).await
+            }
+            _ => Err(AppendError::Busy.into()),
+        }
+    }
+
+    /// Does the rest of an upload that is to become a blob, whoever else may do so as well.
+    async fn take_over(&self, session: Session, digest: &Digest) -> Result<u64, CommitError> {
+        let progress = &session.progress;
+        // It had been a blob, and was collected before its end was written down.
+        if progress.multipart.is_none() && self.store.size(&data_key(progress.data)).await? != Some(progress.size) {
+            session.close(&self.store).await?;
+            return Err(AppendError::Unknown.into());
+        }
+        self.make_blob(&session, digest).await
+    }
+
+    /// Makes an upload the blob that it is to become. All of it can be done twice, also at the same time.
+    async fn make_blob(&self, session: &Session, digest: &Digest) -> Result<u64, CommitError> {
+        let progress = &session.progress;
+        let (key, size) = (data_key(progress.data), progress.size);
+        let pointer = Pointer { data: progress.data, size };
+        if let Some(multipart) = &progress.multipart
+            && !self.store.complete_multipart(&key, multipart, &progress.parts, size).await?
+        {
+            self.clean(session).await?;
+            return Err(AppendError::Unknown.into());
+        }
+        if progress.algorithm != digest.algorithm().as_str() {
+            let found = self.hash_data(pointer, digest.algorithm()).await?;
+            let found = found.ok_or_else(|| StorageError::new("read", &key, "it is not there"))?;
+            if found != *digest {
+                self.store.delete(&key).await?;
+                session.close(&self.store).await?;
+                return Err(CommitError::Mismatch { expected: digest.clone(), found, size });
             }
         }
-        writer.complete().await?;
-        let pointer = Pointer { upload: id, size };
-        if !same_algorithm {
-            let found = self.hash_data(pointer, digest.algorithm()).await?;
-            let found = found.ok_or_else(|| StorageError::new("read", data_key(id), "it is not there"))?;
-            self.require_digest(digest, found, &mut writer).await?;
-        }
         self.point(digest, pointer).await?;
-        writer.session().remove(&self.store).await?;
+        session.close(&self.store).await?;
         Ok(size)
     }
 
     async fn session(&self, repository: &RepositoryName, id: Uuid) -> Result<Option<Session>, StorageError> {
         let session = Session::load(&self.store, id).await?;
         Ok(session.filter(|session| session.progress.repository == *repository))
+    }
+
+    /// An upload that can go on.
+    async fn open_session(&self, repository: &RepositoryName, id: Uuid) -> Result<Option<Session>, StorageError> {
+        Ok(self.session(repository, id).await?.filter(|session| session.progress.ending.is_none()))
     }
 
     /// Writes `body` to the end of an upload. A chunk whose length is known is kept whole or not at all; of one that is
@@ -146,16 +209,6 @@ impl BucketBackend {
         }
     }
 
-    /// Ends the upload when its bytes are not what was promised.
-    async fn require_digest(&self, expected: &Digest, found: Digest, writer: &mut Writer) -> Result<(), CommitError> {
-        if found == *expected {
-            return Ok(());
-        }
-        writer.stop();
-        self.forget(writer.session()).await?;
-        Err(CommitError::Mismatch { expected: expected.clone(), found, size: writer.size() })
-    }
-
     /// Whether the content is there already and stays: a repository holds it, and does so for a while.
     async fn is_kept(&self, digest: &Digest) -> Result<bool, StorageError> {
         let mut names = HashSet::new();
@@ -165,53 +218,81 @@ impl BucketBackend {
                 continue;
             };
             if names.insert(name.clone()) && self.objects.claim(&key::link(&name, digest)).await? {
-                self.pointers.forget(digest);
-                return Ok(self.pointer(digest).await?.is_some());
+                return self.has_content(digest).await;
             }
         }
         Ok(false)
     }
 
-    /// Forgets an upload and what it has uploaded.
-    async fn forget(&self, session: &Session) -> Result<(), StorageError> {
-        let data = data_key(session.id);
-        if let Some(multipart) = &session.progress.multipart {
-            self.store.abort_multipart(&data, multipart).await?;
+    /// Ends an upload of which nothing stays; false when another request goes on with it, or has ended it.
+    async fn give_up(&self, mut session: Session) -> Result<bool, StorageError> {
+        let is_ours = session.end(&self.store, Ending::Nothing).await?;
+        if is_ours {
+            self.clean(&session).await?;
         }
-        if session.number.is_some() {
-            self.store.delete(&data).await?;
-        }
-        session.remove(&self.store).await
+        Ok(is_ours)
     }
 
-    /// Forgets uploads that nobody went on with, and content that nothing points at, since who was about to make it a
-    /// blob has died.
+    /// Does away with what a given up upload has uploaded.
+    async fn clean(&self, session: &Session) -> Result<(), StorageError> {
+        if let Some(multipart) = &session.progress.multipart {
+            self.store.abort_multipart(&data_key(session.progress.data), multipart).await?;
+        }
+        session.close(&self.store).await
+    }
+
+    /// Ends uploads that nobody went on with, forgets those that have been over for as long, and removes content that
+    /// nothing points at, since who was about to make it a blob has died.
     async fn sweep(&self, expiry: Duration) -> Result<u64, StorageError> {
         let cutoff = self.store.now().checked_sub(expiry).unwrap_or(std::time::UNIX_EPOCH);
-        // In this order: content becomes a blob's before its upload is forgotten.
+        // In this order: content becomes a blob's before its upload is over.
         let data = self.store.list(DATA).await?;
-        let uploads = session::all(&self.store).await?;
+        let (mut ended, mut alive) = (0, Vec::new());
+        for found in session::all(&self.store).await? {
+            match found.touched <= cutoff {
+                true if found.is_over => found.forget(&self.store).await?,
+                true => ended += u64::from(self.settle(found).await?),
+                false if !found.is_over => alive.push(found.id),
+                false => {}
+            }
+        }
         let pointed_at: HashSet<Uuid> = self.pointed_at().await?.into_iter().collect();
-        let mut ended = 0;
-        for (id, _) in uploads.iter().filter(|(_, touched)| *touched <= cutoff) {
-            match Session::load(&self.store, *id).await? {
-                // A crash after the content became a blob's.
-                Some(session) if pointed_at.contains(id) => session.remove(&self.store).await?,
-                Some(session) => self.forget(&session).await?,
-                None => {
-                    self.store
-                        .delete_all(self.store.list(&session::prefix(*id)).await?.into_iter().map(|l| l.key))
-                        .await?
+        let old = data.iter().filter(|listed| listed.put <= cutoff);
+        let mut lost: HashSet<Uuid> = old.filter_map(|listed| listed.key.strip_prefix(DATA)?.parse().ok()).collect();
+        lost.retain(|data| !pointed_at.contains(data));
+        if !lost.is_empty() {
+            for id in alive {
+                let session = Session::load(&self.store, id).await?;
+                if let Some(session) = session {
+                    lost.remove(&session.progress.data);
                 }
             }
-            ended += 1;
         }
-        let alive: HashSet<Uuid> = uploads.iter().map(|(id, _)| *id).collect();
-        let is_lost = |id: &Uuid| !alive.contains(id) && !pointed_at.contains(id);
-        let lost = data.iter().filter(|listed| listed.put <= cutoff);
-        let lost = lost.filter_map(|listed| listed.key.strip_prefix(DATA)?.parse().ok()).filter(is_lost);
-        self.store.delete_all(lost.map(data_key)).await?;
+        self.store.delete_all(lost.into_iter().map(data_key)).await?;
         Ok(ended)
+    }
+
+    /// Ends an upload that nobody went on with, or does the rest of one that had been ended; false when somebody has done
+    /// so meanwhile.
+    async fn settle(&self, found: session::Found) -> Result<bool, StorageError> {
+        let Some(session) = Session::load(&self.store, found.id).await? else {
+            // It is over now, or another version of the registry has written what we cannot read.
+            let last = self.store.list(&session::prefix(found.id)).await?.pop();
+            if last.is_some_and(|last| last.size > 0) {
+                found.forget(&self.store).await?;
+            }
+            return Ok(false);
+        };
+        let digest = match &session.progress.ending {
+            None => return self.give_up(session).await,
+            Some(Ending::Nothing) => return self.clean(&session).await.map(|()| true),
+            Some(Ending::Blob(digest)) => digest.clone(),
+        };
+        // Nobody was told, so no repository holds it; collection takes it for what it is.
+        match self.take_over(session, &digest).await {
+            Err(CommitError::Append(AppendError::Storage(error))) => Err(error),
+            _ => Ok(true),
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::ops::Bound;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use crate::StorageError;
 use crate::files::{Staged, Unsynced, remove_wherever};
@@ -70,9 +71,13 @@ impl Names {
         Ok(Some(unsynced))
     }
 
-    /// False when there was no such file.
-    pub(super) fn remove(&self, path: &Path, name: &str) -> Result<bool, StorageError> {
+    /// Removes a file; with `seen`, only one of that time. False when there was none.
+    pub(super) fn remove(&self, path: &Path, name: &str, seen: Option<SystemTime>) -> Result<bool, StorageError> {
         let mut names = self.lock();
+        let is_other = |seen| path.metadata().and_then(|metadata| metadata.modified()).is_ok_and(|found| found != seen);
+        if seen.is_some_and(is_other) {
+            return Ok(false);
+        }
         let removed = remove_wherever(path)?;
         if let Some(names) = names.as_mut() {
             names.remove(name);

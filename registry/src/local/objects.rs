@@ -160,9 +160,9 @@ impl ObjectBackend for DirectoryObjects {
         .await
     }
 
-    async fn remove_listed(&self, list: &str, name: &str) -> Result<bool, StorageError> {
+    async fn remove_listed(&self, list: &str, name: &str, seen: Option<SystemTime>) -> Result<bool, StorageError> {
         let (names, path, name) = (self.lists.of(list), self.path(list).join(name), name.to_string());
-        blocking(move || names.remove(&path, &name)).await
+        blocking(move || names.remove(&path, &name, seen)).await
     }
 
     async fn page(&self, list: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>, StorageError> {

@@ -1,5 +1,7 @@
 //! Tags: one object each, in one list a repository.
 
+use std::time::SystemTime;
+
 use cfc_oci::{Descriptor, Digest, RepositoryName, Tag};
 
 use super::{Metadata, key, to_json};
@@ -41,14 +43,26 @@ impl Metadata {
 
     /// False when there was no such tag.
     pub(crate) async fn delete_tag(&self, name: &RepositoryName, tag: &Tag) -> Result<bool, StorageError> {
+        self.delete_tag_as_seen(name, tag, None).await
+    }
+
+    /// Deletes a tag, with `seen` only if it was pushed then; false when there was none.
+    pub(crate) async fn delete_tag_as_seen(
+        &self,
+        name: &RepositoryName,
+        tag: &Tag,
+        seen: Option<SystemTime>,
+    ) -> Result<bool, StorageError> {
         let Some(manifest) = self.tag(name, tag).await? else { return Ok(false) };
-        let deleted = self.remove_tag(name, tag).await?;
-        self.objects.delete(&key::tagged_by(name, &manifest.digest, tag)).await?;
+        let deleted = self.objects.remove_listed(&key::tags(name), tag.as_str(), seen).await?;
+        if deleted {
+            self.objects.delete(&key::tagged_by(name, &manifest.digest, tag)).await?;
+        }
         Ok(deleted)
     }
 
     pub(super) async fn remove_tag(&self, name: &RepositoryName, tag: &Tag) -> Result<bool, StorageError> {
-        self.objects.remove_listed(&key::tags(name), tag.as_str()).await
+        self.objects.remove_listed(&key::tags(name), tag.as_str(), None).await
     }
 
     /// At most `limit` tags after `after`, sorted bytewise.

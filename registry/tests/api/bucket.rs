@@ -14,7 +14,7 @@ use crate::store::{ENDPOINT, Moto, place};
 
 /// The groups of tests that a bucket has to pass as a directory does. The one that mirrors the official suite takes
 /// minutes of a store: CFC_TEST_S3=http://host:port cargo test -p cfc-registry --test api conformance::
-const GROUPS: [&str; 11] = [
+const GROUPS: [&str; 13] = [
     "auth::",
     "blobs::",
     "collect::",
@@ -24,6 +24,8 @@ const GROUPS: [&str; 11] = [
     "lists::",
     "manifests::",
     "model::",
+    "quotas::",
+    "retention::",
     "uploads::",
     "verify::",
 ];
@@ -57,18 +59,18 @@ async fn what_a_directory_does_another_store_does() {
 }
 
 /// The endpoint of a store for the tests below: the operator's, or moto.
-async fn store() -> Option<(String, Option<Moto>)> {
+pub async fn store() -> Option<(String, Option<Moto>)> {
     if let Ok(endpoint) = std::env::var("CFC_TEST_OTHER_S3") {
         return Some((endpoint, None));
     }
     Moto::start().await.map(|moto| (moto.endpoint(), Some(moto)))
 }
 
-fn through(proxy: &Proxy, place: &BucketLocation) -> BucketLocation {
+pub fn through(proxy: &Proxy, place: &BucketLocation) -> BucketLocation {
     BucketLocation { endpoint: Some(format!("http://{}", proxy.address)), ..place.clone() }
 }
 
-async fn patch(server: &Server, upload: &str, start: usize, chunk: &[u8]) -> reqwest::Response {
+pub async fn patch(server: &Server, upload: &str, start: usize, chunk: &[u8]) -> reqwest::Response {
     let range = format!("{start}-{}", start + chunk.len() - 1);
     send(server.request("PATCH", upload).header("content-range", range).body(chunk.to_vec())).await
 }
@@ -258,7 +260,7 @@ async fn clients_are_sent_to_the_store() {
 }
 
 /// What is in the bucket below the place, but for its first part.
-async fn keys(endpoint: &str, place: &BucketLocation) -> Vec<String> {
+pub async fn keys(endpoint: &str, place: &BucketLocation) -> Vec<String> {
     let client = reqwest::Client::builder().no_proxy().build().expect("client");
     let url = format!("{endpoint}/{}?list-type=2&prefix={}", place.bucket, place.prefix);
     let text = client.get(url).send().await.expect("an answer").text().await.expect("text");
@@ -290,6 +292,8 @@ async fn nothing_is_left_of_what_was_pushed_and_is_gone() {
     let collected = server.registry.collect(rules, false).await.expect("collects");
     assert_eq!((collected.blobs, collected.unlinked, collected.uploads), (3, 4, 1), "{large}");
     assert_eq!((told.blobs, told.unlinked), (3, 4));
+    // That an upload is over is remembered until the next one.
+    assert_eq!(server.registry.collect(rules, false).await.expect("collects").uploads, 0);
     assert_eq!(keys(&endpoint, &place).await, ["registry/_referrers-listed"]);
     let client = reqwest::Client::builder().no_proxy().build().expect("client");
     let uploads = client.get(format!("{endpoint}/{}?uploads", place.bucket)).send().await.expect("an answer");

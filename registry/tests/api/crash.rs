@@ -136,7 +136,7 @@ async fn nothing_acknowledged_is_lost_and_nothing_corrupt_is_served() {
         check(&process, &told).await;
     }
     let told = told.into_inner().expect("told");
-    assert!(told.manifests.len() >= KILLS as usize, "{} images were pushed", told.manifests.len());
+    assert!(told.manifests.len() >= kills as usize, "{} images were pushed", told.manifests.len());
     if let Some(place) = &place {
         let registry = Registry::open_bucket(place, Options::default()).await.expect("opens");
         let verified = registry.verify(false).await.expect("reads");

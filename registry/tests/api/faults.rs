@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
 
 /// What may happen to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +50,27 @@ struct Shared {
     random: AtomicU64,
     faults: [AtomicU64; FAULTS.len()],
     requests: AtomicU64,
+    held: std::sync::Mutex<Vec<Waiting>>,
+}
+
+/// The next request of a kind is to be held back.
+struct Waiting {
+    kind: String,
+    arrived: oneshot::Sender<()>,
+    released: oneshot::Receiver<()>,
+}
+
+/// A request that is held back from the store, once it has come. Goes on when this is dropped.
+pub struct Held {
+    arrived: oneshot::Receiver<()>,
+    _released: oneshot::Sender<()>,
+}
+
+impl Held {
+    /// Waits until the request has come.
+    pub async fn arrives(&mut self) {
+        (&mut self.arrived).await.expect("the proxy lives");
+    }
 }
 
 impl Proxy {
@@ -62,6 +84,7 @@ impl Proxy {
             random: AtomicU64::new(seed | 1),
             faults: Default::default(),
             requests: AtomicU64::new(0),
+            held: std::sync::Mutex::default(),
         });
         let accepting = shared.clone();
         let task = tokio::spawn(async move {
@@ -77,6 +100,15 @@ impl Proxy {
 
     pub fn behave(&self, manners: Manners) {
         *self.shared.manners.lock().expect("manners") = manners;
+    }
+
+    /// Holds back the next request whose first line begins with a method and has a text in it: `PUT registry/data/`.
+    pub fn hold(&self, kind: &str) -> Held {
+        let (arriving, arrived) = oneshot::channel();
+        let (_released, released) = oneshot::channel();
+        let waiting = Waiting { kind: kind.to_string(), arrived: arriving, released };
+        self.shared.held.lock().expect("held").push(waiting);
+        Held { arrived, _released }
     }
 
     /// Requests that came.
@@ -111,9 +143,24 @@ impl Shared {
         Some(FAULTS[which])
     }
 
+    fn waits_for(&self, request: &[u8]) -> Option<Waiting> {
+        let text = String::from_utf8_lossy(&request[..request.len().min(1000)]).into_owned();
+        let line = text.lines().next()?;
+        let is_meant = |kind: &str| {
+            kind.split_once(' ').is_some_and(|(method, text)| line.starts_with(method) && line.contains(text))
+        };
+        let mut held = self.held.lock().expect("held");
+        let at = held.iter().position(|waiting| is_meant(&waiting.kind))?;
+        Some(held.remove(at))
+    }
+
     /// One request a connection.
     async fn answer(&self, mut client: TcpStream) -> std::io::Result<()> {
         let Some(request) = read_request(&mut client).await? else { return Ok(()) };
+        if let Some(waiting) = self.waits_for(&request) {
+            let _ = waiting.arrived.send(());
+            let _ = waiting.released.await;
+        }
         let fault = self.choose();
         match fault {
             Some(Fault::SlowDown) => return refuse(&mut client, "503 Slow Down", "SlowDown").await,

@@ -20,6 +20,7 @@ mod manifests;
 mod model;
 mod proxy;
 mod quotas;
+mod races;
 mod retention;
 mod security;
 mod slow;

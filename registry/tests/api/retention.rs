@@ -2,7 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
-use cfc_registry::{Options, RetentionRule, ask_to_retain};
+use cfc_oci::Digest;
+use cfc_registry::{Options, RetentionRule, Rules, ask_to_retain};
 
 use crate::harness::{Server, expect, operator};
 
@@ -67,6 +68,62 @@ async fn tags_stay_by_number_age_and_name() {
     assert_eq!(server.registry.retain(false).await.expect("looks"), []);
     // The manifest stays for garbage collection to judge.
     expect(&server.get(&format!("/v2/ci/app/manifests/{}", told[0].digest)).await, 200);
+}
+
+/// Long enough for a store that tells when something was put in whole seconds.
+const APART: Duration = Duration::from_millis(1100);
+
+#[tokio::test]
+async fn tags_are_as_old_as_their_last_push() {
+    let retention = vec![
+        rule("n/*", "**", Some(2), None, &["keep*"]),
+        RetentionRule { keep_younger: Some(Duration::from_secs(600)), ..rule("y/*", "**", None, None, &[]) },
+        RetentionRule { keep_younger: Some(APART), ..rule("o/*", "**", None, None, &[]) },
+    ];
+    let immutable_tags = vec!["n/app:v*".to_string()];
+    let server = Server::start_with(Options { retention, immutable_tags, ..Options::default() }).await;
+    for tag in ["keep", "v1", "b", "c", "a", "b"] {
+        for name in ["n/app", "y/app", "o/app", "free"] {
+            // The same bytes again, and others.
+            server.push_image(name, tag, if tag == "b" { "x" } else { tag }).await;
+        }
+        tokio::time::sleep(APART).await;
+    }
+    let told = server.registry.retain(true).await.expect("looks");
+    let names: Vec<String> = told.iter().map(|tag| format!("{}:{}", tag.repository, tag.tag)).collect();
+    assert_eq!(names, ["n/app:c", "o/app:a", "o/app:b", "o/app:c", "o/app:keep", "o/app:v1"]);
+    assert_eq!(server.registry.retain(false).await.expect("removes"), told);
+    assert_eq!(tags(&server, "n/app").await, "a b keep v1");
+    assert_eq!(tags(&server, "y/app").await, "a b c keep v1");
+    assert_eq!(tags(&server, "o/app").await, "");
+    assert_eq!(tags(&server, "free").await, "a b c keep v1");
+    assert_eq!(server.registry.retain(false).await.expect("looks"), []);
+}
+
+/// What clients name after a manifest is no version of anything: it stays with the manifest, and goes after it.
+#[tokio::test]
+async fn signatures_stay_with_what_they_sign() {
+    let retention = vec![rule("a", "**", Some(1), None, &[])];
+    let collection = Rules { grace: Duration::from_secs(1800), untagged: Some(Duration::ZERO) };
+    let options = Options { retention, collection, collect_every: None, ..Options::default() };
+    let server = Server::start_with(options).await;
+    let (one, _) = server.push_image("a", "one", "one").await;
+    let names = |digest: &Digest| ["", ".att", ".sbom", ".sig"].map(|end| format!("sha256-{}{end}", digest.hex()));
+    for name in names(&one) {
+        server.push_image("a", &name, &name).await;
+    }
+    // Looks like such a name, and is none.
+    server.push_image("a", "sha256-abc.sig", "other").await;
+    tokio::time::sleep(APART).await;
+    server.push_image("a", "two", "two").await;
+    let retired = server.registry.retain(false).await.expect("removes");
+    assert_eq!(retired.iter().map(|tag| tag.tag.as_str()).collect::<Vec<_>>(), ["one", "sha256-abc.sig"]);
+    assert_eq!(tags(&server, "a").await, format!("{} two", names(&one).join(" ")));
+    server.registry.collect(collection, false).await.expect("collects");
+    expect(&server.get(&format!("/v2/a/manifests/{one}")).await, 404);
+    let retired = server.registry.retain(false).await.expect("removes");
+    assert_eq!(retired.iter().map(|tag| tag.tag.clone()).collect::<Vec<_>>(), names(&one));
+    assert_eq!(tags(&server, "a").await, "two");
 }
 
 #[tokio::test]

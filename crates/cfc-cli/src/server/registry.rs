@@ -179,9 +179,6 @@ fn password(minter: &Minter, grant: &RegistryGrant) -> String {
 /// The registry alone: in the bucket, else in the data directory, of which the caller holds the lock.
 pub async fn open_alone(settings: &Settings, location: Option<&BucketLocation>) -> Result<Registry, Failure> {
     let mut options = options(settings)?;
-    if location.is_some() && !options.retention.is_empty() {
-        return Err(no_retention_in_bucket());
-    }
     let access = match (location, rules(settings)?) {
         (Some(location), Some(rules)) => Some(rules.with_shared_tokens(&location.token_key().await?)?),
         _ => access(settings)?,
@@ -193,12 +190,6 @@ pub async fn open_alone(settings: &Settings, location: Option<&BucketLocation>) 
         Some(location) => Ok(Registry::open_bucket(location, options).await?),
         None => Ok(Registry::open(&bucket_directory(settings), options)?),
     }
-}
-
-/// Why tags in a bucket are not retired: when they were pushed is not known there yet.
-pub fn no_retention_in_bucket() -> Failure {
-    Failure::new("tags in a bucket cannot be retired by `[[registry.retention]]` yet")
-        .hint("remove the setting, and delete tags by the API; a data directory's registry can do it")
 }
 
 /// Who may do what, if the configuration file names users; with tokens by the key of the data directory.

@@ -26,12 +26,11 @@ pub fn run(settings: &Settings, arguments: &RegistryRetain) -> Result<ExitCode, 
     Ok(ExitCode::SUCCESS)
 }
 
-/// The server that runs does it, since it alone writes; without one we do it here.
+/// In a bucket we do it ourselves, whoever serves it. In a data directory the server that runs does it, since it alone
+/// writes; without one we do it here.
 async fn retain(settings: &Settings, arguments: &RegistryRetain) -> Result<Vec<Retired>, Failure> {
-    if registry::bucket_location(settings, &arguments.place)?.is_some() {
-        return Err(registry::no_retention_in_bucket());
-    }
-    if arguments.dry_run {
+    let is_in_bucket = registry::bucket_location(settings, &arguments.place)?.is_some();
+    if arguments.dry_run || is_in_bucket {
         let registry = registry::open_beside(settings, &arguments.place).await?;
         return Ok(registry.retain(arguments.dry_run).await?);
     }
