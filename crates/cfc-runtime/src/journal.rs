@@ -1,10 +1,13 @@
 //! [`Journal`]: what is intended with an instance, on disk before it is done.
 
-use std::fs::{self, File};
+use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
+use std::path::Path;
 use std::time::SystemTime;
 
 use cfc_scheduler::InstanceType;
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::directory::InstanceDirectory;
@@ -78,10 +81,23 @@ impl Journal {
         let path = directory.journal();
         let temporary = path.with_extension("new");
         let bytes = serde_json::to_vec(self).map_err(io::Error::from).at("encode", &path)?;
-        let mut file = File::create(&temporary).at("create", &temporary)?;
+        let mut file =
+            OpenOptions::new().write(true).create(true).truncate(false).open(&temporary).at("create", &temporary)?;
         // No sync: after a power cut no process is there to be adopted, and every directory is swept.
         file.write_all(&bytes).at("write", &temporary)?;
+        file.set_len(bytes.len() as u64).at("write", &temporary)?;
         fail_at("runtime.journal.written")?;
-        fs::rename(&temporary, &path).at("replace", &path)
+        replace(&temporary, &path).at("replace", &path)
+    }
+}
+
+/// Gives `path` what `new` is. What it was before stays as `new`, to be written over: a file that is deleted is in the way
+/// of the next ones for a minute on ext4 (`recently_deleted` in the kernel's fs/ext4/ialloc.c), and one that takes another's
+/// place, or was made empty before, is written to the disk at once (`auto_da_alloc` in ext4(5)).
+fn replace(new: &Path, path: &Path) -> io::Result<()> {
+    match renameat_with(CWD, new, CWD, path, RenameFlags::EXCHANGE) {
+        // The first one, or a filesystem that cannot.
+        Err(Errno::NOENT | Errno::INVAL | Errno::NOSYS) => fs::rename(new, path),
+        done => Ok(done?),
     }
 }

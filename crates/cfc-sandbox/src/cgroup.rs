@@ -190,6 +190,9 @@ const KNOWN_CONTROLLERS: [&str; 6] = ["cpu", "cpuacct", "cpuset", "memory", "pid
 
 const SWAP_MAX: &str = "memory.swap.max";
 
+/// The period of cgroup v1. A write to it, of the same value too, has the kernel walk every cgroup of the machine.
+const CPU_PERIOD: &str = "cpu.cfs_period_us";
+
 /// A cpu period in microseconds, when the spec gives a quota only.
 const CPU_PERIOD_DEFAULT: u64 = 100_000;
 
@@ -230,6 +233,9 @@ impl Cgroup {
             match self.controllers.get(controller) {
                 Some((directory, Version::V1)) => {
                     for (file, value, required) in &limits.v1 {
+                        if *file == CPU_PERIOD && has_value(&directory.join(file), value) {
+                            continue;
+                        }
                         match write(&directory.join(file), value) {
                             Err(_) if !required => {}
                             result => result?,
@@ -397,6 +403,10 @@ fn enable(directory: &Path, controller: &str) -> Result<(), Failure> {
     write(&file, &format!("+{controller}"))
 }
 
+fn has_value(file: &Path, value: &str) -> bool {
+    fs::read_to_string(file).is_ok_and(|current| current.trim_end() == value)
+}
+
 fn write(file: &Path, value: &str) -> Result<(), Failure> {
     // Not fs::write: these files exist already, and truncating one is meaningless.
     let result =
@@ -452,7 +462,7 @@ fn limits(resources: &LinuxResources) -> BTreeMap<&'static str, Limits> {
             let period = cpu.period().unwrap_or(CPU_PERIOD_DEFAULT);
             // A negative quota is none.
             let quota = (quota > 0).then(|| quota.to_string());
-            limits.v1.push(("cpu.cfs_period_us", period.to_string(), true));
+            limits.v1.push((CPU_PERIOD, period.to_string(), true));
             limits.v1.push(("cpu.cfs_quota_us", quota.clone().unwrap_or("-1".into()), true));
             limits.v2.push(("cpu.max", format!("{} {period}", quota.unwrap_or("max".into()))));
         }

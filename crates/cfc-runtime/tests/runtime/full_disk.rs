@@ -164,7 +164,7 @@ fn ends_are_known() {
         let trash = directory.path().join("data/instances/.trash");
         until("its disk is deleted", || std::fs::read_dir(&trash).expect("readable").next().is_none()).await;
         disk.fill();
-        let error = machine.runtime.start("one").await.expect_err("there is no space");
+        let error = machine.create("three").await.expect_err("there is no space");
         assert!(in_full(&error).contains(FULL), "{}", in_full(&error));
         assert!(machine.runtime.remove("one").await);
         assert_eq!(machine.output("one").await, "up\n", "its log is kept");
