@@ -235,40 +235,39 @@ impl Client {
                 let own = digests.lines().find_map(|line| line.strip_prefix(repository)?.strip_prefix('@'));
                 own.unwrap_or_else(|| panic!("{reference} is not among {digests}")).to_string()
             }
-            Cfc => pull_by_build(place, reference, &directory),
+            Cfc => pull_by_build(place, reference, &directory, number),
         }
     }
 }
 
-/// Builds on the image, which pulls it, and pushes what is in the store by then; cfc changes nothing about it.
-fn pull_by_build(place: &Place, reference: &str, directory: &Path) -> String {
-    let context = directory.display().to_string();
-    std::fs::create_dir_all(directory).expect("writable");
-    std::fs::write(directory.join("Dockerfile"), format!("FROM {reference}\nCOPY Dockerfile /more\n"))
-        .expect("written");
-    let output = directory.join("layout");
-    let destination = format!("type=oci,dest={},tar=false", output.display());
-    let mut command = place.home.cfc();
-    command.env("DOCKER_CONFIG", place.home.path("login"));
-    succeeded(command.args(["build", &context, "--pull", "-t", "derived:1", "-o", &destination]));
-    let derived = manifest_of(&output);
-    let (name, tag) = reference.split_once('/').and_then(|(_, rest)| rest.rsplit_once(':')).expect("name and tag");
-    let (_, manifest) = place.get(&format!("/v2/{name}/manifests/{tag}"));
-    let base: Value = serde_json::from_str(&manifest).expect("JSON");
-    let layers = |manifest: &Value| -> Vec<Value> {
-        manifest["layers"].as_array().expect("layers").iter().map(|layer| layer["digest"].clone()).collect()
+/// Builds on the image in a data directory of its own, which pulls it, and gives the digest of what cfc has there by then:
+/// the one that it pushes on, with all of its parts.
+fn pull_by_build(place: &Place, reference: &str, directory: &Path, number: usize) -> String {
+    let context = directory.join("context");
+    std::fs::create_dir_all(&context).expect("writable");
+    std::fs::write(context.join("Dockerfile"), format!("FROM {reference}\nCOPY Dockerfile /more\n")).expect("written");
+    // What was pushed from here must not be found here.
+    let data = directory.join("data");
+    let cfc = |arguments: &[&str]| {
+        let mut command = place.home.cfc();
+        command.env("CFC_DATA", &data).env("DOCKER_CONFIG", place.home.path("login"));
+        succeeded(command.args(arguments))
     };
-    let (derived, base) = (layers(&derived), layers(&base));
-    assert_eq!(derived[..base.len()], base[..], "cfc pulled other layers of {reference}");
-    assert_eq!(derived.len(), base.len() + 1);
-    // The layers are all that is kept of it; their digests were compared.
-    place.digest(name, tag)
-}
-
-fn manifest_of(layout: &Path) -> Value {
-    let digest = indexed(layout);
-    let path = layout.join("blobs/sha256").join(digest.strip_prefix("sha256:").expect("sha256"));
-    serde_json::from_slice(&std::fs::read(path).expect("there")).expect("JSON")
+    cfc(&["build", &context.display().to_string(), "-t", "derived:1"]);
+    let pushed = cfc(&["push", reference, &format!("{}/again/by-{number}:1", place.address)]);
+    let digest = pushed.rsplit_once('@').expect("a digest").1.to_string();
+    let kept = |digest: &str| {
+        let (algorithm, hex) = digest.split_once(':').expect("a digest");
+        let bytes = std::fs::read(data.join("store/blobs").join(algorithm).join(hex)).expect("it came");
+        assert_eq!(cfc_oci::Digest::of(&bytes).to_string(), digest);
+        bytes
+    };
+    let manifest: Value = serde_json::from_slice(&kept(&digest)).expect("JSON");
+    let layers = manifest["layers"].as_array().expect("layers");
+    for part in layers.iter().chain([&manifest["config"]]) {
+        kept(part["digest"].as_str().expect("a digest"));
+    }
+    digest
 }
 
 /// The digest of the manifest in an OCI layout, whose bytes hash to it.
