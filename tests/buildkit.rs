@@ -7,6 +7,7 @@
 //! old REASON           the BuildKit of engines before 23.0 does, silently
 //! new REASON           that of later ones does
 //! refused WORDS        no daemon does it, and the error says so in these words
+//! lacks CAPABILITY     some later ones cannot be told it, and the error names what they lack
 //! left PATH            a mount point that old daemons leave in the image; also a line of `engine`
 //! ```
 
@@ -39,6 +40,22 @@ fn both_executors_make_the_same_of_every_folder() {
 }
 
 #[test]
+fn a_whole_buildkit_makes_the_same_of_every_folder() {
+    if !can_sandbox() {
+        return;
+    }
+    let home = Home::new();
+    let base = flatten(&build_base(&home));
+    let Some(engine) = Engine::start_current(home.path("engine")) else { return };
+    // What is said in other words to a daemon that knows more: merges, differences, patterns, mounts. `CFC_DOCKERD` is for all
+    // folders.
+    let is_said_otherwise =
+        |case: &Case| ["add/", "context/", "copy/", "run/mount"].iter().any(|area| case.name.starts_with(area));
+    Case::hold_all(3, |case| if is_said_otherwise(case) { compare(&home, &engine, case, &base) } else { Ok(()) });
+    assert_eq!(engine.images("cfc-build"), "", "it is lent no image");
+}
+
+#[test]
 fn caches_of_several_platforms_do_not_replace_each_other_on_a_daemon() {
     let home = Home::new();
     home.write("app/Dockerfile", "FROM scratch\n");
@@ -59,7 +76,7 @@ fn compare(home: &Home, engine: &Engine, case: &Case, base: &Flattened) -> Resul
     }
     let notes = [case.lines("buildkit", Path::new("")), case.lines("engine", Path::new(""))].concat();
     let has_note = |word: &str| notes.iter().any(|note| note.starts_with(word));
-    let words = ["differs ", "old ", "new ", "refused ", "left ", "needs ", "config "];
+    let words = ["differs ", "old ", "new ", "lacks ", "refused ", "left ", "needs ", "config "];
     let unknown = notes.iter().find(|note| !words.iter().any(|word| note.starts_with(word)));
     assert!(unknown.is_none(), "{}: buildkit: {unknown:?}", case.name);
     if has_note("differs ") || (has_note("old ") && engine.is_old()) || (has_note("new ") && !engine.is_old()) {
@@ -86,7 +103,9 @@ fn compare(home: &Home, engine: &Engine, case: &Case, base: &Flattened) -> Resul
     let refused: Vec<&str> = notes.iter().filter_map(|note| note.strip_prefix("refused ")).collect();
     // What an old daemon cannot do is an error that says so, and no other image. Newer ones can do the rest.
     let is_unknown = error.contains("this BuildKit daemon") && error.contains("does not know");
-    let is_named = (engine.is_old() && is_unknown) || refused.iter().any(|words| error.contains(words));
+    let mut lacked = notes.iter().filter_map(|note| note.strip_prefix("lacks "));
+    let is_lacked = is_unknown && lacked.any(|name| error.contains(&format!("(it has no `{name}`)")));
+    let is_named = (engine.is_old() && is_unknown) || is_lacked || refused.iter().any(|words| error.contains(words));
     match (output.status.success(), expects_image) {
         (false, false) => return Ok(()),
         (true, false) => return Err(format!("{}: it is built", case.name)),

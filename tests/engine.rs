@@ -21,13 +21,31 @@ impl Engine {
 
     /// One whose images are in `data`, which no other uses at the time.
     pub fn start_with(directory: PathBuf, data: &Path) -> Option<Engine> {
-        fs::create_dir_all(&directory).expect("writable");
-        let log = fs::File::create(directory.join("log")).expect("writable");
         // Another engine than the system's, with the programs beside it that it needs.
         let program = std::env::var("CFC_DOCKERD").unwrap_or_else(|_| "dockerd".to_string());
-        let beside = Path::new(&program).parent().map(|parent| parent.display().to_string()).unwrap_or_default();
-        let process = Command::new(&program)
-            .env("PATH", format!("{beside}:{}", std::env::var("PATH").unwrap_or_default()))
+        Engine::start_as(directory, data, &program, r#"{"storage-driver": "overlay2"}"#)
+    }
+
+    /// One with a whole and current BuildKit, that of `CFC_DOCKERD_CURRENT`: it keeps its images in containerd.
+    pub fn start_current(directory: PathBuf) -> Option<Engine> {
+        let Ok(program) = std::env::var("CFC_DOCKERD_CURRENT") else {
+            skipped("there is no current engine (CFC_DOCKERD_CURRENT, as scripts/test has it)");
+            return None;
+        };
+        let data = directory.join("data");
+        Engine::start_as(directory, &data, &program, r#"{"features": {"containerd-snapshotter": true}}"#)
+    }
+
+    fn start_as(directory: PathBuf, data: &Path, program: &str, configuration: &str) -> Option<Engine> {
+        fs::create_dir_all(&directory).expect("writable");
+        let log = fs::File::create(directory.join("log")).expect("writable");
+        fs::write(directory.join("daemon.json"), configuration).expect("writable");
+        let beside = Path::new(program).parent().map(|parent| parent.display().to_string()).unwrap_or_default();
+        let path = std::env::var("PATH").unwrap_or_default();
+        let process = Command::new(program)
+            .env("PATH", if beside.is_empty() { path } else { format!("{beside}:{beside}/../bin:{path}") })
+            .arg("--config-file")
+            .arg(directory.join("daemon.json"))
             .arg("--data-root")
             .arg(data)
             .arg("--exec-root")
@@ -36,7 +54,7 @@ impl Engine {
             .arg(format!("unix://{}", directory.join("socket").display()))
             .arg("--pidfile")
             .arg(directory.join("pid"))
-            .args(["--iptables=false", "--ip6tables=false", "--bridge=none", "--storage-driver=overlay2"])
+            .args(["--iptables=false", "--ip6tables=false", "--bridge=none"])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)

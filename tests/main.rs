@@ -5,6 +5,7 @@ mod arrows;
 mod bases;
 mod bucket;
 mod buildkit;
+mod buildkit_cache;
 mod clock;
 mod contexts;
 mod descriptors;

@@ -30,6 +30,15 @@ pub(crate) struct Layer {
     pub(crate) is_ours: bool,
 }
 
+/// What an archive brought.
+#[derive(Debug, Default)]
+pub(crate) struct Taken {
+    /// The layers of its image, lowest first.
+    pub(crate) layers: Vec<Layer>,
+    /// The build cache in its config.
+    pub(crate) cache: Option<String>,
+}
+
 /// How layers are taken in.
 #[derive(Clone)]
 pub(crate) struct Intake {
@@ -80,6 +89,8 @@ struct SavedText {
 struct ConfigText {
     #[serde(default)]
     rootfs: RootFsText,
+    #[serde(rename = "moby.buildkit.cache.v0")]
+    cache: Option<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -89,8 +100,8 @@ struct RootFsText {
 }
 
 impl Intake {
-    /// The layers of the image that `input` is an archive of, lowest first.
-    pub(crate) fn take(&self, input: impl Read) -> Result<Vec<Layer>> {
+    /// The layers of the image that `input` is an archive of.
+    pub(crate) fn take(&self, input: impl Read) -> Result<Taken> {
         let parts = RefCell::new(Parts::default());
         // Of a layer that could not be taken in, it is told why rather than where.
         let mut failure: Option<StoreError> = None;
@@ -211,7 +222,7 @@ impl Parts {
         Ok(())
     }
 
-    fn image(&self) -> Result<Vec<Layer>> {
+    fn image(&self) -> Result<Taken> {
         let (layers, config) = match self.texts.contains_key(Path::new("manifest.json")) {
             true => self.saved()?,
             false => self.layout()?,
@@ -230,7 +241,7 @@ impl Parts {
         if n_layers != n_diff_ids {
             return Err(broken(format!("its manifest has {n_layers} layers, its config has {n_diff_ids}")));
         }
-        Ok(found)
+        Ok(Taken { layers: found, cache: config.cache })
     }
 
     fn saved(&self) -> Result<(Vec<PathBuf>, PathBuf)> {

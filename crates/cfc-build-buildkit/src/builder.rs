@@ -4,12 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
-use cfc_oci::{Descriptor, Manifest, media_type};
+use cfc_oci::{Descriptor, ImageConfig, Manifest, media_type};
 use cfc_plan::{BuildError, BuildProgress, Builder, BuiltImage, Context, ContextFiles, NodeId, Op, Plan};
 use cfc_store::{Compression, Encoding, Store};
+use serde::Serialize;
 use tokio::sync::watch;
 
-use crate::archive::{Intake, Layer, base_layers};
+use crate::archive::{Intake, Layer, Taken, base_layers};
+use crate::cache::CacheEntry;
 use crate::connect::{Connector, TlsFiles};
 use crate::engine::Engine;
 use crate::failure::{Failure, Result};
@@ -49,15 +51,6 @@ impl BuildkitOptions {
             cache_to: Vec::new(),
         }
     }
-}
-
-/// A cache that the daemon reads or writes itself, in BuildKit's own format.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CacheEntry {
-    /// `registry`.
-    pub kind: String,
-    /// What BuildKit's documentation has for this type: `ref`, `mode`.
-    pub attributes: BTreeMap<String, String>,
 }
 
 /// Knows how we log in to registries; the daemon asks when it needs to.
@@ -132,19 +125,18 @@ impl Builder for BuildkitBuilder {
         let built = runtime.block_on(self.carry_out(plan, context, progress));
         // A thread that waits for a file or a pipe is not waited for.
         runtime.shutdown_background();
-        let layers = built?;
-        self.finish(plan, &layers).map_err(whole)
+        self.finish(plan, &built?).map_err(whole)
     }
 }
 
 impl BuildkitBuilder {
-    /// The layers of the image.
+    /// The layers of the image, and its cache.
     async fn carry_out(
         &self,
         plan: &Plan,
         context: &Context,
         progress: &dyn BuildProgress,
-    ) -> std::result::Result<Vec<Layer>, BuildError> {
+    ) -> std::result::Result<Taken, BuildError> {
         let whole = |failure: Failure| failure.of(plan, None);
         let connector = Connector::new(&self.options.address, self.options.tls.as_ref()).map_err(whole)?;
         let channel = connector.channel().await.map_err(whole)?;
@@ -179,7 +171,7 @@ impl BuildkitBuilder {
                 }
             };
             match outcome {
-                Outcome::Built(layers) => return Ok(layers),
+                Outcome::Built(taken) => return Ok(taken),
                 Outcome::NoSuchExporter => {}
             }
         }
@@ -201,11 +193,11 @@ impl BuildkitBuilder {
     }
 
     /// Writes config and manifest.
-    fn finish(&self, plan: &Plan, layers: &[Layer]) -> Result<BuiltImage> {
-        let layers = layers.iter().map(|layer| self.encoded(layer)).collect::<Result<Vec<_>>>()?;
+    fn finish(&self, plan: &Plan, taken: &Taken) -> Result<BuiltImage> {
+        let layers = taken.layers.iter().map(|layer| self.encoded(layer)).collect::<Result<Vec<_>>>()?;
         let config = plan.finished_config(layers.iter().map(|layer| layer.diff_id.clone()).collect());
         let blobs = self.store.blobs();
-        let bytes = config.to_bytes();
+        let bytes = taken.cache.as_ref().map_or_else(|| config.to_bytes(), |cache| with_cache(&config, cache));
         let config_blob = Descriptor::new(media_type::CONFIG, blobs.put(&bytes)?, bytes.len() as u64);
         let layer_blobs = layers.iter().map(|layer| layer.blob.clone()).collect();
         let annotations = self.options.annotations.clone();
@@ -222,6 +214,18 @@ impl BuildkitBuilder {
         let made = self.store.encode_layer(&layer.diff_id, &layer.blob, self.options.encoding)?;
         Ok(Layer { diff_id: made.diff_id, blob: made.descriptor, ..layer.clone() })
     }
+}
+
+/// An image's config with the daemon's cache in it, where BuildKit looks for that.
+fn with_cache(config: &ImageConfig, cache: &str) -> Vec<u8> {
+    #[derive(Serialize)]
+    struct WithCache<'a> {
+        #[serde(flatten)]
+        config: &'a ImageConfig,
+        #[serde(rename = "moby.buildkit.cache.v0")]
+        cache: &'a str,
+    }
+    serde_json::to_vec(&WithCache { config, cache }).expect("an image config has only string keys")
 }
 
 fn manifest(op: &Op) -> Option<&Descriptor> {

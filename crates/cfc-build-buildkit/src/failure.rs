@@ -67,6 +67,11 @@ pub(crate) fn refused(address: &str, what: &str, status: &Status) -> Failure {
         return Failure::new(format!("the BuildKit daemon at `{address}` does not allow it: {text}"))
             .hint("whoever runs it says so: `buildkitd --allow-insecure-entitlement …`, or `builder.entitlements` in Docker's daemon.json");
     }
+    if let Some((_, kind)) = text.split_once("unknown cache exporter: ") {
+        let kind = kind.trim_matches('"');
+        return Failure::new(format!("the BuildKit daemon at `{address}` exports no build cache of type `{kind}`"))
+            .hint("leave out that --cache-to, use a newer daemon, or one outside of Docker's engine; older engines can do `type=inline` only");
+    }
     if status.code() == Code::Unimplemented {
         return Failure::new(format!("what answers at `{address}` does not know how to {what}: {text}"))
             .hint("is it a BuildKit daemon, or Docker's engine behind `docker://`?");

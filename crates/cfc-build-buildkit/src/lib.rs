@@ -19,6 +19,8 @@ mod watch;
 
 mod archive;
 
+mod cache;
+
 mod address;
 mod capabilities;
 mod connect;
@@ -26,5 +28,6 @@ mod engine;
 mod failure;
 
 pub use address::{Address, AddressError};
-pub use builder::{BuildkitBuilder, BuildkitOptions, CacheEntry, RegistryLogins, Stopper};
+pub use builder::{BuildkitBuilder, BuildkitOptions, RegistryLogins, Stopper};
+pub use cache::{CacheEntry, CachePlace};
 pub use connect::TlsFiles;

@@ -10,7 +10,7 @@
 //! ```
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,16 +27,17 @@ use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
 use tonic::{Request, Status};
 
-use crate::archive::{Intake, Layer, base_layers};
+use crate::BuildkitOptions;
+use crate::archive::{Intake, Layer, Taken, base_layers};
 use crate::builder::{RegistryLogins, images, local_files, shown_blobs};
+use crate::cache::Caches;
 use crate::capabilities::{self as can, Capabilities};
 use crate::connect::{Connector, MAX_MESSAGE_BYTES};
 use crate::engine::Engine;
 use crate::failure::{Failure, Result, refused};
 use crate::lowering::{Base, BaseSource, Lowered, Lowering};
-use crate::session::{Auth, Content, Export, Files, Secrets, Services, Session, Ssh};
+use crate::session::{Auth, Blobs, Content, Export, Files, Secrets, Services, Session, Ssh};
 use crate::watch::Watch;
-use crate::{BuildkitOptions, CacheEntry};
 
 /// Says to which build a call belongs.
 const BUILD_ID: &str = "buildkit-controlapi-buildid";
@@ -58,7 +59,7 @@ pub(crate) enum Exporter {
 
 /// How a build ended well.
 pub(crate) enum Outcome {
-    Built(Vec<Layer>),
+    Built(Taken),
     /// The daemon has another way to give images away.
     NoSuchExporter,
 }
@@ -96,10 +97,13 @@ impl Solve<'_> {
             Exporter::Stream => (Some(self.taking(received)), export),
             Exporter::Engine => (None, Export::closed()),
         };
-        let services = self.services(export).map_err(whole)?;
+        let (imports, exports) =
+            (Caches::new(&self.options.cache_from, true), Caches::new(&self.options.cache_to, false));
+        let stores = imports.stores().chain(exports.stores());
+        let services = self.services(export, stores).map_err(whole)?;
         let session = Session::open(self.channel.clone(), &self.address(), &id, services).await.map_err(whole)?;
         let (watch, below) = (RefCell::new(watch), RefCell::new(Vec::new()));
-        let solved = self.solve(&id, &watch, &below).await;
+        let solved = self.solve(&id, &exports, &imports, &watch, &below).await;
         let answer = match solved {
             Ok(answer) => answer,
             Err(Refusal::Node(node, failure)) => return Err(watch.into_inner().refuse(node, failure)),
@@ -108,34 +112,37 @@ impl Solve<'_> {
             }
         };
         drop(session);
-        let layers = match (answer, taking) {
+        let taken = match (answer, taking) {
             (Err(status), _) if has_no_such_exporter(&status) => return Ok(Outcome::NoSuchExporter),
             (Err(status), taking) => return Err(self.failure(status, taking, watch.into_inner()).await),
             (Ok(_), Some(taking)) => taken(taking.await),
             (Ok(_), None) => self.fetch(&id).await,
         };
-        let layers = below.into_inner().into_iter().chain(layers.map_err(whole)?).collect();
+        let Taken { layers, cache } = taken.map_err(whole)?;
+        exports.name().map_err(whole)?;
         watch.into_inner().succeed();
-        Ok(Outcome::Built(layers))
+        let layers = below.into_inner().into_iter().chain(layers).collect();
+        Ok(Outcome::Built(Taken { layers, cache }))
     }
 
     fn address(&self) -> String {
         self.options.address.to_string()
     }
 
-    fn services(&self, export: Export) -> Result<Services> {
+    fn services(&self, export: Export, stores: impl Iterator<Item = (String, Blobs)>) -> Result<Services> {
+        let shown = Arc::new(shown_blobs(self.store, self.plan)?);
         Ok(Services {
             files: Files(local_files(self.context)),
             export,
             auth: Auth(self.logins.clone()),
             secrets: Secrets(self.context.secrets.clone()),
             ssh: Ssh(self.context.ssh.clone()),
-            content: Content::new(self.store.blobs(), shown_blobs(self.store, self.plan)?),
+            content: Content::new(Blobs::Images(self.store.blobs(), shown), stores),
         })
     }
 
     /// Takes an archive apart on a thread of its own.
-    fn taking(&self, archive: impl Read + Send + 'static) -> tokio::task::JoinHandle<Result<Vec<Layer>>> {
+    fn taking(&self, archive: impl Read + Send + 'static) -> tokio::task::JoinHandle<Result<Taken>> {
         let intake = self.intake.clone();
         tokio::task::spawn_blocking(move || intake.take(archive))
     }
@@ -144,13 +151,15 @@ impl Solve<'_> {
     async fn solve(
         &self,
         id: &str,
+        exports: &Caches<'_>,
+        imports: &Caches<'_>,
         watch: &RefCell<Watch<'_>>,
         below: &RefCell<Vec<Layer>>,
     ) -> std::result::Result<std::result::Result<control::SolveResponse, Status>, Refusal> {
         let mut client = ControlClient::new(self.channel.clone());
-        let solving = client.solve(self.request(id));
+        let solving = client.solve(self.request(id, exports));
         let driving = async {
-            let driven = self.drive(id, watch, below).await;
+            let driven = self.drive(id, imports, watch, below).await;
             if matches!(driven, Err(Refusal::Daemon(_))) {
                 tokio::time::sleep(LAST_ANSWER).await;
             }
@@ -177,7 +186,7 @@ impl Solve<'_> {
         Ok(answer.map(tonic::Response::into_inner))
     }
 
-    fn request(&self, id: &str) -> control::SolveRequest {
+    fn request(&self, id: &str, exports: &Caches<'_>) -> control::SolveRequest {
         let (exporter, attributes) = match self.exporter {
             Exporter::Stream => ("oci", vec![("compression", "uncompressed".to_string())]),
             Exporter::Engine => ("moby", vec![("name", image_name(id))]),
@@ -189,11 +198,6 @@ impl Solve<'_> {
             entitlements.extend(run.is_insecure.then_some("security.insecure"));
         }
         entitlements.dedup();
-        let exports = self
-            .options
-            .cache_to
-            .iter()
-            .map(|entry| control::CacheOptionsEntry { r#type: entry.kind.clone(), attrs: attributes_of(entry) });
         control::SolveRequest {
             r#ref: id.to_string(),
             session: id.to_string(),
@@ -201,7 +205,7 @@ impl Solve<'_> {
             exporter_deprecated: exporter.to_string(),
             exporter_attrs_deprecated: attributes.into_iter().map(|(key, value)| (key.to_string(), value)).collect(),
             entitlements: entitlements.into_iter().map(str::to_string).collect(),
-            cache: Some(control::CacheOptions { exports: exports.collect(), ..<_>::default() }),
+            cache: Some(control::CacheOptions { exports: exports.exports(), ..<_>::default() }),
             ..control::SolveRequest::default()
         }
     }
@@ -210,6 +214,7 @@ impl Solve<'_> {
     async fn drive(
         &self,
         id: &str,
+        imports: &Caches<'_>,
         watch: &RefCell<Watch<'_>>,
         below: &RefCell<Vec<Layer>>,
     ) -> std::result::Result<(), Refusal> {
@@ -223,16 +228,11 @@ impl Solve<'_> {
         if let Some(node) = lowered.left_out {
             *below.borrow_mut() = self.layers_of(node)?;
         }
-        let imports = self
-            .options
-            .cache_from
-            .iter()
-            .map(|entry| frontend::CacheOptionsEntry { r#type: entry.kind.clone(), attrs: attributes_of(entry) });
         let request = frontend::SolveRequest {
             definition: Some(lowered.definition),
             allow_result_return: true,
             allow_result_array_ref: true,
-            cache_imports: imports.collect(),
+            cache_imports: imports.imports(),
             ..frontend::SolveRequest::default()
         };
         let solved = bridge.solve(of_build(id, request)).await;
@@ -268,7 +268,9 @@ impl Solve<'_> {
             session: id,
             hints: &hints.collect(),
             no_cache: self.options.no_cache,
-            leaves_base_out: self.exporter == Exporter::Stream,
+            // A cache in the image is of all its layers.
+            leaves_base_out: self.exporter == Exporter::Stream
+                && !Caches::new(&self.options.cache_to, false).has_inline(),
         };
         lowering.lower().map_err(|(node, failure)| Refusal::Node(node, failure))
     }
@@ -323,7 +325,7 @@ impl Solve<'_> {
     async fn failure(
         &self,
         status: Status,
-        taking: Option<tokio::task::JoinHandle<Result<Vec<Layer>>>>,
+        taking: Option<tokio::task::JoinHandle<Result<Taken>>>,
         watch: Watch<'_>,
     ) -> BuildError {
         if status.message().contains(crate::session::NOBODY_TAKES_IT)
@@ -336,7 +338,7 @@ impl Solve<'_> {
     }
 
     /// The image out of the engine, which keeps nothing of it but what it may use again.
-    async fn fetch(&self, id: &str) -> Result<Vec<Layer>> {
+    async fn fetch(&self, id: &str) -> Result<Taken> {
         let name = image_name(id);
         let engine = Engine(self.connector);
         let layers = match engine.save(&name).await {
@@ -364,11 +366,7 @@ fn of_build<T>(id: &str, message: T) -> Request<T> {
     request
 }
 
-fn attributes_of(entry: &CacheEntry) -> HashMap<String, String> {
-    entry.attributes.clone().into_iter().collect()
-}
-
-fn taken(joined: std::result::Result<Result<Vec<Layer>>, tokio::task::JoinError>) -> Result<Vec<Layer>> {
+fn taken(joined: std::result::Result<Result<Taken>, tokio::task::JoinError>) -> Result<Taken> {
     joined.unwrap_or_else(|error| Err(Failure::because("cannot take in the image", error)))
 }
 

@@ -2,8 +2,8 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
-use bollard_buildkit_proto::moby::buildkit::v1::{StatusResponse, Vertex, VertexLog};
-use cfc_plan::{BuildError, BuildProgress, Node, NodeId, NodeOutcome, OutputStream, Plan};
+use bollard_buildkit_proto::moby::buildkit::v1::{StatusResponse, Vertex, VertexLog, VertexStatus};
+use cfc_plan::{BuildError, BuildProgress, Node, NodeId, NodeOutcome, Op, OutputStream, Plan};
 
 use crate::failure::Failure;
 use crate::llb::State;
@@ -26,6 +26,8 @@ pub(crate) struct Watch<'a> {
     names: Vec<String>,
     started: HashSet<NodeId>,
     finished: HashSet<NodeId>,
+    /// Whose results come out of a shared cache, layer by layer: each is said to be the end of the operation.
+    brought: HashSet<NodeId>,
     tails: HashMap<NodeId, Tail>,
     /// The first operation that failed, and why.
     failed: Option<(Option<NodeId>, String)>,
@@ -48,6 +50,7 @@ impl<'a> Watch<'a> {
             names: Vec::new(),
             started: HashSet::new(),
             finished: HashSet::new(),
+            brought: HashSet::new(),
             tails: HashMap::new(),
             failed: None,
         }
@@ -62,6 +65,11 @@ impl<'a> Watch<'a> {
     }
 
     pub(crate) fn hear(&mut self, said: &StatusResponse) {
+        // Whose they are is known from operations that are told of at the same time.
+        for vertex in &said.vertexes {
+            self.node(vertex);
+        }
+        said.statuses.iter().for_each(|status| self.status(status));
         said.vertexes.iter().for_each(|vertex| self.vertex(vertex));
         said.logs.iter().for_each(|log| self.log(log));
         for warning in &said.warnings {
@@ -71,6 +79,7 @@ impl<'a> Watch<'a> {
     }
 
     fn vertex(&mut self, vertex: &Vertex) {
+        tracing::trace!(?vertex, "the daemon says this of an operation");
         let node = self.node(vertex);
         if !vertex.error.is_empty() {
             let is_consequence = vertex.error.contains("context canceled");
@@ -83,8 +92,21 @@ impl<'a> Watch<'a> {
             self.start(node);
         }
         let outcome = if vertex.cached { NodeOutcome::Cached } else { NodeOutcome::Built };
-        if let Some(node) = node.filter(|node| vertex.completed.is_some() && self.is_end(vertex, *node)) {
+        let is_over = |node: &NodeId| vertex.cached || !self.brought.contains(node);
+        if let Some(node) =
+            node.filter(|node| vertex.completed.is_some() && self.is_end(vertex, *node) && is_over(node))
+        {
             self.finish(node, outcome);
+        }
+    }
+
+    /// What is on its way to the daemon. Only what is known already comes to an operation that makes something.
+    fn status(&mut self, status: &VertexStatus) {
+        let Some(node) = self.nodes.get(&status.vertex).copied() else { return };
+        let is_layer = status.id.contains("sha256:");
+        let makes = !matches!(self.plan.node(node).op, Op::Scratch | Op::Image { .. } | Op::Context { .. });
+        if is_layer && makes {
+            self.brought.insert(node);
         }
     }
 

@@ -18,13 +18,29 @@ use common::{Bridge, Daemon, PATIENCE, Speaks, busybox, files};
 #[test]
 fn a_daemon_keeps_the_promises_of_the_seam_however_it_is_reached() {
     let Some(daemon) = Daemon::start() else { return };
-    keeps_the_promises(&daemon);
+    keeps_the_promises(&daemon.address());
     is_reached_by_its_socket_and_port(&daemon);
     is_reached_with_tls(&daemon);
     is_not_reached_where_nobody_is(&daemon);
     forwards_ssh_agents(&daemon);
     names_what_it_cannot_be_told(&daemon);
     a_build_that_is_stopped_leaves_no_image_in_the_engine(&daemon);
+    if busybox().is_some() {
+        a_lost_connection_is_told_and_leaves_no_image(&daemon);
+        a_build_that_is_stopped_ends_on_the_daemon(&daemon);
+    }
+}
+
+#[test]
+fn a_whole_buildkit_keeps_them_too_without_an_engine_around_it() {
+    let Some(daemon) = Daemon::start_current() else { return };
+    let socket = Bridge::unix(&daemon, &daemon.path("whole.sock"));
+    keeps_the_promises(&format!("unix://{}", socket.place));
+    is_reached_by_its_socket_and_port(&daemon);
+    is_reached_with_tls(&daemon);
+    forwards_ssh_agents(&daemon);
+    names_what_it_cannot_be_told(&daemon);
+    assert!(!daemon.ask("/images/json").contains("\"cfc-build:"), "it was lent no image");
     if busybox().is_some() {
         a_lost_connection_is_told_and_leaves_no_image(&daemon);
         a_build_that_is_stopped_ends_on_the_daemon(&daemon);
@@ -47,12 +63,12 @@ fn a_daemon_that_does_not_go_on_with_a_build_is_not_waited_for() {
     }
 }
 
-fn keeps_the_promises(daemon: &Daemon) {
+fn keeps_the_promises(address: &str) {
     let home = tempfile::tempdir().expect("a directory");
     let directory = home.path().join("context");
     fs::create_dir(&directory).expect("writable");
     let store = Store::open(&home.path().join("store")).expect("a store");
-    let mut builder = BuildkitBuilder::new(store.clone(), at(&daemon.address()));
+    let mut builder = BuildkitBuilder::new(store.clone(), at(address));
     let files = |built: &BuiltImage| files(&store, built);
     check(Subject { builder: &mut builder, directory: &directory, busybox: busybox(), files: &files });
 }

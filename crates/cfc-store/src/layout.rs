@@ -35,19 +35,7 @@ impl Store {
         for blob in self.blobs_of(image)? {
             self.export_blob(&blob, directory)?;
         }
-        publish(&directory.join("oci-layout"), MARKER)?;
-        let path = directory.join("index.json");
-        let mut index = match path.exists() {
-            true => read_index(&path)?,
-            false => Index::new(Vec::new()),
-        };
-        let descriptor = named(image, reference);
-        index.manifests.retain(|present| match image_name(&descriptor) {
-            Some(name) => image_name(present) != Some(name),
-            None => present.digest != image.digest,
-        });
-        index.manifests.push(descriptor);
-        publish(&path, &index.to_bytes())
+        name_in_oci_layout(image, reference, directory)
     }
 
     /// Takes in the image that the OCI layout `directory` calls `name` (its only one, for `None`), verifying every
@@ -179,7 +167,7 @@ pub fn find_in_oci_layout(directory: &Path, tag: &str, digest: Option<&Digest>) 
     let subject = || format!("cannot find the image in the OCI layout `{}`", directory.display());
     if let Some(digest) = digest {
         let known = index.manifests.iter().find(|image| image.digest == *digest).map(without_name);
-        return known.map_or_else(|| describe_blob(directory, digest), Ok);
+        return known.map_or_else(|| describe_layout_blob(directory, digest), Ok);
     }
     let is_called = |image: &&Descriptor| image_name(image) == Some(tag);
     match (index.manifests.iter().find(is_called), index.manifests.as_slice()) {
@@ -192,8 +180,34 @@ pub fn find_in_oci_layout(directory: &Path, tag: &str, digest: Option<&Digest>) 
     }
 }
 
-/// A manifest that the layout's own index does not name; one of another index, say.
-fn describe_blob(directory: &Path, digest: &Digest) -> Result<Descriptor> {
+/// Has the OCI layout `directory`, which has all blobs of `image` already, call it by the tag of `reference`; an image that
+/// had this name loses it.
+pub fn name_in_oci_layout(image: &Descriptor, reference: Option<&Reference>, directory: &Path) -> Result<()> {
+    publish(&directory.join("oci-layout"), MARKER)?;
+    let path = directory.join("index.json");
+    let mut index = match path.exists() {
+        true => read_index(&path)?,
+        false => Index::new(Vec::new()),
+    };
+    let descriptor = named(image, reference);
+    index.manifests.retain(|present| match image_name(&descriptor) {
+        Some(name) => image_name(present) != Some(name),
+        None => present.digest != image.digest,
+    });
+    index.manifests.push(descriptor);
+    publish(&path, &index.to_bytes())
+}
+
+/// The blob `digest` of the OCI layout `directory`, to read, and its size in bytes. What it holds is not verified.
+pub fn open_layout_blob(directory: &Path, digest: &Digest) -> Result<(File, u64)> {
+    let path = layout_path(directory, digest);
+    let file = open_file(&path)?;
+    let size = file.metadata().on("look at", &path)?.len();
+    Ok((file, size))
+}
+
+/// The manifest or index `digest` of the OCI layout `directory`, whose own index need not name it.
+pub fn describe_layout_blob(directory: &Path, digest: &Digest) -> Result<Descriptor> {
     let path = layout_path(directory, digest);
     let file = open_file(&path)?;
     let mut bytes = Vec::new();
@@ -220,7 +234,7 @@ fn is_manifest_or_index(descriptor: &Descriptor) -> bool {
     media_type::is_manifest(&descriptor.media_type) || media_type::is_index(&descriptor.media_type)
 }
 
-fn layout_path(directory: &Path, digest: &Digest) -> PathBuf {
+pub(crate) fn layout_path(directory: &Path, digest: &Digest) -> PathBuf {
     directory.join("blobs").join(digest.algorithm().as_str()).join(digest.hex())
 }
 
@@ -261,7 +275,7 @@ fn publish(path: &Path, bytes: &[u8]) -> Result<()> {
 }
 
 /// Layouts are for other programs, perhaps other users: temporary files are only ours.
-fn persist_readable(file: NamedTempFile, path: &Path) -> Result<()> {
+pub(crate) fn persist_readable(file: NamedTempFile, path: &Path) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
     file.as_file().set_permissions(fs::Permissions::from_mode(0o644)).on("write", path)?;
     file.persist(path).map_err(|error| error.error).on("write", path)?;

@@ -35,7 +35,7 @@ use tonic::transport::Channel;
 use tonic::{Request, Streaming};
 
 pub(crate) use self::auth::Auth;
-pub(crate) use self::content::{Content, STORE as CONTENT_STORE};
+pub(crate) use self::content::{Blobs, Content, Last, STORE as CONTENT_STORE};
 pub(crate) use self::export::{Export, NOBODY_TAKES_IT};
 pub(crate) use self::files::Files;
 pub(crate) use self::secrets::Secrets;
@@ -52,7 +52,7 @@ const MESSAGE_BYTES: usize = 32 << 10;
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 /// What the daemon may call; it asks before it calls.
-const METHODS: [&str; 12] = [
+const METHODS: [&str; 14] = [
     "/grpc.health.v1.Health/Check",
     "/moby.filesync.v1.FileSync/DiffCopy",
     "/moby.filesync.v1.FileSend/DiffCopy",
@@ -65,6 +65,8 @@ const METHODS: [&str; 12] = [
     "/moby.sshforward.v1.SSH/ForwardAgent",
     "/containerd.services.content.v1.Content/Info",
     "/containerd.services.content.v1.Content/Read",
+    "/containerd.services.content.v1.Content/Write",
+    "/containerd.services.content.v1.Content/Abort",
 ];
 
 /// What a session offers.

@@ -20,25 +20,55 @@ use cfc_store::Store;
 /// How long something may take that is not measured.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
-/// The engine. Ends when dropped. `CFC_DOCKERD` is another one than the system's.
+/// The engine. Ends when dropped.
 pub struct Daemon {
     process: Child,
     directory: tempfile::TempDir,
 }
 
+/// Keeps the engine's images in containerd: then the BuildKit in it is a whole one, as in `buildkitd`.
+const WHOLE: &str = r#"{"features": {"containerd-snapshotter": true}}"#;
+
 impl Daemon {
-    /// One that begins empty; none, with the reason said, where there can be none.
+    /// One that begins empty; none, with the reason said, where there can be none. `CFC_DOCKERD` is another program than the
+    /// system's.
     pub fn start() -> Option<Daemon> {
         let program = std::env::var("CFC_DOCKERD").unwrap_or_else(|_| "dockerd".to_string());
+        Daemon::start_as(&program, "{}", None)
+    }
+
+    /// One with a whole and current BuildKit, `CFC_DOCKERD_CURRENT`.
+    pub fn start_current() -> Option<Daemon> {
+        Daemon::start_as(&current()?, WHOLE, None)
+    }
+
+    /// The same on a disk of `size` bytes, in a mount namespace of its own.
+    pub fn start_current_on(size: u64) -> Option<Daemon> {
+        Daemon::start_as(&current()?, WHOLE, Some(size))
+    }
+
+    fn start_as(program: &str, configuration: &str, size: Option<u64>) -> Option<Daemon> {
         if !rustix::process::geteuid().is_root() {
             eprintln!("skipped: dockerd needs root");
             return None;
         }
         let directory = tempfile::tempdir().expect("a directory");
-        let beside = Path::new(&program).parent().map(|parent| parent.display().to_string()).unwrap_or_default();
         let path = |name: &str| directory.path().join(name);
-        let process = Command::new(&program)
-            .env("PATH", format!("{beside}:{}", std::env::var("PATH").unwrap_or_default()))
+        fs::write(path("daemon.json"), configuration).expect("writable");
+        fs::create_dir(path("data")).expect("writable");
+        let mut command = match size {
+            None => Command::new(program),
+            Some(size) => {
+                let mounted = format!("mount -t tmpfs -o size={size} tmpfs {} && exec \"$@\"", path("data").display());
+                let mut command = Command::new("unshare");
+                command.args(["-m", "sh", "-c", &mounted, "sh", program]);
+                command
+            }
+        };
+        let process = command
+            .env("PATH", beside(program))
+            .arg("--config-file")
+            .arg(path("daemon.json"))
             .arg("--data-root")
             .arg(path("data"))
             .arg("--exec-root")
@@ -109,6 +139,24 @@ impl Drop for Daemon {
         for mount in mounts {
             let _ = rustix::mount::unmount(mount.path(), rustix::mount::UnmountFlags::DETACH);
         }
+    }
+}
+
+/// The program of a current engine.
+fn current() -> Option<String> {
+    let program = std::env::var("CFC_DOCKERD_CURRENT").ok();
+    if program.is_none() {
+        eprintln!("skipped: there is no current engine (CFC_DOCKERD_CURRENT, as scripts/test has it)");
+    }
+    program
+}
+
+/// Where programs are looked for: first where the engine is, and what its package depends on.
+fn beside(program: &str) -> String {
+    let path = std::env::var("PATH").unwrap_or_default();
+    match Path::new(program).parent().filter(|directory| directory.is_absolute()) {
+        Some(directory) => format!("{0}:{0}/../bin:{path}", directory.display()),
+        None => path,
     }
 }
 

@@ -193,7 +193,7 @@ fn build_index(settings: &Settings, store: &Store, build: &ImageBuild) -> Result
 
 /// A daemon sends the cache of each platform itself, in the place of the one before it.
 fn refuse_one_cache_for_many(build: &ImageBuild) -> Result<(), Failure> {
-    if build.daemon.is_none() || build.cache_to.is_empty() {
+    if build.daemon.is_none() || build.cache_to.iter().all(CacheTo::is_inline) {
         return Ok(());
     }
     let platforms = build.platforms.iter().map(Platform::to_string).collect::<Vec<_>>().join(", ");

@@ -9,6 +9,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use cfc_build_buildkit::{CacheEntry, CachePlace};
 use cfc_build_native::{CACHE_CONFIG_TYPE, CacheRecords, CacheSource, INLINE_ANNOTATION};
 use cfc_oci::{Descriptor, Digest, Manifest, Platform, Reference, media_type};
 use cfc_store::{Compression, Encoding, Store, find_in_oci_layout};
@@ -21,6 +22,8 @@ use crate::images::push::push_image;
 use crate::output;
 use crate::settings::Settings;
 
+/// What the config of a cache is that BuildKit wrote.
+const BUILDKIT_CONFIG_TYPE: &str = "application/vnd.buildkit.cacheconfig";
 /// More is no honest list of records.
 const MAX_RECORDS_BYTES: u64 = 64 << 20;
 
@@ -174,40 +177,52 @@ impl CacheFrom {
             CacheFrom::Local(directory) => (directory.display().to_string(), open_local(directory)),
         };
         opened
-            .inspect_err(|failure| {
-                let why = failure.causes.iter().fold(failure.message.clone(), |text, cause| format!("{text}: {cause}"));
-                output::tell(format!("warning: cannot use the cache `{name}`: {why}"));
-            })
+            .inspect_err(|failure| output::tell(format!("warning: cannot use the cache `{name}`: {}", why(failure))))
             .ok()
     }
 }
 
 impl CacheFrom {
-    /// The same for a BuildKit daemon, which reads the cache itself: its type there, and its attributes.
-    pub fn for_daemon(&self) -> Result<(&'static str, BTreeMap<String, String>), Failure> {
-        match self {
-            CacheFrom::Registry(reference) => Ok(("registry", [("ref".to_string(), reference.to_string())].into())),
-            CacheFrom::Local(_) => Err(not_for_daemon("--cache-from type=local")),
-        }
+    /// The same for a BuildKit daemon, which reads the cache itself. One that cannot be had is none: that is said, and the
+    /// build goes on.
+    pub fn for_daemon(&self) -> Option<CacheEntry> {
+        let place = match self {
+            CacheFrom::Registry(reference) => CachePlace::Registry(reference.to_string()),
+            CacheFrom::Local(directory) => {
+                let found = find_for_daemon(directory).inspect_err(|failure| {
+                    output::tell(format!("warning: cannot use the cache `{}`: {}", directory.display(), why(failure)));
+                });
+                CachePlace::Found(directory.clone(), found.ok()?)
+            }
+        };
+        Some(CacheEntry { place, attributes: BTreeMap::new() })
     }
 }
 
-/// What would have to be in the image or on this machine, where a daemon does not write it.
-fn not_for_daemon(what: &str) -> Failure {
-    Failure::new(format!("`{what}` does not go with --builder buildkit"))
-        .hint("use `type=registry,ref=NAME:TAG`, which the daemon reads and writes itself")
+/// The cache of a directory, which must be one of BuildKit's.
+fn find_for_daemon(directory: &Path) -> Result<Digest, Failure> {
+    let cache = find_in_oci_layout(directory, "latest", None)?;
+    let text = read_blob(directory, &cache)?;
+    match String::from_utf8_lossy(&text).contains(BUILDKIT_CONFIG_TYPE) {
+        true => Ok(cache.digest),
+        false => Err(Failure::new("it is not a build cache of BuildKit's")),
+    }
+}
+
+fn why(failure: &Failure) -> String {
+    failure.causes.iter().fold(failure.message.clone(), |text, cause| format!("{text}: {cause}"))
 }
 
 impl CacheTo {
-    /// The same for a BuildKit daemon, which writes the cache itself: its type there, and its attributes.
-    pub fn for_daemon(&self) -> Result<(&'static str, BTreeMap<String, String>), Failure> {
-        let reference = match &self.place {
-            Place::Registry(reference) => reference.to_string(),
-            Place::Local(_) => return Err(not_for_daemon("--cache-to type=local")),
-            Place::Inline => return Err(not_for_daemon("--cache-to type=inline")),
+    /// The same for a BuildKit daemon, which writes the cache itself.
+    pub fn for_daemon(&self) -> CacheEntry {
+        let place = match &self.place {
+            Place::Registry(reference) => CachePlace::Registry(reference.to_string()),
+            Place::Local(directory) => CachePlace::Local(directory.clone()),
+            Place::Inline => return CacheEntry { place: CachePlace::Inline, attributes: BTreeMap::new() },
         };
         let mode = if self.mode == Mode::Max { "max" } else { "min" };
-        let mut attributes = vec![("ref", reference), ("mode", mode.to_string())];
+        let mut attributes = vec![("mode", mode.to_string())];
         if let Some(encoding) = self.encoding {
             let compression = match encoding.compression() {
                 Compression::None => "uncompressed",
@@ -220,7 +235,8 @@ impl CacheTo {
         }
         let flags = [("force-compression", self.forces_encoding), ("ignore-error", self.ignores_errors)];
         attributes.extend(flags.into_iter().filter(|(_, is_set)| *is_set).map(|(key, _)| (key, "true".to_string())));
-        Ok(("registry", attributes.into_iter().map(|(key, value)| (key.to_string(), value)).collect()))
+        let attributes = attributes.into_iter().map(|(key, value)| (key.to_string(), value)).collect();
+        CacheEntry { place, attributes }
     }
 
     /// What `--cache-to` says.
@@ -271,8 +287,7 @@ impl CacheTo {
         if !self.ignores_errors {
             return Err(failure);
         }
-        let why = failure.causes.iter().fold(failure.message.clone(), |text, cause| format!("{text}: {cause}"));
-        output::tell(format!("warning: cannot export the build cache: {why}"));
+        output::tell(format!("warning: cannot export the build cache: {}", why(&failure)));
         Ok(())
     }
 

@@ -1,15 +1,15 @@
 //! [`Daemon`]: a BuildKit daemon that builds for us: `--builder buildkit`.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use cfc_build_buildkit::{Address, BuildkitBuilder, BuildkitOptions, CacheEntry, RegistryLogins, TlsFiles};
+use cfc_build_buildkit::{Address, BuildkitBuilder, BuildkitOptions, RegistryLogins, TlsFiles};
 use cfc_store::Store;
 use cfc_transfer::Options;
 
 use crate::args::Build;
 use crate::failure::Failure;
 use crate::images::build::ImageBuild;
+use crate::images::cache::{CacheFrom, CacheTo};
 use crate::settings::Settings;
 
 /// Where the daemon is.
@@ -55,21 +55,13 @@ impl Daemon {
             no_cache: build.no_cache,
             encoding: build.encoding,
             annotations: build.annotations.manifest.clone(),
-            cache_from: build
-                .cache_from
-                .iter()
-                .map(|from| Ok(entry(from.for_daemon()?)))
-                .collect::<Result<_, Failure>>()?,
-            cache_to: build.cache_to.iter().map(|to| Ok(entry(to.for_daemon()?))).collect::<Result<_, Failure>>()?,
+            cache_from: build.cache_from.iter().filter_map(CacheFrom::for_daemon).collect(),
+            cache_to: build.cache_to.iter().map(CacheTo::for_daemon).collect(),
             ..BuildkitOptions::at(self.address.clone())
         };
         let logins = Arc::new(Logins(settings.transfer_options()?));
         Ok(BuildkitBuilder::new(store.clone(), options).with_logins(logins))
     }
-}
-
-fn entry((kind, attributes): (&'static str, BTreeMap<String, String>)) -> CacheEntry {
-    CacheEntry { kind: kind.to_string(), attributes }
 }
 
 /// The same logins as a push has.
