@@ -6,6 +6,8 @@ mod bases;
 mod bucket;
 mod buildkit;
 mod buildkit_cache;
+mod buildkit_killed;
+mod buildkit_options;
 mod clock;
 mod contexts;
 mod descriptors;

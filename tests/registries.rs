@@ -13,11 +13,11 @@ use crate::support::{Ended, Home, Platform, can_sandbox, free_port, has_program,
 /// User `user` with the password `secret` (bcrypt).
 const HTPASSWD: &str = "user:$2b$04$D.AHKtnNgXMuTL8b7Xaaq.XYTAOnk.1mSc.RA2q.iVc04.YU6pfuq\n";
 /// `user:secret` in base64.
-const LOGIN: &str = "dXNlcjpzZWNyZXQ=";
+pub const LOGIN: &str = "dXNlcjpzZWNyZXQ=";
 
 /// A registry of Debian's `docker-registry` on the loopback.
-struct Peer {
-    host: String,
+pub struct Peer {
+    pub host: String,
     _process: Ended,
 }
 
@@ -40,7 +40,8 @@ impl Peer {
         Peer { host: format!("127.0.0.1:{port}"), _process: process }
     }
 
-    fn with_password(home: &Home) -> Peer {
+    /// That asks for a password: `LOGIN`.
+    pub fn with_password(home: &Home) -> Peer {
         let file = home.write("htpasswd", HTPASSWD);
         let auth = format!("auth: {{htpasswd: {{realm: test, path: {}}}}}\n", file.display());
         Peer::start(home, "private", &auth, "")

@@ -13,9 +13,9 @@ use tokio::sync::watch;
 use crate::archive::{Intake, Layer, Taken, base_layers};
 use crate::cache::CacheEntry;
 use crate::connect::{Connector, TlsFiles};
-use crate::engine::Engine;
 use crate::failure::{Failure, Result};
-use crate::solve::{Exporter, Outcome, Solve, image_name};
+use crate::lent::{self, Lent};
+use crate::solve::{Exporter, Outcome, Solve};
 use crate::watch::Watch;
 use crate::{Address, session};
 
@@ -149,8 +149,15 @@ impl BuildkitBuilder {
         let mut stopped = self.stop.subscribe();
         for exporter in exporters {
             let id = uuid::Uuid::new_v4().simple().to_string();
+            let lent = match exporter {
+                Exporter::Stream => None,
+                Exporter::Engine => {
+                    lent::sweep(&self.store, &connector).await;
+                    Some(Lent::begin(&self.store, &connector, &id).map_err(whole)?)
+                }
+            };
             let solve = Solve {
-                id: id.clone(),
+                id,
                 store: &self.store,
                 options: &self.options,
                 logins: self.logins.clone(),
@@ -159,13 +166,14 @@ impl BuildkitBuilder {
                 plan,
                 context,
                 exporter: *exporter,
+                lent: lent.as_ref(),
                 intake: self.intake(plan, bases.clone()),
             };
             let outcome = tokio::select! {
                 outcome = solve.run(Watch::new(plan, progress)) => outcome?,
                 _ = stopped.wait_for(|is_stopped| *is_stopped) => {
-                    if *exporter == Exporter::Engine {
-                        Engine(&connector).forget(&image_name(&id)).await;
+                    if let Some(lent) = &lent {
+                        lent.end(&connector).await;
                     }
                     return Err(whole(Failure::new("the build was ended")));
                 }

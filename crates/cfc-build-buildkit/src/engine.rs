@@ -85,13 +85,16 @@ impl Engine<'_> {
         Ok(Saved { receiver, piece: Bytes::new() })
     }
 
-    /// Takes the name from an image; the image goes, too, when it has no other. That it could not be done is only logged.
-    pub(crate) async fn forget(&self, name: &str) {
-        match self.ask_soon(Method::DELETE, &format!("/images/{name}")).await {
-            Ok(answer) if answer.status().is_success() || answer.status() == StatusCode::NOT_FOUND => {}
-            Ok(answer) => tracing::warn!(name, status = %answer.status(), "the engine keeps an image that it was lent"),
-            Err(failure) => tracing::warn!(name, error = failure.message, "the engine keeps an image that it was lent"),
-        }
+    /// Takes the name from an image; the image goes, too, when it has no other. Whether it is gone; why it is not, is only
+    /// logged.
+    pub(crate) async fn forget(&self, name: &str) -> bool {
+        let why = match self.ask_soon(Method::DELETE, &format!("/images/{name}")).await {
+            Ok(answer) if answer.status().is_success() || answer.status() == StatusCode::NOT_FOUND => return true,
+            Ok(answer) => answer.status().to_string(),
+            Err(failure) => failure.message,
+        };
+        tracing::warn!(name, why, "the engine keeps an image that it was lent");
+        false
     }
 
     /// What the engine answers without work that takes long. An archive it may prepare for minutes, and then the kernel tells

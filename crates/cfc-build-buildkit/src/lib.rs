@@ -26,6 +26,7 @@ mod capabilities;
 mod connect;
 mod engine;
 mod failure;
+mod lent;
 
 pub use address::{Address, AddressError};
 pub use builder::{BuildkitBuilder, BuildkitOptions, RegistryLogins, Stopper};

@@ -35,6 +35,7 @@ use crate::capabilities::{self as can, Capabilities};
 use crate::connect::{Connector, MAX_MESSAGE_BYTES};
 use crate::engine::Engine;
 use crate::failure::{Failure, Result, refused};
+use crate::lent::Lent;
 use crate::lowering::{Base, BaseSource, Lowered, Lowering};
 use crate::session::{Auth, Blobs, Content, Export, Files, Secrets, Services, Session, Ssh};
 use crate::watch::Watch;
@@ -74,6 +75,8 @@ pub(crate) struct Solve<'a> {
     pub(crate) plan: &'a Plan,
     pub(crate) context: &'a Context,
     pub(crate) exporter: Exporter,
+    /// The image that the engine is lent, where that is the way it comes back.
+    pub(crate) lent: Option<&'a Lent>,
     pub(crate) intake: Intake,
     /// What the build is called, on the daemon too.
     pub(crate) id: String,
@@ -345,7 +348,9 @@ impl Solve<'_> {
             Ok(archive) => taken(self.taking(archive).await),
             Err(failure) => Err(failure),
         };
-        engine.forget(&name).await;
+        if let Some(lent) = self.lent {
+            lent.end(self.connector).await;
+        }
         layers
     }
 }

@@ -48,6 +48,7 @@ impl Store {
     ///   cache/<key>.json             small records of the build cache
     ///   making/<key>                 flocked while a process makes what a record is to name
     ///   mounts/<sha256 of the id>/   cache mounts of builds; the builder makes and locks them
+    ///   lent/<build>                 what builds on a Docker engine leave there until they have it; the builder makes them
     ///   empty/                       what an image without layers consists of
     ///   uses/<session>+<n>           what a process found or made, which is not to be pruned while it lives
     ///   tmp/<session>/               one directory a process, flocked while the process lives
