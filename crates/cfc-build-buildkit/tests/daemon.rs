@@ -48,6 +48,49 @@ fn a_whole_buildkit_keeps_them_too_without_an_engine_around_it() {
 }
 
 #[test]
+fn a_daemon_that_is_stopped_is_told_and_leaves_no_image() {
+    for daemon in [Daemon::start(), Daemon::start_current()].into_iter().flatten() {
+        if busybox().is_none() {
+            return;
+        }
+        let (sender, receiver) = mpsc::channel();
+        let home = Home::new();
+        let mut builder = BuildkitBuilder::new(home.store.clone(), at(&daemon.address()));
+        let stopping = std::thread::spawn(move || {
+            receiver.recv_timeout(PATIENCE).expect("a program runs");
+            drop(daemon);
+        });
+        let dockerfile = format!("{BASE}RUN echo begun && sleep 47115\n");
+        let error = home.build(&mut builder, &dockerfile, &Tell(sender)).expect_err("the daemon is stopped");
+        assert!(error.to_string().contains("the connection to the BuildKit daemon at"), "{error:?}");
+        assert!(error.hint.is_some(), "{error:?}");
+        assert_eq!(home.manifests(), 0, "no image is in the store");
+        stopping.join().expect("no panic");
+        // An old one leaves its programs alone.
+        for pid in having("47115") {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
+        await_end("47115");
+    }
+}
+
+#[test]
+fn a_daemon_whose_disk_is_full_is_told_and_leaves_no_image() {
+    for daemon in [Daemon::start_on(DISK), Daemon::start_current_on(DISK)].into_iter().flatten() {
+        let home = Home::new();
+        let large = fs::File::create(home.directory.path().join("context/large")).expect("writable");
+        large.set_len(2 * DISK).expect("it is sparse");
+        let mut builder = BuildkitBuilder::new(home.store.clone(), at(&daemon.address()));
+        let error = home.build(&mut builder, "FROM scratch\nCOPY large /\n", &Silent).expect_err("it does not fit");
+        let expected = format!("the disk of the BuildKit daemon at `{}` is full: ", daemon.address());
+        assert!(error.message.starts_with(&expected), "{error:?}");
+        assert!(error.hint.is_some(), "{error:?}");
+        assert_eq!(home.manifests(), 0, "no image is in the store");
+        assert!(!daemon.ask("/images/json").contains("\"cfc-build:"), "nor in the engine");
+    }
+}
+
+#[test]
 fn a_daemon_that_does_not_go_on_with_a_build_is_not_waited_for() {
     for refused in ["LLBBridge/Ping", "LLBBridge/Solve", "LLBBridge/Return"] {
         let address = format!("tcp://{}", common::refusing::serve(refused));
@@ -130,6 +173,9 @@ fn names_what_it_cannot_be_told(daemon: &Daemon) {
     assert!(error.message.contains("its name is not UTF-8"), "{error:?}");
     assert_eq!(home.manifests(), 0, "no image is in the store");
 }
+
+/// How large a small disk is, in bytes.
+const DISK: u64 = 64 << 20;
 
 const BASE: &str =
     "FROM scratch\nCOPY --chmod=755 busybox /bin/busybox\nRUN [\"/bin/busybox\", \"--install\", \"-s\", \"/bin\"]\n";
@@ -251,15 +297,21 @@ impl BuildProgress for Said {
     }
 }
 
+/// The processes that have `argument`.
+fn having(argument: &str) -> Vec<rustix::process::Pid> {
+    let processes = fs::read_dir("/proc").expect("lists").flatten();
+    let has_it = |process: &fs::DirEntry| {
+        let line = fs::read(process.path().join("cmdline")).unwrap_or_default();
+        line.split(|byte| *byte == 0).any(|part| part == argument.as_bytes())
+    };
+    let pids = processes.filter(has_it).filter_map(|process| process.file_name().to_str()?.parse().ok());
+    pids.filter_map(rustix::process::Pid::from_raw).collect()
+}
+
 /// Waits until no process has `argument` any more.
 fn await_end(argument: &str) {
     let start = std::time::Instant::now();
-    let runs = || {
-        let processes = fs::read_dir("/proc").expect("lists").flatten();
-        let lines = processes.filter_map(|process| fs::read(process.path().join("cmdline")).ok());
-        lines.into_iter().any(|line| line.split(|byte| *byte == 0).any(|part| part == argument.as_bytes()))
-    };
-    while runs() {
+    while !having(argument).is_empty() {
         assert!(start.elapsed() < PATIENCE, "the daemon still runs the program");
         std::thread::sleep(std::time::Duration::from_millis(50));
     }

@@ -37,6 +37,12 @@ impl Daemon {
         Daemon::start_as(&program, "{}", None)
     }
 
+    /// The same on a disk of `size` bytes, in a mount namespace of its own.
+    pub fn start_on(size: u64) -> Option<Daemon> {
+        let program = std::env::var("CFC_DOCKERD").unwrap_or_else(|_| "dockerd".to_string());
+        Daemon::start_as(&program, "{}", Some(size))
+    }
+
     /// One with a whole and current BuildKit, `CFC_DOCKERD_CURRENT`.
     pub fn start_current() -> Option<Daemon> {
         Daemon::start_as(&current()?, WHOLE, None)
