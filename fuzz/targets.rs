@@ -4,11 +4,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
+use axum::http::{HeaderValue, Request, Response, Uri};
+use bytes::Bytes;
 use cfc_build_native::GivenContext;
 use cfc_dockerfile::{DirectoryMatches, IgnoreFile, Mount, expand, expand_words, parse, parse_instruction, parser};
 use cfc_oci::{Algorithm, Digest, ImageConfig, ManifestOrIndex, Platform, Reference, media_type, parse_signal};
 use cfc_plan::{BaseImage, BaseImageError, BaseImages, BuildRequest, ModeChange};
+use cfc_registry::{AccessRules, Minter, Options, Permission, Registry};
 use cfc_store::{Store, TempDir, UnpackLimits, unpack_layer};
 
 /// The command line's own file: what it says of outputs is in no library.
@@ -205,4 +210,166 @@ pub fn output(data: &[u8]) {
         Err(reason) => !reason.is_empty(),
     };
     assert!(is_named, "{text:?}");
+}
+
+/// A registry that asks who somebody is, and what it answers to one who may do everything. Of this process, since opening
+/// one takes longer than a request.
+struct Fuzzed {
+    runtime: tokio::runtime::Runtime,
+    registry: Registry,
+    login: String,
+    /// A blob that is there, of ten bytes.
+    blob: String,
+    _directory: TempDir,
+}
+
+impl Fuzzed {
+    fn get() -> &'static Fuzzed {
+        static FUZZED: OnceLock<Fuzzed> = OnceLock::new();
+        FUZZED.get_or_init(Fuzzed::new)
+    }
+
+    fn new() -> Fuzzed {
+        let directory = TempDir::new().expect("a temporary directory");
+        let users = directory.path().join("users");
+        // Nobody's password takes as long as anybody's, which is as short as it can be.
+        fs::write(&users, format!("ann:$2y$04${}\n", "x".repeat(53))).expect("writable");
+        let access = AccessRules::new(&users, Vec::new()).expect("opens");
+        let access = access.with_tokens(&directory.path().join("key")).expect("a key");
+        let login = login(&access.minter().expect("there are tokens"));
+        let options = Options { authorizer: Some(Arc::new(access)), ..Options::default() };
+        let registry = Registry::open(&directory.path().join("registry"), options).expect("opens");
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        let fuzzed = Fuzzed { runtime, registry, login, blob: String::new(), _directory: directory };
+        let digest = Digest::of(b"0123456789");
+        let pushed = fuzzed.ask("POST", &format!("/v2/a/blobs/uploads/?digest={digest}"), &[], b"0123456789");
+        assert_eq!(pushed.expect("a request").status(), 201);
+        Fuzzed { blob: digest.to_string(), ..fuzzed }
+    }
+
+    /// The answer, which is never a fault of the registry; `None` when these bytes are in no request.
+    fn ask(&self, method: &str, uri: &str, headers: &[(&str, &[u8])], body: &[u8]) -> Option<Response<Bytes>> {
+        let uri: Uri = uri.parse().ok()?;
+        let mut request = Request::builder().method(method).uri(uri).header("authorization", &self.login);
+        for (name, value) in headers {
+            request = request.header(*name, HeaderValue::from_bytes(value).ok()?);
+        }
+        let request = request.body(Bytes::copy_from_slice(body)).ok()?;
+        let told = format!("{request:?}");
+        let response = self.runtime.block_on(self.registry.answer(request)).expect("an answer that can be read");
+        let status = response.status();
+        assert!(!status.is_server_error(), "{status}: {told}\n{}", String::from_utf8_lossy(response.body()));
+        let is_error = status.is_client_error() && method != "HEAD";
+        let errors = || serde_json::from_slice::<serde_json::Value>(response.body()).ok()?.get("errors").cloned();
+        assert!(!is_error || errors().is_some_and(|errors| errors[0]["code"].is_string()), "{status}: {told}");
+        Some(response)
+    }
+}
+
+/// What somebody proves himself with who may do everything.
+fn login(minter: &Minter) -> String {
+    use Permission::{Catalog, Collect, Delete, Metrics, Pull, Push};
+    let all = [Pull, Push, Delete, Catalog, Collect, Metrics];
+    let password = minter.mint("v1", &all, Duration::from_secs(1 << 40));
+    format!("Basic {}", cfc_oci::base64::encode(format!("v1:{password}").as_bytes()))
+}
+
+/// Bytes as a part of a URL: those that cannot be there, percent-encoded.
+fn in_uri(data: &[u8]) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_graphic() && !b"\"#<>\\^`{|}".contains(&byte);
+    data.iter()
+        .map(|&byte| if is_plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02x}") })
+        .collect()
+}
+
+/// The path and query of a request to the registry, with each method.
+pub fn registry_path(data: &[u8]) {
+    let fuzzed = Fuzzed::get();
+    let uri = format!("/v2/{}", in_uri(data));
+    for method in ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"] {
+        // Deleting what later steps look at, or collecting it, would only make them look at less.
+        let is_spared = (method == "DELETE" && uri.contains(&fuzzed.blob)) || uri.contains("gc/");
+        if !is_spared {
+            fuzzed.ask(method, &uri, &[], b"");
+        }
+    }
+}
+
+/// `Range`, `If-Range` and `If-None-Match` of a pull, and `Content-Range` of a chunk.
+pub fn registry_range(data: &[u8]) {
+    let fuzzed = Fuzzed::get();
+    let blob = format!("/v2/a/blobs/{}", fuzzed.blob);
+    if let Some(part) = fuzzed.ask("GET", &blob, &[("range", data)], b"") {
+        match part.status().as_u16() {
+            200 => assert_eq!(part.body(), "0123456789"),
+            206 => assert!(b"0123456789".windows(part.body().len()).any(|window| window == part.body())),
+            status => assert_eq!(status, 416),
+        }
+    }
+    fuzzed.ask("GET", &blob, &[("range", b"bytes=2-5"), ("if-range", data), ("if-none-match", data)], b"");
+    let begun = fuzzed.ask("POST", "/v2/a/blobs/uploads/", &[], b"").expect("a request");
+    let location = begun.headers()["location"].to_str().expect("ASCII").to_string();
+    fuzzed.ask("PATCH", &location, &[("content-range", data)], b"01234");
+    let digest = Digest::of(b"01234");
+    fuzzed.ask("PUT", &format!("{location}?digest={digest}"), &[("content-range", data)], b"56789");
+    fuzzed.ask("DELETE", &location, &[], b"");
+}
+
+/// A digest, wherever one is expected.
+pub fn registry_digest(data: &[u8]) {
+    let fuzzed = Fuzzed::get();
+    let digest = in_uri(data).replace(['&', '/', '?', '#'], "%2f");
+    for path in ["manifests", "blobs", "referrers"] {
+        fuzzed.ask("GET", &format!("/v2/a/{path}/{digest}"), &[], b"");
+        fuzzed.ask("HEAD", &format!("/v2/a/{path}/{digest}"), &[], b"");
+    }
+    for query in ["digest", "mount", "from=a&mount", "digest-algorithm"] {
+        let begun = fuzzed.ask("POST", &format!("/v2/b/blobs/uploads/?{query}={digest}"), &[], b"x");
+        if let Some(location) =
+            begun.as_ref().filter(|begun| begun.status() == 202).map(|begun| &begun.headers()["location"])
+        {
+            let location = location.to_str().expect("ASCII");
+            fuzzed.ask("PUT", &format!("{location}?digest={digest}"), &[], b"x");
+            fuzzed.ask("DELETE", location, &[], b"");
+        }
+    }
+    fuzzed.ask("PUT", &format!("/v2/a/manifests/{digest}?tag={digest}"), &[], b"{}");
+    fuzzed.ask("GET", &format!("/v2/a/tags/list?n=1&last={digest}"), &[], b"");
+    fuzzed.ask("GET", &format!("/v2/_catalog?tags=true&n={digest}&last={digest}"), &[], b"");
+}
+
+/// A manifest, with and without a word of what it is; what is taken comes back as it was.
+pub fn registry_manifest(data: &[u8]) {
+    let fuzzed = Fuzzed::get();
+    let path = "/v2/a/manifests/v1";
+    for kind in [media_type::MANIFEST, media_type::INDEX, ""] {
+        let headers = [("content-type", kind.as_bytes())];
+        let headers = if kind.is_empty() { &headers[..0] } else { &headers[..] };
+        let put = fuzzed.ask("PUT", path, headers, data).expect("a request");
+        if put.status() == 201 {
+            assert_eq!(fuzzed.ask("GET", path, &[], b"").expect("a request").body(), data);
+            let subject = put.headers().get("oci-subject").map(|subject| subject.to_str().expect("ASCII"));
+            if let Some(subject) = subject {
+                let listed = fuzzed.ask("GET", &format!("/v2/a/referrers/{subject}"), &[], b"").expect("a request");
+                let digest = put.headers()["docker-content-digest"].to_str().expect("ASCII");
+                assert!(String::from_utf8_lossy(listed.body()).contains(digest));
+            }
+        }
+    }
+}
+
+/// What a token is asked for, in a query and in a form, and tokens that were made up.
+pub fn registry_scope(data: &[u8]) {
+    let fuzzed = Fuzzed::get();
+    let scope = in_uri(data);
+    for uri in [format!("/token?scope={scope}"), format!("/token?service=cfc-registry&{scope}")] {
+        let issued = fuzzed.ask("GET", &uri, &[], b"");
+        if let Some(issued) = issued.filter(|issued| issued.status() == 200) {
+            let answer: serde_json::Value = serde_json::from_slice(issued.body()).expect("JSON");
+            assert!(answer["token"].is_string() && answer["scope"].is_string());
+        }
+    }
+    fuzzed.ask("POST", "/token", &[], data);
+    let form = format!("grant_type=password&username=v1&password=x&scope={scope}");
+    fuzzed.ask("POST", "/token", &[], form.as_bytes());
 }

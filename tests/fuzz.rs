@@ -279,3 +279,66 @@ fn layers_made_by_chance_are_unpacked_in_their_place_or_refused() {
 fn contexts_made_by_chance_are_unpacked_in_their_place_or_refused() {
     run(targets::context, &archives(), 150);
 }
+
+const DIGEST: &str = "sha256:84d89877f0d4041efb6bf91a16f0248f2fd573e6af05c19f96bedb9f882f7882";
+
+#[test]
+fn paths_made_by_chance_are_no_fault_of_the_registry() {
+    let blob = format!("a/blobs/{DIGEST}");
+    let digest = format!("a/manifests/{DIGEST}?tag=v1&tag=v2");
+    let paths = [
+        "",
+        "_catalog?n=10&last=a/b&tags=true",
+        "a/b/c/tags/list?n=0&last=v1",
+        "a/manifests/v1",
+        &digest,
+        &blob,
+        "a/blobs/uploads/?mount=sha256:00&from=b",
+        "a/blobs/uploads/67e55044-10b1-426f-9247-bb680e5fe0c8?digest=sha512:00",
+        "a/referrers/sha256:00?artifactType=a%2Fb",
+        "a%2f..%2fb/blobs/uploads/?digest-algorithm=sha512",
+    ];
+    run(targets::registry_path, &texts(&paths), 1_000);
+}
+
+#[test]
+fn ranges_made_by_chance_are_no_fault_of_the_registry() {
+    let tag = format!("W/\"{DIGEST}\"");
+    let ranges = ["bytes=0-4", "bytes=-3", "bytes=5-", "bytes=0-1,3-4", "0-4", "bytes 5-9/10", "5-9", &tag];
+    run(targets::registry_range, &texts(&ranges), 500);
+}
+
+#[test]
+fn digests_made_by_chance_are_no_fault_of_the_registry() {
+    let long = format!("sha512:{}", "0123456789abcdef".repeat(8));
+    run(targets::registry_digest, &texts(&[DIGEST, &long, "sha256:zz", "md5:00", "v1", "sha512", "100"]), 500);
+}
+
+#[test]
+fn manifests_made_by_chance_are_no_fault_of_the_registry() {
+    let descriptor =
+        |kind: &str| format!(r#"{{"mediaType":"application/vnd.oci.image.{kind}","digest":"{DIGEST}","size":10}}"#);
+    let (config, layer, manifest) =
+        (descriptor("config.v1+json"), descriptor("layer.v1.tar"), descriptor("manifest.v1+json"));
+    let kind = "application/vnd.oci.image.manifest.v1+json";
+    let image = format!(
+        r#"{{"schemaVersion":2,"mediaType":"{kind}","config":{config},"layers":[{layer}],"subject":{manifest},"annotations":{{"a":"b"}}}}"#
+    );
+    let index =
+        format!(r#"{{"schemaVersion":2,"artifactType":"a/b","manifests":[],"subject":{manifest},"annotations":{{}}}}"#);
+    let nested = format!(r#"{{"schemaVersion":2,"manifests":{}{}}}"#, "[".repeat(100), "]".repeat(100));
+    run(targets::registry_manifest, &texts(&[&image, &index, &nested, "{}", "[2]"]), 1_500);
+}
+
+#[test]
+fn scopes_made_by_chance_are_no_fault_of_the_registry() {
+    let scopes = [
+        "repository:a/b:pull,push",
+        "repository:a:*&scope=registry:catalog:*",
+        "repository(plugin):a:pull repository:host:5000/a:pull",
+        "grant_type=password&username=v1&password=x&access_type=offline",
+        "grant_type=refresh_token&refresh_token=a.b.c&service=cfc-registry",
+        "&offline_token=true&service=other",
+    ];
+    run(targets::registry_scope, &texts(&scopes), 1_000);
+}

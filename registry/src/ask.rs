@@ -38,6 +38,11 @@ pub async fn ask_to_collect(socket: &Path) -> Result<Collected, AskError> {
     ask(socket, "/v2/gc/layers").await
 }
 
+/// Has the registry that serves its operator on `socket` say what it would collect by its own rules.
+pub async fn ask_what_to_collect(socket: &Path) -> Result<Collected, AskError> {
+    ask(socket, "/v2/gc/layers?dry-run=true").await
+}
+
 /// Has the registry that serves its operator on `socket` remove the tags that its rules do not keep.
 pub async fn ask_to_retain(socket: &Path) -> Result<Vec<Retired>, AskError> {
     ask(socket, crate::api::RETENTION).await

@@ -45,6 +45,12 @@ pub trait BlobBackend: Send + Sync {
     /// Every blob with its size, in no order. Blocks.
     fn list(&self) -> Result<Vec<(Digest, u64)>, StorageError>;
 
+    /// How many blobs there are, and how many bytes they have. Blocks.
+    fn total(&self) -> Result<(u64, u64), StorageError> {
+        let blobs = self.list()?;
+        Ok((blobs.len() as u64, blobs.iter().map(|(_, size)| size).sum()))
+    }
+
     /// Whether there is such a blob. Blocks.
     fn has(&self, digest: &Digest) -> Result<bool, StorageError>;
 

@@ -21,8 +21,10 @@ use crate::webhook::Counts;
 /// Upper bounds of how long requests took, in seconds.
 const BUCKETS: [f64; 12] = [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0, 300.0, 1800.0];
 
-/// Adding up what is stored means to look at all of it, which is done no more often.
+/// Adding up what is stored means to look at all of it, which is done no more often, and takes no more than this part of
+/// the time: a large registry is added up less often.
 const USAGE_AGE: Duration = Duration::from_secs(60);
+const USAGE_PART: u32 = 100;
 
 /// Counts.
 #[derive(Default)]
@@ -37,7 +39,7 @@ pub(crate) struct Metrics {
     failed_collections: AtomicU64,
     collected: AtomicU64,
     collected_bytes: AtomicU64,
-    usage: Mutex<Option<(Instant, Stored)>>,
+    usage: Mutex<Option<Usage>>,
     is_adding_up: AtomicBool,
 }
 
@@ -46,6 +48,19 @@ struct Histogram {
     buckets: [u64; BUCKETS.len()],
     count: u64,
     seconds: f64,
+}
+
+/// What was stored, when that was added up, and how long it took.
+struct Usage {
+    stored: Stored,
+    added_up: Instant,
+    took: Duration,
+}
+
+impl Usage {
+    fn is_stale(&self, now: Instant) -> bool {
+        now.duration_since(self.added_up) > USAGE_AGE.max(self.took.saturating_mul(USAGE_PART))
+    }
 }
 
 /// What is stored.
@@ -120,7 +135,7 @@ impl Metrics {
         for (end, count) in ends {
             page.sample("cfc_registry_webhook_events_total", &format!("outcome=\"{end}\""), &read(count));
         }
-        if let Some((_, stored)) = *self.usage.lock().unwrap_or_else(PoisonError::into_inner) {
+        if let Some(Usage { stored, .. }) = &*self.usage.lock().unwrap_or_else(PoisonError::into_inner) {
             page.single("cfc_registry_stored_blobs", "gauge", "Blobs that are stored.", stored.blobs);
             page.single("cfc_registry_stored_bytes", "gauge", "Bytes of the blobs that are stored.", stored.bytes);
             page.single("cfc_registry_repositories", "gauge", "Repositories with a manifest.", stored.repositories);
@@ -146,7 +161,7 @@ impl Metrics {
 
     fn is_stale(&self) -> bool {
         let usage = self.usage.lock().unwrap_or_else(PoisonError::into_inner);
-        usage.is_none_or(|(added_up, _)| added_up.elapsed() > USAGE_AGE)
+        usage.as_ref().is_none_or(|usage| usage.is_stale(Instant::now()))
     }
 }
 
@@ -183,19 +198,34 @@ pub(crate) fn answer(registry: &Arc<Inner>) -> Response {
 }
 
 async fn add_up(registry: Arc<Inner>) {
-    let blobs = registry.blobs.clone();
-    let sizes = blocking(move || {
-        let sizes = blobs.list()?;
-        Ok((sizes.len() as u64, sizes.iter().map(|(_, size)| size).sum()))
-    });
+    let (blobs, began) = (registry.blobs.clone(), Instant::now());
+    let sizes = blocking(move || blobs.total());
     let added = async { Ok::<_, crate::StorageError>((sizes.await?, registry.metadata.repositories().await?.len())) };
     let metrics = &registry.metrics;
     match added.await {
         Ok(((blobs, bytes), repositories)) => {
             let stored = Stored { blobs, bytes, repositories: repositories as u64 };
-            *metrics.usage.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), stored));
+            *metrics.usage.lock().unwrap_or_else(PoisonError::into_inner) =
+                Some(Usage { stored, added_up: Instant::now(), took: began.elapsed() });
         }
         Err(error) => tracing::error!(error = %Chain(&error), "cannot add up what is stored"),
     }
     metrics.is_adding_up.store(false, Ordering::Relaxed);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_takes_long_to_add_up_is_added_up_less_often() {
+        let added_up = Instant::now();
+        let stored = Stored { blobs: 0, bytes: 0, repositories: 0 };
+        let is_stale = |took, after| {
+            let usage = Usage { stored, added_up, took: Duration::from_secs(took) };
+            usage.is_stale(added_up + Duration::from_secs(after))
+        };
+        assert!(!is_stale(0, 59) && is_stale(0, 61));
+        assert!(!is_stale(10, 61) && !is_stale(10, 999) && is_stale(10, 1001));
+    }
 }

@@ -187,6 +187,15 @@ impl Registry {
         Ok(Registry { inner: Arc::new(inner) })
     }
 
+    /// Answers one request that came by no socket, whole; for those who bring the registry's requests along themselves, as
+    /// fuzzing does.
+    pub async fn answer(&self, request: http::Request<Bytes>) -> Result<http::Response<Bytes>, StorageError> {
+        use http_body_util::BodyExt;
+        let (parts, body) = crate::api::respond(self, request.map(axum::body::Body::from)).await.into_parts();
+        let body = body.collect().await.map_err(|error| StorageError::new("answer", "a request", error))?;
+        Ok(http::Response::from_parts(parts, body.to_bytes()))
+    }
+
     /// Lists manifests that were stored before the registry listed referrers.
     pub(crate) async fn list_earlier_referrers(&self) -> Result<(), StorageError> {
         self.inner.metadata.list_earlier_referrers().await

@@ -37,9 +37,8 @@ pub(super) async fn catalog(call: &Call<'_>) -> Result<Response, ApiError> {
     }
     let limit = limit(call)?;
     let with_tags = call.query.first("tags") == Some("true");
-    let names = call.registry.metadata.repositories().await?.into_iter().map(String::from);
-    let last = call.query.first("last");
-    let names = names.filter(|name| last.is_none_or(|last| name.as_str() > last)).collect();
+    let wanted = limit.map_or(usize::MAX, |limit| limit.saturating_add(1));
+    let names = call.registry.metadata.page_of_repositories(call.query.first("last"), wanted).await?;
     let (page, next) = cut(names, limit);
     let repositories = if with_tags { names_and_tags(call, page).await? } else { json!(page) };
     let mut response = super::json(Body::from(json!({ "repositories": repositories }).to_string()));

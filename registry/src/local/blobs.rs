@@ -81,17 +81,14 @@ impl BlobBackend for LocalBackend {
 
     fn list(&self) -> Result<Vec<(Digest, u64)>, StorageError> {
         let mut blobs = Vec::new();
-        for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
-            let directory = self.root.join("blobs").join(algorithm.as_str());
-            for fan in read_directory(&directory)? {
-                for entry in read_directory(&fan.path())? {
-                    let name = entry.file_name().to_string_lossy().into_owned();
-                    let Ok(digest) = format!("{}:{}", algorithm.as_str(), in_place(&name)).parse() else { continue };
-                    blobs.extend(self.listed(digest, is_aside(&name))?);
-                }
-            }
-        }
+        self.each(|digest, size| blobs.push((digest, size)))?;
         Ok(blobs)
+    }
+
+    fn total(&self) -> Result<(u64, u64), StorageError> {
+        let mut total = (0, 0);
+        self.each(|_, size| total = (total.0 + 1, total.1 + size))?;
+        Ok(total)
     }
 
     fn hash(&self, digest: &Digest) -> Result<Option<Digest>, StorageError> {
@@ -136,6 +133,23 @@ impl BlobBackend for LocalBackend {
 const AGES: std::time::Duration = std::time::Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 impl LocalBackend {
+    /// Every blob with its size, in no order.
+    fn each(&self, mut found: impl FnMut(Digest, u64)) -> Result<(), StorageError> {
+        for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
+            let directory = self.root.join("blobs").join(algorithm.as_str());
+            for fan in read_directory(&directory)? {
+                for entry in read_directory(&fan.path())? {
+                    let name = entry.file_name().to_string_lossy().into_owned();
+                    let Ok(digest) = format!("{}:{}", algorithm.as_str(), in_place(&name)).parse() else { continue };
+                    if let Some((digest, size)) = self.listed(digest, is_aside(&name))? {
+                        found(digest, size);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// An entry of the directory of blobs. What a collection that was killed had put aside is brought back.
     fn listed(&self, digest: Digest, is_aside: bool) -> Result<Option<(Digest, u64)>, StorageError> {
         let path = self.blob(&digest);

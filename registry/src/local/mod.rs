@@ -15,6 +15,7 @@ mod blobs;
 mod lists;
 mod objects;
 mod session;
+mod tree;
 mod upload;
 
 use std::collections::HashMap;

@@ -211,6 +211,19 @@ impl ObjectBackend for DirectoryObjects {
         Ok(names.filter(|name| !files::is_aside(name)).collect())
     }
 
+    fn page_of_owners(
+        &self,
+        prefix: &str,
+        leaf: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<String>, StorageError> {
+        super::tree::page(leaf, after, limit, |directory| match directory {
+            "" => self.names(prefix),
+            directory => self.names(&format!("{prefix}/{directory}")),
+        })
+    }
+
     /// Objects that were put aside count.
     fn has_any(&self, prefix: &str) -> Result<bool, StorageError> {
         let mut pending = vec![self.path(prefix)];

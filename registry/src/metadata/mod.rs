@@ -149,6 +149,17 @@ impl Metadata {
         self.names_below(key::CATALOG, "/_repository").await
     }
 
+    /// At most `limit` repositories that hold a manifest, after `after`, sorted bytewise.
+    pub(crate) async fn page_of_repositories(
+        &self,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<String>, StorageError> {
+        let (objects, after) = (self.objects.clone(), after.map(str::to_string));
+        crate::files::blocking(move || objects.page_of_owners(key::CATALOG, "_repository", after.as_deref(), limit))
+            .await
+    }
+
     /// The names between `prefix` and `suffix`, sorted.
     async fn names_below(&self, prefix: &str, suffix: &str) -> Result<Vec<RepositoryName>, StorageError> {
         let name = |key: String| {
