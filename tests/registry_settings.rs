@@ -27,6 +27,9 @@ fn settings_that_would_leave_nothing_of_the_registry_are_refused_by_name() {
         (webhook("").replace("https://r.example", "ftp://r.example"), "below `[[registry.webhook]]`"),
         (upstream("timeout = 0"), "`timeout = 0`"),
         (upstream("fetches = 0"), "fetches = 0"),
+        (upstream("realms = [\"https://auth.internal\"]"), "`https://auth.internal` is no server"),
+        (upstream("redirects = [\"*.cdn.internal\"]"), "`*.cdn.internal` is no server"),
+        (upstream("redirects = [\"fd00::1\"]"), "an IPv6 address as `[fd00::1]`"),
         (upstream("").replace("https://r.example", "https://ann:secret@r.example"), "without a user"),
         ("[[registry.quotas]]\nrepositories = [\"a b\"]\nsize = \"1GB\"\n".to_string(), "below `[[registry.quotas]]`"),
         (

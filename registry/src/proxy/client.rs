@@ -13,7 +13,7 @@ use reqwest::{Response, Url};
 use serde::Deserialize;
 
 use super::challenge::Challenge;
-use super::destination::{Road, is_named, outside, road};
+use super::destination::{Road, check_name, is_named, outside, road};
 use super::{Upstream, lock};
 use crate::{ByteStream, StorageError};
 
@@ -51,6 +51,8 @@ pub(super) struct Content {
 /// Why nothing came.
 pub(super) enum FetchError {
     Status(StatusCode),
+    /// A server that it redirects to says so.
+    Elsewhere(StatusCode),
     Unreachable(String),
     /// It wants us to do what we do not.
     Refused(String),
@@ -68,6 +70,7 @@ impl Client {
     pub(super) fn new(upstream: &Upstream) -> Result<Client, StorageError> {
         let cannot = |why: String| StorageError::new("use", format!("{} as upstream", upstream.url), why);
         let base = base(&upstream.url).map_err(cannot)?;
+        upstream.realms.iter().chain(&upstream.redirects).try_for_each(|name| check_name(name)).map_err(cannot)?;
         // Whoever installs one first wins, and any is fine.
         let _ = tokio_rustls::rustls::crypto::ring::default_provider().install_default();
         let build = |finish: &dyn Fn(reqwest::ClientBuilder) -> reqwest::ClientBuilder| {
@@ -102,7 +105,7 @@ impl Client {
     /// Where a tag points, as far as the upstream says so without giving the manifest.
     pub(super) async fn tag(&self, name: &str, tag: &str) -> Result<Option<Digest>, FetchError> {
         let url = self.url(name, &format!("manifests/{tag}"))?;
-        let response = self.ask(Method::HEAD, name, &url).await?;
+        let Some(response) = self.look(name, &url).await? else { return Ok(None) };
         let digest = response.headers().get("docker-content-digest").and_then(|value| value.to_str().ok());
         Ok(digest.and_then(|digest| digest.parse().ok()))
     }
@@ -116,8 +119,18 @@ impl Client {
 
     /// The size of a blob, as far as the upstream says so without giving the blob.
     pub(super) async fn blob_size(&self, name: &str, digest: &Digest) -> Result<Option<u64>, FetchError> {
-        match self.ask(Method::HEAD, name, &self.url(name, &format!("blobs/{digest}"))?).await {
-            Ok(response) => Ok(length(&response)),
+        let response = self.look(name, &self.url(name, &format!("blobs/{digest}"))?).await?;
+        // Some proxies leave the length out, or say that of the body that they do not send.
+        let is_said = |length: &u64| *length > 0 || *digest == Digest::of(b"");
+        Ok(response.as_ref().and_then(length).filter(is_said))
+    }
+
+    /// The head of an answer; `None` when the upstream does not say. So also what it redirects to: by a URL that is good
+    /// for GET only nothing can be looked at.
+    async fn look(&self, name: &str, url: &Url) -> Result<Option<Response>, FetchError> {
+        match self.ask(Method::HEAD, name, url).await {
+            Ok(response) => Ok(Some(response)),
+            Err(FetchError::Elsewhere(_)) => Ok(None),
             Err(FetchError::Status(status)) if is_unknown(status) => Ok(None),
             Err(error) => Err(error),
         }
@@ -177,8 +190,9 @@ impl Client {
         let known = lock(&self.tokens).get(&scope).filter(|(_, until)| *until > Instant::now()).cloned();
         let mut proof = known.map(|(token, _)| format!("Bearer {token}"));
         for _ in 0..2 {
-            let response = self.follow(&method, url, proof.as_deref()).await?;
+            let (response, road) = self.follow(&method, url, proof.as_deref()).await?;
             match response.status() {
+                status if road != Road::Own && !status.is_success() => return Err(FetchError::Elsewhere(status)),
                 StatusCode::UNAUTHORIZED => proof = Some(self.prove(url, &response, &scope).await?),
                 status if status.is_success() => return Ok(response),
                 status => return Err(FetchError::Status(status)),
@@ -188,7 +202,7 @@ impl Client {
     }
 
     /// Asks, and follows redirects. What proves who we are goes to the upstream's own server only.
-    async fn follow(&self, method: &Method, own: &Url, proof: Option<&str>) -> Result<Response, FetchError> {
+    async fn follow(&self, method: &Method, own: &Url, proof: Option<&str>) -> Result<(Response, Road), FetchError> {
         let mut url = own.clone();
         for _ in 0..=MAX_REDIRECTS {
             let road = road(own, &self.upstream.redirects, &url);
@@ -199,7 +213,7 @@ impl Client {
             }
             let response = request.send().await.map_err(|error| FetchError::Unreachable(describe(&error)))?;
             if !response.status().is_redirection() {
-                return Ok(response);
+                return Ok((response, road));
             }
             let location = response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok());
             let target = location.and_then(|location| url.join(location).ok());

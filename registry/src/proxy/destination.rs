@@ -68,7 +68,16 @@ pub(super) fn is_inner(address: IpAddr) -> bool {
             let is_link_local = segments[0] & 0xffc0 == 0xfe80;
             // Also what looks like `::10.0.0.1`.
             let is_low = segments[..6] == [0; 6];
-            is_low || is_unique_local || is_link_local || address.is_multicast() || embedded.is_some_and(is_inner_v4)
+            // Teredo has IPv4 in it, inverted; a site's own NAT64 has it anywhere.
+            let is_translated = segments[..2] == [0x2001, 0] || segments[..3] == [0x64, 0xff9b, 1];
+            let is_site_local = segments[0] & 0xffc0 == 0xfec0;
+            is_low
+                || is_translated
+                || is_site_local
+                || is_unique_local
+                || is_link_local
+                || address.is_multicast()
+                || embedded.is_some_and(is_inner_v4)
         }
     }
 }
@@ -109,9 +118,30 @@ pub(super) fn outside() -> Arc<Outside> {
     Arc::new(Outside)
 }
 
+/// Says what is wrong with a name that no server could ever have.
+pub(super) fn check_name(name: &str) -> Result<(), String> {
+    let is_plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte));
+    let url = Url::parse(&format!("https://{name}/")).ok();
+    match url.is_some_and(|url| is_plain && is_named(&[name.to_string()], &url)) {
+        true => Ok(()),
+        false => Err(format!("`{name}` is no server: expected `host` or `host:port`, an IPv6 address as `[fd00::1]`")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_of_servers_are_told_from_what_would_match_none() {
+        for good in ["cdn.internal", "CDN.internal:8443", "10.0.0.9:9000", "[fd00::1]", "[fd00::1]:443", "r.test:443"] {
+            assert_eq!(check_name(good), Ok(()), "{good}");
+        }
+        for bad in ["", "https://cdn.internal", "*.cdn.internal", "10.0.0.0/8", "fd00::1", "a@b", "a b", "a:", "0x7f.1"]
+        {
+            assert!(check_name(bad).is_err(), "{bad}");
+        }
+    }
 
     fn allowed(upstream: &str, target: &str) -> bool {
         road(&Url::parse(upstream).expect(upstream), &[], &Url::parse(target).expect(target)).is_some()
@@ -186,10 +216,15 @@ mod tests {
             "::ffff:127.0.0.1",
             "::10.0.0.1",
             "255.255.255.255",
+            "fec0::1",
+            "feff::1",
+            "2001:0:4136:e378:8000:63bf:3fff:fdd2",
+            "64:ff9b:1::1",
+            "64:ff9b:1:a00:1::",
         ] {
             assert!(is_inner(inner.parse().expect(inner)), "{inner}");
         }
-        for outer in ["1.1.1.1", "2606:4700::1111", "64:ff9b::101:101", "100.128.0.1"] {
+        for outer in ["1.1.1.1", "2606:4700::1111", "64:ff9b::101:101", "100.128.0.1", "2001:4860:4860::8888"] {
             assert!(!is_inner(outer.parse().expect(outer)), "{outer}");
         }
     }

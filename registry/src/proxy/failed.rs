@@ -51,6 +51,8 @@ impl From<FetchError> for Failed {
             FetchError::Status(status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)) => Failed::Denied(format!(
                 "the upstream answered {status}: it wants another login, or has no such repository"
             )),
+            FetchError::Elsewhere(StatusCode::NOT_FOUND) => Failed::NotThere,
+            FetchError::Elsewhere(status) => Failed::Away(format!("where it redirects to answered {status}")),
             FetchError::Status(status) => Failed::Away(format!("it answered {status}")),
             FetchError::Unreachable(why) => Failed::Away(why),
             FetchError::Refused(why) => Failed::Wrong(why),

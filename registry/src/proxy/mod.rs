@@ -198,8 +198,8 @@ impl Asking<'_> {
     async fn for_referrers(&self, subject: &cfc_oci::Digest) -> Result<Brought, ApiError> {
         match self.source.referrers(self.registry, self.remote, subject).await {
             Ok(referrers) => Ok(Brought::Referrers(referrers)),
-            Err(Failed::Away(why)) => {
-                tracing::warn!(name = %self.name, %subject, why, "serving the referrers that are kept");
+            Err(failed @ (Failed::Away(_) | Failed::Busy)) => {
+                tracing::warn!(name = %self.name, %subject, ?failed, "serving the referrers that are kept");
                 Ok(Brought::Here)
             }
             Err(failed) => here(Err(failed)),

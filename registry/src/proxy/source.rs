@@ -2,15 +2,14 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::response::Response;
 use bytes::Bytes;
 use cfc_oci::{Descriptor, Digest, Hasher, RepositoryName, Tag};
 use futures::StreamExt;
-use http::StatusCode;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant as Deadline, timeout_at};
+use tokio::time::{Instant as Deadline, timeout, timeout_at};
 
 use super::client::{Client, FetchError};
 use super::failed::Failed;
@@ -24,6 +23,14 @@ use crate::{AppendError, ByteStream, CommitError, StorageError};
 
 /// Fetches that wait for their turn.
 const WAITING: usize = 1000;
+
+/// How long somebody waits for the turn to ask what is answered at once, and how long for the answer who has another to
+/// fall back on.
+const TURN_PATIENCE: Duration = Duration::from_secs(10);
+const RENEWAL_PATIENCE: Duration = Duration::from_secs(10);
+
+/// For how long an upstream that was away is not asked by those who have something to fall back on.
+const AWAY_FOR: Duration = Duration::from_secs(5);
 
 /// What is remembered of, and fetched for, one repository: a kind and a reference.
 type Key = (String, String);
@@ -42,6 +49,10 @@ pub(super) struct Source {
     blobs: Arc<Semaphore>,
     /// Turns to ask for anything else.
     questions: Arc<Semaphore>,
+    /// Turns to be passed a blob, whose pace is the client's.
+    passing: Arc<Semaphore>,
+    /// When it was away last.
+    away: Mutex<Option<Instant>>,
 }
 
 /// What is to be fetched.
@@ -62,6 +73,13 @@ impl Wanted {
     }
 }
 
+/// What came of asking for one who has something to fall back on.
+enum Asked {
+    Answered(Result<(), Failed>),
+    /// Why there is no answer.
+    Unanswered(String),
+}
+
 /// A manifest as it came, verified.
 struct Manifest {
     facts: ManifestFacts,
@@ -80,6 +98,8 @@ impl Source {
             fetching: Flights::default(),
             blobs: turns(),
             questions: turns(),
+            passing: turns(),
+            away: Mutex::default(),
             upstream,
         })
     }
@@ -98,42 +118,97 @@ impl Source {
         if kept.is_some() && is_fresh {
             return Ok(());
         }
-        match self.renew_tag(registry, name, remote, tag, kept.as_ref()).await {
-            Ok(()) => {
+        let renewed = match kept {
+            Some(_) if self.is_away() => return Ok(()),
+            Some(kept) => self.renew_tag(registry, name, remote, tag, kept).await,
+            None => Asked::Answered(self.fetch(registry, name, remote, Wanted::Manifest(tag.to_string())).await),
+        };
+        match renewed {
+            Asked::Answered(Ok(())) => {
                 remember(&self.looked_up, key);
                 Ok(())
             }
-            Err(Failed::Away(why)) if kept.is_some() => {
+            Asked::Answered(failed) => failed,
+            Asked::Unanswered(why) => {
                 tracing::warn!(%name, %tag, why, "serving a tag as it was");
                 Ok(())
             }
-            failed => failed,
         }
     }
 
-    /// Fetches what a tag points at unless that is here: upstreams count what is fetched rather than what is asked.
+    fn is_away(&self) -> bool {
+        lock(&self.away).is_some_and(|when| when.elapsed() < AWAY_FOR)
+    }
+
+    /// Fetches what a tag points at unless that is here: upstreams count what is fetched rather than what is asked. All who
+    /// ask for the same tag wait for one.
     async fn renew_tag(
         self: &Arc<Self>,
         registry: &Arc<Inner>,
         name: &RepositoryName,
         remote: &str,
         tag: &Tag,
-        kept: Option<&Digest>,
-    ) -> Result<(), Failed> {
-        if let Some(kept) = kept
-            && registry.metadata.claim_manifest(name, kept).await?
-        {
-            let asked = self.ask(self.client.tag(remote, tag.as_str())).await?;
-            match asked {
-                Ok(Some(found)) if found == *kept => return Ok(()),
-                Err(error @ (FetchError::Status(StatusCode::NOT_FOUND) | FetchError::Unreachable(_))) => {
-                    return Err(error.into());
+        kept: Digest,
+    ) -> Asked {
+        let begin = || {
+            let (source, registry, name) = (self.clone(), registry.clone(), name.clone());
+            let (remote, tag) = (remote.to_string(), tag.clone());
+            async move {
+                let has_manifest = registry.metadata.claim_manifest(&name, &kept).await?;
+                let is_same = has_manifest && source.points_at(&remote, &tag).await?.is_some_and(|found| found == kept);
+                match is_same {
+                    true => Ok(()),
+                    false => source.fetch(&registry, &name, &remote, Wanted::Manifest(tag.to_string())).await,
                 }
-                // It moved, or the upstream does not say.
-                _ => {}
             }
+        };
+        self.fall_back(&(name.to_string(), format!("tags/{tag}")), begin).await
+    }
+
+    /// Where the upstream says that a tag points; `None` when it does not say.
+    async fn points_at(&self, remote: &str, tag: &Tag) -> Result<Option<Digest>, Failed> {
+        let question = async {
+            if self.is_away() {
+                return Err(Failed::Away("it was away a moment ago".to_string()));
+            }
+            self.patiently(self.client.tag(remote, tag.as_str())).await
+        };
+        self.ask(question).await?
+    }
+
+    /// An answer that must not take long, since who asks has something to fall back on.
+    async fn patiently<T>(&self, question: impl Future<Output = Result<T, FetchError>>) -> Result<T, Failed> {
+        let answer = match timeout(RENEWAL_PATIENCE, question).await {
+            Ok(answer) => answer.map_err(Failed::from),
+            Err(_) => Err(Failed::Away("it does not answer".to_string())),
+        };
+        if let Err(Failed::Away(_)) = answer {
+            *lock(&self.away) = Some(Instant::now());
         }
-        self.fetch(registry, name, remote, Wanted::Manifest(tag.to_string())).await
+        answer
+    }
+
+    /// Joins `begin`, as one who has something to fall back on when nobody answers.
+    async fn fall_back<Work>(&self, key: &Key, begin: impl FnOnce() -> Work) -> Asked
+    where
+        Work: Future<Output = Result<(), Failed>> + Send + 'static,
+    {
+        let Some(flight) = self.fetching.join(key, self.most(), begin) else {
+            return Asked::Unanswered("too much is asked already".to_string());
+        };
+        match flight.await.unwrap_or(Err(Failed::Storage)) {
+            Err(Failed::Away(why)) => {
+                *lock(&self.away) = Some(Instant::now());
+                Asked::Unanswered(why)
+            }
+            Err(Failed::Busy) => Asked::Unanswered("it has no turn to be asked".to_string()),
+            answered => Asked::Answered(answered),
+        }
+    }
+
+    /// Fetches and questions at once, those that wait included.
+    fn most(&self) -> usize {
+        self.upstream.fetches.saturating_add(WAITING)
     }
 
     /// Fetches, or waits for who does.
@@ -162,7 +237,7 @@ impl Source {
                 fetched
             }
         };
-        let fetching = self.fetching.join(&key, self.upstream.fetches.saturating_add(WAITING), begin);
+        let fetching = self.fetching.join(&key, self.most(), begin);
         fetching.ok_or(Failed::Busy)?.await.unwrap_or_else(|| {
             tracing::error!(%name, "fetching from an upstream broke off by a fault of ours");
             Err(Failed::Storage)
@@ -265,7 +340,7 @@ impl Source {
     /// Gives the client a blob that is not kept.
     pub(super) async fn pass_blob(&self, remote: &str, digest: &Digest) -> Result<Response, Failed> {
         let deadline = self.deadline();
-        let turn = turn(&self.blobs, deadline).await?;
+        let turn = turn(&self.passing, deadline).await?;
         let content = within(deadline, self.client.blob(remote, digest)).await??;
         Ok(passing::blob(digest, content.length, until(deadline, content.bytes), turn))
     }
@@ -282,21 +357,24 @@ impl Source {
         Ok(passing::manifest(&digest, &facts.media_type, bytes, is_head))
     }
 
-    /// What refers to a manifest at the upstream.
+    /// What refers to a manifest at the upstream. One that is away is not asked again at once.
     pub(super) async fn referrers(
         &self,
         registry: &Inner,
         remote: &str,
         subject: &Digest,
     ) -> Result<Vec<Descriptor>, Failed> {
+        if self.is_away() {
+            return Err(Failed::Away("it was away a moment ago".to_string()));
+        }
         let limit = registry.options.max_manifest_bytes;
-        Ok(self.ask(self.client.referrers(remote, subject, limit)).await??)
+        self.ask(self.patiently(self.client.referrers(remote, subject, limit))).await?
     }
 
     /// Has its turn to ask something that is answered at once.
     async fn ask<T>(&self, question: impl Future<Output = T>) -> Result<T, Failed> {
         let deadline = self.deadline();
-        let _turn = turn(&self.questions, deadline).await?;
+        let _turn = turn(&self.questions, deadline.min(Deadline::now() + TURN_PATIENCE)).await?;
         within(deadline, question).await
     }
 

@@ -695,7 +695,12 @@ async fn a_tag_is_renewed_by_whoever_asks_for_it_and_fetched_when_it_moved() {
         is(None);
         assert_eq!(ask().await, digest("second"), "{method}: it is served while the upstream is away");
         is(Some(index("third")));
-        assert_eq!(ask().await, digest("third"), "{method}: and found to have moved afterwards");
+        let found = async {
+            while ask().await != digest("third") {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), found).await.expect("it is found to have moved afterwards");
     }
 }
 
@@ -755,4 +760,115 @@ async fn what_refers_to_an_image_of_an_upstream_is_listed() {
     expect_error(server.get(&format!("/v2/hub/odd/referrers/{subject}")).await, 502, "UNKNOWN").await;
     *is_away.lock().expect("nobody panics") = true;
     assert_eq!(listed("api", "").await, digests(&[]), "what is kept here, which is nothing");
+}
+
+/// An upstream that answers until it is silenced, and whether it is and how often it was asked.
+async fn moody(json: String) -> (u16, Arc<Mutex<(bool, usize)>>) {
+    let state = Arc::new(Mutex::new((false, 0)));
+    let shared = state.clone();
+    let router = axum::Router::new().fallback(move || {
+        let (state, json) = (shared.clone(), json.clone());
+        async move {
+            let is_silent = {
+                let mut state = state.lock().expect("nobody panics");
+                state.1 += 1;
+                state.0
+            };
+            if is_silent {
+                std::future::pending::<()>().await;
+            }
+            ([("content-type", cfc_oci::media_type::INDEX)], json)
+        }
+    });
+    (serve(router).await, state)
+}
+
+#[tokio::test]
+async fn what_is_kept_is_served_while_the_upstream_hangs() {
+    let (port, state) = moody(crate::harness::index(&[], "")).await;
+    let hanging = Upstream { fetches: 2, timeout: Duration::from_secs(2), ..upstream("hub", &at(port)) };
+    let server = start(vec![hanging]).await;
+    let paths: Vec<String> = (0..40).map(|number| format!("/v2/hub/a/manifests/v{number}")).collect();
+    for path in &paths {
+        expect(&server.get(path).await, 200);
+    }
+    *state.lock().expect("nobody panics") = (true, 0);
+    let pull_all =
+        || futures::future::join_all(paths.iter().map(|path| async { expect(&server.get(path).await, 200) }));
+    tokio::time::timeout(Duration::from_secs(60), pull_all()).await.expect("nobody waits for others' questions");
+    assert!(state.lock().expect("nobody panics").1 <= 4, "it is not asked for every tag");
+    // Who asks for one tag at once asks once.
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    state.lock().expect("nobody panics").1 = 0;
+    futures::future::join_all((0..40).map(|_| async { expect(&server.get(&paths[0]).await, 200) })).await;
+    assert_eq!(state.lock().expect("nobody panics").1, 1);
+    let referrers = format!("/v2/hub/a/referrers/{}", Digest::of(b"x"));
+    expect(&server.get(&referrers).await, 200);
+    assert_eq!(state.lock().expect("nobody panics").1, 1, "it was away a moment ago");
+}
+
+#[tokio::test]
+async fn a_blob_is_looked_for_where_only_fetching_is_signed() {
+    let content = noise(5000, 1);
+    let path = format!("/v2/hub/a/blobs/{}", Digest::of(&content));
+    let store = axum::Router::new().fallback(|request: Request| async move {
+        match request.method().as_str() {
+            "GET" => (http::StatusCode::OK, noise(5000, 1)),
+            _ => (http::StatusCode::FORBIDDEN, Vec::new()),
+        }
+    });
+    let store = serve(store).await;
+    let (port, _) = fake(move |_, _| answer(307, "").with("location", format!("{}/blob", at(store)))).await;
+    let redirected = Upstream { redirects: vec![format!("127.0.0.1:{store}")], ..upstream("hub", &at(port)) };
+    let looked = start(vec![redirected]).await.head(&path).await;
+    expect(&looked, 200);
+    assert_eq!(header(&looked, "content-length"), "5000");
+    // One that says of every blob that it is nothing.
+    let nothing = axum::Router::new().fallback(|request: Request| async move {
+        let body = if request.method() == "GET" { noise(5000, 1) } else { Vec::new() };
+        ([("content-length", body.len().to_string())], body)
+    });
+    let server = start(vec![upstream("hub", &at(serve(nothing).await))]).await;
+    assert_eq!(header(&server.head(&path).await, "content-length"), "5000");
+}
+
+#[tokio::test]
+async fn who_takes_long_to_take_a_blob_keeps_nobody_from_another() {
+    let large = noise(20_000_000, 1);
+    let (large_digest, small_digest) = (Digest::of(&large), Digest::of(&noise(100, 2)));
+    let small = format!("/blobs/{small_digest}");
+    let large = Arc::new(large);
+    let router = axum::Router::new().fallback(move |request: Request| {
+        let body = if request.uri().path().ends_with(&small) { noise(100, 2) } else { large.to_vec() };
+        async move { body }
+    });
+    let port = serve(router).await;
+    let quotas = Quotas { blob: Some(1000), ..Quotas::default() };
+    let upstreams = vec![Upstream { fetches: 1, ..upstream("hub", &at(port)) }];
+    let server = Server::start_with(Options { upstreams, quotas, ..Options::default() }).await;
+    let stopped = server.get(&format!("/v2/hub/a/blobs/{large_digest}")).await;
+    expect(&stopped, 200);
+    // It has the head, and does not read on.
+    let other = async { bytes(&server, &format!("/v2/hub/a/blobs/{small_digest}")).await };
+    let other = tokio::time::timeout(Duration::from_secs(30), other).await.expect("another blob is fetched meanwhile");
+    assert!(other == noise(100, 2));
+    drop(stopped);
+}
+
+#[tokio::test]
+async fn an_upstream_that_has_enough_is_not_asked_for_more() {
+    let json = crate::harness::index(&[], "");
+    let has_enough = Arc::new(Mutex::new(false));
+    let enough = has_enough.clone();
+    let (port, asked) = fake(move |_, _| match *enough.lock().expect("nobody panics") {
+        true => answer(429, ""),
+        false => answer(200, json.clone()).with("content-type", cfc_oci::media_type::INDEX),
+    })
+    .await;
+    let server = start(vec![upstream("hub", &at(port))]).await;
+    expect(&server.get("/v2/hub/a/manifests/v1").await, 200);
+    *has_enough.lock().expect("nobody panics") = true;
+    let before = asked_for(&asked, "");
+    expect(&server.get("/v2/hub/a/manifests/v1").await, 200);
+    assert_eq!(asked_for(&asked, "") - before, 1);
 }
