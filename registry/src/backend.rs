@@ -39,6 +39,12 @@ pub trait BlobBackend: Send + Sync {
         is_wanted: &dyn Fn() -> Result<bool, StorageError>,
     ) -> Result<bool, StorageError>;
 
+    /// Whether content stays that somebody has just linked and that was there before: not when it is being removed by
+    /// another process, which has not seen the link. A hold says as much to this process.
+    async fn stays(&self, _digest: &Digest) -> Result<bool, StorageError> {
+        Ok(true)
+    }
+
     /// Takes the content away, to where a person can look at it. Blocks.
     fn quarantine(&self, digest: &Digest) -> Result<(), StorageError>;
 

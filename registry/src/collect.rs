@@ -89,7 +89,8 @@ impl Inner {
         let registry = self.clone();
         let collected = blocking(move || Collection::begin(&registry, rules, is_dry_run)?.finish()).await;
         if !is_dry_run {
-            self.metrics.collection_ended(collected.as_ref().ok().map(|done| &done.counts));
+            let done = collected.as_ref().ok().filter(|done| done.failure.is_none());
+            self.metrics.collection_ended(done.map(|done| &done.counts));
         }
         let mut collected = collected?;
         for (name, digest, subject) in collected.forgotten.drain(..) {
@@ -98,7 +99,7 @@ impl Inner {
         if !is_dry_run {
             self.take_stock_again().await?;
         }
-        Ok(collected.counts)
+        collected.failure.map_or(Ok(collected.counts), Err)
     }
 }
 
@@ -106,6 +107,8 @@ impl Inner {
 struct Done {
     counts: Collected,
     forgotten: Vec<(RepositoryName, Digest, Option<Digest>)>,
+    /// What went wrong in the end, when all else had been done.
+    failure: Option<StorageError>,
 }
 
 /// One collection: first it learns what refers to what, then it removes the rest.
@@ -129,7 +132,7 @@ struct Contents {
 
 impl<'a> Collection<'a> {
     fn begin(registry: &'a Inner, rules: Rules, is_dry_run: bool) -> Result<Collection<'a>, StorageError> {
-        let done = Done { counts: Collected::default(), forgotten: Vec::new() };
+        let done = Done { counts: Collected::default(), forgotten: Vec::new(), failure: None };
         let now = registry.metadata.now()?;
         let mut collection = Collection { registry, rules, is_dry_run, now, repositories: HashMap::new(), done };
         for found in registry.metadata.walk_repositories()? {
@@ -143,7 +146,11 @@ impl<'a> Collection<'a> {
 
     fn note_manifest(&mut self, name: RepositoryName, digest: Digest) {
         let parsed = match self.registry.metadata.peek_manifest(&name, &digest) {
-            Ok(None) => return,
+            Ok(None) => match self.registry.metadata.manifest_touched(&name, &digest) {
+                Ok(None) => return,
+                Ok(Some(_)) => Err("somebody is about to put it".to_string()),
+                Err(error) => Err(Chain(&error).to_string()),
+            },
             Ok(Some((media_type, bytes))) => {
                 ManifestFacts::parse(Some(&media_type), &bytes).map_err(|error| error.to_string())
             }
@@ -178,7 +185,10 @@ impl<'a> Collection<'a> {
         let linked = self.unlink()?;
         self.remove_blobs(&linked)?;
         if !self.is_dry_run {
-            self.done.counts.uploads = self.registry.uploads.expire(self.registry.options.upload_expiry)?;
+            match self.registry.uploads.expire(self.registry.options.upload_expiry) {
+                Ok(uploads) => self.done.counts.uploads = uploads,
+                Err(error) => self.done.failure = Some(error),
+            }
         }
         Ok(self.done)
     }

@@ -5,6 +5,7 @@
 //! anew. Kept in memory: a registry of several processes lets each have its own count.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cfc_oci::{Digest, RepositoryName};
@@ -146,12 +147,16 @@ impl Ledger {
     }
 }
 
-/// What one request may bring to an upload.
+/// What one request may bring to an upload. When it is dropped because the client is gone, what has not come is not
+/// reserved any more.
 pub(crate) struct Budget<'a> {
     registry: &'a Arc<Inner>,
     name: &'a RepositoryName,
     id: Uuid,
     before: u64,
+    /// What the upload may have got to.
+    size: Arc<AtomicU64>,
+    is_settled: bool,
     /// Why no more may come.
     exceeded: Arc<Mutex<Option<ApiError>>>,
 }
@@ -168,21 +173,22 @@ impl<'a> Budget<'a> {
         let ledger = &registry.ledger;
         let status = if registry.is_watched() { registry.uploads.status(name, id).await? } else { None };
         let before = status.map_or(0, |status| status.size);
-        let budget = Budget { registry, name, id, before, exceeded: Arc::default() };
         // An upload that is not there is told so by whoever writes to it.
         if status.is_some() {
             ledger.grow(name.as_str(), id, before.saturating_add(length.unwrap_or(0)))?;
         }
-        Ok(budget)
+        let (size, is_settled) = (Arc::new(AtomicU64::new(before)), status.is_none());
+        Ok(Budget { registry, name, id, before, size, is_settled, exceeded: Arc::default() })
     }
 
     /// The bytes of the request, which end where there is no room.
     pub(crate) fn stream<'b>(&self, bytes: ByteStream<'b>) -> ByteStream<'b> {
         let (registry, name, id) = (self.registry.clone(), self.name.to_string(), self.id);
-        let (mut size, exceeded) = (self.before, self.exceeded.clone());
+        let (mut size, grown, exceeded) = (self.before, self.size.clone(), self.exceeded.clone());
         let count = move |frame: Result<bytes::Bytes, String>| {
             let frame = frame?;
             size += frame.len() as u64;
+            grown.store(size, Ordering::Relaxed);
             registry.ledger.grow(&name, id, size).map_err(|error| {
                 *exceeded.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
                 "there is no room for it".to_string()
@@ -194,18 +200,37 @@ impl<'a> Budget<'a> {
 
     /// What the upload has now is what is reserved, whatever was promised. Gives the error of a request that failed for
     /// want of room, and else `error`.
-    pub(crate) async fn failed(self, error: ApiError) -> Result<ApiError, ApiError> {
-        self.settle().await?;
+    pub(crate) async fn failed(mut self, error: ApiError) -> Result<ApiError, ApiError> {
+        self.settle_now().await?;
         let exceeded = self.exceeded.lock().unwrap_or_else(PoisonError::into_inner).take();
         Ok(exceeded.unwrap_or(error))
     }
 
-    pub(crate) async fn settle(&self) -> Result<(), ApiError> {
+    pub(crate) async fn settle(mut self) -> Result<(), ApiError> {
+        self.settle_now().await
+    }
+
+    /// The upload has become a blob, which whoever links it counts.
+    pub(crate) fn spent(mut self) {
+        self.is_settled = true;
+    }
+
+    async fn settle_now(&mut self) -> Result<(), ApiError> {
         if self.registry.ledger.is_limited() {
             let status = self.registry.uploads.status(self.name, self.id).await?;
             self.registry.ledger.settle(self.name.as_str(), self.id, status.map(|status| status.size));
         }
+        self.is_settled = true;
         Ok(())
+    }
+}
+
+impl Drop for Budget<'_> {
+    fn drop(&mut self) {
+        if !self.is_settled && self.registry.ledger.is_limited() {
+            let size = self.size.load(Ordering::Relaxed);
+            self.registry.ledger.settle(self.name.as_str(), self.id, Some(size));
+        }
     }
 }
 

@@ -3,9 +3,11 @@ moto_server runs it, it lets several be the first to put an object if absent."""
 import os
 import sys
 import threading
+import time
 
 from moto.s3.exceptions import NoSuchUpload
-from moto.s3.models import S3Backend
+from moto.s3.models import FakeMultipart, S3Backend
+from moto.s3.responses import S3Response
 from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import run_simple
 
@@ -26,6 +28,26 @@ def known(method):
     return call
 
 
+def dated(method):
+    """moto says of every multipart upload that it was begun in 2010."""
+
+    def call(response):
+        status, headers, body = method(response)
+        for upload in response.backend.list_multipart_uploads(response.bucket_name).values():
+            if upload.key_name.startswith(response.querystring.get("prefix", [""])[0]):
+                body = body.replace("2010-11-10T20:48:33", upload.begun, 1)
+        return status, headers, body
+
+    return call
+
+
+def begin(upload, *rest, make=FakeMultipart.__init__, **named):
+    make(upload, *rest, **named)
+    upload.begun = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
+
+
+FakeMultipart.__init__ = begin
+S3Response.list_multipart_uploads = dated(S3Response.list_multipart_uploads)
 S3Backend.upload_part = known(S3Backend.upload_part)
 S3Backend.complete_multipart_upload = known(S3Backend.complete_multipart_upload)
 threading.Thread(target=end_with_stdin, daemon=True).start()

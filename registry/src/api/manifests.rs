@@ -221,7 +221,7 @@ async fn store(
     let put = tags.iter().map(|tag| async move {
         let is_immutable = registry.options.is_immutable(name, tag);
         match metadata.put_tag(name, tag, descriptor, is_immutable).await? {
-            true => Ok(()),
+            true => Ok(metadata.require_tag_note(name, tag, digest).await?),
             false => Err(ApiError::new(Problem::TagImmutable, tag)),
         }
     });

@@ -2,6 +2,7 @@
 //! cancel.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use axum::body::Body;
 use axum::response::Response;
@@ -12,6 +13,7 @@ use uuid::Uuid;
 use super::{Call, empty, set, set_digest, stream};
 use crate::error::{ApiError, Problem};
 use crate::quota::{Arrival, Budget};
+use crate::registry::Inner;
 use crate::route::parse_digest;
 use crate::{Action, AppendError, CommitError, range};
 
@@ -52,7 +54,17 @@ async fn push(call: &Call<'_>, body: &mut Body, name: &RepositoryName, digest: &
     let _hold = registry.holds.hold([digest.clone()]);
     registry.uploads.push(name, stream(call, body), digest).await?;
     registry.metadata.link_blob(name, digest).await?;
+    require_stay(call, digest, digest).await?;
     Ok(created(name, digest))
+}
+
+/// Fails when the content that was not stored once more, since another repository held it, is going with that repository's
+/// link: whoever pushes it again stores it.
+async fn require_stay(call: &Call<'_>, digest: &Digest, what: impl std::fmt::Display) -> Result<(), ApiError> {
+    match call.registry.blobs.stays(digest).await? {
+        true => Ok(()),
+        false => Err(ApiError::new(Problem::UploadUnknown, what)),
+    }
 }
 
 /// By way of an upload, whose id has what it reserved counted even if the client goes away and something of it stays.
@@ -65,13 +77,40 @@ async fn push_counted(
     let registry = call.registry;
     registry.admit_upload(name, call.content_length().unwrap_or(0)).await?;
     let id = registry.uploads.begin(name, digest.algorithm()).await?;
+    // Nobody knows the id, so nobody can go on, also when the client goes away.
+    let mut unknown = Unknown { registry, name, id, is_over: false };
     let finished = finish(call, body, name, id, None, digest).await;
     if finished.is_err() {
-        // Nobody knows the id, so nobody can go on.
         registry.uploads.abort(name, id).await?;
         registry.release(name, id);
     }
+    unknown.is_over = true;
     finished
+}
+
+/// An upload whose id nobody knows, and which ends with its request.
+struct Unknown<'a> {
+    registry: &'a Arc<Inner>,
+    name: &'a RepositoryName,
+    id: Uuid,
+    is_over: bool,
+}
+
+impl Drop for Unknown<'_> {
+    fn drop(&mut self) {
+        if self.is_over {
+            return;
+        }
+        let (registry, name, id) = (self.registry.clone(), self.name.clone(), self.id);
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                if let Err(error) = registry.uploads.abort(&name, id).await {
+                    tracing::warn!(upload = %id, %error, "an upload without a client is left to its expiry");
+                }
+                registry.release(&name, id);
+            });
+        }
+    }
 }
 
 pub(super) async fn status(call: &Call<'_>, name: &RepositoryName, id: Uuid) -> Result<Response, ApiError> {
@@ -138,7 +177,9 @@ async fn finish(
     let is_new = registry.is_new(digest).await?;
     let error = match registry.uploads.commit(name, id, chunk, budget.stream(stream(call, body)), digest).await {
         Ok(size) => {
+            budget.spent();
             registry.link(name, digest, size, Arrival::Uploaded(id, is_new)).await?;
+            require_stay(call, digest, id).await?;
             return Ok(created(name, digest));
         }
         Err(CommitError::Append(error)) => explain(error, name, id),
@@ -166,7 +207,8 @@ async fn mount(call: &Call<'_>, name: &RepositoryName, digest: &Digest) -> Resul
     let Some(size) = call.registry.blobs.stat(digest).await? else { return Ok(false) };
     call.registry.take_stock_once().await?;
     call.registry.link(name, digest, size, Arrival::Mounted).await?;
-    Ok(true)
+    // The source may have given it up in between. If so, the link is garbage until the client has pushed the blob.
+    Ok(call.registry.blobs.stays(digest).await?)
 }
 
 async fn first_to_pull_from(call: &Call<'_>, sources: Vec<RepositoryName>) -> Option<RepositoryName> {

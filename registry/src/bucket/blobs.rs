@@ -19,6 +19,10 @@ use crate::hash::ResumableHasher;
 use crate::{BlobBackend, BlobStream, StorageError};
 
 const BLOBS: &str = "registry/blobs/";
+/// What a pointer's place says while content is being removed; sorts before all pointers.
+const GOING: &str = "!going-";
+/// How long whoever links content believes that it is going. Who is slower in removing it has died.
+const GOING_FOR: Duration = Duration::from_secs(60 * 60);
 const QUARANTINE: &str = "registry/quarantine/";
 pub(super) const DATA: &str = "registry/data/";
 
@@ -38,20 +42,32 @@ pub(super) struct Pointer {
 /// Pointers whose content was there a moment ago. Content never changes, and whoever asks for it has found a link to it,
 /// so one that is out of date shows when it is followed.
 #[derive(Default)]
-pub(super) struct Pointers(Mutex<HashMap<Digest, (Pointer, Instant)>>);
+pub(super) struct Pointers(Mutex<HashMap<Digest, Believed>>);
+
+struct Believed {
+    pointer: Pointer,
+    read: Instant,
+    /// We have put it ourselves, so it is too young to go.
+    is_ours: bool,
+}
 
 impl Pointers {
     fn get(&self, digest: &Digest) -> Option<Pointer> {
         let pointers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        pointers.get(digest).filter(|(_, read)| read.elapsed() < BELIEVED_FOR).map(|(pointer, _)| *pointer)
+        pointers.get(digest).filter(|believed| believed.read.elapsed() < BELIEVED_FOR).map(|believed| believed.pointer)
     }
 
-    fn put(&self, digest: &Digest, pointer: Pointer) {
+    fn is_ours(&self, digest: &Digest) -> bool {
+        let pointers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        pointers.get(digest).is_some_and(|believed| believed.is_ours && believed.read.elapsed() < BELIEVED_FOR)
+    }
+
+    fn put(&self, digest: &Digest, pointer: Pointer, is_ours: bool) {
         let mut pointers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if pointers.len() >= MAX_BELIEVED {
             pointers.clear();
         }
-        pointers.insert(digest.clone(), (pointer, Instant::now()));
+        pointers.insert(digest.clone(), Believed { pointer, read: Instant::now(), is_ours });
     }
 
     pub(super) fn forget(&self, digest: &Digest) {
@@ -84,7 +100,9 @@ impl BucketBackend {
     /// Makes content a blob's.
     pub(super) async fn point(&self, digest: &Digest, pointer: Pointer) -> Result<(), StorageError> {
         let key = format!("{}{}-{}", pointers_key(digest), pointer.data, pointer.size);
-        self.store.put(&key, bytes::Bytes::new()).await
+        self.store.put(&key, bytes::Bytes::new()).await?;
+        self.pointers.put(digest, pointer, true);
+        Ok(())
     }
 
     async fn listed_pointers(&self, digest: &Digest) -> Result<Vec<Listed>, StorageError> {
@@ -102,7 +120,7 @@ impl BucketBackend {
         }
         for pointer in self.listed_pointers(digest).await?.iter().filter_map(|listed| parse_pointer(&listed.key)) {
             if self.is_sound(pointer).await? {
-                self.pointers.put(digest, pointer);
+                self.pointers.put(digest, pointer, false);
                 return Ok(Some(pointer));
             }
         }
@@ -142,7 +160,7 @@ impl BucketBackend {
         }
         for pointer in self.listed_pointers(digest).await?.iter().filter_map(|listed| parse_pointer(&listed.key)) {
             if let Some(found) = follow(pointer).await? {
-                self.pointers.put(digest, pointer);
+                self.pointers.put(digest, pointer, false);
                 return Ok(Some(found));
             }
         }
@@ -180,9 +198,11 @@ impl BucketBackend {
         Ok(Some(hasher.finish()))
     }
 
-    /// All content that something points at.
-    pub(super) async fn pointed_at(&self) -> Result<Vec<Uuid>, StorageError> {
+    /// All content that something points at. Forgets what was said to be going before `cutoff`.
+    pub(super) async fn pointed_at(&self, cutoff: SystemTime) -> Result<Vec<Uuid>, StorageError> {
         let mut listed = self.store.list(BLOBS).await?;
+        let is_over = |listed: &&Listed| listed.put <= cutoff && listed.key.contains(GOING);
+        self.store.delete_all(listed.iter().filter(is_over).map(|listed| listed.key.clone())).await?;
         listed.extend(self.store.list(QUARANTINE).await?);
         Ok(listed.iter().filter_map(|listed| parse_pointer(&listed.key)).map(|pointer| pointer.data).collect())
     }
@@ -227,20 +247,38 @@ impl BlobBackend for BucketBackend {
         cutoff: SystemTime,
         is_wanted: &dyn Fn() -> Result<bool, StorageError>,
     ) -> Result<bool, StorageError> {
-        let listed = self.store.wait(self.listed_pointers(digest))?;
+        let mut listed = self.store.wait(self.listed_pointers(digest))?;
+        listed.retain(|listed| parse_pointer(&listed.key).is_some());
         if listed.is_empty() || listed.iter().any(|pointer| pointer.put > cutoff) || is_wanted()? {
             return Ok(false);
         }
+        // Whoever links it from now on sees that it is going; who did so before is seen.
+        let going = format!("{}{GOING}{}", pointers_key(digest), Uuid::new_v4());
+        self.store.wait(self.store.put(&going, bytes::Bytes::new()))?;
+        let is_wanted = is_wanted()?;
         self.pointers.forget(digest);
         self.store.wait(async {
-            for pointer in listed {
+            for pointer in listed.iter().filter(|_| !is_wanted) {
                 self.store.delete(&pointer.key).await?;
                 if let Some(Pointer { data, .. }) = parse_pointer(&pointer.key) {
                     self.store.delete(&data_key(data)).await?;
                 }
             }
-            Ok(true)
+            self.store.delete(&going).await?;
+            Ok(!is_wanted)
         })
+    }
+
+    async fn stays(&self, digest: &Digest) -> Result<bool, StorageError> {
+        if self.pointers.is_ours(digest) {
+            return Ok(true);
+        }
+        self.pointers.forget(digest);
+        let listed = self.listed_pointers(digest).await?;
+        let is_young =
+            |listed: &Listed| self.store.now().duration_since(listed.put).map_or(true, |age| age < GOING_FOR);
+        let is_going = listed.iter().any(|listed| listed.key.contains(GOING) && is_young(listed));
+        Ok(!is_going && self.pointer(digest).await?.is_some())
     }
 
     fn quarantine(&self, digest: &Digest) -> Result<(), StorageError> {
@@ -255,7 +293,7 @@ impl BlobBackend for BucketBackend {
     }
 
     fn has(&self, digest: &Digest) -> Result<bool, StorageError> {
-        Ok(!self.store.wait(self.listed_pointers(digest))?.is_empty())
+        Ok(self.store.wait(self.listed_pointers(digest))?.iter().any(|listed| parse_pointer(&listed.key).is_some()))
     }
 
     fn hash(&self, digest: &Digest) -> Result<Option<Digest>, StorageError> {

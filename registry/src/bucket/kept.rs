@@ -7,7 +7,11 @@
 //! Whoever makes an old object young says so first, then looks whether it is still there, and puts the version only
 //! then. A collection deletes the versions first and looks then whether anybody said so, before it removes what depends
 //! on the object. Of the two, one sees the other.
+//!
+//! A deletion that somebody asks for is stronger: an object that is made young keeps the name of the version that was
+//! there, and the deletion leaves word that all by that name are gone. So it does not come back with who was slow.
 
+use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -19,6 +23,18 @@ use crate::StorageError;
 
 const MARK: char = '!';
 const NEW: &str = "new-";
+const GONE: &str = "gone-";
+
+/// What the last part of a key says about a kept object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mark<'a> {
+    /// It is there, by the name under which it was put first.
+    There(&'a str),
+    /// It is about to be made young.
+    New,
+    /// By that name, it is not there any more.
+    Gone(&'a str),
+}
 
 /// The versions of one kept object.
 #[derive(Default)]
@@ -26,16 +42,52 @@ pub(super) struct Versions {
     pub there: Vec<Listed>,
     /// Announced, and perhaps put by now.
     pub announced: Vec<Listed>,
+    /// Put, or found, by somebody who did not know yet that the object was deleted.
+    dead: Vec<Listed>,
+    gone: Vec<Listed>,
 }
 
-/// The key of the object of which `key` is a version, and whether it is only announced.
-pub(super) fn parse_version(key: &str) -> Option<(&str, bool)> {
+/// The key of the object of which `key` says something, and what that is.
+pub(super) fn parse_version(key: &str) -> Option<(&str, Mark<'_>)> {
     let (object, version) = key.rsplit_once('/')?;
     let version = version.strip_prefix(MARK)?;
-    Some((object, version.starts_with(NEW)))
+    let mark = match (version.strip_prefix(GONE), version.starts_with(NEW)) {
+        (Some(root), _) => Mark::Gone(root),
+        (None, true) => Mark::New,
+        (None, false) => Mark::There(root(version)),
+    };
+    Some((object, mark))
+}
+
+/// The name under which a version was put first.
+fn root(version: &str) -> &str {
+    version.split_once('.').map_or(version, |(root, _)| root)
+}
+
+fn root_of(listed: &Listed) -> &str {
+    match parse_version(&listed.key) {
+        Some((_, Mark::There(root) | Mark::Gone(root))) => root,
+        _ => "",
+    }
 }
 
 impl Versions {
+    /// From everything that is listed of one object.
+    pub(super) fn of(listed: impl IntoIterator<Item = Listed>) -> Versions {
+        let mut versions = Versions::default();
+        for listed in listed {
+            match parse_version(&listed.key) {
+                Some((_, Mark::New)) => versions.announced.push(listed),
+                Some((_, Mark::Gone(_))) => versions.gone.push(listed),
+                _ => versions.there.push(listed),
+            }
+        }
+        let gone = &versions.gone;
+        let is_gone = |version: &Listed| gone.iter().any(|gone| root_of(gone) == root_of(version));
+        (versions.dead, versions.there) = versions.there.into_iter().partition(is_gone);
+        versions
+    }
+
     pub(super) fn youngest(&self) -> Option<&Listed> {
         self.there.iter().max_by_key(|version| version.put)
     }
@@ -45,29 +97,32 @@ impl Versions {
         self.there.iter().chain(&self.announced).map(|version| version.put).max()
     }
 
+    /// Everything but that it is gone.
     fn into_keys(self) -> impl Iterator<Item = String> {
-        self.there.into_iter().chain(self.announced).map(|version| version.key)
+        self.there.into_iter().chain(self.announced).chain(self.dead).map(|version| version.key)
+    }
+
+    /// The names of all that is there.
+    fn roots(&self) -> BTreeSet<String> {
+        self.there.iter().map(|version| root_of(version).to_string()).collect()
     }
 }
 
 impl BucketObjects {
     pub(super) async fn versions(&self, key: &str) -> Result<Versions, StorageError> {
-        let mut versions = Versions::default();
-        for listed in self.store.list(&format!("{key}/{MARK}")).await? {
-            match parse_version(&listed.key) {
-                Some((_, true)) => versions.announced.push(listed),
-                _ => versions.there.push(listed),
-            }
-        }
-        Ok(versions)
+        Ok(Versions::of(self.store.list(&format!("{key}/{MARK}")).await?))
     }
 
     pub(super) fn is_fresh(&self, version: &Listed) -> bool {
         self.store.now().duration_since(version.put).map_or(true, |age| age < self.refresh)
     }
 
-    async fn put_version(&self, key: &str, bytes: Bytes) -> Result<(), StorageError> {
-        self.store.put(&format!("{key}/{MARK}{}", Uuid::new_v4()), bytes).await
+    /// Leaves word that all by these names are gone.
+    async fn bury(&self, key: &str, roots: BTreeSet<String>) -> Result<(), StorageError> {
+        let put = roots
+            .into_iter()
+            .map(|root| async move { self.store.put(&format!("{key}/{MARK}{GONE}{root}"), Bytes::new()).await });
+        futures::future::try_join_all(put).await.map(|_| ())
     }
 
     /// Puts a version, or relies on one that is there and young.
@@ -78,7 +133,9 @@ impl BucketObjects {
         {
             return Ok(());
         }
-        self.put_version(key, bytes).await?;
+        self.store.put(&format!("{key}/{MARK}{}", Uuid::new_v4()), bytes).await?;
+        // Who makes one of those young has one that is younger; a deletion may see that one only.
+        self.bury(key, versions.roots()).await?;
         self.store.delete_all(versions.into_keys()).await
     }
 
@@ -87,13 +144,13 @@ impl BucketObjects {
         let announced = format!("{key}/{MARK}{NEW}{}", Uuid::new_v4());
         self.store.put(&announced, Bytes::new()).await?;
         let mut versions = self.versions(key).await?;
-        if versions.there.is_empty() {
+        let Some(root) = versions.youngest().map(|youngest| root_of(youngest).to_string()) else {
             self.store.delete(&announced).await?;
             return Ok(false);
-        }
-        self.put_version(key, bytes).await?;
+        };
+        self.store.put(&format!("{key}/{MARK}{root}.{}", Uuid::new_v4()), bytes).await?;
         // The announcement stays until it is old: a list that is being made may miss the version.
-        versions.there.retain(|version| !self.is_fresh(version));
+        versions.there.retain(|version| !self.is_fresh(version) && root_of(version) == root);
         versions.announced.retain(|version| !self.is_fresh(version));
         self.store.delete_all(versions.into_keys()).await?;
         Ok(true)
@@ -120,8 +177,19 @@ impl BucketObjects {
                 return Ok(was_there);
             }
             was_there |= !versions.there.is_empty();
+            self.bury(key, versions.roots()).await?;
             self.store.delete_all(versions.into_keys()).await?;
         }
+    }
+
+    /// Forgets a deletion of which everybody has heard by now.
+    pub(super) async fn forget_deletion(&self, mut versions: Versions) -> Result<(), StorageError> {
+        if versions.touched().is_some() || versions.gone.iter().any(|gone| self.is_fresh(gone)) {
+            return Ok(());
+        }
+        let gone = std::mem::take(&mut versions.gone);
+        self.store.delete_all(versions.into_keys()).await?;
+        self.store.delete_all(gone.into_iter().map(|gone| gone.key)).await
     }
 
     /// Deletes all versions that are there now if none is younger than `cutoff`.
@@ -137,5 +205,28 @@ impl BucketObjects {
             }
             _ => Ok(false),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listed(names: &[&str]) -> Versions {
+        let put = SystemTime::UNIX_EPOCH;
+        Versions::of(names.iter().map(|name| Listed { key: format!("a/{name}"), size: 0, put }))
+    }
+
+    #[test]
+    fn what_is_made_of_something_deleted_is_not_there() {
+        let keys = |versions: &[Listed]| versions.iter().map(|version| version.key.clone()).collect::<Vec<_>>();
+        let versions = listed(&["!a", "!a.b", "!c", "!gone-a", "!new-d"]);
+        assert_eq!(
+            (keys(&versions.there), keys(&versions.dead)),
+            (vec!["a/!c".into()], vec!["a/!a".into(), "a/!a.b".into()])
+        );
+        assert_eq!(keys(&versions.announced), ["a/!new-d"]);
+        assert!(listed(&["!a.b", "!gone-a"]).touched().is_none());
+        assert_eq!(listed(&["!a.b", "!c"]).roots(), ["a".to_string(), "c".to_string()].into());
     }
 }

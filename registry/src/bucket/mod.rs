@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! registry/blobs/<alg>/<hex>/<data>-<size>       empty: where the content of the blob is
+//! registry/blobs/<alg>/<hex>/!going-<id>         empty: somebody is removing all pointers that he has seen before
 //! registry/data/<data>                           content; complete, never changed, and never there again once it is gone
 //! registry/uploads/<upload>/<number>             how far an upload got; the highest number wins, others are empty; when
 //!                                                it is empty, too, the upload is over
@@ -9,7 +10,9 @@
 //! registry/token-key                             what tokens are signed with
 //! registry/…                                     objects of metadata, under their keys
 //! <key of a kept object>/!<version>              the object; any of its versions will do
-//! <key of a kept object>/!new-<version>          somebody is about to put a version
+//! <key of a kept object>/!<version>.<id>         the same, made young
+//! <key of a kept object>/!new-<id>               somebody is about to do that
+//! <key of a kept object>/!gone-<version>         it was deleted, and whatever is made of it is, too
 //! ```
 //!
 //! It asks one thing of the store beyond strong consistency: `If-None-Match: *`, of which at most one process is told
@@ -20,6 +23,7 @@
 mod blobs;
 mod kept;
 mod location;
+mod multiparts;
 mod objects;
 mod parts;
 mod probe;

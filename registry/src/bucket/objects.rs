@@ -7,14 +7,17 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::kept::parse_version;
-use super::store::Store;
+use super::kept::{Mark, Versions, parse_version};
+use super::store::{Listed, Store};
 use crate::StorageError;
 use crate::metadata::is_kept;
 use crate::objects::{Entry, MayReplace, ObjectBackend};
 
 /// Manifests kept in memory; beyond this, all are forgotten.
 const CACHED_BYTES: usize = 8 * 1024 * 1024;
+
+/// Objects that are listed to find out whether there is any.
+const FIRST: usize = 10;
 
 /// Objects in a bucket.
 pub(crate) struct BucketObjects {
@@ -124,19 +127,22 @@ impl ObjectBackend for BucketObjects {
         Ok(listed.iter().filter_map(|listed| listed.key.strip_prefix(&prefix)).map(str::to_string).collect())
     }
 
-    /// An object that is only announced counts.
+    /// An object that is only announced counts. Deletions of which everybody has heard by now are forgotten.
     fn walk(&self, prefix: &str, each: &mut dyn FnMut(Entry)) -> Result<(), StorageError> {
-        let mut kept: BTreeMap<String, SystemTime> = BTreeMap::new();
+        let mut kept: BTreeMap<String, Vec<Listed>> = BTreeMap::new();
         for listed in self.store.wait(self.store.list(&format!("{prefix}/")))? {
-            match parse_version(&listed.key) {
-                Some((key, _)) => {
-                    let touched = kept.entry(key.to_string()).or_insert(listed.put);
-                    *touched = listed.put.max(*touched);
-                }
+            match parse_version(&listed.key).map(|(key, _)| key.to_string()) {
+                Some(key) => kept.entry(key).or_default().push(listed),
                 None => each(Entry { key: listed.key, touched: listed.put }),
             }
         }
-        kept.into_iter().for_each(|(key, touched)| each(Entry { key, touched }));
+        for (key, listed) in kept {
+            let versions = Versions::of(listed);
+            match versions.touched() {
+                Some(touched) => each(Entry { key, touched }),
+                None => self.store.wait(self.forget_deletion(versions))?,
+            }
+        }
         Ok(())
     }
 
@@ -148,7 +154,14 @@ impl ObjectBackend for BucketObjects {
     }
 
     fn has_any(&self, prefix: &str) -> Result<bool, StorageError> {
-        Ok(!self.store.wait(self.store.list_some(&format!("{prefix}/"), None, 1))?.is_empty())
+        let prefix = format!("{prefix}/");
+        let is_there = |listed: &Listed| !matches!(parse_version(&listed.key), Some((_, Mark::Gone(_))));
+        // Mostly there is nothing, or something among the first.
+        let first = self.store.wait(self.store.list_some(&prefix, None, FIRST))?;
+        match first.iter().any(is_there) || first.len() < FIRST {
+            true => Ok(first.iter().any(is_there)),
+            false => Ok(self.store.wait(self.store.list(&prefix))?.iter().any(is_there)),
+        }
     }
 
     fn touched_at(&self, key: &str) -> Result<Option<SystemTime>, StorageError> {
@@ -156,7 +169,7 @@ impl ObjectBackend for BucketObjects {
             return Ok(self.store.wait(self.store.look(key))?.map(|found| found.put));
         }
         let versions = self.store.wait(self.versions(key))?;
-        Ok(versions.youngest().map(|version| version.put))
+        Ok(versions.touched())
     }
 
     fn peek(&self, key: &str) -> Result<Option<Bytes>, StorageError> {
@@ -164,9 +177,19 @@ impl ObjectBackend for BucketObjects {
             if !is_kept(key) {
                 return self.store.get(key).await;
             }
-            match self.versions(key).await?.youngest() {
-                Some(version) => self.store.get(&version.key).await,
-                None => Ok(None),
+            let mut is_announced = false;
+            loop {
+                let versions = self.versions(key).await?;
+                match versions.youngest() {
+                    // Somebody may put a younger one, and delete this one, right now.
+                    Some(version) => match self.store.get(&version.key).await? {
+                        Some(bytes) => return Ok(Some(bytes)),
+                        None => continue,
+                    },
+                    // It may be there although a list that was made meanwhile misses it; or who announced it has died.
+                    None if !versions.announced.is_empty() && !is_announced => is_announced = true,
+                    None => return Ok(None),
+                }
             }
         })
     }

@@ -25,7 +25,7 @@ use crate::{BlobStream, StorageError};
 /// answer came, and answers that ended early.
 const TRIES: u32 = 8;
 /// The longest that nothing may come from the store while we wait for it.
-const SILENCE: Duration = Duration::from_secs(60);
+pub(super) const SILENCE: Duration = Duration::from_secs(60);
 /// How long something is tried.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Objects deleted at the same time.
@@ -89,6 +89,14 @@ impl Store {
     /// Waits for `future` on a thread that may block.
     pub(super) fn wait<T>(&self, future: impl Future<Output = T>) -> T {
         self.runtime.block_on(future)
+    }
+
+    pub(super) fn s3(&self) -> &AmazonS3 {
+        &self.s3
+    }
+
+    pub(super) fn prefix(&self) -> &str {
+        &self.prefix
     }
 
     fn path(&self, key: &str) -> Path {

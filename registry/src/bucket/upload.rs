@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 use std::ops::Range;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use cfc_oci::{Algorithm, Digest, RepositoryName};
@@ -13,8 +13,10 @@ use uuid::Uuid;
 
 use super::BucketBackend;
 use super::blobs::{DATA, Pointer, data_key};
+use super::multiparts::Multipart;
 use super::parts::Writer;
 use super::session::{self, Ending, Progress, Session};
+use crate::error::Chain;
 use crate::frames::Frames;
 use crate::metadata::key;
 use crate::objects::ObjectBackend;
@@ -121,10 +123,8 @@ impl BucketBackend {
         if session.end(&self.store, Ending::Blob(digest.clone())).await? {
             return self.make_blob(&session, digest).await;
         }
-        // What is not in parts nobody else knows of.
-        if session.progress.multipart.is_none() {
-            self.store.delete(&data_key(session.progress.data)).await?;
-        }
+        // What we have uploaded stays for the sweep: if the answer was lost that the number is ours, others may have gone
+        // on with it.
         self.join(session.id, digest).await
     }
 
@@ -146,7 +146,10 @@ impl BucketBackend {
             session.close(&self.store).await?;
             return Err(AppendError::Unknown.into());
         }
-        self.make_blob(&session, digest).await
+        let size = self.make_blob(&session, digest).await?;
+        // It may have been a blob for long, and be going.
+        self.pointers.forget(digest);
+        Ok(size)
     }
 
     /// Makes an upload the blob that it is to become. All of it can be done twice, also at the same time.
@@ -242,34 +245,66 @@ impl BucketBackend {
     }
 
     /// Ends uploads that nobody went on with, forgets those that have been over for as long, and removes content that
-    /// nothing points at, since who was about to make it a blob has died.
+    /// nothing points at and parts that no upload names, since who was about to say so has died.
     async fn sweep(&self, expiry: Duration) -> Result<u64, StorageError> {
         let cutoff = self.store.now().checked_sub(expiry).unwrap_or(std::time::UNIX_EPOCH);
-        // In this order: content becomes a blob's before its upload is over.
+        // In this order: content becomes a blob's before its upload is over, and parts an upload's before they are many.
+        let mut multiparts = self.old_multiparts(cutoff).await;
         let data = self.store.list(DATA).await?;
-        let (mut ended, mut alive) = (0, Vec::new());
+        let (mut ended, mut alive, mut failure) = (0, Vec::new(), None);
         for found in session::all(&self.store).await? {
-            match found.touched <= cutoff {
-                true if found.is_over => found.forget(&self.store).await?,
-                true => ended += u64::from(self.settle(found).await?),
-                false if !found.is_over => alive.push(found.id),
-                false => {}
+            let id = found.id;
+            if found.touched > cutoff {
+                alive.extend((!found.is_over).then_some(id));
+                continue;
             }
-        }
-        let pointed_at: HashSet<Uuid> = self.pointed_at().await?.into_iter().collect();
-        let old = data.iter().filter(|listed| listed.put <= cutoff);
-        let mut lost: HashSet<Uuid> = old.filter_map(|listed| listed.key.strip_prefix(DATA)?.parse().ok()).collect();
-        lost.retain(|data| !pointed_at.contains(data));
-        if !lost.is_empty() {
-            for id in alive {
-                let session = Session::load(&self.store, id).await?;
-                if let Some(session) = session {
-                    lost.remove(&session.progress.data);
+            let done = match found.is_over {
+                true => found.forget(&self.store).await.map(|()| false),
+                false => self.settle(found).await,
+            };
+            match done {
+                Ok(is_ended) => ended += u64::from(is_ended),
+                Err(error) => {
+                    tracing::error!(upload = %id, error = %Chain(&error), "an upload cannot be ended");
+                    alive.push(id);
+                    failure.get_or_insert(error);
                 }
             }
         }
+        let pointed_at: HashSet<Uuid> = self.pointed_at(cutoff).await?.into_iter().collect();
+        let old = data.iter().filter(|listed| listed.put <= cutoff);
+        let mut lost: HashSet<Uuid> = old.filter_map(|listed| parse_data(&listed.key)).collect();
+        lost.retain(|data| !pointed_at.contains(data));
+        if !lost.is_empty() || !multiparts.is_empty() {
+            for id in alive {
+                let Some(session) = Session::load(&self.store, id).await? else { continue };
+                lost.remove(&session.progress.data);
+                multiparts.retain(|multipart| parse_data(&multipart.key) != Some(session.progress.data));
+            }
+        }
+        if !lost.is_empty() {
+            // What is over by now had become a blob's before.
+            let pointed_at: HashSet<Uuid> = self.pointed_at(cutoff).await?.into_iter().collect();
+            lost.retain(|data| !pointed_at.contains(data));
+        }
         self.store.delete_all(lost.into_iter().map(data_key)).await?;
-        Ok(ended)
+        for multipart in multiparts {
+            if let Err(error) = self.store.abort_multipart(&multipart.key, &multipart.id).await {
+                failure.get_or_insert(error);
+            }
+        }
+        failure.map_or(Ok(ended), Err)
+    }
+
+    /// Multipart uploads that were begun before `cutoff`. Not every store lists them.
+    async fn old_multiparts(&self, cutoff: SystemTime) -> Vec<Multipart> {
+        let listed = self.store.old_multiparts(DATA, cutoff).await;
+        let mut multiparts = listed.unwrap_or_else(|error| {
+            tracing::warn!(error = %Chain(&error), "cannot look for parts of uploads that nobody goes on with");
+            Vec::new()
+        });
+        multiparts.retain(|multipart| parse_data(&multipart.key).is_some());
+        multiparts
     }
 
     /// Ends an upload that nobody went on with, or does the rest of one that had been ended; false when somebody has done
@@ -294,6 +329,11 @@ impl BucketBackend {
             _ => Ok(true),
         }
     }
+}
+
+/// The content of which `key` is the key.
+fn parse_data(key: &str) -> Option<Uuid> {
+    key.strip_prefix(DATA)?.parse().ok()
 }
 
 /// A writer that receives. When this is dropped because the client is gone, what has arrived is kept all the same.

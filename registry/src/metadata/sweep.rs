@@ -8,6 +8,7 @@ use cfc_oci::{Digest, RepositoryName, Tag};
 
 use super::{Metadata, key, split_manifest};
 use crate::StorageError;
+use crate::manifest::ManifestFacts;
 
 /// An object found on a walk.
 pub(crate) enum Found {
@@ -144,9 +145,29 @@ impl Metadata {
         if let Some(subject) = subject {
             self.delete_referrer(name, subject, digest).await?;
         }
-        for tag in self.tags_noted(name, digest).await? {
-            self.objects.delete(&key::tagged_by(name, digest, &tag)).await?;
+        let tags = self.tags_noted(name, digest).await?;
+        for tag in &tags {
+            self.objects.delete(&key::tagged_by(name, digest, tag)).await?;
         }
+        self.note_again(name, digest, &tags).await?;
         self.unlist_if_empty(name).await
+    }
+
+    /// Notes again what was noted about a manifest, if it was pushed while that was removed. A push stores the manifest
+    /// before it notes of whom that is a referrer, and looks for its notes of tags after it.
+    async fn note_again(&self, name: &RepositoryName, digest: &Digest, tags: &[Tag]) -> Result<(), StorageError> {
+        let Some((media_type, bytes)) = self.manifest(name, digest).await? else { return Ok(()) };
+        for tag in tags {
+            self.note_tag(name, tag, digest).await?;
+        }
+        match ManifestFacts::parse(Some(&media_type), &bytes) {
+            Ok(facts) => match &facts.subject {
+                Some(subject) => {
+                    self.put_referrer(name, subject, &facts.referrer(digest.clone(), bytes.len() as u64)).await
+                }
+                None => Ok(()),
+            },
+            Err(_) => Ok(()),
+        }
     }
 }

@@ -26,6 +26,19 @@ impl Metadata {
         self.put_marker(&key::tagged_by(name, manifest, tag)).await
     }
 
+    /// Notes it again if a deletion or a collection of what was there before has taken the note meanwhile.
+    pub(crate) async fn require_tag_note(
+        &self,
+        name: &RepositoryName,
+        tag: &Tag,
+        manifest: &Digest,
+    ) -> Result<(), StorageError> {
+        match self.objects.exists(&key::tagged_by(name, manifest, tag)).await? {
+            true => Ok(()),
+            false => self.note_tag(name, tag, manifest).await,
+        }
+    }
+
     /// Points a tag at a manifest. With `is_immutable` this fails, and gives false, when it points at another one.
     pub(crate) async fn put_tag(
         &self,
@@ -57,6 +70,10 @@ impl Metadata {
         let deleted = self.objects.remove_listed(&key::tags(name), tag.as_str(), seen).await?;
         if deleted {
             self.objects.delete(&key::tagged_by(name, &manifest.digest, tag)).await?;
+            // Somebody may have pushed it again, and have noted that before.
+            if self.tag(name, tag).await?.is_some_and(|found| found.digest == manifest.digest) {
+                self.note_tag(name, tag, &manifest.digest).await?;
+            }
         }
         Ok(deleted)
     }

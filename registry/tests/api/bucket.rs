@@ -287,6 +287,10 @@ async fn nothing_is_left_of_what_was_pushed_and_is_gone() {
     assert_eq!(data().await, 3, "what another repository holds is not stored twice");
     let abandoned = server.begin("a").await;
     expect(&send(server.request("PATCH", &abandoned).body(noise(9_000_000, 2))).await, 202);
+    // Parts of an upload of which nothing was written down: who began it died.
+    let client = reqwest::Client::builder().no_proxy().build().expect("client");
+    let lost = format!("{endpoint}/{}/{}registry/data/{}?uploads", place.bucket, place.prefix, uuid::Uuid::new_v4());
+    expect(&send(client.post(lost)).await, 200);
     expect(&server.delete(&format!("/v2/a/manifests/{manifest}")).await, 202);
     let told = server.registry.collect(rules, true).await.expect("tells");
     let collected = server.registry.collect(rules, false).await.expect("collects");
@@ -295,7 +299,6 @@ async fn nothing_is_left_of_what_was_pushed_and_is_gone() {
     // That an upload is over is remembered until the next one.
     assert_eq!(server.registry.collect(rules, false).await.expect("collects").uploads, 0);
     assert_eq!(keys(&endpoint, &place).await, ["registry/_referrers-listed"]);
-    let client = reqwest::Client::builder().no_proxy().build().expect("client");
     let uploads = client.get(format!("{endpoint}/{}?uploads", place.bucket)).send().await.expect("an answer");
     let uploads = uploads.text().await.expect("text");
     assert!(!uploads.contains(&place.prefix), "parts are left: {uploads}");

@@ -35,6 +35,8 @@ pub struct Manners {
     pub one_in: u64,
     /// Conditions on a put never reach the store.
     pub forgets_conditions: bool,
+    /// Parts of uploads may not be done away with: a permission of its own.
+    pub forbids_aborts: bool,
 }
 
 /// A proxy. Ends with the test.
@@ -56,6 +58,10 @@ struct Shared {
 /// The next request of a kind is to be held back.
 struct Waiting {
     kind: String,
+    /// It is done, and only its answer held back.
+    is_done: bool,
+    /// The answer is an error then.
+    is_refused: bool,
     arrived: oneshot::Sender<()>,
     released: oneshot::Receiver<()>,
 }
@@ -104,9 +110,23 @@ impl Proxy {
 
     /// Holds back the next request whose first line begins with a method and has a text in it: `PUT registry/data/`.
     pub fn hold(&self, kind: &str) -> Held {
+        self.wait_for(kind, false, false)
+    }
+
+    /// As [`hold`](Self::hold), when the request has been done.
+    pub fn hold_answer(&self, kind: &str) -> Held {
+        self.wait_for(kind, true, false)
+    }
+
+    /// As [`hold_answer`](Self::hold_answer), and the answer says that the store has failed.
+    pub fn lose_answer(&self, kind: &str) -> Held {
+        self.wait_for(kind, true, true)
+    }
+
+    fn wait_for(&self, kind: &str, is_done: bool, is_refused: bool) -> Held {
         let (arriving, arrived) = oneshot::channel();
         let (_released, released) = oneshot::channel();
-        let waiting = Waiting { kind: kind.to_string(), arrived: arriving, released };
+        let waiting = Waiting { kind: kind.to_string(), is_done, is_refused, arrived: arriving, released };
         self.shared.held.lock().expect("held").push(waiting);
         Held { arrived, _released }
     }
@@ -144,8 +164,7 @@ impl Shared {
     }
 
     fn waits_for(&self, request: &[u8]) -> Option<Waiting> {
-        let text = String::from_utf8_lossy(&request[..request.len().min(1000)]).into_owned();
-        let line = text.lines().next()?;
+        let line = request_line(request);
         let is_meant = |kind: &str| {
             kind.split_once(' ').is_some_and(|(method, text)| line.starts_with(method) && line.contains(text))
         };
@@ -157,9 +176,17 @@ impl Shared {
     /// One request a connection.
     async fn answer(&self, mut client: TcpStream) -> std::io::Result<()> {
         let Some(request) = read_request(&mut client).await? else { return Ok(()) };
-        if let Some(waiting) = self.waits_for(&request) {
+        let (waiting, done) = match self.waits_for(&request) {
+            Some(waiting) if waiting.is_done => (None, Some(waiting)),
+            waiting => (waiting, None),
+        };
+        if let Some(waiting) = waiting {
             let _ = waiting.arrived.send(());
             let _ = waiting.released.await;
+        }
+        let is_abort = request.starts_with(b"DELETE") && request_line(&request).contains("uploadId=");
+        if is_abort && self.manners.lock().expect("manners").forbids_aborts {
+            return refuse(&mut client, "403 Forbidden", "AccessDenied").await;
         }
         let fault = self.choose();
         match fault {
@@ -174,6 +201,13 @@ impl Shared {
         upstream.write_all(&rewrite(&request, forgets)).await?;
         let mut answer = Vec::new();
         upstream.read_to_end(&mut answer).await?;
+        if let Some(waiting) = done {
+            let _ = waiting.arrived.send(());
+            let _ = waiting.released.await;
+            if waiting.is_refused {
+                return refuse(&mut client, "400 Bad Request", "InternalError").await;
+            }
+        }
         match fault {
             Some(Fault::LostAnswer) => Ok(()),
             Some(Fault::Truncated) => {
@@ -183,6 +217,11 @@ impl Shared {
             _ => client.write_all(&answer).await,
         }
     }
+}
+
+fn request_line(request: &[u8]) -> String {
+    let text = String::from_utf8_lossy(&request[..request.len().min(1000)]);
+    text.lines().next().unwrap_or_default().to_string()
 }
 
 fn head_length(bytes: &[u8]) -> Option<usize> {

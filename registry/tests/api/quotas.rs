@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use cfc_oci::Digest;
 use cfc_registry::{Options, QuotaRule, Quotas, Rules};
+use tokio::io::AsyncWriteExt;
 
 use crate::harness::{Server, expect, expect_error, noise, send};
 
@@ -72,6 +73,38 @@ async fn a_stream_ends_where_the_room_ends() {
         expect_error(send(server.request("POST", &wrong).body(noise(90, 5))).await, 400, "DIGEST_INVALID").await;
     }
     expect(&push(&server, "a", &noise(100, 6)).await, 201);
+}
+
+/// A client that promises bytes and goes away has them reserved no longer.
+#[tokio::test]
+async fn what_was_promised_and_never_came_makes_room() {
+    let server = Server::start_with(limited(None, &[("**", 10_000)])).await;
+    let (whole, ten) = (noise(10_000, 1), [0; 10]);
+    let digest = Digest::of(&whole);
+    let begin = "/v2/a/blobs/uploads/";
+    let until = async |status: u16, request: &dyn Fn() -> reqwest::RequestBuilder| {
+        let asked = async {
+            while send(request()).await.status() != status {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), asked).await.expect("it comes to that");
+    };
+    for (method, range) in [("PATCH", "Content-Range: 0-9999\r\n"), ("PATCH", ""), ("POST", "")] {
+        let location = server.begin("a").await;
+        let path = if method == "PATCH" { location.clone() } else { format!("{begin}?digest={digest}") };
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 10000\r\n{range}\r\n");
+        let mut client = tokio::net::TcpStream::connect(server.address).await.expect("connects");
+        client.write_all(&[head.as_bytes(), &ten].concat()).await.expect("sends");
+        until(403, &|| server.request("POST", begin)).await;
+        drop(client);
+        until(202, &|| server.request("POST", begin)).await;
+        expect(&server.delete(&location).await, 204);
+        until(201, &|| server.request("POST", &format!("{begin}?digest={digest}")).body(whole.clone())).await;
+        expect(&server.delete(&format!("/v2/a/blobs/{digest}")).await, 202);
+        let garbage = Rules { grace: Duration::ZERO, untagged: None };
+        server.registry.collect(garbage, false).await.expect("collects");
+    }
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use cfc_registry::{Options, Rules};
 
 use crate::bucket::{keys, patch, store, through};
 use crate::faults::{Manners, Proxy};
-use crate::harness::{Server, expect, header, noise, send};
+use crate::harness::{Server, expect, header, image, noise, send};
 use crate::process::Process;
 use crate::store::{Moto, place, place_alone};
 
@@ -188,6 +188,138 @@ async fn a_chunk_that_comes_late_is_not_acknowledged() {
     }
 }
 
+/// Who is told that he has failed, though he has won the number and others have gone on, takes nothing from them.
+#[tokio::test]
+async fn an_answer_that_is_lost_costs_nobody_what_others_acknowledged() {
+    let Some((endpoint, _store)) = store().await else { return };
+    // A small upload, whose end is done by the rival; and a large one, whose parts have just been begun.
+    for content in [noise(1000, 1), noise(2 * MANY, 2)] {
+        let (proxy, slow, fast) = two(&endpoint, Options::default).await;
+        let upload = slow.begin("a").await;
+        let path = format!("{upload}?digest={}", Digest::of(&content));
+        let is_small = content.len() < MANY;
+        let mut lost = proxy.lose_answer("PUT registry/uploads/");
+        let request = match is_small {
+            true => slow.request("PUT", &path).body(content.clone()),
+            false => slow.request("PATCH", &upload).body(content.clone()),
+        };
+        let asked = send(request);
+        futures::pin_mut!(asked);
+        tokio::select! {
+            () = lost.arrives() => {}
+            _ = &mut asked => panic!("it won nothing"),
+        }
+        if is_small {
+            expect(&send(fast.request("PUT", &path).body(content.clone())).await, 201);
+        } else {
+            expect(&patch(&fast, &upload, 0, &content[..MANY]).await, 202);
+        }
+        drop(lost);
+        let status = asked.await.status();
+        if is_small {
+            assert!(has(&[&slow, &fast], &content).await, "{status}");
+        } else {
+            assert_ne!(status, 202);
+            expect(&send(fast.request("PUT", &path).body(content[MANY..].to_vec())).await, 201);
+            assert!(has(&[&slow, &fast], &content).await);
+        }
+    }
+}
+
+/// An image whose manifest is made young by a pull while a collection reads it keeps its blobs.
+#[tokio::test]
+async fn a_manifest_that_is_made_young_while_a_collection_reads_it_keeps_its_blobs() {
+    let Some((endpoint, _store)) = store().await else { return };
+    let options = || {
+        let collection = Rules { grace: Duration::from_secs(2), untagged: None };
+        Options { collection, collect_every: None, ..Options::default() }
+    };
+    let (proxy, slow, fast) = two(&endpoint, options).await;
+    let (manifest, _) = fast.push_image("a", "x", "x").await;
+    tokio::time::sleep(Duration::from_millis(4500)).await;
+    let mut held = proxy.hold("GET /a/_manifests/sha256/");
+    let collecting = slow.registry.collect(options().collection, false);
+    futures::pin_mut!(collecting);
+    tokio::select! {
+        () = held.arrives() => {}
+        done = &mut collecting => panic!("no manifest was read: {done:?}"),
+    }
+    expect(&fast.get(&format!("/v2/a/manifests/{manifest}")).await, 200);
+    drop(held);
+    let collected = collecting.await.expect("collects");
+    assert_eq!((collected.unlinked, collected.blobs), (0, 0));
+    expect(&fast.get(&format!("/v2/a/blobs/{}", Digest::of(b"layer of x"))).await, 200);
+}
+
+/// Content is not taken for nobody's because it becomes a blob's while a sweep looks.
+#[tokio::test]
+async fn a_blob_that_comes_while_uploads_are_swept_stays() {
+    let Some((endpoint, _store)) = store().await else { return };
+    let place = place_alone(&endpoint);
+    let address = endpoint.trim_start_matches("http://");
+    let [first, second] = [1, 2].map(|seed| Proxy::start(address, Manners::default(), seed));
+    let (first, second) = futures::join!(first, second);
+    let pushing = Server::start_on(&through(&first, &place), Options::default()).await;
+    let sweeping = Server::start_on(&through(&second, &place), hasty()).await;
+    let content = noise(1000, 1);
+    let upload = pushing.begin("a").await;
+    let path = format!("{upload}?digest={}", Digest::of(&content));
+    let mut numbering = first.hold("PUT registry/uploads/");
+    let putting = send(pushing.request("PUT", &path).body(content.clone()));
+    futures::pin_mut!(putting);
+    tokio::select! {
+        () = numbering.arrives() => {}
+        _ = &mut putting => panic!("it won nothing"),
+    }
+    // Its uploads are listed when the content is old and the number is new.
+    let mut listing = second.hold("GET registry%2Fuploads%2F");
+    let sweep = sweeping.registry.collect(hasty().collection, false);
+    futures::pin_mut!(sweep);
+    tokio::select! {
+        () = listing.arrives() => {}
+        done = &mut sweep => panic!("it listed no uploads: {done:?}"),
+    }
+    let mut pointing = first.hold("PUT registry/blobs/");
+    // Stores tell times in whole seconds.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    drop(numbering);
+    tokio::select! {
+        () = pointing.arrives() => {}
+        _ = &mut putting => panic!("it pointed at nothing"),
+    }
+    let mut pointers = second.hold_answer("GET registry%2Fblobs%2F");
+    drop(listing);
+    tokio::select! {
+        () = pointers.arrives() => {}
+        done = &mut sweep => panic!("it listed no pointers: {done:?}"),
+    }
+    drop(pointing);
+    expect(&putting.await, 201);
+    drop(pointers);
+    sweep.await.expect("collects");
+    assert!(has(&[&pushing, &sweeping], &content).await);
+}
+
+/// An upload that cannot be done away with is in nobody's way.
+#[tokio::test]
+async fn an_upload_that_cannot_be_ended_is_told_of_and_the_rest_is_swept() {
+    let Some((endpoint, _store)) = store().await else { return };
+    let (proxy, slow, fast) = two(&endpoint, hasty).await;
+    proxy.behave(Manners { forbids_aborts: true, ..Manners::default() });
+    let mut uploads = vec![fast.begin("a").await];
+    expect(&send(fast.request("PATCH", &uploads[0]).body(noise(MANY, 1))).await, 202);
+    for _ in 0..8 {
+        uploads.push(fast.begin("a").await);
+    }
+    let failed = slow.registry.collect(hasty().collection, false).await.expect_err("it is told");
+    assert!(failed.to_string().contains("registry/data/"), "{failed}");
+    for upload in &uploads {
+        expect(&fast.get(upload).await, 404);
+    }
+    proxy.behave(Manners::default());
+    slow.registry.collect(hasty().collection, false).await.expect("collects");
+}
+
 /// Who wins an upload and dies leaves enough for the client's next try, and for a collection.
 #[tokio::test]
 async fn an_upload_that_was_being_ended_by_who_died_is_ended_by_others() {
@@ -226,6 +358,148 @@ async fn an_upload_that_was_being_ended_by_who_died_is_ended_by_others() {
                 left.retain(|key| !key.starts_with("registry/_"));
                 assert_eq!(left, [""; 0]);
             }
+        }
+    }
+}
+
+/// Rules by which a moment makes things old enough to be touched again, and none go.
+fn soon_old() -> Options {
+    let collection = Rules { grace: Duration::from_secs(8), untagged: Some(Duration::from_secs(1800)) };
+    Options { collection, collect_every: None, ..Options::default() }
+}
+
+/// Two replicas, of which the first reaches the store through a proxy.
+async fn two(endpoint: &str, options: impl Fn() -> Options) -> (Proxy, Server, Server) {
+    let place = place_alone(endpoint);
+    let proxy = Proxy::start(endpoint.trim_start_matches("http://"), Manners::default(), 1).await;
+    let slow = Server::start_on(&through(&proxy, &place), options()).await;
+    (proxy, slow, Server::start_on(&place, options()).await)
+}
+
+#[tokio::test]
+async fn what_was_deleted_does_not_come_back_with_a_client_that_was_looking_at_it() {
+    let Some((endpoint, _store)) = store().await else { return };
+    let (proxy, slow, fast) = two(&endpoint, soon_old).await;
+    let (manifest, json) = fast.push_image("a", "x", "x").await;
+    let config = Digest::of(b"{\"seed\":\"x\"}");
+    // Old enough to be touched by who looks.
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    for (path, kind) in [
+        (format!("/v2/a/blobs/{config}"), "PUT /a/_link/"),
+        (format!("/v2/a/manifests/{manifest}"), "PUT /a/_manifests/"),
+    ] {
+        // It says what it is about to do, and then does it.
+        let (mut saying, mut doing) = (proxy.hold(kind), proxy.hold(kind));
+        let looking = slow.get(&path);
+        futures::pin_mut!(looking);
+        tokio::select! {
+            () = saying.arrives() => {}
+            _ = &mut looking => panic!("{path} was not old"),
+        }
+        drop(saying);
+        tokio::select! {
+            () = doing.arrives() => {}
+            _ = &mut looking => panic!("{path} was not made young"),
+        }
+        expect(&fast.delete(&path).await, 202);
+        drop(doing);
+        looking.await;
+        for replica in [&slow, &fast] {
+            expect(&replica.head(&path).await, 404);
+        }
+    }
+    // It can be pushed again.
+    fast.push_image("a", "x", "x").await;
+    assert_eq!(slow.get(&format!("/v2/a/manifests/{manifest}")).await.text().await.expect("body"), json);
+}
+
+/// A push of a manifest that is being collected, while what was noted about it is removed.
+#[tokio::test]
+async fn a_manifest_that_comes_back_while_it_is_forgotten_is_noted() {
+    let Some((endpoint, _store)) = store().await else { return };
+    let rules = Rules { grace: Duration::from_secs(1800), untagged: Some(Duration::ZERO) };
+    for kind in ["DELETE /_referrers/", "DELETE /_tagged/"] {
+        let (proxy, slow, fast) =
+            two(&endpoint, || Options { collection: rules, collect_every: None, ..Options::default() }).await;
+        let (subject, _) = fast.push_image("a", "subject", "x").await;
+        let config = fast.push_blob("a", b"{}").await;
+        let extra =
+            format!(r#","subject":{{"mediaType":"{}","digest":"{subject}","size":1}}"#, cfc_oci::media_type::MANIFEST);
+        let json = image(&config, &[], &extra);
+        let referrer = Digest::of(json.as_bytes());
+        expect(&fast.put_manifest("a", "v1", &json).await, 201);
+        // The tag goes elsewhere and leaves its note.
+        fast.push_image("a", "v1", "y").await;
+        let mut held = proxy.hold(kind);
+        let collecting = slow.registry.collect(rules, false);
+        futures::pin_mut!(collecting);
+        // The subject leads to its referrer.
+        expect(&fast.delete("/v2/a/manifests/subject").await, 202);
+        tokio::select! {
+            () = held.arrives() => {}
+            done = &mut collecting => panic!("nothing was forgotten: {done:?}"),
+        }
+        expect(&fast.put_manifest("a", "v1", &json).await, 201);
+        drop(held);
+        assert_eq!(collecting.await.expect("collects").manifests, 2);
+        let listed: serde_json::Value =
+            fast.get(&format!("/v2/a/referrers/{subject}")).await.json().await.expect("JSON");
+        assert_eq!(listed["manifests"][0]["digest"], referrer.to_string(), "{kind}: {listed}");
+        // Who deletes the manifest knows its tag.
+        expect(&fast.delete(&format!("/v2/a/manifests/{referrer}")).await, 202);
+        expect(&fast.get("/v2/a/manifests/v1").await, 404);
+        assert_eq!(fast.registry.verify(false).await.expect("reads").findings, [], "{kind}");
+    }
+}
+
+/// Content that another repository holds, which gives it up in between: the client is told to push.
+#[tokio::test]
+async fn who_relies_on_the_link_of_another_repository_is_told_when_that_is_gone() {
+    let Some((endpoint, _store)) = store().await else { return };
+    let content = noise(1000, 1);
+    let digest = Digest::of(&content);
+    let garbage = Rules { grace: Duration::ZERO, untagged: None };
+    for is_mounted in [true, false] {
+        for is_going in [true, false] {
+            let place = place_alone(&endpoint);
+            let [proxy, other] =
+                [1, 2].map(|seed| Proxy::start(endpoint.trim_start_matches("http://"), Manners::default(), seed));
+            let (proxy, other) = futures::join!(proxy, other);
+            let slow = Server::start_on(&through(&proxy, &place), hasty()).await;
+            let fast = Server::start_on(&place, hasty()).await;
+            fast.push_blob("source", &content).await;
+            let mut linking = proxy.hold("PUT registry/links/");
+            let request = match is_mounted {
+                true => slow.request("POST", &format!("/v2/a/blobs/uploads/?mount={digest}&from=source")),
+                false => slow.request("POST", &format!("/v2/a/blobs/uploads/?digest={digest}")).body(content.clone()),
+            };
+            let asked = send(request);
+            futures::pin_mut!(asked);
+            tokio::select! {
+                () = linking.arrives() => {}
+                _ = &mut asked => panic!("nothing was linked"),
+            }
+            expect(&fast.delete(&format!("/v2/source/blobs/{digest}")).await, 202);
+            let answer = if is_going {
+                // The collection is about to remove it, and does not look any more who links it.
+                let collector = Server::start_on(&through(&other, &place), hasty()).await;
+                let mut gone = other.hold("DELETE registry/blobs/");
+                let collecting = tokio::spawn(async move { collector.registry.collect(garbage, false).await });
+                gone.arrives().await;
+                drop(linking);
+                let answer = asked.await;
+                drop(gone);
+                collecting.await.expect("ends").expect("collects");
+                answer
+            } else {
+                assert_eq!(fast.registry.collect(garbage, false).await.expect("collects").blobs, 1);
+                drop(linking);
+                asked.await
+            };
+            expect(&answer, if is_mounted { 202 } else { 404 });
+            expect(&fast.get(&format!("/v2/a/blobs/{digest}")).await, 404);
+            slow.push_blob("a", &content).await;
+            assert!(has(&[&slow, &fast], &content).await);
         }
     }
 }

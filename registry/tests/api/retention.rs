@@ -78,7 +78,7 @@ async fn tags_are_as_old_as_their_last_push() {
     let retention = vec![
         rule("n/*", "**", Some(2), None, &["keep*"]),
         RetentionRule { keep_younger: Some(Duration::from_secs(600)), ..rule("y/*", "**", None, None, &[]) },
-        RetentionRule { keep_younger: Some(APART), ..rule("o/*", "**", None, None, &[]) },
+        RetentionRule { keep_younger: Some(APART / 2), ..rule("o/*", "**", None, None, &[]) },
     ];
     let immutable_tags = vec!["n/app:v*".to_string()];
     let server = Server::start_with(Options { retention, immutable_tags, ..Options::default() }).await;
