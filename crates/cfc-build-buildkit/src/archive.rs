@@ -55,7 +55,7 @@ pub(crate) struct Intake {
 
 /// What an archive consists of, by name.
 #[derive(Default)]
-struct Parts {
+pub(crate) struct Parts {
     texts: HashMap<PathBuf, Vec<u8>>,
     layers: HashMap<PathBuf, Layer>,
     links: HashMap<PathBuf, PathBuf>,
@@ -121,6 +121,14 @@ impl Intake {
         parts.into_inner().image()
     }
 
+    /// Takes in one file of an image that does not come as an archive.
+    pub(crate) fn take_file(&self, file: ArchiveFile<'_>, parts: &mut Parts) -> Result<()> {
+        self.file(file, parts).map_err(|error| match error {
+            Broken::Archive(error) => Failure::because("cannot read the image that the daemon sent", error),
+            Broken::Store(error) => error.into(),
+        })
+    }
+
     fn file(&self, file: ArchiveFile<'_>, parts: &mut Parts) -> std::result::Result<(), Broken> {
         let name = clean(&file.path);
         if let Some(target) = file.link {
@@ -153,7 +161,7 @@ impl Intake {
     }
 
     /// A layer that we have: a base image's, or one that an earlier build took in.
-    fn known(&self, name: &Path) -> Option<Layer> {
+    pub(crate) fn known(&self, name: &Path) -> Option<Layer> {
         let hex = name.file_name()?.to_str()?;
         let is_it = |layer: &&Layer| layer.blob.digest.hex() == hex || layer.diff_id_there.hex() == hex;
         if let Some(base) = self.bases.iter().find(is_it) {
@@ -222,6 +230,22 @@ impl Parts {
         Ok(())
     }
 
+    pub(crate) fn add_layer(&mut self, name: PathBuf, layer: Layer) {
+        self.layers.insert(name, layer);
+    }
+
+    pub(crate) fn merge(&mut self, other: Parts) {
+        self.texts.extend(other.texts);
+        self.layers.extend(other.layers);
+    }
+
+    /// The image whose manifest or index is `top`.
+    pub(crate) fn image_of(mut self, top: &Digest) -> Result<Taken> {
+        let index = format!(r#"{{"manifests": [{{"digest": "{top}"}}]}}"#);
+        self.texts.insert(PathBuf::from("index.json"), index.into_bytes());
+        self.image()
+    }
+
     fn image(&self) -> Result<Taken> {
         let (layers, config) = match self.texts.contains_key(Path::new("manifest.json")) {
             true => self.saved()?,
@@ -276,7 +300,7 @@ fn broken(what: impl std::fmt::Display) -> Failure {
     Failure::new(format!("the image that the daemon sent is broken: {what}"))
 }
 
-fn blob(digest: &Digest) -> PathBuf {
+pub(crate) fn blob(digest: &Digest) -> PathBuf {
     ["blobs", digest.algorithm().as_str(), digest.hex()].iter().collect()
 }
 

@@ -19,6 +19,8 @@ mod watch;
 
 mod archive;
 
+mod arrivals;
+
 mod cache;
 
 mod address;

@@ -29,6 +29,7 @@ use tonic::{Request, Status};
 
 use crate::BuildkitOptions;
 use crate::archive::{Intake, Layer, Taken, base_layers};
+use crate::arrivals::Arrivals;
 use crate::builder::{RegistryLogins, images, local_files, shown_blobs};
 use crate::cache::Caches;
 use crate::capabilities::{self as can, Capabilities};
@@ -96,14 +97,15 @@ impl Solve<'_> {
         let whole = |failure: Failure| failure.of(plan, None);
         let id = self.id.clone();
         let (export, received) = Export::new();
-        let (taking, export) = match self.exporter {
-            Exporter::Stream => (Some(self.taking(received)), export),
-            Exporter::Engine => (None, Export::closed()),
+        // Older daemons send an archive all the same.
+        let (arrivals, taking, export) = match self.exporter {
+            Exporter::Stream => (Some(Arrivals::new(self.intake.clone())), Some(self.taking(received)), export),
+            Exporter::Engine => (None, None, Export::closed()),
         };
         let (imports, exports) =
             (Caches::new(&self.options.cache_from, true), Caches::new(&self.options.cache_to, false));
         let stores = imports.stores().chain(exports.stores());
-        let services = self.services(export, stores).map_err(whole)?;
+        let services = self.services(export, arrivals.clone(), stores).map_err(whole)?;
         let session = Session::open(self.channel.clone(), &self.address(), &id, services).await.map_err(whole)?;
         let (watch, below) = (RefCell::new(watch), RefCell::new(Vec::new()));
         let solved = self.solve(&id, &exports, &imports, &watch, &below).await;
@@ -117,8 +119,14 @@ impl Solve<'_> {
         drop(session);
         let taken = match (answer, taking) {
             (Err(status), _) if has_no_such_exporter(&status) => return Ok(Outcome::NoSuchExporter),
-            (Err(status), taking) => return Err(self.failure(status, taking, watch.into_inner()).await),
-            (Ok(_), Some(taking)) => taken(taking.await),
+            (Err(status), taking) => {
+                let not_taken = arrivals.and_then(|arrivals| arrivals.failure());
+                return Err(self.failure(status, not_taken, taking, watch.into_inner()).await);
+            }
+            (Ok(_), Some(taking)) => match arrivals.and_then(|arrivals| arrivals.image()) {
+                Some(arrived) => arrived,
+                None => taken(taking.await),
+            },
             (Ok(_), None) => self.fetch(&id).await,
         };
         let Taken { layers, cache } = taken.map_err(whole)?;
@@ -132,7 +140,12 @@ impl Solve<'_> {
         self.options.address.to_string()
     }
 
-    fn services(&self, export: Export, stores: impl Iterator<Item = (String, Blobs)>) -> Result<Services> {
+    fn services(
+        &self,
+        export: Export,
+        arrivals: Option<Arrivals>,
+        stores: impl Iterator<Item = (String, Blobs)>,
+    ) -> Result<Services> {
         let shown = Arc::new(shown_blobs(self.store, self.plan)?);
         Ok(Services {
             files: Files(local_files(self.context)),
@@ -140,7 +153,7 @@ impl Solve<'_> {
             auth: Auth(self.logins.clone()),
             secrets: Secrets(self.context.secrets.clone()),
             ssh: Ssh(self.context.ssh.clone()),
-            content: Content::new(Blobs::Images(self.store.blobs(), shown), stores),
+            content: Content::new(Blobs::Images(self.store.blobs(), shown), arrivals.map(Blobs::Image), stores),
         })
     }
 
@@ -191,7 +204,9 @@ impl Solve<'_> {
 
     fn request(&self, id: &str, exports: &Caches<'_>) -> control::SolveRequest {
         let (exporter, attributes) = match self.exporter {
-            Exporter::Stream => ("oci", vec![("compression", "uncompressed".to_string())]),
+            Exporter::Stream => {
+                ("oci", vec![("compression", "uncompressed".to_string()), ("tar", "false".to_string())])
+            }
             Exporter::Engine => ("moby", vec![("name", image_name(id))]),
         };
         let mut entitlements = Vec::new();
@@ -328,9 +343,13 @@ impl Solve<'_> {
     async fn failure(
         &self,
         status: Status,
+        not_taken: Option<Failure>,
         taking: Option<tokio::task::JoinHandle<Result<Taken>>>,
         watch: Watch<'_>,
     ) -> BuildError {
+        if let Some(failure) = not_taken {
+            return failure.of(self.plan, None);
+        }
         if status.message().contains(crate::session::NOBODY_TAKES_IT)
             && let Some(taking) = taking
             && let Err(failure) = taken(taking.await)

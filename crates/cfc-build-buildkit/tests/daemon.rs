@@ -41,6 +41,7 @@ fn a_whole_buildkit_keeps_them_too_without_an_engine_around_it() {
     forwards_ssh_agents(&daemon);
     names_what_it_cannot_be_told(&daemon);
     assert!(!daemon.ask("/images/json").contains("\"cfc-build:"), "it was lent no image");
+    sends_no_layer_twice(&daemon);
     if busybox().is_some() {
         a_lost_connection_is_told_and_leaves_no_image(&daemon);
         a_build_that_is_stopped_ends_on_the_daemon(&daemon);
@@ -172,6 +173,23 @@ fn names_what_it_cannot_be_told(daemon: &Daemon) {
     assert!(error.message.contains(r"/context/d/b\xFF"), "{error:?}");
     assert!(error.message.contains("its name is not UTF-8"), "{error:?}");
     assert_eq!(home.manifests(), 0, "no image is in the store");
+}
+
+fn sends_no_layer_twice(daemon: &Daemon) {
+    const SIZE: u64 = 8 << 20;
+    let bridge = Bridge::unix(daemon, &daemon.path("counting.sock"));
+    let home = Home::new();
+    let large = fs::File::create(home.directory.path().join("context/large")).expect("writable");
+    large.set_len(SIZE).expect("it is sparse");
+    let build = |more: &str| {
+        let mut builder = BuildkitBuilder::new(home.store.clone(), at(&format!("unix://{}", bridge.place)));
+        home.build(&mut builder, &format!("FROM scratch\nCOPY large /\n{more}"), &Silent).expect("builds");
+        bridge.came()
+    };
+    let first = build("");
+    assert!(first > SIZE, "{first}");
+    let again = build("COPY f /\n");
+    assert!(again < SIZE / 4, "only the new layer is sent: {again} bytes");
 }
 
 /// How large a small disk is, in bytes.

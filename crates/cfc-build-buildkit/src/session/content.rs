@@ -9,7 +9,7 @@ use std::convert::Infallible;
 use std::fs::File;
 use std::future::Future;
 use std::io::{Read, Seek, SeekFrom};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -27,11 +27,14 @@ use tower::Service;
 
 pub(crate) use self::writing::Last;
 use self::writing::Writing;
+use crate::arrivals::Arrivals;
 use crate::connect::MAX_MESSAGE_BYTES;
 
 /// What the store of base images is called in LLB, and how the daemon calls such a store when it asks.
 pub(crate) const STORE: &str = "cfc";
 const LAYOUT_PREFIX: &str = "oci:";
+/// How it calls the one that it exports the image into.
+const EXPORTED: &str = "export";
 /// How it calls those of caches.
 const CACHE_PREFIX: &str = "local:";
 /// Which store a call is for.
@@ -48,6 +51,8 @@ pub(crate) enum Blobs {
     Layout(PathBuf),
     /// The same, to be written.
     Made(PathBuf, Last),
+    /// Those of the image that is built, to be written.
+    Image(Arrivals),
 }
 
 impl Blobs {
@@ -59,17 +64,9 @@ impl Blobs {
             }
             Blobs::Images(blobs, _) => blobs.size(&digest).and_then(|size| Ok((blobs.open(&digest)?, size))),
             Blobs::Layout(directory) | Blobs::Made(directory, _) => open_layout_blob(directory, &digest),
+            Blobs::Image(_) => return Err(Status::not_found(format!("content `{digest}`: not found"))),
         };
         opened.map_err(|error| failed(&error))
-    }
-
-    fn made(&self) -> Result<(&Path, Last), Status> {
-        match self {
-            Blobs::Made(directory, last) => Ok((directory, last.clone())),
-            Blobs::Images(..) | Blobs::Layout(_) => {
-                Err(Status::permission_denied("this content store can only be read"))
-            }
-        }
     }
 }
 
@@ -78,10 +75,11 @@ impl Blobs {
 pub(crate) struct Content(Arc<BTreeMap<String, Blobs>>);
 
 impl Content {
-    /// The base images, and caches by the names that the daemon was given for them.
-    pub(crate) fn new(images: Blobs, caches: impl Iterator<Item = (String, Blobs)>) -> Content {
+    /// The base images, the image that is built, and caches by the names that the daemon was given for them.
+    pub(crate) fn new(images: Blobs, image: Option<Blobs>, caches: impl Iterator<Item = (String, Blobs)>) -> Content {
         let caches = caches.map(|(name, blobs)| (format!("{CACHE_PREFIX}{name}"), blobs));
-        Content(Arc::new(caches.chain([(format!("{LAYOUT_PREFIX}{STORE}"), images)]).collect()))
+        let image = image.map(|image| (EXPORTED.to_string(), image));
+        Content(Arc::new(caches.chain(image).chain([(format!("{LAYOUT_PREFIX}{STORE}"), images)]).collect()))
     }
 
     /// The store that a call is for.
@@ -124,8 +122,7 @@ impl Content {
     }
 
     fn write(&self, request: Request<Streaming<proto::WriteContentRequest>>) -> Result<WriteStream, Status> {
-        let (directory, last) = self.store(request.metadata())?.made()?;
-        let directory = directory.to_path_buf();
+        let blobs = self.store(request.metadata())?.clone();
         let (sender, receiver) = mpsc::channel(4);
         let mut requests = request.into_inner();
         // On a thread of its own, since it writes to the disk.
@@ -134,11 +131,11 @@ impl Content {
             let mut writing = None;
             loop {
                 let Ok(Some(request)) = runtime.block_on(requests.message()) else { return };
-                let answered = match &mut writing {
-                    None => Writing::begin(&directory, &request, last.clone())
-                        .and_then(|begun| writing.insert(begun).take(&request)),
-                    Some(writing) => writing.take(&request),
+                let begun = match writing.take() {
+                    None => Writing::begin(&blobs, &request),
+                    Some(writing) => Ok(writing),
                 };
+                let answered = begun.and_then(|begun| writing.insert(begun).take(request));
                 let is_over = !matches!(answered, Ok((_, false)));
                 if sender.blocking_send(answered.map(|(answer, _)| answer)).is_err() || is_over {
                     return;

@@ -11,6 +11,7 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -171,6 +172,8 @@ pub struct Bridge {
     /// Where it listens.
     pub place: String,
     open: Arc<Mutex<Vec<UnixStream>>>,
+    /// How many bytes came from the engine.
+    came: Arc<AtomicU64>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -182,7 +185,11 @@ pub enum Speaks {
 impl Bridge {
     pub fn tcp(daemon: &Daemon, speaks: Speaks) -> Bridge {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let bridge = Bridge { place: listener.local_addr().expect("bound").to_string(), open: Arc::default() };
+        let bridge = Bridge {
+            place: listener.local_addr().expect("bound").to_string(),
+            open: Arc::default(),
+            came: Arc::default(),
+        };
         let (socket, open) = (daemon.socket(), bridge.open.clone());
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
@@ -197,13 +204,14 @@ impl Bridge {
 
     pub fn unix(daemon: &Daemon, path: &Path) -> Bridge {
         let listener = UnixListener::bind(path).expect("a socket");
-        let bridge = Bridge { place: path.display().to_string(), open: Arc::default() };
-        let (socket, open) = (daemon.socket(), bridge.open.clone());
+        let bridge = Bridge { place: path.display().to_string(), open: Arc::default(), came: Arc::default() };
+        let (socket, open, came) = (daemon.socket(), bridge.open.clone(), bridge.came.clone());
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
                 let engine = connect(&socket, Speaks::BuildKit, &open);
                 carry(stream.try_clone().expect("a clone"), engine.try_clone().expect("a clone"), |_| {});
-                carry(engine, stream, |stream| drop(stream.shutdown(Shutdown::Both)));
+                let stream = Counting(stream, came.clone());
+                carry(engine, stream, |stream| drop(stream.0.shutdown(Shutdown::Both)));
             }
         });
         bridge
@@ -212,7 +220,11 @@ impl Bridge {
     /// As to the engine, but the archive of an image never comes: `asked` is told that somebody wants one.
     pub fn without_archives(daemon: &Daemon, asked: std::sync::mpsc::Sender<()>) -> Bridge {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let bridge = Bridge { place: listener.local_addr().expect("bound").to_string(), open: Arc::default() };
+        let bridge = Bridge {
+            place: listener.local_addr().expect("bound").to_string(),
+            open: Arc::default(),
+            came: Arc::default(),
+        };
         let (socket, open) = (daemon.socket(), bridge.open.clone());
         std::thread::spawn(move || {
             let mut held = Vec::new();
@@ -233,11 +245,31 @@ impl Bridge {
         bridge
     }
 
+    /// How many bytes came from the engine since this was asked last.
+    pub fn came(&self) -> u64 {
+        self.came.swap(0, Ordering::SeqCst)
+    }
+
     /// Cuts all connections, as a daemon that dies.
     pub fn cut(&self) {
         for stream in self.open.lock().expect("no panic").drain(..) {
             let _ = stream.shutdown(Shutdown::Both);
         }
+    }
+}
+
+/// Counts what is written.
+struct Counting(UnixStream, Arc<AtomicU64>);
+
+impl Write for Counting {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let length = self.0.write(bytes)?;
+        self.1.fetch_add(length as u64, Ordering::SeqCst);
+        Ok(length)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.0.flush()
     }
 }
 
