@@ -12,6 +12,7 @@ fn settings_that_would_leave_nothing_of_the_registry_are_refused_by_name() {
     let webhook = |line: &str| format!("[[registry.webhook]]\nurl = \"https://r.example\"\n{line}\n");
     let upstream =
         |line: &str| format!("[[registry.upstream]]\nprefix = \"hub\"\nurl = \"https://r.example\"\n{line}\n");
+    let retention = |lines: &str| format!("[[registry.retention]]\nrepositories = [\"**\"]\n{lines}\n");
     let registry = |line: &str| format!("[registry]\n{line}\n");
     for (config, expected) in [
         (registry("idle_timeout = 0"), "`idle_timeout = 0` below `[registry]`"),
@@ -32,6 +33,10 @@ fn settings_that_would_leave_nothing_of_the_registry_are_refused_by_name() {
         (upstream("redirects = [\"fd00::1\"]"), "an IPv6 address as `[fd00::1]`"),
         (upstream("").replace("https://r.example", "https://ann:secret@r.example"), "without a user"),
         ("[[registry.quotas]]\nrepositories = [\"a b\"]\nsize = \"1GB\"\n".to_string(), "below `[[registry.quotas]]`"),
+        (retention("keep_last = 0"), "`[[registry.retention]]` for [\"**\"] in the configuration file keeps nothing"),
+        (retention("keep_younger = \"0s\""), "keeps nothing"),
+        (retention("keep_last = 0\nkeep_younger = \"0s\""), "keeps nothing"),
+        (retention("keep_last = 1\ntags = []"), "`tags = []` below `[[registry.retention]]`"),
         (
             "[[registry.retention]]\nrepositories = []\nkeep_last = 1\n".to_string(),
             "`repositories` below `[[registry.retention]]` in the configuration file: it names none",

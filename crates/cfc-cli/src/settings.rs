@@ -288,11 +288,16 @@ pub struct RetentionEntry {
 impl RetentionEntry {
     /// What the registry is told of it.
     pub fn rule(&self) -> Result<cfc_registry::RetentionRule, Failure> {
-        if self.keep_last.is_none() && self.keep_younger.is_none() {
+        let keeps_some = self.keep_last.is_some_and(|count| count > 0);
+        if !keeps_some && self.keep_younger.is_none_or(|age| age.duration().is_zero()) {
             let what = format!("`[[registry.retention]]` for {:?} in the configuration file keeps nothing", self.tags);
             return Err(Failure::new(what).hint("say what stays: `keep_last = 10`, `keep_younger = \"30d\"`, or both"));
         }
         check_patterns("[[registry.retention]]", &self.repositories)?;
+        if self.tags.is_empty() {
+            let what = "`tags = []` below `[[registry.retention]]` in the configuration file: the rule is about no tag";
+            return Err(Failure::new(what).hint("leave `tags` out for all tags, or name patterns: `tags = [\"pr-*\"]`"));
+        }
         Ok(cfc_registry::RetentionRule {
             repositories: self.repositories.clone(),
             tags: self.tags.clone(),
