@@ -14,7 +14,7 @@ use crate::terminal::WindowSize;
 ///
 /// Whoever adds a field adds it here, with the newest version, and raises that if a launcher without it could be in the
 /// world. If the field limits or isolates, [`Request::since`] must say so too: the tests below compare.
-const FIELDS: [(&str, u32, Weight); 47] = [
+const FIELDS: [(&str, u32, Weight); 49] = [
     ("Attach", 1, Weight::Says),
     ("Disks", 1, Weight::Says),
     ("Ends", 1, Weight::Says),
@@ -30,8 +30,10 @@ const FIELDS: [(&str, u32, Weight); 47] = [
     ("ExecSignal.signal", 1, Weight::Says),
     ("Hello", 2, Weight::Says),
     ("Kill.id", 1, Weight::Says),
+    ("Kill.pid", 3, Weight::Says),
     ("Kill.signal", 1, Weight::Says),
     ("KillAll.id", 1, Weight::Says),
+    ("KillAll.pid", 3, Weight::Says),
     ("List", 1, Weight::Says),
     ("Network.id", 1, Weight::Says),
     ("Outbound.id", 1, Weight::Says),
