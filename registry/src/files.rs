@@ -84,13 +84,10 @@ impl Unsynced {
     }
 }
 
-/// Writes a new file that its owner alone may read, under a name of its own, then gives it the name `path`. One that has
-/// that name already stays: whoever came first has made it.
+/// Makes a file that its owner alone may read, whole. One that has the name `path` already stays: whoever came first has
+/// made it.
 pub(crate) fn create_secret(path: &Path, text: &str) -> std::io::Result<()> {
-    let new = path.with_extension(format!("new-{}", Uuid::new_v4().simple()));
-    let mut file = File::options().write(true).create_new(true).mode(0o600).open(&new)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
+    let new = write_beside(path, text.as_bytes(), 0o600)?;
     let linked = std::fs::hard_link(&new, path);
     std::fs::remove_file(&new)?;
     match linked {
@@ -101,13 +98,18 @@ pub(crate) fn create_secret(path: &Path, text: &str) -> std::io::Result<()> {
 
 /// Writes a file whole, in the place of one that is there.
 pub(crate) fn replace(path: &Path, bytes: &[u8], mode: u32) -> std::io::Result<()> {
+    let new = write_beside(path, bytes, mode)?;
+    let renamed = std::fs::rename(&new, path).inspect_err(|_| drop(std::fs::remove_file(&new)));
+    renamed.and_then(|()| sync_parent(path))
+}
+
+/// Writes a new file, synced, under a name of its own beside `path`; that name. Nothing is left of one that fails.
+fn write_beside(path: &Path, bytes: &[u8], mode: u32) -> std::io::Result<PathBuf> {
     let new = path.with_extension(format!("new-{}", Uuid::new_v4().simple()));
     let mut file = File::options().write(true).create_new(true).mode(mode).open(&new)?;
-    let written = file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| std::fs::rename(&new, path));
-    if written.is_err() {
-        let _ = std::fs::remove_file(&new);
-    }
-    written.and_then(|()| sync_parent(path))
+    let written = file.write_all(bytes).and_then(|()| file.sync_all());
+    written.inspect_err(|_| drop(std::fs::remove_file(&new)))?;
+    Ok(new)
 }
 
 fn sync_parent(path: &Path) -> std::io::Result<()> {

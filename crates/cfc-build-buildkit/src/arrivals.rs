@@ -1,7 +1,7 @@
 //! [`Arrivals`]: the blobs of the finished image, which newer daemons write one by one: those that an earlier build brought
 //! are not sent again. Older ones send an archive with all of them.
 
-use std::io::{self, Read};
+use std::io::Read;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
@@ -11,6 +11,7 @@ use cfc_store::ArchiveFile;
 
 use crate::archive::{Intake, Parts, Taken, blob};
 use crate::failure::{Failure, Result};
+use crate::pieces::pieces;
 
 /// How many pieces wait to be read: the daemon waits then, too.
 const WAITING: usize = 16;
@@ -60,12 +61,9 @@ impl Arrivals {
 
     /// Begins to take in the blob `digest` of `size` bytes, on a thread of its own.
     pub(crate) fn begin(&self, digest: &Digest, size: u64) -> Arriving {
-        let (pieces, receiver) = mpsc::sync_channel(WAITING);
+        let (pieces, mut content) = pieces(WAITING);
         let (intake, name) = (self.0.intake.clone(), blob(digest));
-        let taking = std::thread::spawn(move || {
-            let mut pieces = Pieces { receiver, piece: Vec::new(), read: 0 };
-            intake.take_blob(&name, size, &mut pieces)
-        });
+        let taking = std::thread::spawn(move || intake.take_blob(&name, size, &mut content));
         Arriving { pieces, taking }
     }
 
@@ -102,28 +100,6 @@ impl Arriving {
     /// Hands `bytes` on. False where nobody takes them any more.
     pub(crate) fn append(&self, bytes: Vec<u8>) -> bool {
         bytes.is_empty() || self.pieces.send(bytes).is_ok()
-    }
-}
-
-/// What was handed on, to be read.
-struct Pieces {
-    receiver: mpsc::Receiver<Vec<u8>>,
-    piece: Vec<u8>,
-    read: usize,
-}
-
-impl Read for Pieces {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.read == self.piece.len() {
-            match self.receiver.recv() {
-                Ok(piece) => (self.piece, self.read) = (piece, 0),
-                Err(mpsc::RecvError) => return Ok(0),
-            }
-        }
-        let length = buffer.len().min(self.piece.len() - self.read);
-        buffer[..length].copy_from_slice(&self.piece[self.read..self.read + length]);
-        self.read += length;
-        Ok(length)
     }
 }
 

@@ -29,6 +29,7 @@ mod connect;
 mod engine;
 mod failure;
 mod lent;
+mod pieces;
 
 pub use address::{Address, AddressError};
 pub use builder::{BuildkitBuilder, BuildkitOptions, RegistryLogins, Stopper};

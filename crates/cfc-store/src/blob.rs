@@ -6,9 +6,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use cfc_oci::{Algorithm, Digest, Hasher};
-use tempfile::NamedTempFile;
 
 use crate::error::Context;
+use crate::hashed_file::{HashedFile, verify};
 use crate::uses::Used;
 use crate::{Result, Store, StoreError, StoreErrorKind};
 
@@ -92,8 +92,7 @@ impl BlobStore {
     /// A blob to be written, hashed with `algorithm`.
     pub fn writer_with(&self, algorithm: Algorithm) -> Result<BlobWriter> {
         let session = self.store.session_directory();
-        let file = NamedTempFile::new_in(session).on("make a temporary file in", session)?;
-        Ok(BlobWriter { blobs: self.clone(), file, hasher: Hasher::new(algorithm), size: 0 })
+        Ok(BlobWriter { blobs: self.clone(), file: HashedFile::new_in(session, algorithm)? })
     }
 
     /// Takes in the file at `path`, whose digest must be `digest`: a hard link where the file system allows it, else a
@@ -135,25 +134,22 @@ impl BlobStore {
 /// A blob on its way into the store. Dropping it forgets the bytes.
 pub struct BlobWriter {
     blobs: BlobStore,
-    file: NamedTempFile,
-    hasher: Hasher,
-    size: u64,
+    file: HashedFile,
 }
 
 impl BlobWriter {
     /// How many bytes were written so far.
     pub fn written(&self) -> u64 {
-        self.size
+        self.file.written()
     }
 
     /// Publishes the blob and returns its digest and its size in bytes. When the digest is not `expected`, nothing is
     /// published.
     pub fn commit(self, expected: Option<&Digest>) -> Result<(Digest, u64)> {
-        let BlobWriter { blobs, file, hasher, size } = self;
-        let digest = hasher.finish();
-        if let Some(expected) = expected {
-            verify(expected, digest.clone(), || format!("cannot store blob `{expected}`"))?;
-        }
+        let BlobWriter { blobs, file } = self;
+        let size = file.written();
+        let refused = || expected.map(|expected| format!("cannot store blob `{expected}`")).unwrap_or_default();
+        let (file, digest) = file.finish(expected, refused)?;
         let target = blobs.path(&digest);
         if blobs.find(&digest)? {
             return Ok((digest, size));
@@ -172,22 +168,12 @@ impl BlobWriter {
 
 impl Write for BlobWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.file.write(bytes)?;
-        self.hasher.update(&bytes[..written]);
-        self.size += written as u64;
-        Ok(written)
+        self.file.write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
         self.file.flush()
     }
-}
-
-fn verify(expected: &Digest, actual: Digest, subject: impl FnOnce() -> String) -> Result<()> {
-    if actual == *expected {
-        return Ok(());
-    }
-    Err(StoreError::new(subject(), StoreErrorKind::DigestMismatch { expected: expected.clone(), actual }))
 }
 
 /// Makes a published name survive a power cut.

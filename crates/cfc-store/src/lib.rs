@@ -16,6 +16,7 @@ mod compression;
 mod decompress;
 mod error;
 mod foreign;
+mod hashed_file;
 mod image;
 mod layer;
 mod layout;

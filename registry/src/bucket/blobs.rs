@@ -109,6 +109,11 @@ impl BucketBackend {
         self.store.list(&pointers_key(digest)).await
     }
 
+    async fn pointers_of(&self, digest: &Digest) -> Result<Vec<Pointer>, StorageError> {
+        let listed = self.listed_pointers(digest).await?;
+        Ok(listed.iter().filter_map(|listed| parse_pointer(&listed.key)).collect())
+    }
+
     async fn is_sound(&self, pointer: Pointer) -> Result<bool, StorageError> {
         Ok(self.store.size(&data_key(pointer.data)).await? == Some(pointer.size))
     }
@@ -118,7 +123,7 @@ impl BucketBackend {
         if let Some(pointer) = self.pointers.get(digest) {
             return Ok(Some(pointer));
         }
-        for pointer in self.listed_pointers(digest).await?.iter().filter_map(|listed| parse_pointer(&listed.key)) {
+        for pointer in self.pointers_of(digest).await? {
             if self.is_sound(pointer).await? {
                 self.pointers.put(digest, pointer, false);
                 return Ok(Some(pointer));
@@ -158,7 +163,7 @@ impl BucketBackend {
             }
             self.pointers.forget(digest);
         }
-        for pointer in self.listed_pointers(digest).await?.iter().filter_map(|listed| parse_pointer(&listed.key)) {
+        for pointer in self.pointers_of(digest).await? {
             if let Some(found) = follow(pointer).await? {
                 self.pointers.put(digest, pointer, false);
                 return Ok(Some(found));
@@ -170,7 +175,7 @@ impl BucketBackend {
     /// The digest of the content, of which there may be several: that of the first that is other than it should be.
     async fn hash_content(&self, digest: &Digest) -> Result<Option<Digest>, StorageError> {
         let mut hashed = None;
-        for pointer in self.listed_pointers(digest).await?.iter().filter_map(|listed| parse_pointer(&listed.key)) {
+        for pointer in self.pointers_of(digest).await? {
             hashed = self.hash_data(pointer, digest.algorithm()).await?.or(hashed);
             if hashed.as_ref().is_some_and(|hashed| hashed != digest) {
                 break;

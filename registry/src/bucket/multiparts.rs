@@ -32,10 +32,12 @@ impl Store {
     ) -> Result<Vec<Multipart>, StorageError> {
         let cutoff = cutoff.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let cutoff = to_seconds(&cfc_oci::rfc3339(i64::try_from(cutoff).unwrap_or(i64::MAX)));
+        let failed = |error| StorageError::new("list parts below", prefix, error);
+        let client = reqwest::Client::builder().connect_timeout(SILENCE).read_timeout(SILENCE).build();
+        let client = client.map_err(|error| failed(error.into()))?;
         let (mut old, mut after) = (Vec::new(), None);
         loop {
-            let page = self.page_of_multiparts(prefix, after.as_ref()).await;
-            let page = page.map_err(|e| StorageError::new("list parts below", prefix, e))?;
+            let page = self.page_of_multiparts(&client, prefix, after.as_ref()).await.map_err(failed)?;
             let (mut found, is_truncated) = parse(&page);
             after = found.last().cloned();
             found.retain(|multipart| multipart.begun <= cutoff);
@@ -51,6 +53,7 @@ impl Store {
 
     async fn page_of_multiparts(
         &self,
+        client: &reqwest::Client,
         prefix: &str,
         after: Option<&Multipart>,
     ) -> Result<String, Box<dyn Error + Send + Sync>> {
@@ -58,7 +61,6 @@ impl Store {
             .with_query([("uploads", ""), ("prefix", &format!("{}{prefix}", self.prefix()))])
             .with_query(after.iter().flat_map(|last| [("key-marker", &last.key), ("upload-id-marker", &last.id)]));
         let url = self.s3().signed_url_opts(http::Method::GET, &Path::default(), LIFETIME, &options).await?;
-        let client = reqwest::Client::builder().connect_timeout(SILENCE).read_timeout(SILENCE).build()?;
         Ok(client.get(url.as_str()).send().await?.error_for_status()?.text().await?)
     }
 }

@@ -1,11 +1,12 @@
 //! What comes back: the archive of the image, piece by piece, handed to whoever takes it apart.
 
-use std::io::{self, Read};
 use std::sync::mpsc;
 use std::sync::{Mutex, PoisonError};
 
 use bollard_buildkit_proto::moby::filesync::v1 as proto;
 use tonic::{Request, Response, Status, Streaming};
+
+use crate::pieces::{Pieces, pieces};
 
 /// How many pieces wait to be read: the daemon waits then, too.
 const WAITING: usize = 64;
@@ -15,38 +16,16 @@ pub(crate) const NOBODY_TAKES_IT: &str = "nobody takes the archive any more";
 /// Takes the archive, once.
 pub(crate) struct Export(Mutex<Option<mpsc::SyncSender<Vec<u8>>>>);
 
-/// The archive as it comes. Ends where the daemon ends it; only the answer to the build says whether it is whole.
-pub(crate) struct Received {
-    pieces: mpsc::Receiver<Vec<u8>>,
-    piece: Vec<u8>,
-    read: usize,
-}
-
 impl Export {
-    /// The two ends.
-    pub(crate) fn new() -> (Export, Received) {
-        let (sender, pieces) = mpsc::sync_channel(WAITING);
-        (Export(Mutex::new(Some(sender))), Received { pieces, piece: Vec::new(), read: 0 })
+    /// The two ends. The archive ends where the daemon ends it; only the answer to the build says whether it is whole.
+    pub(crate) fn new() -> (Export, Pieces) {
+        let (sender, received) = pieces(WAITING);
+        (Export(Mutex::new(Some(sender))), received)
     }
 
     /// One that takes nothing.
     pub(crate) fn closed() -> Export {
         Export(Mutex::new(None))
-    }
-}
-
-impl Read for Received {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.read == self.piece.len() {
-            match self.pieces.recv() {
-                Ok(piece) => (self.piece, self.read) = (piece, 0),
-                Err(mpsc::RecvError) => return Ok(0),
-            }
-        }
-        let length = buffer.len().min(self.piece.len() - self.read);
-        buffer[..length].copy_from_slice(&self.piece[self.read..self.read + length]);
-        self.read += length;
-        Ok(length)
     }
 }
 
