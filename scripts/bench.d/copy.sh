@@ -41,6 +41,10 @@ for round in $(seq "$copy_rounds"); do
   measure copy-changed layout
 done
 cc -O2 -o "$work/copy/peak" "$root/scripts/bench.d/copy/peak.c"
+row "$tree_mib MiB, $tree_files files, to gzip: cfc build" copy-gzip
+row "to zstd: cfc build" copy-zstd
+row "everything cached: cfc build" copy-cached
+row "one file changed: cfc build" copy-changed
 peak_kib=$("$work/copy/peak" "$cfc" build "$context" -t bench/copy:1 --no-cache)
 reference=$(tar -C "$context" --exclude=Dockerfile -cf - . | gzip -6 | wc -c)
 if [ -n "$registry_port" ]; then
@@ -53,6 +57,11 @@ if [ -n "$registry_port" ]; then
     echo "$round" >>"$context/tree/000/file-1"
     measure_with_daemon copy-docker-changed docker_build
   done
+  echo "BuildKit in docker.io, with push where nothing is cached:"
+  row "  nothing cached, beside gzip" copy-docker copy-gzip
+  row "  nothing cached, beside zstd" copy-docker copy-zstd
+  row "  everything cached" copy-docker-cached copy-cached
+  row "  one file changed" copy-docker-changed copy-changed
 fi
 if command -v buildah >/dev/null; then
   export STORAGE_DRIVER=overlay
@@ -67,17 +76,10 @@ if command -v buildah >/dev/null; then
     measure copy-buildah-changed buildah_copy
   done
   umount "$work/copy/buildah/overlay" 2>/dev/null || true
+  echo "buildah, with push to an OCI layout:"
+  row "  nothing cached, beside gzip" copy-buildah copy-gzip
+  row "  everything cached" copy-buildah-cached copy-cached
+  row "  one file changed" copy-buildah-changed copy-changed
 fi
-row "$tree_mib MiB, $tree_files files, to gzip: cfc build" copy-gzip
-row "  BuildKit in docker.io, with push" copy-docker copy-gzip
-row "  buildah, with push to an OCI layout" copy-buildah copy-gzip
-row "to zstd: cfc build" copy-zstd
-row "  BuildKit in docker.io, with push, in gzip" copy-docker copy-zstd
-row "everything cached: cfc build" copy-cached
-row "  BuildKit in docker.io, without push" copy-docker-cached copy-cached
-row "  buildah, with push to an OCI layout" copy-buildah-cached copy-cached
-row "one file changed: cfc build" copy-changed
-row "  BuildKit in docker.io, without push" copy-docker-changed copy-changed
-row "  buildah, with push to an OCI layout" copy-buildah-changed copy-changed
 awk -v docker="${docker_size:-0}" -v buildah="${buildah_size:-0}" -v gzip="$gzip_size" -v zstd="$zstd_size" -v reference="$reference" 'BEGIN { printf "the layer: %.1f MiB in gzip (%.3f of gzip -6, goal 1.08), %.1f MiB in zstd; of BuildKit %.1f MiB, of buildah %.1f MiB\n", gzip / 1048576, gzip / reference, zstd / 1048576, docker / 1048576, buildah / 1048576 }'
 awk -v peak="$peak_kib" 'BEGIN { printf "peak memory: %.0f MiB (goal 256)\n", peak / 1024 }'

@@ -106,38 +106,41 @@ export MANIFEST=$manifest
 manifest_digest=sha256:$(printf %s "$manifest" | sha256sum | cut -d' ' -f1)
 echo "idle memory: cfc $(awk '/VmRSS/ { print $2 }' "/proc/${server_pid[cfc]}/status") KiB after the first pushes"
 
-for round in $(seq "$registry_rounds"); do
-  for side in "${sides[@]}"; do
-    forget_large "$side" large
-    measure_server registry-push "$side" push "$side" large large
-    forget_large "$side" large
-    measure_server registry-chunks "$side" push_chunks "$side" large
-    measure_server registry-pull "$side" pull "$side"
-    echo 5 >"/proc/${server_pid[$side]}/clear_refs"
-    measure_server registry-many "$side" pull_many "$side"
-    awk '/VmHWM/ { print $2, 0 }' "/proc/${server_pid[$side]}/status" >>"$work/registry-hwm-$side"
-    url=${server_url[$side]}/v2/bench
-    measure_requests registry-ping "$side" wrk "${server_url[$side]}/v2/"
-    # docker-registry gives this manifest only to those who say that they know its type.
-    accept='Accept: application/vnd.oci.image.manifest.v1+json'
-    measure_requests registry-tag "$side" wrk -H "$accept" "$url/put/manifests/latest"
-    measure_requests registry-digest "$side" wrk -H "$accept" "$url/put/manifests/$manifest_digest"
-    measure_requests registry-head "$side" ab -i "$url/small/blobs/$(of small)"
-    measure_requests registry-small "$side" wrk "$url/small/blobs/$(of small)"
-    SERIES=r$round measure_requests registry-put "$side" wrk -s "$root/scripts/bench.d/registry/put.lua" "${server_url[$side]}"
-  done
-done
-compare "push $blob_mib MiB in one request" registry-push
-compare "push $blob_mib MiB in chunks of 64 MiB" registry-chunks
-compare "pull $blob_mib MiB" registry-pull
-compare "32 pulls of 100 MiB at once" registry-many
+# Runs a case in turns for all sides. Each row is printed when its case has ended.
+turns() { # command...: gets the side as its last argument
+  local round side
+  for round in $(seq "$registry_rounds"); do for side in "${sides[@]}"; do round=$round "$@" "$side"; done; done
+}
+push_once() { forget_large "$1" large; measure_server registry-push "$1" push "$1" large large; }
+push_in_chunks() { forget_large "$1" large; measure_server registry-chunks "$1" push_chunks "$1" large; }
+pull_once() { measure_server registry-pull "$1" pull "$1"; }
+pull_at_once() {
+  echo 5 >"/proc/${server_pid[$1]}/clear_refs"
+  measure_server registry-many "$1" pull_many "$1"
+  awk '/VmHWM/ { print $2, 0 }' "/proc/${server_pid[$1]}/status" >>"$work/registry-hwm-$1"
+}
+requests() { # series tool path side
+  local series=$1 tool=$2 path=$3 side=$4
+  case $tool in
+    wrk) measure_requests "$series" "$side" wrk -H "$accept" "${server_url[$side]}$path" ;;
+    head) measure_requests "$series" "$side" ab -i "${server_url[$side]}$path" ;;
+    put) SERIES=r$round measure_requests "$series" "$side" wrk -s "$root/scripts/bench.d/registry/put.lua" "${server_url[$side]}" ;;
+  esac
+}
+# docker-registry gives this manifest only to those who say that they know its type.
+accept='Accept: application/vnd.oci.image.manifest.v1+json'
+
+turns push_once; compare "push $blob_mib MiB in one request" registry-push
+turns push_in_chunks; compare "push $blob_mib MiB in chunks of 64 MiB" registry-chunks
+turns pull_once; compare "pull $blob_mib MiB" registry-pull
+turns pull_at_once; compare "32 pulls of 100 MiB at once" registry-many
 for side in "${sides[@]}"; do echo "  highest memory of $side: $(median "registry-hwm-$side" 1) KiB"; done
-compare_requests "GET /v2/, 16 clients" registry-ping
-compare_requests "GET manifest by tag" registry-tag
-compare_requests "GET manifest by digest" registry-digest
-compare_requests "HEAD blob" registry-head
-compare_requests "GET blob of 1 KiB" registry-small
-compare_requests "PUT manifest, synced" registry-put
+turns requests registry-ping wrk /v2/; compare_requests "GET /v2/, 16 clients" registry-ping
+turns requests registry-tag wrk /v2/bench/put/manifests/latest; compare_requests "GET manifest by tag" registry-tag
+turns requests registry-digest wrk "/v2/bench/put/manifests/$manifest_digest"; compare_requests "GET manifest by digest" registry-digest
+turns requests registry-head head "/v2/bench/small/blobs/$(of small)"; compare_requests "HEAD blob" registry-head
+turns requests registry-small wrk "/v2/bench/small/blobs/$(of small)"; compare_requests "GET blob of 1 KiB" registry-small
+turns requests registry-put put ""; compare_requests "PUT manifest, synced" registry-put
 
 # A page of tags, and a start, in a registry that holds a lot. The files are made by hand: pushing them takes an hour.
 tags=$work/registry/cfc/bucket/registry/repositories/bench/put/_tags
