@@ -200,3 +200,30 @@ printf '\\5\\0\\0\\0code'\n",
     let (second, _) = fixture.build_with(&request, NativeOptions { no_cache: true, ..NativeOptions::default() });
     assert_eq!(first.manifest, second.expect("builds").manifest);
 }
+
+/// Were a device in a cache, only an option of the mount would keep a program from opening it.
+#[test]
+fn a_cache_begins_with_no_device_and_shows_none() {
+    if !can_run() {
+        return;
+    }
+    let fixture = Fixture::new();
+    let nodes = "FROM base AS nodes\nRUN mkdir -p /n/d && mknod -m 666 /n/d/disk b 8 0\n";
+    let base = busybox(&fixture);
+    let request = |mount: &str| {
+        fixture.request(&format!(
+            "{base}{nodes}FROM base\nRUN --mount=type=cache,target=/c{mount} grep ' /c ' /proc/self/mountinfo\n"
+        ))
+    };
+    let (built, record) = fixture.build_request(&request(""));
+    built.unwrap_or_else(|error| panic!("{}", report(&error)));
+    let mount = record.output.into_inner().expect("no panic");
+    assert!(mount.contains("nodev"), "{mount}");
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: needs root to make a device");
+        return;
+    }
+    let (built, _) = fixture.build_request(&request(",id=n,from=nodes,source=/n"));
+    let said = report(&built.err().expect("it is refused"));
+    assert!(said.contains("`/n/d/disk` is a device, and a cache holds none"), "{said}");
+}

@@ -16,6 +16,11 @@ use crate::unsupported::first_unsupported;
 /// has no handler does nothing to it, `SIGKILL` excepted.
 pub const INIT_ANNOTATION: &str = "cfc.init";
 
+/// With this annotation set to `true`, the sandbox can make device nodes in its root, where the launcher is the machine's root,
+/// the root is an overlay, and no process can have CAP_SYS_ADMIN. Nobody can open them there. Without it, or elsewhere,
+/// `mknod` of a device answers EPERM.
+pub const DEVICE_NODES_ANNOTATION: &str = "cfc.device-nodes";
+
 const ID_LENGTH_MAX: usize = 200;
 
 /// One sandbox: an OCI runtime spec plus what the spec cannot say.

@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 use oci_spec::runtime::{LinuxPids, LinuxResources, Spec};
 use serde_json::{Value, json};
 
+use crate::config::DEVICE_NODES_ANNOTATION;
 use crate::seccomp::default_profile;
 
 /// What an instance may do: Docker's fourteen without NET_RAW, MKNOD, AUDIT_WRITE and SETFCAP.
@@ -41,13 +42,15 @@ pub fn default_spec() -> Spec {
 }
 
 /// The spec for a build's `RUN`: as [`default_spec`], with all of Docker's capabilities, with `sudo` and other set-user-id
-/// programs working, a limit on processes, and the host name `buildkitsandbox`.
+/// programs working, device nodes that can be made and not opened, a limit on processes, and the host name
+/// `buildkitsandbox`.
 pub fn build_spec() -> Spec {
     static SPEC: OnceLock<Spec> = OnceLock::new();
     let make = || {
         let capabilities: Vec<_> = INSTANCE_CAPABILITIES.iter().chain(&BUILD_CAPABILITIES).copied().collect();
         let mut spec = spec(&capabilities, false);
         spec.set_hostname(Some("buildkitsandbox".to_owned()));
+        spec.set_annotations(Some([(DEVICE_NODES_ANNOTATION.to_owned(), "true".to_owned())].into()));
         if let Some(linux) = spec.linux_mut() {
             let mut resources = LinuxResources::default();
             let mut pids = LinuxPids::default();
@@ -62,6 +65,7 @@ pub fn build_spec() -> Spec {
 
 /// The spec for a `RUN --security=insecure`: as [`build_spec`], with all capabilities, all system calls, and nothing masked
 /// or read-only. What is left is the user namespace: the program is root over what belongs to it and nobody to the machine.
+/// Device nodes it cannot make: as it may change its mounts, it could open them.
 pub fn insecure_build_spec() -> Spec {
     let mut spec = build_spec();
     if let Some(process) = spec.process_mut() {

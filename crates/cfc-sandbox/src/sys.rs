@@ -252,6 +252,23 @@ pub(crate) fn close_all_but(kept: &[RawFd]) {
 
 /// Adds a seccomp filter to this process, without touching no_new_privs.
 pub(crate) fn install_seccomp(program: &[Instruction]) -> io::Result<()> {
+    install_filter(program, 0).map(drop)
+}
+
+/// Adds a seccomp filter to this process whose `SECCOMP_RET_USER_NOTIF` calls wait for the reader of the returned listener.
+/// Once received, a call is interrupted by nothing but the caller's end, where the kernel (5.19) can have it so.
+pub(crate) fn install_seccomp_listener(program: &[Instruction]) -> io::Result<OwnedFd> {
+    let flags = [libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV, 0];
+    let install = |more| install_filter(program, libc::SECCOMP_FILTER_FLAG_NEW_LISTENER | more);
+    let listener = install(flags[0]).or_else(|error| match error.raw_os_error() {
+        Some(libc::EINVAL) => install(flags[1]),
+        _ => Err(error),
+    })?;
+    // SAFETY: with this flag the kernel returns a descriptor that it has just made, and nothing else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(listener as RawFd) })
+}
+
+fn install_filter(program: &[Instruction], flags: libc::c_ulong) -> io::Result<i64> {
     #[repr(C)]
     struct Program {
         length: libc::c_ushort,
@@ -261,7 +278,81 @@ pub(crate) fn install_seccomp(program: &[Instruction]) -> io::Result<()> {
     let program = Program { length, filter: program.as_ptr() };
     // JUSTIFICATION: no crate offers it without setting no_new_privs, which builds run without.
     // SAFETY: the structure has the layout of `struct sock_fprog`; the kernel copies the filter during the call.
-    check(unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program) })
+    let result = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program) };
+    check(result).map(|()| result)
+}
+
+/// A system call that waits for an answer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct HeldCall {
+    pub(crate) id: u64,
+    /// The thread that called, by its number in our pid namespace.
+    pub(crate) pid: u32,
+    pub(crate) number: i32,
+    pub(crate) arguments: [u64; 6],
+}
+
+/// The next call that waits at a seccomp listener.
+pub(crate) fn receive_call(listener: BorrowedFd<'_>) -> io::Result<HeldCall> {
+    const RECEIVE: libc::Ioctl = 0xC050_2100_u32 as libc::Ioctl;
+    /// `struct seccomp_notif`.
+    #[repr(C)]
+    #[derive(Default)]
+    struct Notification {
+        id: u64,
+        pid: u32,
+        flags: u32,
+        number: i32,
+        architecture: u32,
+        instruction: u64,
+        arguments: [u64; 6],
+    }
+    const { assert!(size_of::<Notification>() == 80) };
+    let mut received = Notification::default();
+    // JUSTIFICATION: no crate of ours speaks with seccomp listeners.
+    // SAFETY: the structure has the kernel's layout, whose size is part of the request, is all zeroes as the kernel wants it,
+    // and outlives the call; every value is valid for its fields.
+    check(unsafe { libc::ioctl(listener.as_raw_fd(), RECEIVE, &raw mut received) } as i64)?;
+    let Notification { id, pid, number, arguments, .. } = received;
+    Ok(HeldCall { id, pid, number, arguments })
+}
+
+/// Whether the call's thread still waits for the answer.
+pub(crate) fn is_call_pending(listener: BorrowedFd<'_>, id: u64) -> bool {
+    const IS_VALID: libc::Ioctl = 0x4008_2102;
+    // JUSTIFICATION: as in receive_call.
+    // SAFETY: the request reads one number, which outlives the call.
+    check(unsafe { libc::ioctl(listener.as_raw_fd(), IS_VALID, &raw const id) } as i64).is_ok()
+}
+
+/// Ends a held call: with the error `errno`, or successfully with 0.
+pub(crate) fn answer_call(listener: BorrowedFd<'_>, id: u64, errno: i32) -> io::Result<()> {
+    const SEND: libc::Ioctl = 0xC018_2101_u32 as libc::Ioctl;
+    /// `struct seccomp_notif_resp`.
+    #[repr(C)]
+    struct Answer {
+        id: u64,
+        value: i64,
+        error: i32,
+        flags: u32,
+    }
+    const { assert!(size_of::<Answer>() == 24) };
+    let answer = Answer { id, value: 0, error: -errno, flags: 0 };
+    // JUSTIFICATION: as in receive_call.
+    // SAFETY: the structure has the kernel's layout and outlives the call, which only reads it.
+    check(unsafe { libc::ioctl(listener.as_raw_fd(), SEND, &raw const answer) } as i64)
+}
+
+/// Makes files see this thread as that user and group, whoever it is otherwise.
+pub(crate) fn set_filesystem_ids(uid: u32, gid: u32) -> io::Result<()> {
+    // JUSTIFICATION: rustix has neither call.
+    // SAFETY: always sound. They return the id before and no error, so they are asked again, with an id that nobody has.
+    let found = unsafe {
+        libc::setfsgid(gid);
+        libc::setfsuid(uid);
+        (libc::setfsuid(u32::MAX), libc::setfsgid(u32::MAX))
+    };
+    if found == (uid as c_int, gid as c_int) { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EPERM)) }
 }
 
 /// Brings the loopback device of this network namespace up.

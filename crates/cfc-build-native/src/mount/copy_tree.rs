@@ -4,12 +4,14 @@ use std::fs::{self, File};
 use std::os::unix::fs::{PermissionsExt, lchown, symlink};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, FileType, Mode, XattrFlags, lsetxattr, makedev, mknodat};
+use rustix::fs::{CWD, FileType, Mode, XattrFlags, lsetxattr, mknodat};
 
-use crate::failure::{OnPath, Result};
+use crate::failure::{Failure, OnPath, Result};
 use crate::tree::{FileInfo, Kind, Tree};
 
 /// Copies what is in the directory `from` of `tree` into `to`, which is there. Sockets are left out.
+///
+/// Devices are refused: it is mounted as it lies, and what is mounted so is dead only by a mount option.
 pub(crate) fn copy_tree(tree: &dyn Tree, from: &Path, to: &Path) -> Result<()> {
     // A stack of our own: the depth is up to whoever made the files.
     let mut pending: Vec<(PathBuf, PathBuf)> = vec![(from.to_path_buf(), to.to_path_buf())];
@@ -33,9 +35,11 @@ fn copy_one(tree: &dyn Tree, source: &Path, info: &FileInfo, target: &Path) -> R
             std::io::copy(&mut tree.open(source)?, &mut to).on("copy to", target)?;
         }
         Kind::Symlink(link) => symlink(link, target).on("make the link", target)?,
-        Kind::Character { major, minor } => make_node(target, FileType::CharacterDevice, (*major, *minor))?,
-        Kind::Block { major, minor } => make_node(target, FileType::BlockDevice, (*major, *minor))?,
-        Kind::Fifo => make_node(target, FileType::Fifo, (0, 0))?,
+        Kind::Character { .. } | Kind::Block { .. } => {
+            return Err(Failure::new(format!("`{}` is a device, and a cache holds none", source.display()))
+                .hint("choose a `source=` without it"));
+        }
+        Kind::Fifo => mknodat(CWD, target, FileType::Fifo, Mode::RUSR, 0).on("make", target)?,
         Kind::Socket => return Ok(false),
     }
     lchown(target, Some(info.uid), Some(info.gid)).on("give away", target)?;
@@ -46,8 +50,4 @@ fn copy_one(tree: &dyn Tree, source: &Path, info: &FileInfo, target: &Path) -> R
         }
     }
     Ok(info.is_directory())
-}
-
-fn make_node(target: &Path, kind: FileType, (major, minor): (u32, u32)) -> Result<()> {
-    mknodat(CWD, target, kind, Mode::RUSR, makedev(major, minor)).on("make", target)
 }

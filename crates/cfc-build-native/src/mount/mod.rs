@@ -68,7 +68,7 @@ impl Prepared {
                 }
                 MountKind::Cache { id, is_read_only, .. } => {
                     let access = if *is_read_only { "ro" } else { "rw" };
-                    let options = vec!["bind".to_string(), access.to_string()];
+                    let options = ["bind", "nodev", access].map(str::to_string).to_vec();
                     prepared.mounts.push(oci_mount("bind", &mount.target, Some(caches.directory(id)), options));
                 }
                 MountKind::Tmpfs { size } => {

@@ -81,7 +81,8 @@ pub(crate) fn furnish(furniture: &Furniture) -> Result<Room, ErrorKind> {
     Ok(room)
 }
 
-fn make_scratch() -> Result<PathBuf, ErrorKind> {
+/// Mounts the scratch filesystem and enters it.
+pub(super) fn make_scratch() -> Result<PathBuf, ErrorKind> {
     let scratch = SCRATCH_CANDIDATES.iter().map(PathBuf::from).find(|path| path.is_dir());
     let scratch = scratch.ok_or_else(|| ErrorKind::Unavailable("the host has no /tmp".into()))?;
     let data = [("mode".to_owned(), Some("700".to_owned()))];

@@ -6,9 +6,12 @@
 
 pub(crate) mod capabilities;
 pub(crate) mod exec;
+mod file_identity;
 mod furnish;
 mod identity;
 mod init;
+mod node_call;
+pub(crate) mod nodes;
 mod oci_command;
 pub(crate) mod oci_exec;
 pub(crate) mod oci_runtime;
@@ -135,6 +138,9 @@ fn become_application(
     sys::reset_signals();
     connect_stdio(&blueprint.stdio.map(|handle| blueprint.descriptors.get(handle)))?;
     sys::close_on_exec_from(3).step(|| "close inherited files".into())?;
+    if let Some(maker) = blueprint.node_maker {
+        nodes::hand_over_calls(blueprint.descriptors.get(maker))?;
+    }
     identity::take(&blueprint.identity())?;
     if !is_cwd_set {
         program::change_directory_as_user(&blueprint.cwd)?;

@@ -2,19 +2,20 @@
 
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::fs::{CWD, FileType, OFlags};
 use rustix::mount::MountFlags;
 
 use super::furnish::copy_of;
+use super::nodes;
 use super::rootfs::attach;
 use crate::error::ErrorKind;
 use crate::launcher::blueprint::{Blueprint, Handle, RootPlan};
 use crate::step::Step;
 
-/// Mounts the root at `root`. Returns the upper directory's path, when there is one.
-pub(super) fn mount_root(blueprint: &Blueprint) -> Result<Option<PathBuf>, ErrorKind> {
+/// Mounts the root at `root`. Returns the upper directory, when there is one.
+pub(super) fn mount_root(blueprint: &Blueprint) -> Result<Option<OwnedFd>, ErrorKind> {
     let get = |handle: &Handle| blueprint.descriptors.get(*handle);
     let (lowers, changes, upper, work) = match &blueprint.root {
         RootPlan::Directory(tree) => {
@@ -23,14 +24,25 @@ pub(super) fn mount_root(blueprint: &Blueprint) -> Result<Option<PathBuf>, Error
         }
         RootPlan::Overlay { lowers, changes, upper, work } => (lowers, changes, upper, work),
     };
-    let lowers: Vec<&OwnedFd> = lowers.iter().map(get).collect();
-    mount_overlay("", &lowers, Some((get(changes), upper, work)))?;
-    let upper = std::env::current_dir().step(|| "find the scratch filesystem".into())?.join("c").join(upper);
-    Ok(Some(upper))
+    let open = |flags| rustix::fs::openat(get(changes), upper.as_str(), flags, rustix::fs::Mode::empty());
+    let upper_directory =
+        open(OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC).step(|| "open the upper directory".into())?;
+    if let Some(maker) = blueprint.node_maker {
+        let tree = nodes::receive_root(get(&maker))?;
+        attach(&tree, CWD, Path::new("root")).step(|| "mount the overlay that was made for it".into())?;
+    } else {
+        let lowers: Vec<&OwnedFd> = lowers.iter().map(get).collect();
+        mount_overlay("", &lowers, Some((get(changes), upper, work)))?;
+    }
+    Ok(Some(upper_directory))
 }
 
 /// Mounts an overlay of `lowers` at `<base>root`, with `l` and `c` of the same base for what it consists of.
-fn mount_overlay(base: &str, lowers: &[&OwnedFd], changes: Option<(&OwnedFd, &str, &str)>) -> Result<(), ErrorKind> {
+pub(super) fn mount_overlay(
+    base: &str,
+    lowers: &[&OwnedFd],
+    changes: Option<(&OwnedFd, &str, &str)>,
+) -> Result<(), ErrorKind> {
     for (i, lower) in lowers.iter().enumerate() {
         let point = format!("{base}l/{i}");
         fs::create_dir(&point).step(|| "fill the scratch filesystem".into())?;

@@ -36,8 +36,9 @@ pub(crate) fn enter(blueprint: &Blueprint, furniture: &Furniture, room: &Room) -
         }
     }
     protect(&targets, blueprint, furniture, room)?;
-    // An image's device nodes are dead inside a user namespace by themselves.
-    let nodev = if blueprint.has_user_namespace { 0 } else { libc::MOUNT_ATTR_NODEV };
+    // Device nodes are dead inside a user namespace by themselves, on filesystems that were mounted there.
+    let is_dead = blueprint.has_user_namespace && blueprint.node_maker.is_none();
+    let nodev = if is_dead { 0 } else { libc::MOUNT_ATTR_NODEV };
     let readonly = if blueprint.is_root_readonly { libc::MOUNT_ATTR_RDONLY } else { 0 };
     if nodev | readonly != 0 {
         sys::set_mount_attributes(targets.root.as_fd(), false, nodev | readonly, None)

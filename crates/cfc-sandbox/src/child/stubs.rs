@@ -31,7 +31,7 @@ impl Stubs {
     /// Notes that `name` is about to be made in `parent`.
     pub(crate) fn record(
         &mut self,
-        upper: &Path,
+        upper: &OwnedFd,
         root: &OwnedFd,
         parent: &Path,
         name: &Path,
@@ -43,7 +43,7 @@ impl Stubs {
             }
             let path = if ancestor.as_os_str().is_empty() { Path::new(".") } else { ancestor };
             let stat = rustix::fs::statat(root, path, AtFlags::SYMLINK_NOFOLLOW)?;
-            let was_in_upper = rustix::fs::lstat(upper.join(ancestor)).is_ok();
+            let was_in_upper = rustix::fs::statat(upper, path, AtFlags::SYMLINK_NOFOLLOW).is_ok();
             self.parents.insert(ancestor.to_owned(), Parent::new(&stat, was_in_upper));
         }
         self.made.push((parent.join(name), is_directory));

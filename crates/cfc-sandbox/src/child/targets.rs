@@ -23,12 +23,12 @@ pub(crate) struct Targets {
     /// Where the root is as long as it is not the root.
     prefix: PathBuf,
     /// The overlay's upper directory, when what is made in it is to be removed again.
-    upper: Option<PathBuf>,
+    upper: Option<OwnedFd>,
     pub(crate) stubs: Stubs,
 }
 
 impl Targets {
-    pub(crate) fn new(root: OwnedFd, prefix: PathBuf, upper: Option<PathBuf>) -> Result<Targets, ErrorKind> {
+    pub(crate) fn new(root: OwnedFd, prefix: PathBuf, upper: Option<OwnedFd>) -> Result<Targets, ErrorKind> {
         let root_device = rustix::fs::fstat(&root).step(|| "look at the new root".into())?.st_dev;
         Ok(Targets { root, root_device, prefix, upper, stubs: Stubs::default() })
     }

@@ -52,6 +52,8 @@ pub(crate) struct Blueprint {
     pub(crate) cwd: PathBuf,
     /// The program that becomes process 1, when the application is not to be.
     pub(crate) init: Option<Handle>,
+    /// The connection to the [`NodeMaker`](super::node_maker::NodeMaker), which mounts the root, when there is one.
+    pub(crate) node_maker: Option<Handle>,
     pub(crate) oom_score_adj: Option<i32>,
     /// They travel beside the rest, in this order.
     #[serde(skip)]
@@ -173,6 +175,7 @@ impl Blueprint {
             environment: without_zeros(process.env().as_deref().unwrap_or_default(), "process.env")?,
             cwd: process.cwd().clone(),
             init: None,
+            node_maker: None,
             oom_score_adj: process.oom_score_adj(),
             descriptors: planner.descriptors,
         })
@@ -191,7 +194,12 @@ pub(crate) fn is_new(mount: &Mount, shares_network: bool) -> bool {
 
 /// Whether the application is not to be process 1.
 pub(crate) fn wants_init(spec: &Spec) -> bool {
-    spec.annotations().as_ref().and_then(|annotations| annotations.get(INIT_ANNOTATION)).is_some_and(|v| v == "true")
+    is_annotated(spec, INIT_ANNOTATION)
+}
+
+/// Whether the annotation is `true`.
+pub(super) fn is_annotated(spec: &Spec, annotation: &str) -> bool {
+    spec.annotations().as_ref().and_then(|annotations| annotations.get(annotation)).is_some_and(|v| v == "true")
 }
 
 /// The namespaces to make. A mount and a pid namespace always are; the network follows `network`.

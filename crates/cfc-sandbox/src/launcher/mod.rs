@@ -16,6 +16,7 @@ pub(crate) mod host_ids;
 mod idmap;
 mod log_file;
 pub(crate) mod mount_options;
+mod node_maker;
 pub(crate) mod oci_bundle;
 pub(crate) mod oci_exec;
 mod oci_runtime;

@@ -9,6 +9,7 @@ use rustix::process::{WaitId, WaitIdOptions, WaitIdStatus};
 
 use super::exec_template::ExecMeans;
 use super::log_file::{LogFile, Stream};
+use super::node_maker::NodeMaker;
 use super::ranges::Range;
 use super::start::Outputs;
 use super::succession::{Passed, Passing, PhaseState, SandboxState, take_all};
@@ -48,6 +49,8 @@ pub(crate) struct Sandbox {
     pub(crate) stubs: Stubs,
     /// The root of its disk, when it has one.
     pub(crate) disk: Option<OwnedFd>,
+    /// Who makes device nodes for it, when somebody does.
+    pub(crate) node_maker: Option<NodeMaker>,
     /// The clients that wait for its end.
     pub(crate) waiting: Vec<u64>,
 }
@@ -149,6 +152,7 @@ impl Sandbox {
             rate: Rate::new(),
             upper,
             disk: None,
+            node_maker: None,
             stubs: Stubs::default(),
             waiting: Vec::new(),
         }
@@ -186,6 +190,7 @@ impl Sandbox {
             upper: self.upper.clone(),
             stubs: self.stubs.clone(),
             disk: pass(&self.disk),
+            node_maker: self.node_maker.as_ref().map(|maker| passing.pass(maker)),
             waiting: self.waiting.clone(),
         }
     }
@@ -221,6 +226,7 @@ impl Sandbox {
             upper: state.upper,
             stubs: state.stubs,
             disk: state.disk.map(Passed::take).transpose()?,
+            node_maker: state.node_maker.map(Passed::take).transpose()?.map(NodeMaker::restore),
             waiting: state.waiting,
         })
     }
@@ -297,6 +303,7 @@ impl Sandbox {
         self.log = None;
         self.network = None;
         self.outbound = None;
+        self.node_maker = None;
         if let Some(upper) = &self.upper {
             remove_stubs(upper, &self.stubs);
         }

@@ -222,7 +222,8 @@ pub(super) fn send(control: &OwnedFd, order: &Order, descriptors: &[BorrowedFd<'
     if sent == bytes.len() { Ok(()) } else { Err(rustix::io::Errno::MSGSIZE.into()) }
 }
 
-fn end(pidfd: &OwnedFd) {
+/// Kills a child and waits for it.
+pub(super) fn end(pidfd: &OwnedFd) {
     let _ = sys::send_signal(pidfd.as_fd(), libc::SIGKILL);
     let _ = rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
 }

@@ -11,6 +11,7 @@ use super::blueprint::{Blueprint, wants_init};
 use super::exec_template::{ExecMeans, ExecTemplate};
 use super::host_ids::HostIds;
 use super::log_file::{LogFile, Stream};
+use super::node_maker::NodeMaker;
 use super::pool::Pool;
 use super::ranges::Ranges;
 use super::sandbox::{NewProcess, Sandbox};
@@ -79,8 +80,8 @@ impl Starter {
         let shell = self.pool.take(&kind, &self.hierarchies, &mut self.ranges, &self.parent)?;
         let fitted = fail_point("launcher.start.cgroup").step(|| "have cgroups".into());
         let fitted = fitted.and_then(|()| self.fit(config, stdio, disk, &kind, &shell));
-        let exec = match fitted {
-            Ok(exec) => exec,
+        let (exec, node_maker) = match fitted {
+            Ok(fitted) => fitted,
             Err(failure) => {
                 shell.discard(&mut self.ranges);
                 return Err(failure);
@@ -89,7 +90,8 @@ impl Starter {
         let Shell { started, pidfd, control, mut cgroup, network, range, .. } = shell;
         cgroup.rename(&config.id);
         let process = NewProcess { started, pidfd, control, network, cgroup, range };
-        Ok(Sandbox::starting(config, client, process, outputs, ExecMeans::Own(Box::new(exec))))
+        let sandbox = Sandbox::starting(config, client, process, outputs, ExecMeans::Own(Box::new(exec)));
+        Ok(Sandbox { node_maker, ..sandbox })
     }
 
     /// Makes the next shell of the pool.
@@ -114,7 +116,7 @@ impl Starter {
         disk: Option<OwnedFd>,
         kind: &ShellKind,
         shell: &Shell,
-    ) -> Result<ExecTemplate, ErrorKind> {
+    ) -> Result<(ExecTemplate, Option<NodeMaker>), ErrorKind> {
         if let Some(resources) = config.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref()) {
             shell.cgroup.limit(resources)?;
         }
@@ -138,10 +140,17 @@ impl Starter {
             fs::write(format!("/proc/{}/oom_score_adj", shell.started.pid), adjustment.to_string())
                 .step(|| format!("set oom_score_adj to {adjustment}"))?;
         }
+        let node_maker = match shell.user_namespace().zip(shell.on_host(0, 0)) {
+            Some((namespace, owner)) if idmap.is_some() && NodeMaker::is_wanted(config, &blueprint, kind) => {
+                Some(NodeMaker::start(&mut blueprint, owner, namespace)?)
+            }
+            _ => None,
+        };
         fail_point("launcher.start.cloned").step(|| "have a process".into())?;
         shell.become_sandbox(&blueprint)?;
         fail_point("launcher.start.gone").step(|| "have let it go on".into())?;
-        ExecTemplate::new(&blueprint, kind, shell.user.as_ref().map(|(_, mappings)| mappings))
+        let exec = ExecTemplate::new(&blueprint, kind, shell.user.as_ref().map(|(_, mappings)| mappings))?;
+        Ok((exec, node_maker))
     }
 }
 

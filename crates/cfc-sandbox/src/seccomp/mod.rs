@@ -1,5 +1,6 @@
 //! The OCI form of a seccomp profile, compiled to a filter for the kernel.
 
+mod device_nodes;
 mod numbers;
 mod profile;
 mod program;
@@ -9,6 +10,7 @@ use std::collections::BTreeMap;
 use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompOperator, LinuxSyscall};
 
 use crate::error::ErrorKind;
+pub(crate) use device_nodes::hold_device_nodes;
 pub(crate) use profile::{KEYRINGS, MOUNTS, NAMESPACES, allow, default_profile, forget};
 use program::{Answer, Condition, Rule, Rules, assemble};
 pub(crate) use program::{Instruction, Program};

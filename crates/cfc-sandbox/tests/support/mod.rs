@@ -125,20 +125,23 @@ pub fn with(config: &SandboxConfig, changes: &[(&str, serde_json::Value)]) -> Sa
 /// none can be compiled.
 pub fn probe() -> Option<PathBuf> {
     static PROBE: std::sync::OnceLock<Option<PathBuf>> = std::sync::OnceLock::new();
-    let compile = || {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/probe.c");
-        let made = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("probe-{}", std::process::id()));
-        let compiled = std::process::Command::new("cc").args(["-static", "-O1", "-o"]).arg(&made).arg(source).output();
-        match compiled {
-            Ok(output) if output.status.success() => Some(made),
-            Ok(output) => panic!("{}", String::from_utf8_lossy(&output.stderr)),
-            Err(error) => {
-                eprintln!("skipped: needs a C compiler: {error}");
-                None
-            }
+    PROBE.get_or_init(|| compiled("probe")).clone()
+}
+
+/// The static program of `tests/support/<name>.c`. `None`, with the reason on stderr, where none can be compiled.
+pub fn compiled(name: &str) -> Option<PathBuf> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/support/{name}.c"));
+    let made = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
+    let compiled =
+        std::process::Command::new("cc").args(["-static", "-O1", "-pthread", "-o"]).arg(&made).arg(source).output();
+    match compiled {
+        Ok(output) if output.status.success() => Some(made),
+        Ok(output) => panic!("{}", String::from_utf8_lossy(&output.stderr)),
+        Err(error) => {
+            eprintln!("skipped: needs a C compiler: {error}");
+            None
         }
-    };
-    PROBE.get_or_init(compile).clone()
+    }
 }
 
 pub fn own_directory(config: &SandboxConfig) -> PathBuf {

@@ -94,6 +94,9 @@ pub(crate) struct SandboxState {
     pub(crate) upper: Option<PathBuf>,
     pub(crate) stubs: Stubs,
     pub(crate) disk: Option<Passed>,
+    /// The process that makes device nodes for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) node_maker: Option<Passed>,
     pub(crate) waiting: Vec<u64>,
 }
 
