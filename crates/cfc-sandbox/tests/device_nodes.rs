@@ -347,3 +347,74 @@ fn the_maker_ends_with_the_sandbox_and_the_launcher_and_its_death_hangs_nobody()
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
     until("nothing is left", || !makers().contains(&maker));
 }
+
+/// All that an upper directory holds, a line each.
+fn describe(directory: &Path, root: &Path, lines: &mut Vec<String>) {
+    let mut paths: Vec<_> = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    for path in paths {
+        let metadata = path.symlink_metadata().unwrap();
+        let mut names = vec![0; 4096];
+        let length = rustix::fs::llistxattr(&path, &mut names).unwrap();
+        let mut attributes = String::new();
+        for name in names[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+            let mut value = vec![0; 4096];
+            let length = rustix::fs::lgetxattr(&path, name, &mut value).unwrap();
+            // It names inodes, which differ.
+            let length = if name.ends_with(b".origin") { 0 } else { length };
+            attributes += &format!(" {}={:?}", String::from_utf8_lossy(name), &value[..length]);
+        }
+        lines.push(format!(
+            "{} {:o} {}:{} {} {}{attributes}",
+            path.strip_prefix(root).unwrap().display(),
+            metadata.mode(),
+            metadata.uid(),
+            metadata.gid(),
+            metadata.rdev(),
+            metadata.nlink(),
+        ));
+        if metadata.is_dir() {
+            describe(&path, root, lines);
+        }
+    }
+}
+
+#[test]
+fn an_overlay_mounted_outside_leaves_what_one_mounted_inside_leaves() {
+    let Some(bench) = armed() else { return };
+    let layer = bench.directory.path().join("layer");
+    for directory in ["srv/a/b", "srv/c", "opt/d"] {
+        fs::create_dir_all(layer.join(directory)).unwrap();
+    }
+    fs::write(layer.join("srv/a/b/f"), "x").unwrap();
+    fs::write(layer.join("srv/c/g"), "x").unwrap();
+    std::os::unix::fs::chown(layer.join("srv/c/g"), Some(1000), Some(70_000)).unwrap();
+    fs::copy(layer.join("bin/nodes"), layer.join("bin/capable")).unwrap();
+    let value = [&[1, 0, 0, 2, 0, 4][..], &[0; 14]].concat();
+    rustix::fs::setxattr(layer.join("bin/capable"), "security.capability", &value, rustix::fs::XattrFlags::empty())
+        .unwrap();
+    let script = "rm /srv/a/b/f; rm -r /srv/a && mkdir /srv/a && touch /srv/a/again; mv /opt/d /opt/e; mv /srv/c /srv/h
+        chown 1000:1000 /srv/a; chmod 4755 /bin/busybox; ln /etc/passwd /etc/linked; touch /srv/c/g; echo y >> /srv/c/g
+        rm -r /home; echo x > /home; mkdir -m 2775 /srv/s; mknod /srv/p p; cp /bin/nodes /srv/n; dd if=/dev/zero of=/srv/hole seek=9 count=1 2>&1
+        nodes capabilities; id; ls -ln /srv /bin/busybox; stat -c '%n %a %u:%g' / /etc /tmp /srv/a";
+    let outside = sh(&bench, script);
+    let inside = with(&sh(&bench, script), &[("/annotations", json!({}))]);
+    let [outside, inside] = [outside, inside].map(|config| {
+        let (exit, text) = bench.run_config(&config);
+        let mut lines = Vec::new();
+        describe(&upper(&config), &upper(&config), &mut lines);
+        (exit.status, text.lines().map(without_time).collect::<Vec<_>>(), lines)
+    });
+    assert!(inside.1.contains(&"effective: 1024".to_owned()), "{:?}", inside.1);
+    assert!(inside.2.iter().any(|line| line.contains("overlay.opaque")), "{:?}", inside.2);
+    assert_eq!(outside.1, inside.1);
+    assert_eq!(outside.2, inside.2);
+    assert_eq!(outside.0, inside.0);
+}
+
+/// A line of `ls -l` without what the clock says.
+fn without_time(line: &str) -> String {
+    let is_listed = line.starts_with(['-', 'd', 'l', 'p', 'c', 'b']) && line.split_whitespace().count() >= 9;
+    let words: Vec<_> = line.split_whitespace().collect();
+    if is_listed { [&words[..5], &words[8..]].concat().join(" ") } else { line.to_owned() }
+}

@@ -60,10 +60,10 @@ impl From<&Stat> for Place {
 /// The whole life of the process, which is a fork of the launcher. `owner` are the host's ids of the sandbox's root.
 pub(crate) fn run(blueprint: &Blueprint, socket: &OwnedFd, owner: (u32, u32), namespace: Place) -> ! {
     let live = || live(blueprint, socket, owner, namespace);
-    match std::panic::catch_unwind(AssertUnwindSafe(live)) {
-        Ok(Err(failure)) => send(socket, &Err::<(), ErrorKind>(failure), &[]).unwrap_or_default(),
-        // It has ended, or this is a bug: process 1 sees the end of the connection.
-        Ok(Ok(())) | Err(_) => {}
+    // After a panic, which is a bug, process 1 sees the end of the connection.
+    if let Ok(Err(failure)) = std::panic::catch_unwind(AssertUnwindSafe(live)) {
+        // Nobody listens any more when it comes late.
+        let _ = send(socket, &Err::<(), ErrorKind>(failure), &[]);
     }
     sys::exit_now(0)
 }

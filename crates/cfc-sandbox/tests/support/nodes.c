@@ -14,6 +14,7 @@
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/wait.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #define NULL_DEVICE makedev(1, 3)
@@ -177,6 +178,35 @@ static void signals(void) {
     say("failed under signals", failed);
 }
 
+// Gives files capabilities: one that is copied up for it, one that is new, one that gets them by being copied up.
+static void capabilities(void) {
+    static const unsigned char value[20] = {1, 0, 0, 2, 0, 4};
+    char found[64];
+    close(open("/tmp/new", O_CREAT | O_WRONLY, 0755));
+    say("copied", setxattr("/bin/nodes", "security.capability", value, 20, 0) ? errno : 0);
+    say("new", setxattr("/tmp/new", "security.capability", value, 20, 0) ? errno : 0);
+    say("length", getxattr("/bin/nodes", "security.capability", found, sizeof found));
+    say("same", memcmp(found, value, 20));
+    say("touched", chmod("/bin/capable", 0751) ? errno : 0);
+    say("length", getxattr("/bin/capable", "security.capability", found, sizeof found));
+    say("overlay's", setxattr("/tmp", "user.overlay.opaque", "y", 1, 0) ? errno : 0);
+    say("trusted", setxattr("/tmp", "trusted.overlay.opaque", "y", 1, 0) ? errno : 0);
+    say("user's", setxattr("/tmp/new", "user.note", "kept", 4, 0) ? errno : 0);
+    fflush(stdout);
+    if (fork() == 0) {
+        setgid(1000), setuid(1000);
+        execl("/bin/nodes", "nodes", "effective", NULL);
+    }
+    wait(NULL);
+}
+
+static void effective(void) {
+    struct { unsigned version; int pid; } header = {0x20080522, 0};
+    struct { unsigned effective, permitted, inheritable; } sets[2];
+    syscall(SYS_capget, &header, sets);
+    say("effective", sets[0].effective);
+}
+
 static void *for_ever(void *unused) {
     for (char path[32];;) snprintf(path, sizeof path, "/tmp/%ld", (long)&unused), make(AT_FDCWD, path), unlink(path);
 }
@@ -187,6 +217,8 @@ int main(int argc, char **argv) {
     if (!strcmp(argv[1], "users")) return users(), 0;
     if (!strcmp(argv[1], "race")) return race(), 0;
     if (!strcmp(argv[1], "signals")) return signals(), 0;
+    if (!strcmp(argv[1], "capabilities")) return capabilities(), 0;
+    if (!strcmp(argv[1], "effective")) return effective(), 0;
     if (!strcmp(argv[1], "once")) return say("once", make(AT_FDCWD, "/tmp/once")), 0;
     if (!strcmp(argv[1], "for-ever")) {
         pthread_t thread;
