@@ -220,10 +220,10 @@ fn a_cache_begins_with_no_device_and_shows_none() {
     let mount = record.output.into_inner().expect("no panic");
     assert!(mount.contains("nodev"), "{mount}");
     if !rustix::process::geteuid().is_root() {
-        println!("skipped: needs root to make a device");
+        eprintln!("skipped: needs root to make a device");
         return;
     }
     let (built, _) = fixture.build_request(&request(",id=n,from=nodes,source=/n"));
-    let said = report(&built.err().expect("it is refused"));
+    let said = report(&built.expect_err("it is refused"));
     assert!(said.contains("`/n/d/disk` is a device, and a cache holds none"), "{said}");
 }
