@@ -17,6 +17,7 @@ mod objects;
 mod session;
 mod tree;
 mod upload;
+mod writeback;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

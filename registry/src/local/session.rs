@@ -16,6 +16,10 @@ use crate::{CommitError, StorageError};
 
 const READ_BYTES: usize = 1024 * 1024;
 
+/// Bytes of one write: hashed while they are in the processor's cache. For much larger ones ext4 asks for folios so large
+/// that the kernel compacts its memory to find them.
+const WRITE_BYTES: usize = 64 * 1024;
+
 /// What `<id>.json` holds.
 #[derive(Serialize, Deserialize)]
 struct Record {
@@ -39,11 +43,16 @@ impl SessionPaths {
         self.directory.join(format!("{}.{extension}", self.id))
     }
 
+    /// What was received.
+    pub(super) fn data(&self) -> PathBuf {
+        self.file("data")
+    }
+
     /// Creates an empty upload. It is synced with its first bytes; before that, nothing would be lost with it.
     pub(super) fn create(&self, repository: &RepositoryName, algorithm: Algorithm) -> Result<(), StorageError> {
         let record = Record { repository: repository.clone(), algorithm: algorithm.as_str().to_string() };
         let record = serde_json::to_vec(&record).expect("two strings are JSON");
-        write_new(&self.file("data"), b"")?;
+        write_new(&self.data(), b"")?;
         write_new(&self.file("json"), &record)?;
         Ok(())
     }
@@ -69,7 +78,7 @@ impl SessionPaths {
         if self.record(repository)?.is_none() {
             return Ok(None);
         }
-        let path = self.file("data");
+        let path = self.data();
         let error = |e| StorageError::new("sync", path.display(), e);
         let file = match File::open(&path) {
             Ok(file) => file,
@@ -91,7 +100,7 @@ impl SessionPaths {
     }
 
     /// The record goes first: without it the rest is unreachable, and swept later if we die in between.
-    fn remove_files(&self) -> Result<(), StorageError> {
+    pub(super) fn remove_files(&self) -> Result<(), StorageError> {
         for extension in ["json", "hash", "data"] {
             remove_if_there(&self.file(extension))?;
         }
@@ -101,7 +110,7 @@ impl SessionPaths {
     /// Opens the upload for writing, its hash brought up to date; `None` when `repository` has no such upload.
     pub(super) fn open(self, repository: &RepositoryName, lock: UploadLock) -> Result<Option<Session>, StorageError> {
         let Some(algorithm) = self.record(repository)? else { return Ok(None) };
-        let path = self.file("data");
+        let path = self.data();
         let error = |e| StorageError::new("open", path.display(), e);
         let file = std::fs::OpenOptions::new().read(true).write(true).open(&path).map_err(error)?;
         let size = file.metadata().map_err(error)?.len();
@@ -153,6 +162,10 @@ impl Session {
         self.size
     }
 
+    pub(super) fn paths(&self) -> &SessionPaths {
+        &self.paths
+    }
+
     /// What is written from now on is kept only when [`keep_chunk`](Self::keep_chunk) is called.
     pub(super) fn begin_chunk(&mut self) {
         self.chunk_start = Some(self.size);
@@ -164,17 +177,19 @@ impl Session {
 
     /// Adds `bytes` at the end, without syncing.
     pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), StorageError> {
-        let written = self.file.write_all_at(bytes, self.size);
-        written.map_err(|e| StorageError::new("write", self.paths.file("data").display(), e))?;
-        self.hasher.update(bytes);
-        self.size += bytes.len() as u64;
+        for slice in bytes.chunks(WRITE_BYTES) {
+            let written = self.file.write_all_at(slice, self.size);
+            written.map_err(|e| StorageError::new("write", self.paths.data().display(), e))?;
+            self.hasher.update(slice);
+            self.size += slice.len() as u64;
+        }
         Ok(())
     }
 
     /// Puts everything written so far on stable storage, and writes the hash down for the next request. The hash is
     /// only a convenience, so it is neither synced nor replaced atomically. Returns the size.
     pub(super) fn acknowledge(&mut self) -> Result<u64, StorageError> {
-        let data = self.paths.file("data");
+        let data = self.paths.data();
         self.file.sync_data().map_err(|e| StorageError::new("sync", data.display(), e))?;
         if !self.is_durable {
             let record = self.paths.file("json");
@@ -195,7 +210,7 @@ impl Session {
             self.paths.remove_files()?;
             return Err(CommitError::Mismatch { expected: expected.clone(), found, size: self.size });
         }
-        let data = self.paths.file("data");
+        let data = self.paths.data();
         let synced = self.file.sync_all();
         synced.map_err(|e| StorageError::new("sync", data.display(), e))?;
         publish(&data, blob)?;
@@ -209,7 +224,7 @@ impl Session {
             return Ok(self.hasher.clone().finish());
         }
         let mut hasher = ResumableHasher::new(algorithm);
-        hash_rest(&self.file, &self.paths.file("data"), &mut hasher)?;
+        hash_rest(&self.file, &self.paths.data(), &mut hasher)?;
         Ok(hasher.finish())
     }
 }

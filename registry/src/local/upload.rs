@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::LocalBackend;
 use super::session::{Session, SessionPaths};
+use super::writeback::Writeback;
 use crate::files::blocking;
 use crate::frames::Frames;
 use crate::{AppendError, ByteStream, CommitError, StorageError, UploadBackend, UploadStatus};
@@ -109,9 +110,11 @@ async fn receive(
         session.begin_chunk();
     }
     let mut body = Frames::new(body, length);
+    let mut writeback = Writeback::new(session.paths().clone(), session.size());
     while let Some(frames) = body.batch().await? {
         let writing = blocking(move || frames.iter().try_for_each(|frame| session.write(frame)).map(|()| session));
         session = body.gather_during(writing).await?;
+        writeback.note(session.size());
     }
     session.keep_chunk();
     Ok(session)
