@@ -2,12 +2,13 @@
 //! but layers, in the store, and the few texts that say which they are.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io::{self, Read};
 use std::path::{Component, Path, PathBuf};
+use std::thread::JoinHandle;
 
-use cfc_oci::{Descriptor, Digest};
-use cfc_store::{ArchiveFile, Encoding, Store, StoreError, read_archive};
+use cfc_oci::{Algorithm, Descriptor, Digest, Hasher};
+use cfc_store::{ArchiveFile, Encoding, ForeignLayer, ReadLayer, Store, StoreError, StoreErrorKind, read_archive};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Failure, Result};
@@ -16,6 +17,8 @@ use crate::failure::{Failure, Result};
 const MAX_TEXT_BYTES: u64 = 4 << 20;
 /// All of them together.
 const MAX_TEXTS_BYTES: usize = 64 << 20;
+/// How many layers are on their way to the disk while the next one is read: each holds memory.
+const FINISHING: usize = 4;
 
 /// A layer of the finished image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,7 +63,12 @@ pub(crate) struct Parts {
     layers: HashMap<PathBuf, Layer>,
     links: HashMap<PathBuf, PathBuf>,
     n_bytes: usize,
+    /// Layers that were read and are not on the disk yet.
+    finishing: VecDeque<Finishing>,
 }
+
+/// A layer, by its name, that another thread compresses and waits for the disk for.
+type Finishing = (PathBuf, JoinHandle<std::result::Result<Layer, StoreError>>);
 
 /// `index.json`, or an index below it, or a manifest.
 #[derive(Deserialize)]
@@ -154,8 +162,11 @@ impl Intake {
         }
         let is_layer = name.starts_with("blobs") || name.ends_with("layer.tar");
         if is_layer && !begin.is_empty() {
-            let layer = self.layer(&name, content)?;
-            parts.layers.insert(name, layer);
+            let is_compressed = matches!(begin.first(), Some(0x1f | 0x28));
+            let layer = self.read_layer(&name, content, is_compressed)?;
+            let (intake, layer_name) = (self.clone(), name.clone());
+            let finishing = std::thread::spawn(move || intake.finish_layer(&layer_name, layer));
+            parts.finish_later((name, finishing))?;
         }
         Ok(())
     }
@@ -176,19 +187,48 @@ impl Intake {
         self.store.blobs().contains(&layer.blob.digest).then_some(layer)
     }
 
-    fn layer(&self, name: &Path, content: impl Read) -> std::result::Result<Layer, Broken> {
-        let taken = self.store.take_in_layer(content, self.newest_mtime, self.encoding)?;
-        let base = self.bases.iter().find(|base| base.diff_id_there == taken.diff_id_there);
+    /// The layers of which the engine has these `diff_ids`, where all are here already.
+    pub(crate) fn known_layers(&self, diff_ids: &[Digest]) -> Option<Vec<Layer>> {
+        diff_ids.iter().map(|diff_id| self.known(&blob(diff_id))).collect()
+    }
+
+    /// Reads a layer. A blob must have the digest that it is called by: a connection may break off where an archive could end.
+    fn read_layer(
+        &self,
+        name: &Path,
+        content: impl Read,
+        is_compressed: bool,
+    ) -> std::result::Result<ReadLayer, StoreError> {
+        let promised = promised(name);
+        let is_hashed_anyway = |digest: &&Digest| digest.algorithm() == Algorithm::Sha256 && !is_compressed;
+        let hasher = promised.as_ref().filter(|digest| !is_hashed_anyway(digest));
+        let hasher = hasher.map(|digest| Hasher::new(digest.algorithm()));
+        let mut content = Hashed { content, hasher };
+        let layer = self.store.read_layer(&mut content, self.newest_mtime, self.encoding)?;
+        let actual = content.hasher.map_or_else(|| layer.diff_id_there().clone(), Hasher::finish);
+        match promised {
+            Some(expected) if expected != actual => {
+                Err(StoreError::new("cannot take in a layer", StoreErrorKind::DigestMismatch { expected, actual }))
+            }
+            _ => Ok(layer),
+        }
+    }
+
+    /// Publishes a layer, and remembers it.
+    fn finish_layer(&self, name: &Path, layer: ReadLayer) -> std::result::Result<Layer, StoreError> {
+        let ForeignLayer { diff_id_there, blob: made } = layer.finish()?;
+        let base = self.bases.iter().find(|base| base.diff_id_there == diff_id_there);
         let layer = base.cloned().unwrap_or_else(|| Layer {
-            diff_id_there: taken.diff_id_there.clone(),
-            diff_id: taken.blob.diff_id,
-            blob: taken.blob.descriptor,
+            diff_id_there: diff_id_there.clone(),
+            diff_id: made.diff_id,
+            blob: made.descriptor,
             is_ours: true,
         });
-        // What is called by a digest must have it to be known by it.
-        let is_blob = name.starts_with("blobs");
-        if !is_blob || name.file_name().is_some_and(|file| file == taken.diff_id_there.hex()) {
-            let record = serde_json::to_vec(&layer).expect("a layer has only string keys");
+        let record = serde_json::to_vec(&layer).expect("a layer has only string keys");
+        let by_content = blob(&diff_id_there);
+        self.store.cache().put(&self.key(&by_content), &record)?;
+        // A compressed blob is known by its content only.
+        if name != by_content && !name.starts_with("blobs") {
             self.store.cache().put(&self.key(name), &record)?;
         }
         Ok(layer)
@@ -199,6 +239,22 @@ impl Intake {
         let (mtime, encoding) = (self.newest_mtime, self.encoding);
         let whose = if name.starts_with("blobs") { "" } else { self.address.as_str() };
         format!("buildkit-layer {whose} {} {mtime} {encoding}", name.display())
+    }
+}
+
+/// Hashes what is read, where that is asked for.
+struct Hashed<R> {
+    content: R,
+    hasher: Option<Hasher>,
+}
+
+impl<R: Read> Read for Hashed<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.content.read(buffer)?;
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(&buffer[..length]);
+        }
+        Ok(length)
     }
 }
 
@@ -234,9 +290,24 @@ impl Parts {
         self.layers.insert(name, layer);
     }
 
-    pub(crate) fn merge(&mut self, other: Parts) {
+    pub(crate) fn merge(&mut self, other: Parts) -> Result<()> {
         self.texts.extend(other.texts);
         self.layers.extend(other.layers);
+        Ok(other.finishing.into_iter().try_for_each(|finishing| self.finish_later(finishing))?)
+    }
+
+    /// Goes on while a layer is finished, unless there are many of them.
+    fn finish_later(&mut self, finishing: Finishing) -> std::result::Result<(), StoreError> {
+        self.finishing.push_back(finishing);
+        if self.finishing.len() > FINISHING { self.finish_one() } else { Ok(()) }
+    }
+
+    fn finish_one(&mut self) -> std::result::Result<(), StoreError> {
+        let Some((name, finishing)) = self.finishing.pop_front() else { return Ok(()) };
+        let panicked = |_| Err(StoreError::new("cannot take in a layer", StoreErrorKind::Malformed("a panic".into())));
+        let layer = finishing.join().unwrap_or_else(panicked)?;
+        self.layers.insert(name, layer);
+        Ok(())
     }
 
     /// The image whose manifest or index is `top`.
@@ -246,7 +317,10 @@ impl Parts {
         self.image()
     }
 
-    fn image(&self) -> Result<Taken> {
+    fn image(mut self) -> Result<Taken> {
+        while !self.finishing.is_empty() {
+            self.finish_one()?;
+        }
         let (layers, config) = match self.texts.contains_key(Path::new("manifest.json")) {
             true => self.saved()?,
             false => self.layout()?,
@@ -302,6 +376,12 @@ fn broken(what: impl std::fmt::Display) -> Failure {
 
 pub(crate) fn blob(digest: &Digest) -> PathBuf {
     ["blobs", digest.algorithm().as_str(), digest.hex()].iter().collect()
+}
+
+/// The digest that a blob is called by.
+fn promised(name: &Path) -> Option<Digest> {
+    let mut parts = name.strip_prefix("blobs").ok()?.iter().map(|part| part.to_str());
+    format!("{}:{}", parts.next()??, parts.next()??).parse().ok()
 }
 
 /// A name in an archive, relative, `..` resolved.

@@ -3,7 +3,7 @@
 
 use std::io::Read;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use cfc_oci::Digest;
@@ -11,7 +11,7 @@ use cfc_store::ArchiveFile;
 
 use crate::archive::{Intake, Parts, Taken, blob};
 use crate::failure::{Failure, Result};
-use crate::pieces::pieces;
+use crate::pieces::{PieceSender, pieces};
 
 /// How many pieces wait to be read: the daemon waits then, too.
 const WAITING: usize = 16;
@@ -35,7 +35,7 @@ struct Come {
 
 /// A blob on its way.
 pub(crate) struct Arriving {
-    pieces: mpsc::SyncSender<Vec<u8>>,
+    pieces: PieceSender,
     taking: JoinHandle<Result<Parts>>,
 }
 
@@ -72,12 +72,9 @@ impl Arrivals {
         drop(arriving.pieces);
         let taken = arriving.taking.join().unwrap_or_else(|_| Err(Failure::new("cannot take in a blob of the image")));
         let mut come = self.come();
-        match taken {
-            Ok(parts) => come.parts.merge(parts),
-            Err(failure) => {
-                come.failure.get_or_insert(failure);
-                return false;
-            }
+        if let Err(failure) = taken.and_then(|parts| come.parts.merge(parts)) {
+            come.failure.get_or_insert(failure);
+            return false;
         }
         come.last = Some(digest.clone());
         true
@@ -99,7 +96,7 @@ impl Arrivals {
 impl Arriving {
     /// Hands `bytes` on. False where nobody takes them any more.
     pub(crate) fn append(&self, bytes: Vec<u8>) -> bool {
-        bytes.is_empty() || self.pieces.send(bytes).is_ok()
+        bytes.is_empty() || self.pieces.blocking_send(Ok(bytes.into())).is_ok()
     }
 }
 
@@ -110,5 +107,80 @@ impl Intake {
         let file = ArchiveFile { path: name.to_path_buf(), size, link: None, content };
         self.take_file(file, &mut parts)?;
         Ok(parts)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cfc_oci::{Descriptor, ImageConfig, Manifest, RootFs};
+    use cfc_store::{Compression, Encoding, LayerWriter, Metadata, Store};
+    use std::io::Write;
+
+    use super::*;
+
+    fn arrivals(store: &Store) -> Arrivals {
+        Arrivals::new(Intake {
+            store: store.clone(),
+            bases: Vec::new(),
+            newest_mtime: 0,
+            encoding: Encoding::default(),
+            address: "unix:///x".to_string(),
+            no_cache: false,
+        })
+    }
+
+    fn layer() -> Vec<u8> {
+        let mut writer = LayerWriter::new(Vec::new());
+        for name in ["a", "b"] {
+            writer.file(name.as_ref(), &Metadata::root(0o644, 0), 512, &mut &[7; 512][..]).expect("writes");
+        }
+        writer.finish().expect("writes")
+    }
+
+    fn arrive(arrivals: &Arrivals, digest: &Digest, bytes: &[u8]) -> bool {
+        let arriving = arrivals.begin(digest, bytes.len() as u64);
+        arriving.append(bytes.to_vec());
+        arrivals.end(digest, arriving)
+    }
+
+    fn n_blobs(store: &Store) -> usize {
+        std::fs::read_dir(store.root().join("blobs/sha256")).map_or(0, Iterator::count)
+    }
+
+    #[test]
+    fn a_blob_that_breaks_off_where_an_archive_may_end_is_not_taken() {
+        let home = tempfile::tempdir().expect("a directory");
+        let store = Store::open(home.path()).expect("a store");
+        let (whole, arrivals) = (layer(), arrivals(&store));
+        // Behind the first file: a header and its content.
+        assert!(!arrive(&arrivals, &Digest::of(&whole), &whole[..1024]));
+        let failure = arrivals.failure().expect("there is a reason");
+        assert_eq!(failure.message, "cannot take in a layer");
+        assert_eq!(n_blobs(&store), 0, "no half layer is in the store");
+    }
+
+    #[test]
+    fn blobs_in_any_compression_make_an_image() {
+        for compression in [Compression::None, Compression::Gzip, Compression::Zstd] {
+            let home = tempfile::tempdir().expect("a directory");
+            let there = Store::open(&home.path().join("there")).expect("a store");
+            let mut writer = there.layer_writer(compression).expect("a writer");
+            writer.write_all(&layer()).expect("writes");
+            let made = writer.finish().expect("writes");
+            let bytes = there.blobs().read(&made.descriptor.digest).expect("reads");
+            let store = Store::open(&home.path().join("here")).expect("a store");
+            let arrivals = arrivals(&store);
+            let rootfs = RootFs { diff_ids: vec![made.diff_id], ..RootFs::default() };
+            let config = ImageConfig { rootfs, ..ImageConfig::default() }.to_bytes();
+            let described = Descriptor::new("config", Digest::of(&config), config.len() as u64);
+            let manifest = Manifest::new(described, vec![made.descriptor.clone()]).to_bytes();
+            for (digest, bytes) in
+                [(made.descriptor.digest, &bytes), (Digest::of(&config), &config), (Digest::of(&manifest), &manifest)]
+            {
+                assert!(arrive(&arrivals, &digest, bytes), "{compression:?}: {:?}", arrivals.failure());
+            }
+            let image = arrivals.image().expect("one came").expect("it is whole");
+            assert_eq!((image.layers.len(), n_blobs(&store)), (1, 1), "{compression:?}");
+        }
     }
 }

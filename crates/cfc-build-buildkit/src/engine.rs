@@ -1,26 +1,33 @@
 //! [`Engine`]: the few things that are asked of Docker's engine itself, since the BuildKit in it neither takes images from a
 //! client nor gives them to one.
 
-use std::io::{Read, Write};
+use std::io::Write;
 
 use bytes::Bytes;
-use cfc_oci::{Descriptor, Reference};
+use cfc_oci::{Descriptor, Digest, Reference};
 use cfc_store::{ArchiveKind, Store};
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Empty, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper_util::rt::TokioIo;
+use serde::Deserialize;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 
-use crate::connect::Connector;
+use crate::connect::{Connector, root_cause};
 use crate::failure::{Failure, Result};
+use crate::pieces::{Pieces, pieces};
 
 /// How much of an archive is sent at once, in bytes.
 const PIECE_BYTES: usize = 256 << 10;
 /// More of an answer to a failure is not shown.
 const MAX_ANSWER_BYTES: usize = 4096;
+/// No description of an image is longer.
+const MAX_IMAGE_BYTES: usize = 4 << 20;
+/// How many pieces of an archive wait to be read: the engine waits then, too.
+const WAITING: usize = 64;
 
 type Body = BoxBody<Bytes, std::io::Error>;
 
@@ -41,7 +48,7 @@ impl Engine<'_> {
         let (sender, receiver) = mpsc::channel(4);
         let (store, manifest) = (store.clone(), manifest.clone());
         let written = tokio::task::spawn_blocking(move || {
-            let output = Pieces { sender, piece: Vec::with_capacity(PIECE_BYTES) };
+            let output = Sending { sender, piece: Vec::with_capacity(PIECE_BYTES) };
             store.export_archive(&manifest, &[reference], ArchiveKind::Docker, output)
         });
         let body = StreamBody::new(ReceiverStream::new(receiver));
@@ -53,36 +60,50 @@ impl Engine<'_> {
             }
             _ => {}
         }
-        let text = self.succeeded(answer?, &what).await?;
+        let text = self.succeeded(answer?, &what, MAX_ANSWER_BYTES).await?;
         match text.contains("\"error\"") {
             true => Err(self.cannot(&what, &text)),
             false => Ok(format!("docker.io/library/{name}")),
         }
     }
 
+    /// The diff ids of the layers of the image called `name`, lowest first.
+    pub(crate) async fn layers(&self, name: &str) -> Result<Vec<Digest>> {
+        let answer = self.ask_soon(Method::GET, &format!("/images/{name}/json")).await?;
+        let what = format!("describe the image `{name}`");
+        let text = self.succeeded(answer, &what, MAX_IMAGE_BYTES).await?;
+        let image: ImageText = serde_json::from_str(&text).map_err(|error| Failure::because(what, error))?;
+        Ok(image.root_fs.layers.unwrap_or_default())
+    }
+
     /// The archive of the image called `name`.
-    pub(crate) async fn save(&self, name: &str) -> Result<impl Read + Send + 'static> {
+    pub(crate) async fn save(&self, name: &str) -> Result<Saved> {
         let mut answer = self.ask(Method::GET, &format!("/images/{name}/get"), empty()).await?;
         if !answer.status().is_success() {
             let what = format!("give the image `{name}`");
-            return Err(match self.succeeded(answer, &what).await {
+            return Err(match self.succeeded(answer, &what, MAX_ANSWER_BYTES).await {
                 Err(failure) => failure,
                 Ok(text) => self.cannot(&what, &text),
             });
         }
-        let (sender, receiver) = std::sync::mpsc::sync_channel(16);
-        tokio::spawn(async move {
+        let (sender, archive) = pieces(WAITING);
+        let broken = tokio::spawn(async move {
             while let Some(frame) = answer.frame().await {
-                let piece = frame.map(|frame| frame.into_data().unwrap_or_default()).map_err(std::io::Error::other);
-                let is_over = piece.is_err();
-                let sender = sender.clone();
-                let sent = tokio::task::spawn_blocking(move || sender.send(piece)).await;
-                if is_over || !matches!(sent, Ok(Ok(()))) {
-                    return;
+                let piece = match frame {
+                    Ok(frame) => Ok(frame.into_data().unwrap_or_default()),
+                    Err(error) => {
+                        let why = root_cause(&error);
+                        let _ = sender.send(Err(std::io::Error::other(why.clone()))).await;
+                        return Some(why);
+                    }
+                };
+                if sender.send(piece).await.is_err() {
+                    break;
                 }
             }
+            None
         });
-        Ok(Saved { receiver, piece: Bytes::new() })
+        Ok(Saved { archive, broken })
     }
 
     /// Takes the name from an image; the image goes, too, when it has no other. Whether it is gone; why it is not, is only
@@ -117,10 +138,10 @@ impl Engine<'_> {
         sender.send_request(request).await.map_err(|error| unreachable(&error))
     }
 
-    async fn succeeded(&self, answer: Response<Incoming>, what: &str) -> Result<String> {
+    async fn succeeded(&self, answer: Response<Incoming>, what: &str, max_bytes: usize) -> Result<String> {
         let status = answer.status();
         let bytes = answer.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
-        let text = String::from_utf8_lossy(&bytes[..bytes.len().min(MAX_ANSWER_BYTES)]).trim().to_string();
+        let text = String::from_utf8_lossy(&bytes[..bytes.len().min(max_bytes)]).trim().to_string();
         if status.is_success() { Ok(text) } else { Err(self.cannot(what, &text)) }
     }
 
@@ -134,12 +155,12 @@ fn empty() -> Body {
 }
 
 /// Sends what is written, piece by piece.
-struct Pieces {
+struct Sending {
     sender: mpsc::Sender<std::io::Result<Frame<Bytes>>>,
     piece: Vec<u8>,
 }
 
-impl Write for Pieces {
+impl Write for Sending {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         self.piece.extend_from_slice(bytes);
         if self.piece.len() >= PIECE_BYTES {
@@ -156,23 +177,23 @@ impl Write for Pieces {
 }
 
 /// An archive on its way.
-struct Saved {
-    receiver: std::sync::mpsc::Receiver<std::io::Result<Bytes>>,
-    piece: Bytes,
+pub(crate) struct Saved {
+    pub(crate) archive: Pieces,
+    /// Why it broke off, in case it did.
+    pub(crate) broken: JoinHandle<Option<String>>,
 }
 
-impl Read for Saved {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        while self.piece.is_empty() {
-            match self.receiver.recv() {
-                Ok(piece) => self.piece = piece?,
-                Err(std::sync::mpsc::RecvError) => return Ok(0),
-            }
-        }
-        let length = buffer.len().min(self.piece.len());
-        buffer[..length].copy_from_slice(&self.piece.split_to(length));
-        Ok(length)
-    }
+/// What the engine says of an image.
+#[derive(Deserialize)]
+struct ImageText {
+    #[serde(rename = "RootFS")]
+    root_fs: RootFsText,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct RootFsText {
+    layers: Option<Vec<Digest>>,
 }
 
 #[cfg(test)]

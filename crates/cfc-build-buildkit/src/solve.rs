@@ -34,7 +34,7 @@ use crate::builder::{RegistryLogins, images, local_files, shown_blobs};
 use crate::cache::Caches;
 use crate::capabilities::{self as can, Capabilities};
 use crate::connect::{Connector, MAX_MESSAGE_BYTES};
-use crate::engine::Engine;
+use crate::engine::{Engine, Saved};
 use crate::failure::{Failure, Result, refused};
 use crate::lent::Lent;
 use crate::lowering::{Base, BaseSource, Lowered, Lowering};
@@ -363,14 +363,34 @@ impl Solve<'_> {
     async fn fetch(&self, id: &str) -> Result<Taken> {
         let name = image_name(id);
         let engine = Engine(self.connector);
-        let layers = match engine.save(&name).await {
-            Ok(archive) => taken(self.taking(archive).await),
+        let taken = match self.known(&engine, &name).await {
+            Ok(Some(taken)) => Ok(taken),
+            Ok(None) => self.save(&engine, &name).await,
             Err(failure) => Err(failure),
         };
         if let Some(lent) = self.lent {
             lent.end(self.connector).await;
         }
-        layers
+        taken
+    }
+
+    /// The image, where all its layers are here: then nothing of it need be sent. A cache in its config only its archive has.
+    async fn known(&self, engine: &Engine<'_>, name: &str) -> Result<Option<Taken>> {
+        if self.options.no_cache || Caches::new(&self.options.cache_to, false).has_inline() {
+            return Ok(None);
+        }
+        let layers = self.intake.known_layers(&engine.layers(name).await?);
+        Ok(layers.map(|layers| Taken { layers, cache: None }))
+    }
+
+    async fn save(&self, engine: &Engine<'_>, name: &str) -> Result<Taken> {
+        let Saved { archive, broken } = engine.save(name).await?;
+        let taken = taken(self.taking(archive).await);
+        // What is missing then is only what follows from that.
+        match broken.await {
+            Ok(Some(why)) if taken.is_err() => Err(refused(&self.address(), "build", &Status::unavailable(why))),
+            _ => taken,
+        }
     }
 }
 

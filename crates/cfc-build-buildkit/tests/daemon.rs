@@ -25,6 +25,7 @@ fn a_daemon_keeps_the_promises_of_the_seam_however_it_is_reached() {
     forwards_ssh_agents(&daemon);
     names_what_it_cannot_be_told(&daemon);
     a_build_that_is_stopped_leaves_no_image_in_the_engine(&daemon);
+    nothing_is_left_of_a_layer_that_breaks_off(&daemon, Speaks::Engine);
     if busybox().is_some() {
         a_lost_connection_is_told_and_leaves_no_image(&daemon);
         a_build_that_is_stopped_ends_on_the_daemon(&daemon);
@@ -42,6 +43,7 @@ fn a_whole_buildkit_keeps_them_too_without_an_engine_around_it() {
     names_what_it_cannot_be_told(&daemon);
     assert!(!daemon.ask("/images/json").contains("\"cfc-build:"), "it was lent no image");
     sends_no_layer_twice(&daemon);
+    nothing_is_left_of_a_layer_that_breaks_off(&daemon, Speaks::BuildKit);
     if busybox().is_some() {
         a_lost_connection_is_told_and_leaves_no_image(&daemon);
         a_build_that_is_stopped_ends_on_the_daemon(&daemon);
@@ -190,6 +192,42 @@ fn sends_no_layer_twice(daemon: &Daemon) {
     assert!(first > SIZE, "{first}");
     let again = build("COPY f /\n");
     assert!(again < SIZE / 4, "only the new layer is sent: {again} bytes");
+}
+
+/// The build itself went well: the connection is cut while its layer is on its way to us.
+fn nothing_is_left_of_a_layer_that_breaks_off(daemon: &Daemon, speaks: Speaks) {
+    const SIZE: u64 = 8 << 20;
+    let bridge = Bridge::unix_as(daemon, &daemon.path("cut.sock"), speaks);
+    let scheme = if speaks == Speaks::Engine { "docker" } else { "unix" };
+    let options = at(&format!("{scheme}://{}", bridge.place));
+    let home = Home::new();
+    // Of what is not to be compressed, since a daemon may do that.
+    let mut state = 1_u64;
+    let noise = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 56) as u8
+    });
+    let large: Vec<u8> = noise.take(SIZE as usize).collect();
+    fs::write(home.directory.path().join("context/large"), &large).expect("writable");
+    let build = || {
+        let mut builder = BuildkitBuilder::new(home.store.clone(), options.clone());
+        home.build(&mut builder, "FROM scratch\nCOPY large /broken/\n", &Silent)
+    };
+    for cut_after in [SIZE / 8, SIZE - SIZE / 8] {
+        bridge.cut_after(cut_after);
+        let error = build().expect_err("the connection is cut");
+        assert!(bridge.came() >= cut_after, "it is cut in the middle of the layer: {error:?}");
+        let lost = format!("the connection to the BuildKit daemon at `{}` was lost: ", options.address);
+        assert!(error.message.starts_with(&lost), "{error:?}");
+        assert!(error.hint.is_some(), "{error:?}");
+        assert_eq!(home.large_files(), 0, "no part of the layer is in the store");
+        assert_eq!(home.manifests(), 0, "no image is in the store");
+        assert!(!daemon.ask("/images/json").contains("\"cfc-build:"), "nor in the engine");
+    }
+    bridge.cut_after(u64::MAX);
+    let built = build().expect("it goes well when nothing is cut");
+    assert!(files(&home.store, &built)[Path::new("broken/large")] == large, "all of it came");
+    assert!(home.large_files() > 0, "what is looked for would be found");
 }
 
 /// How large a small disk is, in bytes.
@@ -370,14 +408,23 @@ impl Home {
 
     /// How many blobs of the store are manifests.
     fn manifests(&self) -> usize {
-        let mut pending = vec![self.store.root().join("blobs")];
+        let is_manifest = |path: &Path| fs::read(path).is_ok_and(|bytes| bytes.starts_with(b"{\"schemaVersion"));
+        self.count("blobs", is_manifest)
+    }
+
+    /// How many files of the store are larger than 64 KiB, unfinished ones too.
+    fn large_files(&self) -> usize {
+        self.count("", |path| path.metadata().is_ok_and(|metadata| metadata.len() > 64 << 10))
+    }
+
+    /// How many files of a directory of the store are such.
+    fn count(&self, directory: &str, is_such: impl Fn(&Path) -> bool) -> usize {
+        let mut pending = vec![self.store.root().join(directory)];
         let mut count = 0;
         while let Some(path) = pending.pop() {
             match fs::read_dir(&path) {
                 Ok(entries) => pending.extend(entries.flatten().map(|entry| entry.path())),
-                Err(_) => {
-                    count += usize::from(fs::read(&path).is_ok_and(|bytes| bytes.starts_with(b"{\"schemaVersion")))
-                }
+                Err(_) => count += usize::from(is_such(&path)),
             }
         }
         count

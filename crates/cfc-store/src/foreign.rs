@@ -12,7 +12,7 @@ use crate::decompress::LayerReader;
 use crate::error::Context;
 use crate::layer_tar::{OPAQUE_WHITEOUT, WHITEOUT_PREFIX};
 use crate::unpack::{EntryKind, TarEntry, TarReader};
-use crate::{DeviceKind, Encoding, LayerBlob, LayerWriter, Metadata, Result, Store, UnpackLimits};
+use crate::{DeviceKind, Encoding, LayerBlob, LayerBlobWriter, LayerWriter, Metadata, Result, Store, UnpackLimits};
 
 /// A file of an archive that is read in order.
 pub struct ArchiveFile<'a> {
@@ -52,14 +52,34 @@ pub struct ForeignLayer {
     pub blob: LayerBlob,
 }
 
+/// A layer that was read to its end. It is not in the store yet, and nothing is left of it when it is dropped.
+pub struct ReadLayer {
+    diff_id_there: Digest,
+    writer: LayerBlobWriter,
+}
+
+impl ReadLayer {
+    /// The digest of the uncompressed bytes as they came.
+    pub fn diff_id_there(&self) -> &Digest {
+        &self.diff_id_there
+    }
+
+    /// Waits until it is compressed and on the disk, and publishes it: this is what takes long, and needs no more input.
+    pub fn finish(self) -> Result<ForeignLayer> {
+        Ok(ForeignLayer { diff_id_there: self.diff_id_there, blob: self.writer.finish()? })
+    }
+}
+
 impl Store {
-    /// Takes in the layer that `input` holds, in any compression, in our own form of archive: no time is later than
+    /// Reads the layer that `input` holds, in any compression, into our own form of archive: no time is later than
     /// `newest_mtime`, in seconds since 1970, so that the same files become the same bytes. An eStargz is made of what
     /// comes out, with [`Store::encode_layer`].
     ///
+    /// An archive may end behind any of its entries: whether all came, the digest says.
+    ///
     /// # Errors
     /// When the archive is damaged or too large, or the disk is full. Nothing of the layer is left then.
-    pub fn take_in_layer(&self, input: impl Read, newest_mtime: i64, encoding: Encoding) -> Result<ForeignLayer> {
+    pub fn read_layer(&self, input: impl Read, newest_mtime: i64, encoding: Encoding) -> Result<ReadLayer> {
         let failed = || "cannot take in a layer".to_string();
         let reader = LayerReader::new(input, Algorithm::Sha256, UnpackLimits::default().bytes).context(failed)?;
         let mut archive = TarReader::new(reader);
@@ -71,8 +91,8 @@ impl Store {
         }
         let mut reader = archive.into_inner();
         reader.drain().context(failed)?;
-        let blob = writer.finish().context(failed)?.finish()?;
-        Ok(ForeignLayer { diff_id_there: reader.digest(), blob })
+        let writer = writer.finish().context(failed)?;
+        Ok(ReadLayer { diff_id_there: reader.digest(), writer })
     }
 }
 
@@ -167,7 +187,11 @@ mod tests {
         let store = Store::open(home.path()).expect("a store");
         let [early, late] = [7_000_000_000, 7_000_000_009].map(|mtime| {
             let bytes = layer(mtime);
-            let taken = store.take_in_layer(&*bytes, 315532800, Encoding::default()).expect("takes it in");
+            let taken = store
+                .read_layer(&*bytes, 315532800, Encoding::default())
+                .expect("reads")
+                .finish()
+                .expect("takes it in");
             assert_eq!(taken.diff_id_there, Digest::of(&bytes));
             taken.blob
         });
@@ -184,7 +208,7 @@ mod tests {
         bytes[512..515].copy_from_slice(b"../");
         let sum: u32 = (0..512).map(|at| if (148..156).contains(&at) { 32 } else { u32::from(bytes[512 + at]) }).sum();
         bytes[512 + 148..512 + 155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
-        let error = store.take_in_layer(&*bytes, 0, Encoding::default()).expect_err("a name that leads out");
+        let error = store.read_layer(&*bytes, 0, Encoding::default()).err().expect("a name that leads out");
         assert!(error.kind.to_string().contains("entry `../`"), "{error:?}");
     }
 

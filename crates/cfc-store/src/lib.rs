@@ -34,7 +34,7 @@ pub use blob::{BlobStore, BlobWriter};
 pub use cache::{Cache, KeyLock, is_at};
 pub use compression::{Compression, Encoding, LayerBlob, LayerBlobWriter};
 pub use error::{Result, StoreError, StoreErrorKind};
-pub use foreign::{ArchiveFile, ForeignLayer, read_archive};
+pub use foreign::{ArchiveFile, ForeignLayer, ReadLayer, read_archive};
 pub use image::{Image, ImageStore};
 pub use layer::LayerStore;
 pub use layer_tar::{DeviceKind, LayerWriter, Metadata};

@@ -1,12 +1,11 @@
 //! What comes back: the archive of the image, piece by piece, handed to whoever takes it apart.
 
-use std::sync::mpsc;
 use std::sync::{Mutex, PoisonError};
 
 use bollard_buildkit_proto::moby::filesync::v1 as proto;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::pieces::{Pieces, pieces};
+use crate::pieces::{PieceSender, Pieces, pieces};
 
 /// How many pieces wait to be read: the daemon waits then, too.
 const WAITING: usize = 64;
@@ -14,7 +13,7 @@ const WAITING: usize = 64;
 pub(crate) const NOBODY_TAKES_IT: &str = "nobody takes the archive any more";
 
 /// Takes the archive, once.
-pub(crate) struct Export(Mutex<Option<mpsc::SyncSender<Vec<u8>>>>);
+pub(crate) struct Export(Mutex<Option<PieceSender>>);
 
 impl Export {
     /// The two ends. The archive ends where the daemon ends it; only the answer to the build says whether it is whole.
@@ -41,10 +40,7 @@ impl proto::file_send_server::FileSend for Export {
         let sender = sender.ok_or_else(|| Status::already_exists("an archive was taken already"))?;
         let mut incoming = request.into_inner();
         while let Some(message) = incoming.message().await? {
-            let sender = sender.clone();
-            let sent = tokio::task::spawn_blocking(move || sender.send(message.data)).await;
-            let is_taken = matches!(sent, Ok(Ok(())));
-            if !is_taken {
+            if sender.send(Ok(message.data.into())).await.is_err() {
                 return Err(Status::cancelled(NOBODY_TAKES_IT));
             }
         }

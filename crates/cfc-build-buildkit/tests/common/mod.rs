@@ -174,6 +174,8 @@ pub struct Bridge {
     open: Arc<Mutex<Vec<UnixStream>>>,
     /// How many bytes came from the engine.
     came: Arc<AtomicU64>,
+    /// After how many of them all connections are cut.
+    limit: Arc<AtomicU64>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -185,11 +187,7 @@ pub enum Speaks {
 impl Bridge {
     pub fn tcp(daemon: &Daemon, speaks: Speaks) -> Bridge {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let bridge = Bridge {
-            place: listener.local_addr().expect("bound").to_string(),
-            open: Arc::default(),
-            came: Arc::default(),
-        };
+        let bridge = Bridge::at(listener.local_addr().expect("bound").to_string());
         let (socket, open) = (daemon.socket(), bridge.open.clone());
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
@@ -203,28 +201,33 @@ impl Bridge {
     }
 
     pub fn unix(daemon: &Daemon, path: &Path) -> Bridge {
+        Bridge::unix_as(daemon, path, Speaks::BuildKit)
+    }
+
+    pub fn unix_as(daemon: &Daemon, path: &Path, speaks: Speaks) -> Bridge {
         let listener = UnixListener::bind(path).expect("a socket");
-        let bridge = Bridge { place: path.display().to_string(), open: Arc::default(), came: Arc::default() };
-        let (socket, open, came) = (daemon.socket(), bridge.open.clone(), bridge.came.clone());
+        let bridge = Bridge::at(path.display().to_string());
+        let (socket, open, came, limit) =
+            (daemon.socket(), bridge.open.clone(), bridge.came.clone(), bridge.limit.clone());
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
-                let engine = connect(&socket, Speaks::BuildKit, &open);
+                let engine = connect(&socket, speaks, &open);
                 carry(stream.try_clone().expect("a clone"), engine.try_clone().expect("a clone"), |_| {});
-                let stream = Counting(stream, came.clone());
-                carry(engine, stream, |stream| drop(stream.0.shutdown(Shutdown::Both)));
+                let stream = Counting { stream, came: came.clone(), limit: limit.clone(), open: open.clone() };
+                carry(engine, stream, |counting| drop(counting.stream.shutdown(Shutdown::Both)));
             }
         });
         bridge
     }
 
+    fn at(place: String) -> Bridge {
+        Bridge { place, open: Arc::default(), came: Arc::default(), limit: Arc::new(AtomicU64::new(u64::MAX)) }
+    }
+
     /// As to the engine, but the archive of an image never comes: `asked` is told that somebody wants one.
     pub fn without_archives(daemon: &Daemon, asked: std::sync::mpsc::Sender<()>) -> Bridge {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let bridge = Bridge {
-            place: listener.local_addr().expect("bound").to_string(),
-            open: Arc::default(),
-            came: Arc::default(),
-        };
+        let bridge = Bridge::at(listener.local_addr().expect("bound").to_string());
         let (socket, open) = (daemon.socket(), bridge.open.clone());
         std::thread::spawn(move || {
             let mut held = Vec::new();
@@ -252,24 +255,43 @@ impl Bridge {
 
     /// Cuts all connections, as a daemon that dies.
     pub fn cut(&self) {
-        for stream in self.open.lock().expect("no panic").drain(..) {
-            let _ = stream.shutdown(Shutdown::Both);
-        }
+        cut(&self.open);
+    }
+
+    /// Cuts them when `bytes` came from the engine, counted from now on.
+    pub fn cut_after(&self, bytes: u64) {
+        self.came();
+        self.limit.store(bytes, Ordering::SeqCst);
     }
 }
 
-/// Counts what is written.
-struct Counting(UnixStream, Arc<AtomicU64>);
+fn cut(open: &Mutex<Vec<UnixStream>>) {
+    for stream in open.lock().expect("no panic").drain(..) {
+        let _ = stream.shutdown(Shutdown::Both);
+    }
+}
+
+/// Counts what is written, and lets no more through than it may.
+struct Counting {
+    stream: UnixStream,
+    came: Arc<AtomicU64>,
+    limit: Arc<AtomicU64>,
+    open: Arc<Mutex<Vec<UnixStream>>>,
+}
 
 impl Write for Counting {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        let length = self.0.write(bytes)?;
-        self.1.fetch_add(length as u64, Ordering::SeqCst);
+        let length = self.stream.write(bytes)?;
+        let came = self.came.fetch_add(length as u64, Ordering::SeqCst) + length as u64;
+        if came >= self.limit.load(Ordering::SeqCst) {
+            cut(&self.open);
+            return Err(std::io::Error::other("it is cut"));
+        }
         Ok(length)
     }
 
     fn flush(&mut self) -> std::io::Result<()> {
-        self.0.flush()
+        self.stream.flush()
     }
 }
 
