@@ -47,11 +47,7 @@ fn a_whole_buildkit_makes_the_same_of_every_folder() {
     let home = Home::new();
     let base = flatten(&build_base(&home));
     let Some(engine) = Engine::start_current(home.path("engine")) else { return };
-    // What is said in other words to a daemon that knows more: merges, differences, patterns, mounts. `CFC_DOCKERD` is for all
-    // folders.
-    let is_said_otherwise =
-        |case: &Case| ["add/", "context/", "copy/", "run/mount"].iter().any(|area| case.name.starts_with(area));
-    Case::hold_all(3, |case| if is_said_otherwise(case) { compare(&home, &engine, case, &base) } else { Ok(()) });
+    Case::hold_all(3, |case| compare(&home, &engine, case, &base));
     assert_eq!(engine.images("cfc-build"), "", "it is lent no image");
 }
 

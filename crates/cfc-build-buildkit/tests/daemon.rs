@@ -26,6 +26,7 @@ fn a_daemon_keeps_the_promises_of_the_seam_however_it_is_reached() {
     names_what_it_cannot_be_told(&daemon);
     a_build_that_is_stopped_leaves_no_image_in_the_engine(&daemon);
     nothing_is_left_of_a_layer_that_breaks_off(&daemon, Speaks::Engine);
+    gives_no_image_twice(&daemon);
     if busybox().is_some() {
         a_lost_connection_is_told_and_leaves_no_image(&daemon);
         a_build_that_is_stopped_ends_on_the_daemon(&daemon);
@@ -192,6 +193,29 @@ fn sends_no_layer_twice(daemon: &Daemon) {
     assert!(first > SIZE, "{first}");
     let again = build("COPY f /\n");
     assert!(again < SIZE / 4, "only the new layer is sent: {again} bytes");
+}
+
+/// An engine's archive has all layers or none.
+fn gives_no_image_twice(daemon: &Daemon) {
+    const SIZE: u64 = 8 << 20;
+    let bridge = Bridge::unix_as(daemon, &daemon.path("giving.sock"), Speaks::Engine);
+    let home = Home::new();
+    let large = fs::File::create(home.directory.path().join("context/large")).expect("writable");
+    large.set_len(SIZE).expect("it is sparse");
+    let build = |options: BuildkitOptions| {
+        let mut builder = BuildkitBuilder::new(home.store.clone(), options);
+        let built = home.build(&mut builder, "FROM scratch\nCOPY large /given/\nCOPY f /\n", &Silent).expect("builds");
+        (built.manifest, bridge.came())
+    };
+    let options = at(&format!("docker://{}", bridge.place));
+    let (first, came) = build(options.clone());
+    assert!(came > SIZE, "{came}");
+    let (again, came) = build(options.clone());
+    assert_eq!(again, first);
+    assert!(came < SIZE / 4, "nothing is new, and nothing is sent: {came} bytes");
+    let (fresh, came) = build(BuildkitOptions { no_cache: true, ..options });
+    assert_eq!(fresh, first);
+    assert!(came > SIZE, "{came}");
 }
 
 /// The build itself went well: the connection is cut while its layer is on its way to us.
