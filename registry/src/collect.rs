@@ -170,7 +170,7 @@ impl<'a> Collection<'a> {
         let target = self.registry.metadata.peek_tag(&name, tag);
         let contents = self.repositories.entry(name.clone()).or_default();
         match target {
-            Ok(target) => contents.tagged.extend(target),
+            Ok(target) => contents.tagged.extend(target.map(|seen| seen.manifest)),
             Err(error) => {
                 tracing::error!(repository = %name, %tag, error = %Chain(&error), "a tag cannot be read, nothing of its repository is collected");
                 contents.is_unclear = true;

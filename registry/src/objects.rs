@@ -21,13 +21,23 @@ pub(crate) struct Entry {
     pub touched: SystemTime,
 }
 
+/// An object of a list, as somebody has found it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Seen {
+    pub bytes: Bytes,
+    pub put: SystemTime,
+    /// What tells it from any other that is put in its place, where its time does not.
+    pub version: String,
+}
+
 /// Objects under keys: whole or not there, and on stable storage before anybody is told.
 ///
 /// Some are *kept*: garbage collection removes one when nobody needs it and nobody has relied on it for a while. Whoever
 /// finds one by `claim` or `get_kept` can rely on it for seven eighths of that time; those who only look around use
 /// `peek` and `touched_at`. A key is either that of a kept object or not, always.
 ///
-/// What is put into a *list* is found again by page, in the order of names.
+/// What is put into a *list* is found again by page, in the order of names, and is reached by the functions for lists
+/// only.
 #[async_trait]
 pub(crate) trait ObjectBackend: Send + Sync {
     async fn get(&self, key: &str) -> Result<Option<Bytes>, StorageError>;
@@ -48,6 +58,12 @@ pub(crate) trait ObjectBackend: Send + Sync {
     /// Whether a kept object is there; if so, it goes on being there for a while.
     async fn claim(&self, key: &str) -> Result<bool, StorageError>;
 
+    /// An object of a list.
+    async fn get_listed(&self, list: &str, name: &str) -> Result<Option<Bytes>, StorageError>;
+
+    /// An object of a list, as it can be removed. Blocks.
+    fn peek_listed(&self, list: &str, name: &str) -> Result<Option<Seen>, StorageError>;
+
     /// Puts an object under `name` into a list; with `may_replace`, in the place of another one only if that says so.
     /// Says whether the object is there now.
     async fn put_listed(
@@ -58,8 +74,8 @@ pub(crate) trait ObjectBackend: Send + Sync {
         may_replace: Option<MayReplace>,
     ) -> Result<bool, StorageError>;
 
-    /// Removes an object from a list; with `seen`, only one that was put then. False when there was none.
-    async fn remove_listed(&self, list: &str, name: &str, seen: Option<SystemTime>) -> Result<bool, StorageError>;
+    /// Removes an object from a list; false when it is not there any more, or another one is in its place.
+    async fn remove_listed(&self, list: &str, name: &str, seen: &Seen) -> Result<bool, StorageError>;
 
     /// At most `limit` names of a list after `after`, sorted bytewise.
     async fn page(&self, list: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>, StorageError>;

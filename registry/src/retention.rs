@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::access::matches;
 use crate::files::{blocking, blocking_each};
-use crate::metadata::Found;
+use crate::metadata::{Found, SeenTag};
 use crate::registry::Inner;
 use crate::{Registry, StorageError};
 
@@ -47,8 +47,7 @@ pub struct Retired {
 struct Candidate {
     repository: RepositoryName,
     tag: Tag,
-    digest: Digest,
-    pushed: SystemTime,
+    seen: SeenTag,
     /// It is named after a manifest that is not there any more.
     is_orphan: bool,
 }
@@ -75,10 +74,10 @@ impl Inner {
 
     /// False when the tag was pushed again meanwhile.
     async fn retire(&self, candidate: &Candidate) -> Result<bool, StorageError> {
-        let Candidate { repository, tag, pushed, .. } = candidate;
-        let is_retired = self.metadata.delete_tag_as_seen(repository, tag, Some(*pushed)).await?;
+        let Candidate { repository, tag, seen, .. } = candidate;
+        let is_retired = self.metadata.delete_tag_as_seen(repository, tag, seen).await?;
         if is_retired {
-            tracing::info!(%repository, %tag, digest = %candidate.digest, "a tag is not kept");
+            tracing::info!(%repository, %tag, digest = %seen.manifest, "a tag is not kept");
         }
         Ok(is_retired)
     }
@@ -121,11 +120,8 @@ impl Inner {
         {
             return Ok(None);
         }
-        // In this order: what was pushed in between is younger than it is taken for, and stays.
-        let pushed = metadata.tag_pushed(&repository, &tag)?;
-        let digest = metadata.peek_tag(&repository, &tag)?;
-        let (Some(pushed), Some(digest)) = (pushed, digest) else { return Ok(None) };
-        Ok(Some(Candidate { repository, tag, digest, pushed, is_orphan: subject.is_some() }))
+        let Some(seen) = metadata.peek_tag(&repository, &tag)? else { return Ok(None) };
+        Ok(Some(Candidate { repository, tag, seen, is_orphan: subject.is_some() }))
     }
 }
 
@@ -146,11 +142,11 @@ impl RetentionRule {
     /// Those of the tags that do not stay.
     fn choose(&self, tags: Vec<Candidate>, now: SystemTime) -> Vec<Candidate> {
         let (orphans, mut tags): (Vec<_>, Vec<_>) = tags.into_iter().partition(|candidate| candidate.is_orphan);
-        tags.sort_by(|a, b| b.pushed.cmp(&a.pushed).then_with(|| b.tag.as_str().cmp(a.tag.as_str())));
+        tags.sort_by(|a, b| b.seen.pushed().cmp(&a.seen.pushed()).then_with(|| b.tag.as_str().cmp(a.tag.as_str())));
         tags.drain(..self.keep_last.unwrap_or(0).min(tags.len()));
         tags.extend(orphans);
         let is_young = |candidate: &Candidate| {
-            let age = now.duration_since(candidate.pushed).unwrap_or_default();
+            let age = now.duration_since(candidate.seen.pushed()).unwrap_or_default();
             self.keep_younger.is_some_and(|limit| age < limit)
         };
         let is_kept = |candidate: &Candidate| self.keep.iter().any(|pattern| matches(pattern, candidate.tag.as_str()));
@@ -161,8 +157,8 @@ impl RetentionRule {
 
 impl From<Candidate> for Retired {
     fn from(candidate: Candidate) -> Retired {
-        let pushed = candidate.pushed.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-        let Candidate { repository, tag, digest, .. } = candidate;
-        Retired { repository: repository.into(), tag: tag.to_string(), digest: digest.to_string(), pushed }
+        let pushed = candidate.seen.pushed().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        let Candidate { repository, tag, seen, .. } = candidate;
+        Retired { repository: repository.into(), tag: tag.to_string(), digest: seen.manifest.to_string(), pushed }
     }
 }

@@ -187,10 +187,12 @@ impl Registry {
     /// The manifest that a tag points at and that is not there.
     fn dangles(&self, repository: &RepositoryName, tag: &Tag) -> Result<Option<Digest>, StorageError> {
         let metadata = &self.inner.metadata;
-        let Some(manifest) = metadata.peek_tag(repository, tag)? else { return Ok(None) };
+        let Some(seen) = metadata.peek_tag(repository, tag)? else { return Ok(None) };
+        let manifest = seen.manifest;
         let is_there = metadata.manifest_touched(repository, &manifest)?.is_some();
         // A deletion takes the tags first, so a tag that is still there really leads nowhere.
-        let is_dangling = !is_there && metadata.peek_tag(repository, tag)?.as_ref() == Some(&manifest);
+        let is_dangling =
+            !is_there && metadata.peek_tag(repository, tag)?.is_some_and(|seen| seen.manifest == manifest);
         Ok(is_dangling.then_some(manifest))
     }
 

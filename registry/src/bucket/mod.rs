@@ -13,15 +13,17 @@
 //! <key of a kept object>/!<version>.<id>         the same, made young
 //! <key of a kept object>/!new-<id>               somebody is about to do that
 //! <key of a kept object>/!gone-<version>         it was deleted, and whatever is made of it is, too
+//! <key of a tag>!<version>                       the tag; the last of its versions is what is there
 //! ```
 //!
 //! It asks one thing of the store beyond strong consistency: `If-None-Match: *`, of which at most one process is told
 //! that its object is the first. Nothing relies on `If-Match`, nor on conditions when a multipart upload completes.
 //! Whatever garbage collection removes has a name of its own that is never used again, so a removal that comes late hits
-//! nothing new. How that makes up for locks is in `kept.rs`; no copy is ever made of what was uploaded.
+//! nothing new. How that makes up for locks is in `kept.rs` and `lists.rs`; no copy is ever made of what was uploaded.
 
 mod blobs;
 mod kept;
+mod lists;
 mod location;
 mod multiparts;
 mod objects;

@@ -8,10 +8,11 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::kept::{Mark, Versions, parse_version};
+use super::lists::without_version;
 use super::store::{Listed, Store};
 use crate::StorageError;
 use crate::metadata::is_kept;
-use crate::objects::{Entry, MayReplace, ObjectBackend};
+use crate::objects::{Entry, MayReplace, ObjectBackend, Seen};
 
 /// Manifests kept in memory; beyond this, all are forgotten.
 const CACHED_BYTES: usize = 8 * 1024 * 1024;
@@ -86,6 +87,14 @@ impl ObjectBackend for BucketObjects {
         Ok(self.claim_version(key, false).await?.is_some())
     }
 
+    async fn get_listed(&self, list: &str, name: &str) -> Result<Option<Bytes>, StorageError> {
+        Ok(self.last_of_row(&format!("{list}/{name}")).await?.map(|found| found.bytes))
+    }
+
+    fn peek_listed(&self, list: &str, name: &str) -> Result<Option<Seen>, StorageError> {
+        self.store.wait(self.last_of_row(&format!("{list}/{name}")))
+    }
+
     async fn put_listed(
         &self,
         list: &str,
@@ -94,47 +103,33 @@ impl ObjectBackend for BucketObjects {
         may_replace: Option<MayReplace>,
     ) -> Result<bool, StorageError> {
         let key = format!("{list}/{name}");
-        let Some(may_replace) = may_replace else {
-            self.store.put(&key, bytes).await?;
-            return Ok(true);
-        };
-        loop {
-            if self.store.create(&key, bytes.clone()).await? {
-                return Ok(true);
-            }
-            match self.store.get(&key).await? {
-                // What is as good may stay.
-                Some(found) => return Ok(may_replace(&found)),
-                None => continue,
-            }
+        match may_replace {
+            Some(may_replace) => self.put_first(&key, bytes, may_replace).await,
+            None => self.put_in_row(&key, bytes).await.map(|()| true),
         }
     }
 
-    async fn remove_listed(&self, list: &str, name: &str, seen: Option<SystemTime>) -> Result<bool, StorageError> {
-        let key = format!("{list}/{name}");
-        let found = self.store.look(&key).await?;
-        if found.is_none_or(|found| seen.is_some_and(|seen| seen != found.put)) {
-            return Ok(false);
-        }
-        self.store.delete(&key).await?;
-        Ok(true)
+    async fn remove_listed(&self, list: &str, name: &str, seen: &Seen) -> Result<bool, StorageError> {
+        self.remove_row(&format!("{list}/{name}"), seen).await
     }
 
     async fn page(&self, list: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>, StorageError> {
-        let prefix = format!("{list}/");
-        let after = after.map(|after| format!("{prefix}{after}"));
-        let listed = self.store.list_some(&prefix, after.as_deref(), limit).await?;
-        Ok(listed.iter().filter_map(|listed| listed.key.strip_prefix(&prefix)).map(str::to_string).collect())
+        self.page_of_names(list, after, limit).await
     }
 
     /// An object that is only announced counts. Deletions of which everybody has heard by now are forgotten.
     fn walk(&self, prefix: &str, each: &mut dyn FnMut(Entry)) -> Result<(), StorageError> {
         let mut kept: BTreeMap<String, Vec<Listed>> = BTreeMap::new();
+        let mut others: BTreeMap<String, SystemTime> = BTreeMap::new();
         for listed in self.store.wait(self.store.list(&format!("{prefix}/")))? {
             match parse_version(&listed.key).map(|(key, _)| key.to_string()) {
                 Some(key) => kept.entry(key).or_default().push(listed),
-                None => each(Entry { key: listed.key, touched: listed.put }),
+                // Of several versions the last is what is there.
+                None => drop(others.insert(without_version(&listed.key).to_string(), listed.put)),
             }
+        }
+        for (key, touched) in others {
+            each(Entry { key, touched });
         }
         for (key, listed) in kept {
             let versions = Versions::of(listed);

@@ -1,14 +1,15 @@
 //! [`Lists`]: names of listed objects in order in memory, so that a page of a list costs what the page is long.
 
 use std::collections::{BTreeSet, HashMap};
+use std::fs::Metadata;
 use std::ops::Bound;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
 
 use crate::StorageError;
 use crate::files::{Staged, Unsynced, remove_wherever};
-use crate::objects::MayReplace;
+use crate::objects::{MayReplace, Seen};
 
 /// Names kept in memory; beyond this, all are forgotten and read again when somebody asks. About 100 bytes each.
 const MAX_NAMES: usize = 1_000_000;
@@ -71,11 +72,11 @@ impl Names {
         Ok(Some(unsynced))
     }
 
-    /// Removes a file; with `seen`, only one of that time. False when there was none.
-    pub(super) fn remove(&self, path: &Path, name: &str, seen: Option<SystemTime>) -> Result<bool, StorageError> {
+    /// Removes a file if it is the one that was seen; false when there is none or another.
+    pub(super) fn remove(&self, path: &Path, name: &str, seen: &Seen) -> Result<bool, StorageError> {
         let mut names = self.lock();
-        let is_other = |seen| path.metadata().and_then(|metadata| metadata.modified()).is_ok_and(|found| found != seen);
-        if seen.is_some_and(is_other) {
+        let found = path.metadata().and_then(|metadata| Ok((metadata.modified()?, version(&metadata))));
+        if found.is_ok_and(|(put, version)| put != seen.put || version != seen.version) {
             return Ok(false);
         }
         let removed = remove_wherever(path)?;
@@ -104,6 +105,11 @@ impl Names {
         }
         Ok(names.as_ref().map(|names| page(names, after, limit)).unwrap_or_default())
     }
+}
+
+/// What tells two files of one time apart: each is written anew.
+pub(super) fn version(metadata: &Metadata) -> String {
+    metadata.ino().to_string()
 }
 
 fn read(path: &Path) -> Result<Option<Vec<u8>>, StorageError> {

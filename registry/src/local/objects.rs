@@ -7,10 +7,10 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::lists::Lists;
+use super::lists::{Lists, version};
 use crate::StorageError;
 use crate::files::{self, Staged, blocking};
-use crate::objects::{Entry, MayReplace, ObjectBackend};
+use crate::objects::{Entry, MayReplace, ObjectBackend, Seen};
 use crate::quick::{self, Quick};
 
 /// Larger objects are read on a blocking thread, since copying them takes as long as getting there.
@@ -141,6 +141,27 @@ impl ObjectBackend for DirectoryObjects {
         }
     }
 
+    async fn get_listed(&self, list: &str, name: &str) -> Result<Option<Bytes>, StorageError> {
+        self.get(&format!("{list}/{name}")).await
+    }
+
+    fn peek_listed(&self, list: &str, name: &str) -> Result<Option<Seen>, StorageError> {
+        let path = self.path(list).join(name);
+        let read = || {
+            let mut file = std::fs::File::open(&path)?;
+            let metadata = file.metadata()?;
+            let mut bytes = Vec::new();
+            std::io::Read::read_to_end(&mut file, &mut bytes)?;
+            Ok(Seen { bytes: bytes.into(), put: metadata.modified()?, version: version(&metadata) })
+        };
+        let read: std::io::Result<Seen> = read();
+        match read {
+            Ok(seen) => Ok(Some(seen)),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(StorageError::new("read", path.display(), e)),
+        }
+    }
+
     async fn put_listed(
         &self,
         list: &str,
@@ -160,9 +181,10 @@ impl ObjectBackend for DirectoryObjects {
         .await
     }
 
-    async fn remove_listed(&self, list: &str, name: &str, seen: Option<SystemTime>) -> Result<bool, StorageError> {
+    async fn remove_listed(&self, list: &str, name: &str, seen: &Seen) -> Result<bool, StorageError> {
         let (names, path, name) = (self.lists.of(list), self.path(list).join(name), name.to_string());
-        blocking(move || names.remove(&path, &name, seen)).await
+        let seen = seen.clone();
+        blocking(move || names.remove(&path, &name, &seen)).await
     }
 
     async fn page(&self, list: &str, after: Option<&str>, limit: usize) -> Result<Vec<String>, StorageError> {

@@ -27,10 +27,6 @@ pub(super) fn tags(name: &RepositoryName) -> String {
     format!("{REPOSITORIES}/{name}/_tags")
 }
 
-pub(super) fn tag(name: &RepositoryName, tag: &Tag) -> String {
-    format!("{REPOSITORIES}/{name}/_tags/{tag}")
-}
-
 pub(super) fn manifests(name: &RepositoryName) -> String {
     format!("{REPOSITORIES}/{name}/_manifests")
 }

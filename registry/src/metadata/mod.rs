@@ -12,6 +12,7 @@ use crate::StorageError;
 use crate::objects::{Objects, keys};
 pub(crate) use key::is_kept;
 pub(crate) use sweep::Found;
+pub(crate) use tags::SeenTag;
 
 /// Objects read at the same time when a list needs their content.
 const READS_IN_FLIGHT: usize = 16;
@@ -93,9 +94,7 @@ impl Metadata {
     /// catalog with its last manifest.
     pub(crate) async fn delete_manifest(&self, name: &RepositoryName, digest: &Digest) -> Result<bool, StorageError> {
         for tag in self.tags_noted(name, digest).await? {
-            if self.tag(name, &tag).await?.is_some_and(|descriptor| descriptor.digest == *digest) {
-                self.remove_tag(name, &tag).await?;
-            }
+            self.delete_tag_of(name, &tag, digest).await?;
             self.objects.delete(&key::tagged_by(name, digest, &tag)).await?;
         }
         let deleted = self.objects.delete(&key::manifest(name, digest)).await?;

@@ -60,20 +60,6 @@ impl Metadata {
         }
     }
 
-    /// The manifest that a tag points at.
-    pub(crate) fn peek_tag(&self, name: &RepositoryName, tag: &Tag) -> Result<Option<Digest>, StorageError> {
-        let key = key::tag(name, tag);
-        let Some(bytes) = self.objects.peek(&key)? else { return Ok(None) };
-        let descriptor: cfc_oci::Descriptor =
-            serde_json::from_slice(&bytes).map_err(|e| StorageError::new("read", &key, e))?;
-        Ok(Some(descriptor.digest))
-    }
-
-    /// When a tag was pushed; `None` when there is none.
-    pub(crate) fn tag_pushed(&self, name: &RepositoryName, tag: &Tag) -> Result<Option<SystemTime>, StorageError> {
-        self.objects.touched_at(&key::tag(name, tag))
-    }
-
     /// When somebody last pushed, pulled or looked for a manifest, as far as that keeps it.
     pub(crate) fn manifest_touched(
         &self,
@@ -119,7 +105,7 @@ impl Metadata {
     pub(crate) fn is_tagged(&self, name: &RepositoryName, digest: &Digest) -> Result<bool, StorageError> {
         for tag in self.objects.names(&key::tagged(name, digest))? {
             let Ok(tag) = tag.parse() else { continue };
-            if self.peek_tag(name, &tag)?.is_some_and(|found| found == *digest) {
+            if self.peek_tag(name, &tag)?.is_some_and(|found| found.manifest == *digest) {
                 return Ok(true);
             }
         }

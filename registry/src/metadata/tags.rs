@@ -6,13 +6,26 @@ use cfc_oci::{Descriptor, Digest, RepositoryName, Tag};
 
 use super::{Metadata, key, to_json};
 use crate::StorageError;
-use crate::objects::MayReplace;
+use crate::objects::{MayReplace, Seen};
+
+/// A tag as somebody has found it.
+pub(crate) struct SeenTag {
+    /// What it points at.
+    pub manifest: Digest,
+    seen: Seen,
+}
+
+impl SeenTag {
+    /// When it was pushed.
+    pub(crate) fn pushed(&self) -> SystemTime {
+        self.seen.put
+    }
+}
 
 impl Metadata {
     pub(crate) async fn tag(&self, name: &RepositoryName, tag: &Tag) -> Result<Option<Descriptor>, StorageError> {
-        let key = key::tag(name, tag);
-        let Some(object) = self.objects.get(&key).await? else { return Ok(None) };
-        serde_json::from_slice(&object).map(Some).map_err(|e| StorageError::new("read", &key, e))
+        let object = self.objects.get_listed(&key::tags(name), tag.as_str()).await?;
+        object.map(|object| parse(name, tag, &object)).transpose()
     }
 
     /// Notes that a tag is about to point at a manifest, for [`delete_manifest`](Self::delete_manifest). Comes before
@@ -54,32 +67,60 @@ impl Metadata {
         self.objects.put_listed(&key::tags(name), tag.as_str(), to_json(manifest), may_replace).await
     }
 
-    /// False when there was no such tag.
-    pub(crate) async fn delete_tag(&self, name: &RepositoryName, tag: &Tag) -> Result<bool, StorageError> {
-        self.delete_tag_as_seen(name, tag, None).await
+    /// A tag as it can be deleted. Blocks.
+    pub(crate) fn peek_tag(&self, name: &RepositoryName, tag: &Tag) -> Result<Option<SeenTag>, StorageError> {
+        let Some(seen) = self.objects.peek_listed(&key::tags(name), tag.as_str())? else { return Ok(None) };
+        Ok(Some(SeenTag { manifest: parse(name, tag, &seen.bytes)?.digest, seen }))
     }
 
-    /// Deletes a tag, with `seen` only if it was pushed then; false when there was none.
+    /// As [`peek_tag`](Self::peek_tag), off the async threads.
+    async fn seen_tag(&self, name: &RepositoryName, tag: &Tag) -> Result<Option<SeenTag>, StorageError> {
+        let (metadata, name, tag) = (Metadata { objects: self.objects.clone() }, name.clone(), tag.clone());
+        crate::files::blocking(move || metadata.peek_tag(&name, &tag)).await
+    }
+
+    /// Deletes a tag, wherever it points; false when there was none.
+    pub(crate) async fn delete_tag(&self, name: &RepositoryName, tag: &Tag) -> Result<bool, StorageError> {
+        loop {
+            let Some(seen) = self.seen_tag(name, tag).await? else { return Ok(false) };
+            // One that was pushed in between is deleted, too: the client asks for that.
+            if self.delete_tag_as_seen(name, tag, &seen).await? {
+                return Ok(true);
+            }
+        }
+    }
+
+    /// Deletes a tag unless it was pushed since it was seen; false then, and when somebody else has deleted it.
     pub(crate) async fn delete_tag_as_seen(
         &self,
         name: &RepositoryName,
         tag: &Tag,
-        seen: Option<SystemTime>,
+        seen: &SeenTag,
     ) -> Result<bool, StorageError> {
-        let Some(manifest) = self.tag(name, tag).await? else { return Ok(false) };
-        let deleted = self.objects.remove_listed(&key::tags(name), tag.as_str(), seen).await?;
-        if deleted {
-            self.objects.delete(&key::tagged_by(name, &manifest.digest, tag)).await?;
-            // Somebody may have pushed it again, and have noted that before.
-            if self.tag(name, tag).await?.is_some_and(|found| found.digest == manifest.digest) {
-                self.note_tag(name, tag, &manifest.digest).await?;
-            }
+        if !self.objects.remove_listed(&key::tags(name), tag.as_str(), &seen.seen).await? {
+            return Ok(false);
         }
-        Ok(deleted)
+        self.objects.delete(&key::tagged_by(name, &seen.manifest, tag)).await?;
+        // Somebody may have pushed it again, and have noted that before.
+        if self.tag(name, tag).await?.is_some_and(|found| found.digest == seen.manifest) {
+            self.note_tag(name, tag, &seen.manifest).await?;
+        }
+        Ok(true)
     }
 
-    pub(super) async fn remove_tag(&self, name: &RepositoryName, tag: &Tag) -> Result<bool, StorageError> {
-        self.objects.remove_listed(&key::tags(name), tag.as_str(), None).await
+    /// Deletes a tag if it points at `manifest`.
+    pub(super) async fn delete_tag_of(
+        &self,
+        name: &RepositoryName,
+        tag: &Tag,
+        manifest: &Digest,
+    ) -> Result<(), StorageError> {
+        while let Some(seen) = self.seen_tag(name, tag).await?.filter(|seen| seen.manifest == *manifest) {
+            if self.objects.remove_listed(&key::tags(name), tag.as_str(), &seen.seen).await? {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// At most `limit` tags after `after`, sorted bytewise.
@@ -91,4 +132,8 @@ impl Metadata {
     ) -> Result<Vec<String>, StorageError> {
         self.objects.page(&key::tags(name), after, limit).await
     }
+}
+
+fn parse(name: &RepositoryName, tag: &Tag, object: &[u8]) -> Result<Descriptor, StorageError> {
+    serde_json::from_slice(object).map_err(|e| StorageError::new("read", format!("{}/{tag}", key::tags(name)), e))
 }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use cfc_oci::Digest;
-use cfc_registry::{Options, Rules};
+use cfc_registry::{Options, RetentionRule, Rules};
 
 use crate::bucket::{keys, patch, store, through};
 use crate::faults::{Manners, Proxy};
@@ -565,4 +565,136 @@ async fn of_two_contents_of_a_blob_only_the_one_that_is_another_is_taken_away() 
         let pulled = server.get(&format!("/v2/a/blobs/{digest}")).await;
         assert!(pulled.bytes().await.expect("body") == content);
     }
+}
+
+/// Who takes a tag away takes what he has seen, never what another replica has pushed since.
+#[tokio::test]
+async fn a_tag_that_is_pushed_while_another_replica_removes_it_stays() {
+    let Some((endpoint, _store)) = store().await else { return };
+    for remover in ["the tag", "its manifest", "retention"] {
+        let retention = vec![RetentionRule {
+            repositories: vec!["**".to_string()],
+            tags: vec!["x".to_string()],
+            keep_last: None,
+            keep_younger: Some(Duration::ZERO),
+            keep: Vec::new(),
+        }];
+        let (proxy, slow, fast) = two(&endpoint, || Options { retention: retention.clone(), ..hasty() }).await;
+        let (before, _) = fast.push_image("a", "x", "before").await;
+        let mut held = proxy.hold("DELETE /_tags/x");
+        let removing = async {
+            match remover {
+                "the tag" => slow.delete("/v2/a/manifests/x").await.status().as_u16(),
+                "its manifest" => slow.delete(&format!("/v2/a/manifests/{before}")).await.status().as_u16(),
+                _ => 202 + u16::from(slow.registry.retain(false).await.expect("removes").len() != 1),
+            }
+        };
+        futures::pin_mut!(removing);
+        tokio::select! {
+            () = held.arrives() => {}
+            _ = &mut removing => panic!("{remover}: no tag was removed"),
+        }
+        let (after, json) = fast.push_image("a", "x", "after").await;
+        drop(held);
+        assert_eq!(removing.await, 202, "{remover}");
+        for replica in [&slow, &fast] {
+            let pulled = replica.get("/v2/a/manifests/x").await;
+            expect(&pulled, 200);
+            assert_eq!(pulled.text().await.expect("body"), json, "{remover}");
+            let listed: serde_json::Value = replica.get("/v2/a/tags/list").await.json().await.expect("JSON");
+            assert_eq!(listed["tags"], serde_json::json!(["x"]), "{remover}");
+        }
+        // It goes with its manifest, so that is noted.
+        expect(&slow.delete(&format!("/v2/a/manifests/{after}")).await, 202);
+        expect(&fast.get("/v2/a/manifests/x").await, 404);
+        assert_eq!(fast.registry.verify(false).await.expect("reads").findings, [], "{remover}");
+    }
+}
+
+/// Pushers and removers of one tag on two replicas, all the time: after a push whose tag nobody has removed since, the tag
+/// is there.
+#[tokio::test]
+async fn a_tag_that_many_push_and_remove_is_what_was_pushed_last() {
+    let Some((endpoint, _store)) = store().await else { return };
+    let place = place(&endpoint);
+    let replicas =
+        [Server::start_on(&place, Options::default()).await, Server::start_on(&place, Options::default()).await];
+    let mut manifests = Vec::new();
+    for seed in ["one", "two", "three", "four"] {
+        manifests.push(replicas[0].push_image("a", seed, seed).await.1);
+    }
+    for round in 0..6 {
+        let push = async |number: usize| {
+            expect(&replicas[number % 2].put_manifest("a", "x", &manifests[number]).await, 201);
+        };
+        let remove = async |number: usize| {
+            let status = replicas[number % 2].delete("/v2/a/manifests/x").await.status().as_u16();
+            assert!([202, 404].contains(&status), "{status}");
+        };
+        futures::join!(push(0), remove(0), push(1), remove(1), push(2), remove(2));
+        let (last, other) = (&manifests[3], &replicas[round % 2]);
+        expect(&other.put_manifest("a", "x", last).await, 201);
+        for replica in &replicas {
+            assert_eq!(&replica.get("/v2/a/manifests/x").await.text().await.expect("body"), last);
+        }
+    }
+    let listed: serde_json::Value = replicas[0].get("/v2/a/tags/list").await.json().await.expect("JSON");
+    assert_eq!(listed["tags"], serde_json::json!(["four", "one", "three", "two", "x"]));
+    // Nothing stays of what was replaced.
+    if std::env::var_os("CFC_TEST_OTHER_S3").is_none() {
+        let versions = keys(&endpoint, &place).await.into_iter().filter(|key| key.contains("/_tags/x")).count();
+        assert_eq!(versions, 1);
+    }
+}
+
+/// Tags as registries wrote them that had one object for each.
+#[tokio::test]
+async fn tags_of_earlier_registries_are_read_replaced_and_removed() {
+    // Changes the bucket with a signature that is none, which only moto allows.
+    let Some(moto) = Moto::start().await else { return };
+    let (endpoint, place) = (moto.endpoint(), place(&moto.endpoint()));
+    let immutable_tags = vec!["a:v1".to_string()];
+    let retention = vec![RetentionRule {
+        repositories: vec!["a".to_string()],
+        tags: vec!["old*".to_string()],
+        keep_last: None,
+        keep_younger: Some(Duration::ZERO),
+        keep: Vec::new(),
+    }];
+    let options = Options { immutable_tags, retention, ..hasty() };
+    let server = Server::start_on(&place, options).await;
+    let (digest, json) = server.push_image("a", "new", "x").await;
+    let (_, other) = server.push_image("a", "other", "y").await;
+    let store = reqwest::Client::builder().no_proxy().build().expect("client");
+    let tags = format!("{endpoint}/{}/{}registry/repositories/a", place.bucket, place.prefix);
+    let descriptor =
+        format!(r#"{{"mediaType":"{}","digest":"{digest}","size":{}}}"#, cfc_oci::media_type::MANIFEST, json.len());
+    for tag in ["b", "b-1", "gone", "old", "v1"] {
+        expect(&send(store.put(format!("{tags}/_tags/{tag}")).body(descriptor.clone())).await, 200);
+        let note = format!("{tags}/_tagged/sha256/{}/{tag}", digest.hex());
+        expect(&send(store.put(note).body("")).await, 200);
+    }
+    let listed = async |path: &str| {
+        let listed: serde_json::Value = server.get(path).await.json().await.expect("JSON");
+        listed["tags"].as_array().expect("a list").iter().map(|tag| tag.as_str().unwrap_or("?").to_string()).collect()
+    };
+    let all: Vec<String> = listed("/v2/a/tags/list").await;
+    assert_eq!(all.join(" "), "b b-1 gone new old other v1");
+    assert_eq!(server.get("/v2/a/manifests/b").await.text().await.expect("body"), json);
+    expect(&server.put_manifest("a", "v1", &other).await, 403);
+    expect(&server.put_manifest("a", "v1", &json).await, 201);
+    expect(&server.put_manifest("a", "b", &other).await, 201);
+    assert_eq!(server.get("/v2/a/manifests/b").await.text().await.expect("body"), other);
+    let all: Vec<String> = listed("/v2/a/tags/list?n=3&last=b").await;
+    assert_eq!(all.join(" "), "b-1 gone new");
+    expect(&server.delete("/v2/a/manifests/gone").await, 202);
+    expect(&server.get("/v2/a/manifests/gone").await, 404);
+    let retired = server.registry.retain(false).await.expect("removes");
+    assert_eq!(retired.iter().map(|tag| tag.tag.as_str()).collect::<Vec<_>>(), ["old"]);
+    let all: Vec<String> = listed("/v2/a/tags/list").await;
+    assert_eq!(all.join(" "), "b b-1 new other v1");
+    assert_eq!(server.registry.verify(false).await.expect("reads").findings, []);
+    // What a tag pointed at before is not kept by it.
+    let rules = Rules { grace: Duration::from_secs(1800), untagged: Some(Duration::ZERO) };
+    assert_eq!(server.registry.collect(rules, false).await.expect("collects").manifests, 0);
 }
