@@ -23,10 +23,27 @@ pub(super) async fn tags(call: &Call<'_>, name: &RepositoryName) -> Result<Respo
     if tags.is_empty() && !call.registry.metadata.has_repository(name).await? {
         return Err(ApiError::new(Problem::NameUnknown, name));
     }
+    Ok(page_of_tags(name, tags, limit))
+}
+
+/// Of all the tags that an upstream has those that the client asks for.
+pub(super) fn tags_of_upstream(
+    call: &Call<'_>,
+    name: &RepositoryName,
+    mut tags: Vec<String>,
+) -> Result<Response, ApiError> {
+    let limit = limit(call)?;
+    if let Some(last) = call.query.first("last") {
+        tags.retain(|tag| tag.as_str() > last);
+    }
+    Ok(page_of_tags(name, tags, limit))
+}
+
+fn page_of_tags(name: &RepositoryName, tags: Vec<String>, limit: Option<usize>) -> Response {
     let (page, next) = cut(tags, limit);
     let mut response = super::json(Body::from(json!({ "name": name, "tags": page }).to_string()));
     link_next(&mut response, &format!("/v2/{name}/tags/list"), limit, next);
-    Ok(response)
+    response
 }
 
 /// Repositories that hold a manifest: a list of names, or with `tags=true` an object of names and their tags.

@@ -121,6 +121,7 @@ async fn answer(
                 (Brought::Referrers(further), Resource::Referrers(subject)) => {
                     lists::referrers(&call, &name, &subject, further).await
                 }
+                (Brought::Tags(tags), Resource::Tags) => lists::tags_of_upstream(&call, &name, tags),
                 (_, resource) => repository(&call, body, &name, resource).await,
             }
         }

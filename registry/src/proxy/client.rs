@@ -23,6 +23,7 @@ const READ_PATIENCE: Duration = Duration::from_secs(30);
 const MAX_REDIRECTS: usize = 5;
 /// Pages of one list of referrers.
 const MAX_PAGES: usize = 20;
+const MAX_TAG_PAGES: usize = 1000;
 const MAX_TOKEN_BYTES: usize = 64 * 1024;
 /// How long a token is used whose service does not say.
 const TOKEN_LIFETIME: Duration = Duration::from_secs(60);
@@ -56,6 +57,11 @@ pub(super) enum FetchError {
     Unreachable(String),
     /// It wants us to do what we do not.
     Refused(String),
+}
+
+#[derive(Deserialize)]
+struct TagList {
+    tags: Option<Vec<String>>,
 }
 
 #[derive(Deserialize)]
@@ -178,6 +184,26 @@ impl Client {
             };
         }
         Err(FetchError::Refused(format!("it has more than {MAX_PAGES} pages of referrers")))
+    }
+
+    /// The names of all tags, `limit` bytes of them at most, in the order in which they come.
+    pub(super) async fn tags(&self, name: &str, mut limit: usize) -> Result<Vec<String>, FetchError> {
+        let mut url = self.url(name, "tags/list")?;
+        let mut all = Vec::new();
+        for _ in 0..MAX_TAG_PAGES {
+            let response = self.ask(Method::GET, name, &url).await?;
+            let next = next_page(&url, &response);
+            let page = read(response, limit).await?;
+            limit -= page.len();
+            let page: TagList = serde_json::from_slice(&page)
+                .map_err(|error| FetchError::Refused(format!("its list of tags is none: {error}")))?;
+            all.extend(page.tags.unwrap_or_default());
+            url = match next {
+                Some(next) => next,
+                None => return Ok(all),
+            };
+        }
+        Err(FetchError::Refused(format!("it has more than {MAX_TAG_PAGES} pages of tags")))
     }
 
     fn url(&self, name: &str, path: &str) -> Result<Url, FetchError> {

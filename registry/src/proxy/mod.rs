@@ -104,6 +104,8 @@ pub(crate) enum Brought {
     Answer(Box<Response>),
     /// What refers to a manifest there, besides what is kept here.
     Referrers(Vec<Descriptor>),
+    /// The tags that there are, sorted; those that are kept and are not among them are of the past.
+    Tags(Vec<String>),
 }
 
 /// Makes sure that what a request is about is here, if an upstream has it. Repositories of upstreams are not written to.
@@ -139,6 +141,7 @@ pub(crate) async fn bring(
             asking.for_blob(digest).await
         }
         Resource::Referrers(subject) => asking.for_referrers(subject).await,
+        Resource::Tags => asking.for_tags().await,
         _ => Ok(Brought::Here),
     }
 }
@@ -203,6 +206,19 @@ impl Asking<'_> {
                 Ok(Brought::Here)
             }
             Err(failed) => here(Err(failed)),
+        }
+    }
+
+    /// As distribution does it: what the upstream says, or what is kept while it is away.
+    async fn for_tags(&self) -> Result<Brought, ApiError> {
+        match self.source.tags(self.registry, self.remote).await {
+            Ok(tags) => Ok(Brought::Tags(tags)),
+            Err(Failed::NotThere) => Err(ApiError::new(Problem::NameUnknown, self.name)),
+            Err(failed @ (Failed::Away(_) | Failed::Busy)) => {
+                tracing::warn!(name = %self.name, ?failed, "serving the tags that are kept");
+                Ok(Brought::Here)
+            }
+            Err(failed) => Err(failed.into()),
         }
     }
 

@@ -371,6 +371,19 @@ impl Source {
         self.ask(self.patiently(self.client.referrers(remote, subject, limit))).await?
     }
 
+    /// The tags that the upstream has, sorted bytewise.
+    pub(super) async fn tags(&self, registry: &Inner, remote: &str) -> Result<Vec<String>, Failed> {
+        if self.is_away() {
+            return Err(Failed::Away("it was away a moment ago".to_string()));
+        }
+        let limit = registry.options.max_manifest_bytes;
+        let mut tags = self.ask(self.patiently(self.client.tags(remote, limit))).await??;
+        tags.retain(|tag| tag.parse::<Tag>().is_ok());
+        tags.sort();
+        tags.dedup();
+        Ok(tags)
+    }
+
     /// Has its turn to ask something that is answered at once.
     async fn ask<T>(&self, question: impl Future<Output = T>) -> Result<T, Failed> {
         let deadline = self.deadline();

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use cfc_registry::{BucketLocation, Options, Registry, Rules};
+use cfc_registry::{BucketLocation, Options, Registry, Rules, Upstream};
 
 use crate::harness::send;
 
@@ -33,7 +33,10 @@ async fn registry_to_be_killed() {
 fn options() -> Options {
     let long = Duration::from_secs(1800);
     let collection = Rules { grace: long, untagged: Some(long) };
-    Options { collection, collect_every: Some(Duration::from_millis(20)), ..Options::default() }
+    let upstreams = std::env::var("CFC_TEST_KILLED_REGISTRY_UPSTREAMS").unwrap_or_default();
+    let upstreams = upstreams.split_whitespace().enumerate();
+    let upstreams = upstreams.map(|(number, url)| Upstream::new(&format!("up{number}"), url)).collect();
+    Options { collection, collect_every: Some(Duration::from_millis(20)), upstreams, ..Options::default() }
 }
 
 /// Killed, not stopped, when it goes out of scope.
@@ -53,6 +56,17 @@ impl Process {
         let mut command = std::process::Command::new(program());
         command.env("CFC_TEST_KILLED_REGISTRY_BUCKET", place.to_string());
         command.env(crate::store::ENDPOINT, place.endpoint.as_deref().expect("an endpoint"));
+        Process::start_by(command, directory).await.expect("the registry starts")
+    }
+
+    /// With upstreams `up0`, `up1` and so on, in an environment that names a proxy for everything.
+    pub async fn start_with_proxy(proxy: &str, upstreams: &[&str], directory: &Path) -> Process {
+        let mut command = std::process::Command::new(program());
+        for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"] {
+            command.env(name, proxy).env(name.to_ascii_lowercase(), proxy);
+        }
+        command.env_remove("NO_PROXY").env_remove("no_proxy");
+        command.env("CFC_TEST_KILLED_REGISTRY_UPSTREAMS", upstreams.join(" "));
         Process::start_by(command, directory).await.expect("the registry starts")
     }
 

@@ -14,6 +14,7 @@ use cfc_registry::{Options, QuotaRule, Quotas, Registry, Upstream};
 use tempfile::TempDir;
 
 use crate::harness::{Server, expect, expect_error, header, image, noise, send};
+use crate::process::Process;
 
 fn upstream(prefix: &str, url: &str) -> Upstream {
     Upstream { fresh: Duration::ZERO, ..Upstream::new(prefix, url) }
@@ -337,6 +338,72 @@ async fn what_is_not_what_it_should_be_is_neither_served_nor_kept() {
     let before = asked.lock().expect("nobody panics").len();
     expect(&server.get(&blob).await, 200);
     assert_eq!(asked.lock().expect("nobody panics").len(), before, "it is kept now");
+}
+
+#[tokio::test]
+async fn tags_are_those_of_the_upstream_and_while_it_is_away_those_that_are_kept() {
+    let (index, is_away) = (crate::harness::index(&[], ""), Arc::new(Mutex::new(false)));
+    let away = is_away.clone();
+    let (port, asked) = fake(move |path, _| match path {
+        _ if *away.lock().expect("nobody panics") => answer(503, ""),
+        "/v2/a/tags/list" => answer(200, r#"{"name":"a","tags":["v2","v1","../x"]}"#)
+            .with("link", "</v2/a/tags/list?next_page=x>; rel=\"next\""),
+        "/v2/a/tags/list?next_page=x" => answer(200, r#"{"name":"a","tags":["v10","v2"]}"#),
+        "/v2/empty/tags/list" => answer(200, r#"{"name":"empty","tags":null}"#),
+        "/v2/odd/tags/list" => answer(200, "<html>"),
+        "/v2/closed/tags/list" => answer(403, ""),
+        path if path.contains("/manifests/") => {
+            answer(200, index.clone()).with("content-type", cfc_oci::media_type::INDEX)
+        }
+        _ => answer(404, ""),
+    })
+    .await;
+    let server = start(vec![upstream("hub", &at(port))]).await;
+    let listed = async |path: &str| {
+        let answer = server.get(path).await;
+        expect(&answer, 200);
+        let link = answer.headers().get("link").map(|link| link.to_str().expect("ASCII").to_string());
+        let body: serde_json::Value = answer.json().await.expect("JSON");
+        (body["tags"].to_string(), link.unwrap_or_default())
+    };
+    let all = "/v2/hub/a/tags/list";
+    assert_eq!(listed(all).await, (r#"["v1","v10","v2"]"#.to_string(), String::new()));
+    let first = listed(&format!("{all}?n=1")).await;
+    assert_eq!(first, (r#"["v1"]"#.to_string(), format!("<{all}?n=1&last=v1>; rel=\"next\"")));
+    assert_eq!(listed(&format!("{all}?n=5&last=v1")).await.0, r#"["v10","v2"]"#);
+    assert_eq!(listed("/v2/hub/empty/tags/list").await.0, "[]");
+    expect_error(server.get("/v2/hub/none/tags/list").await, 404, "NAME_UNKNOWN").await;
+    expect_error(server.get("/v2/hub/odd/tags/list").await, 502, "UNKNOWN").await;
+    expect_error(server.get("/v2/hub/closed/tags/list").await, 403, "DENIED").await;
+    // What was pulled is kept, and told while nobody knows better.
+    expect(&server.get("/v2/hub/a/manifests/v10").await, 200);
+    *is_away.lock().expect("nobody panics") = true;
+    assert_eq!(listed(all).await.0, r#"["v10"]"#);
+    let before = asked_for(&asked, "/tags/list");
+    assert_eq!(listed(all).await.0, r#"["v10"]"#);
+    assert_eq!(asked_for(&asked, "/tags/list"), before, "it is left alone for a while");
+}
+
+/// A proxy of the environment would resolve names for us, and not as we do.
+#[tokio::test]
+async fn upstreams_are_reached_directly_whatever_the_environment_says() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("loopback port");
+    let proxy = format!("http://{}", listener.local_addr().expect("bound"));
+    let index = crate::harness::index(&[], "");
+    let sent = index.clone();
+    let (port, asked) =
+        fake(move |_, _| answer(200, sent.clone()).with("content-type", cfc_oci::media_type::INDEX)).await;
+    let directory = TempDir::new().expect("temporary directory");
+    // The second one does not speak TLS; what counts is who is asked.
+    let upstreams = [&*format!("http://127.0.0.1:{port}"), &*format!("https://127.0.0.1:{port}")];
+    let registry = Process::start_with_proxy(&proxy, &upstreams, directory.path()).await;
+    let pulled = registry.send("GET", "/v2/up0/a/manifests/v1", &[], b"").await;
+    expect(&pulled, 200);
+    assert_eq!(pulled.text().await.expect("text"), index);
+    assert_eq!(asked_for(&asked, "/v2/a/manifests/v1"), 1);
+    expect(&registry.send("GET", "/v2/up1/a/manifests/v1", &[], b"").await, 503);
+    let proxied = tokio::time::timeout(Duration::from_millis(100), listener.accept()).await;
+    assert!(proxied.is_err(), "the proxy was asked");
 }
 
 #[tokio::test]
