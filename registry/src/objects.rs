@@ -86,26 +86,15 @@ pub(crate) trait ObjectBackend: Send + Sync {
     /// The names directly below `prefix`, in no order. Blocks.
     fn names(&self, prefix: &str) -> Result<Vec<String>, StorageError>;
 
-    /// At most `limit` names after `after`, sorted bytewise, that have an object called `leaf` below `prefix`. Blocks.
+    /// At most `limit` names after `after`, sorted bytewise, that have an object called `leaf` below `prefix`; costs what the
+    /// page is long. Blocks.
     fn page_of_owners(
         &self,
         prefix: &str,
         leaf: &str,
         after: Option<&str>,
         limit: usize,
-    ) -> Result<Vec<String>, StorageError> {
-        let mut names = Vec::new();
-        self.walk(prefix, &mut |entry| {
-            let name = entry
-                .key
-                .strip_prefix(prefix)
-                .and_then(|key| key.strip_prefix('/')?.strip_suffix(leaf)?.strip_suffix('/'));
-            names.extend(name.filter(|name| after.is_none_or(|after| *name > after)).map(str::to_string));
-        })?;
-        names.sort();
-        names.truncate(limit);
-        Ok(names)
-    }
+    ) -> Result<Vec<String>, StorageError>;
 
     /// Whether anything is below `prefix`, or may be there again in a moment. Blocks.
     fn has_any(&self, prefix: &str) -> Result<bool, StorageError>;

@@ -27,6 +27,7 @@ mod lists;
 mod location;
 mod multiparts;
 mod objects;
+mod owners;
 mod parts;
 mod probe;
 mod session;

@@ -148,6 +148,16 @@ impl ObjectBackend for BucketObjects {
         Ok(names.filter(|name| !name.contains('/')).map(str::to_string).collect())
     }
 
+    fn page_of_owners(
+        &self,
+        prefix: &str,
+        leaf: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<String>, StorageError> {
+        self.store.wait(self.page_of_names_with(leaf, prefix, after, limit))
+    }
+
     fn has_any(&self, prefix: &str) -> Result<bool, StorageError> {
         let prefix = format!("{prefix}/");
         let is_there = |listed: &Listed| !matches!(parse_version(&listed.key), Some((_, Mark::Gone(_))));

@@ -324,6 +324,46 @@ async fn a_page_of_tags_is_one_request() {
     assert_eq!(all["tags"].as_array().map(Vec::len), Some(1200));
 }
 
+/// The order of names is not that of keys, and nobody lists all that there is to give some of it.
+#[tokio::test]
+async fn a_page_of_the_catalog_costs_what_it_is_long() {
+    // Changes the bucket with a signature that is none, which only moto allows.
+    let Some(moto) = Moto::start().await else { return };
+    let (proxy, place) = (Proxy::start(&moto.address, Manners::default(), 1).await, place(&moto.endpoint()));
+    let server = Server::start_on(&through(&proxy, &place), Options::default()).await;
+    let client = reqwest::Client::builder().no_proxy().build().expect("client");
+    let odd = ["a", "a-b", "a-b/c", "a.c/d", "a/0", "a/b", "a/b/c", "a/b-c", "a0", "a_b", "b/c/d/e", "b/c-d", "c/c/c"];
+    let mut names: Vec<String> = odd.map(str::to_string).to_vec();
+    names.extend((0..150).map(|number| format!("many/app-{number:04}")));
+    let put = |name: &String| {
+        let key = format!("{}registry/catalog/{name}/_repository", place.prefix);
+        client.put(format!("{}/{}/{key}", moto.endpoint(), place.bucket)).body("").send()
+    };
+    for some in names.chunks(50) {
+        let put = futures::future::join_all(some.iter().map(put)).await;
+        assert!(put.into_iter().all(|put| put.expect("an answer").status() == 200));
+    }
+    names.sort();
+    let page = async |after: &str, limit: usize| {
+        let answer = server.get(&format!("/v2/_catalog?n={limit}&last={after}")).await;
+        let body: serde_json::Value = answer.json().await.expect("JSON");
+        let names = body["repositories"].as_array().expect("a list").iter();
+        names.map(|name| name.as_str().expect("text").to_string()).collect::<Vec<_>>()
+    };
+    let between = ["", "a,", "a-", "a/", "a/b.", "a/zz", "b", "b/c", "many", "many/app", "a-b/c/d", "a!", "zz"];
+    for (after, limit) in odd.iter().map(|after| (after, 3)).chain(between.iter().map(|after| (after, 1))) {
+        let left = names.iter().filter(|name| name.as_str() > *after);
+        let expected: Vec<String> = left.take(limit).cloned().collect();
+        assert_eq!(page(after, limit).await, expected, "{limit} after `{after}`");
+    }
+    for (after, limit, requests) in [("a/b", 5, 12), ("many/app-0050", 50, 4), ("many/app-0000", 140, 4)] {
+        let before = proxy.requests();
+        assert_eq!(page(after, limit).await.len(), limit);
+        let asked = proxy.requests() - before;
+        assert!(asked <= requests, "{limit} after `{after}` took {asked} requests");
+    }
+}
+
 #[tokio::test]
 async fn replicas_that_race_for_an_immutable_tag_agree() {
     let Some((endpoint, _store)) = store().await else { return };
