@@ -99,6 +99,11 @@ fn three_registries_are_one() {
     assert_eq!(ask(&three, "GET", "/v2/old/app/manifests/1").0, 404);
     assert_eq!(ask(&three, "GET", "/v2/old/app/manifests/2").0, 200);
     assert_eq!(ask(&two, "DELETE", "/v2/team/app/manifests/1").0, 202);
+    let told = cfc(&home, &[&["registry", "gc", "--dry-run"][..], &place[..]].concat());
+    let output = { told }.output().expect("cfc runs");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && said.contains("`gc_grace` and `gc_untagged` of this machine's"), "{said}");
+    assert!(said.contains("must be those of all who serve the bucket"), "{said}");
     let told = run(&["registry", "gc", "--dry-run", "--untagged", "0s"]);
     assert!(told.starts_with("would remove 0 blobs (0 bytes), 1 manifests"), "{told}");
     let done = run(&["registry", "gc", "--untagged", "0s"]);

@@ -376,3 +376,31 @@ pub(crate) enum Arrival {
     /// By this upload, and whether it is new to the registry.
     Uploaded(Uuid, bool),
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use cfc_oci::Algorithm;
+
+    use super::*;
+    use crate::{Options, Registry};
+
+    /// A request whose client goes away when all has been said is dropped in the middle of whatever it waits for.
+    #[tokio::test]
+    async fn what_a_dropped_request_had_promised_has_room_again() {
+        let directory = tempfile::TempDir::new().expect("temporary directory");
+        let rules = vec![QuotaRule { repositories: vec!["**".to_string()], bytes: 10_000 }];
+        let quotas = Quotas { rules, ..Quotas::default() };
+        let registry = Registry::open(directory.path(), Options { quotas, ..Options::default() }).expect("opens");
+        let (inner, name) = (&registry.inner, "a".parse().expect("a name"));
+        let id = inner.uploads.begin(&name, Algorithm::Sha256).await.expect("begins");
+        let budget = Budget::open(inner, &name, id, Some(10_000)).await.expect("there is room");
+        assert!(inner.admit_upload(&name, 1).await.is_err(), "all of it is promised");
+        let frames = futures::stream::iter([Ok(Bytes::from_static(&[0; 10]))]).chain(futures::stream::pending());
+        let mut body = budget.stream(frames.boxed());
+        body.next().await.expect("a frame").expect("that fits");
+        drop((body, budget));
+        inner.admit_upload(&name, 9_990).await.expect("what never came is free");
+        assert!(inner.admit_upload(&name, 9_991).await.is_err(), "what came is not");
+    }
+}

@@ -33,6 +33,10 @@ const DELETIONS_IN_FLIGHT: usize = 16;
 /// What one request lists at most.
 const MAX_KEYS: usize = 1000;
 
+/// Why an upload of many parts failed that such a store had taken, and what to do.
+const TOO_LARGE: &str = "this store wants all parts of an upload to be of one size, which they are up to 39 GiB: split the \
+                         layer, or use another store for layers as large as this";
+
 /// An object that a list names.
 #[derive(Clone, Debug)]
 pub(super) struct Listed {
@@ -251,18 +255,20 @@ impl Store {
         let path = self.path(key);
         let complete = || async {
             let error = match self.s3.complete_multipart(&path, multipart, parts.clone()).await {
-                Ok(_) => return Ok(true),
+                Ok(_) => return Ok(Ok(true)),
                 Err(error) => error,
             };
             match found(self.s3.head(&path).await)? {
-                Some(found) if found.size == size => Ok(true),
-                _ if matches!(error, object_store::Error::NotFound { .. }) => Ok(false),
+                Some(found) if found.size == size => Ok(Ok(true)),
+                _ if matches!(error, object_store::Error::NotFound { .. }) => Ok(Ok(false)),
+                _ if wants_equal_parts(&error.to_string()) => Ok(Err(TOO_LARGE)),
                 // Another request has put other parts in their place.
-                _ if error.to_string().contains("InvalidPart") => Ok(false),
+                _ if error.to_string().contains("InvalidPart") => Ok(Ok(false)),
                 _ => Err(error),
             }
         };
-        again(complete).await.map_err(|e| StorageError::new("write", key, e))
+        let completed = again(complete).await.map_err(|e| StorageError::new("write", key, e))?;
+        completed.map_err(|why| StorageError::new("write", key, why))
     }
 
     /// Forgets the parts; if there is no such upload any more, that is as good.
@@ -321,10 +327,28 @@ async fn again<T, F: Future<Output = Result<T, object_store::Error>>>(
     }
 }
 
+/// Whether the store refuses parts because they are not all of one size, as R2 does.
+fn wants_equal_parts(error: &str) -> bool {
+    error.contains("non-trailing parts must have the same length")
+}
+
 fn found<T>(result: Result<T, object_store::Error>) -> Result<Option<T>, object_store::Error> {
     match result {
         Ok(found) => Ok(Some(found)),
         Err(object_store::Error::NotFound { .. }) => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_of_different_sizes_are_told_from_parts_that_others_have_replaced() {
+        let said =
+            |message: &str| format!("Server returned error response: <Code>InvalidPart</Code><Message>{message}");
+        assert!(wants_equal_parts(&said("All non-trailing parts must have the same length.")));
+        assert!(!wants_equal_parts(&said("One or more of the specified parts could not be found.")));
     }
 }

@@ -362,6 +362,47 @@ async fn an_upload_that_was_being_ended_by_who_died_is_ended_by_others() {
     }
 }
 
+/// Who ends an upload that had become a blob already, which is going by now, does not take it for his own young one.
+#[tokio::test]
+async fn an_upload_that_was_ended_long_ago_is_not_relied_on_while_its_blob_goes() {
+    let Some((endpoint, _store)) = store().await else { return };
+    let place = place(&endpoint);
+    let address = endpoint.trim_start_matches("http://");
+    let [first, second] = [1, 2].map(|seed| Proxy::start(address, Manners::default(), seed));
+    let (first, second) = futures::join!(first, second);
+    let directory = tempfile::TempDir::new().expect("temporary directory");
+    let dying = Process::start_on(&through(&first, &place), directory.path()).await;
+    let other = Server::start_on(&place, Options { upload_expiry: Duration::from_secs(1800), ..hasty() }).await;
+    let content = noise(1000, 1);
+    let digest = Digest::of(&content);
+    let upload = other.begin("a").await;
+    let path = format!("{upload}?digest={digest}");
+    // It wins the number, empties the one before, makes the blob, and dies before it says that all is done.
+    let [mut winning, mut emptying, mut closing] = [(); 3].map(|()| first.hold("PUT registry/uploads/"));
+    let committing = tokio::spawn(dying.request("PUT", &path).body(content.clone()).send());
+    winning.arrives().await;
+    drop(winning);
+    emptying.arrives().await;
+    drop(emptying);
+    closing.arrives().await;
+    dying.kill();
+    assert!(committing.await.expect("ends").is_err(), "it is dead");
+    // Stores tell times in whole seconds.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let collector = Server::start_on(&through(&second, &place), Options::default()).await;
+    let mut going = second.hold("DELETE registry/blobs/");
+    let garbage = Rules { grace: Duration::ZERO, untagged: None };
+    let collecting = tokio::spawn(async move { collector.registry.collect(garbage, false).await });
+    going.arrives().await;
+    // The client tries again, with another replica.
+    expect(&send(other.request("PUT", &path).body(content.clone())).await, 404);
+    drop(going);
+    collecting.await.expect("ends").expect("collects");
+    expect(&other.get(&format!("/v2/a/blobs/{digest}")).await, 404);
+    other.push_blob("a", &content).await;
+    assert!(has(&[&other, &other], &content).await);
+}
+
 /// Rules by which a moment makes things old enough to be touched again, and none go.
 fn soon_old() -> Options {
     let collection = Rules { grace: Duration::from_secs(8), untagged: Some(Duration::from_secs(1800)) };
