@@ -126,3 +126,16 @@ fn further_processes_join_and_return_their_codes() {
     assert_eq!(refused(&bench, &config.id, &script("true")).kind(), &ErrorKind::NotRunning);
     bench.launcher.shutdown().unwrap();
 }
+
+#[test]
+fn a_step_of_a_build_makes_no_device_nodes() {
+    let Some((bench, _process)) = bench() else { return };
+    let mut config = bench.config(&["mknod", "/home/x", "c", "1", "3"]);
+    let args = config.spec.process().as_ref().unwrap().args().clone();
+    config.spec = cfc_sandbox::build_spec();
+    config.spec.process_mut().as_mut().unwrap().set_args(args);
+    give(&support::own_directory(&config));
+    let (exit, text) = bench.run_config(&config);
+    let expected = (ExitStatus::Code(1), "mknod: /home/x: Operation not permitted");
+    assert_eq!((exit.status, text.as_str()), expected);
+}
