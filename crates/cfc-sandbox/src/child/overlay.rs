@@ -54,6 +54,9 @@ pub(super) fn mount_overlay(
         attach(parent, CWD, Path::new(&format!("{base}c"))).step(|| "mount the upper directory".into())?;
         // `volatile`: no write is forced to disk. What the sandbox wrote need not survive a power cut.
         options += &format!(",upperdir={base}c/{upper},workdir={base}c/{work},volatile");
+        // A machine's defaults, which only its root gets: names of one file of a layer would then stay one when it is
+        // changed, with all but the changed name kept in `work`.
+        options += ",index=off,nfs_export=off";
     }
     let options = std::ffi::CString::new(options)
         .map_err(|_| ErrorKind::Invalid("the upper directory's path holds a zero byte".into()))?;
