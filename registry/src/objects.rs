@@ -28,6 +28,8 @@ pub(crate) struct Seen {
     pub put: SystemTime,
     /// What tells it from any other that is put in its place, where its time does not.
     pub version: String,
+    /// What it had replaced and was still there, which is removed with it.
+    pub before: Vec<String>,
 }
 
 /// Objects under keys: whole or not there, and on stable storage before anybody is told.

@@ -29,6 +29,8 @@ const AFTER_VERSIONS: &str = "!~";
 const FIRST: &str = "0000000000";
 /// What is asked for of one object: there are more versions only while many put it at the same time.
 const VERSIONS: usize = 4;
+/// How often a version is put that others get ahead of.
+const PUTS: usize = 4;
 
 /// The key without its version.
 pub(super) fn without_version(key: &str) -> &str {
@@ -69,7 +71,8 @@ impl BucketObjects {
     /// What is there.
     pub(super) async fn last_of_row(&self, key: &str) -> Result<Option<Seen>, StorageError> {
         loop {
-            let Some(last) = self.row(key).await?.pop() else { return Ok(None) };
+            let mut row = self.row(key).await?;
+            let Some(last) = row.pop() else { return Ok(None) };
             let is_named_once = version(key, &last).is_some_and(|version| version != FIRST);
             let bytes = match is_named_once {
                 true => self.read_version(&last.key).await?,
@@ -77,16 +80,31 @@ impl BucketObjects {
             };
             // Somebody may have put another one, and deleted this, right now.
             if let Some(bytes) = bytes {
-                return Ok(Some(Seen { bytes, put: last.put, version: last.key }));
+                let before = row.into_iter().map(|listed| listed.key).collect();
+                return Ok(Some(Seen { bytes, put: last.put, version: last.key, before }));
             }
         }
     }
 
+    /// Puts a version after all others. One that others, who did not know of it, have put behind theirs meanwhile is put
+    /// once more, so that who was answered last is last.
     pub(super) async fn put_in_row(&self, key: &str, bytes: Bytes) -> Result<(), StorageError> {
-        let before = self.row(key).await?;
-        let next = before.last().map_or(0, |last| number(key, last)) + 1;
-        self.store.put(&format!("{key}{MARK}{next:010}-{}", Uuid::new_v4()), bytes).await?;
-        self.store.delete_all(before.into_iter().map(|listed| listed.key)).await
+        let mut before = self.row(key).await?;
+        for _ in 0..PUTS {
+            let next = before.last().map_or(0, |last| number(key, last)) + 1;
+            let own = format!("{key}{MARK}{next:010}-{}", Uuid::new_v4());
+            self.store.put(&own, bytes.clone()).await?;
+            if let Err(error) = self.store.delete_all(before.into_iter().map(|listed| listed.key)).await {
+                // It has been put, and whoever is next deletes the rest.
+                tracing::warn!(key, %error, "what was replaced is still there");
+            }
+            before = self.row(key).await?;
+            let is_behind = before.iter().rev().skip(1).any(|listed| listed.key == own);
+            if !is_behind {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Says whether the object, or one that is as good, is there now.
@@ -108,10 +126,11 @@ impl BucketObjects {
 
     /// Removes what is there if it is what was seen; false when it is not.
     pub(super) async fn remove_row(&self, key: &str, seen: &Seen) -> Result<bool, StorageError> {
-        let mut row = self.row(key).await?;
-        let Some(last) = row.pop().filter(|last| last.key == seen.version) else { return Ok(false) };
-        self.store.delete_all(row.into_iter().map(|listed| listed.key)).await?;
-        self.store.delete(&last.key).await?;
+        if self.row(key).await?.last().is_none_or(|last| last.key != seen.version) {
+            return Ok(false);
+        }
+        self.store.delete_all(seen.before.iter().cloned()).await?;
+        self.store.delete(&seen.version).await?;
         Ok(true)
     }
 

@@ -152,7 +152,8 @@ impl ObjectBackend for DirectoryObjects {
             let metadata = file.metadata()?;
             let mut bytes = Vec::new();
             std::io::Read::read_to_end(&mut file, &mut bytes)?;
-            Ok(Seen { bytes: bytes.into(), put: metadata.modified()?, version: version(&metadata) })
+            let (put, version) = (metadata.modified()?, version(&metadata));
+            Ok(Seen { bytes: bytes.into(), put, version, before: Vec::new() })
         };
         let read: std::io::Result<Seen> = read();
         match read {
