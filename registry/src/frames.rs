@@ -9,12 +9,12 @@ use futures::StreamExt;
 use crate::{AppendError, ByteStream};
 
 /// What is held of a body in memory while what came before is written.
-const BATCH_MAX: usize = 1 << 20;
+const BATCH_MAX: usize = 2 << 20;
 /// What a frame costs beside its bytes, and more: a client may send them one by one.
 const FRAME_COST: usize = 512;
 /// From this size on, a batch is written at once. Every hand-over to another thread costs two wake-ups; what does not fit
 /// the processor's cache costs more.
-const BATCH_ENOUGH: usize = 256 << 10;
+const BATCH_ENOUGH: usize = 512 << 10;
 /// How long a smaller batch waits for more. No thread ever waits for a client.
 const LINGER: Duration = Duration::from_millis(2);
 

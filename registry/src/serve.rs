@@ -40,6 +40,7 @@ pub async fn serve_until(
     registry: Registry,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
+    keep_freed_memory();
     registry.list_earlier_referrers().await.map_err(std::io::Error::other)?;
     let places = Arc::new(Semaphore::new(registry.inner.options.limits.connections));
     let (ending, ended) = watch::channel(());
@@ -70,6 +71,13 @@ pub async fn serve_until(
     let _ = ending.send(());
     ending.closed().await;
     Ok(())
+}
+
+/// Has the allocator use the memory of what a client sent for what it sends next. glibc gives blocks of some 100 KiB back to
+/// the kernel at once, whose fresh pages cost a tenth of a push, until a larger block was freed (`mallopt(3)`,
+/// `M_MMAP_THRESHOLD`); other allocators know nothing of this.
+fn keep_freed_memory() {
+    drop(std::hint::black_box(Vec::<u8>::with_capacity(4 << 20)));
 }
 
 /// Gets ready to accept again after accepting has failed.

@@ -18,7 +18,7 @@ const READ_BYTES: usize = 1024 * 1024;
 
 /// Bytes of one write: hashed while they are in the processor's cache. For much larger ones ext4 asks for folios so large
 /// that the kernel compacts its memory to find them.
-const WRITE_BYTES: usize = 64 * 1024;
+const WRITE_BYTES: usize = 128 * 1024;
 
 /// What `<id>.json` holds.
 #[derive(Serialize, Deserialize)]
