@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 use super::session::SessionPaths;
 
 /// After so many bytes the disk gets to work.
-const BYTES: u64 = 16 << 20;
+const BYTES: u64 = 4 << 20;
 
 /// Has the kernel write a growing file down in the background, so that the sync at its end has little left to do.
 ///
