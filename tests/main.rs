@@ -8,6 +8,7 @@ mod buildkit;
 mod buildkit_cache;
 mod buildkit_killed;
 mod buildkit_options;
+mod buildkit_sources;
 mod clock;
 mod contexts;
 mod descriptors;
