@@ -182,6 +182,13 @@ pub fn git(directory: &Path, arguments: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).trim().to_string()
 }
 
+/// Makes a repository of what is in `directory`, in one commit.
+pub fn repository(directory: &Path) {
+    git(directory, &["init", "-q"]);
+    git(directory, &["add", "."]);
+    git(directory, &["commit", "-qm", "one"]);
+}
+
 #[test]
 fn a_git_repository_is_added_at_a_reference_in_part_and_with_its_directory() {
     if !is_root() || !has_program("git") {
@@ -191,9 +198,7 @@ fn a_git_repository_is_added_at_a_reference_in_part_and_with_its_directory() {
     home.write("work/top", "first\n");
     home.write("work/sub/inner", "inner\n");
     let work = home.path("work");
-    git(&work, &["init", "-q"]);
-    git(&work, &["add", "."]);
-    git(&work, &["commit", "-qm", "one"]);
+    repository(&work);
     git(&work, &["tag", "v1"]);
     let commit = git(&work, &["rev-parse", "HEAD"]);
     home.write("work/top", "second\n");

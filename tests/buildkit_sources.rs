@@ -1,15 +1,14 @@
 //! What a BuildKit daemon fetches itself (addresses, repositories) and what it gets from a layout of ours is what the native
 //! executor makes of the same Dockerfile.
 
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::process::{Command, Stdio};
 
-use crate::add::{Server, git};
+use crate::add::{Server, git, repository};
 use crate::engine::Engine;
 use crate::flatten::flatten;
-use crate::support::{Home, can_sandbox, has_program};
+use crate::support::{Ended, Home, can_sandbox, free_port, has_program, wait_for};
 
 #[test]
 fn an_engines_buildkit_fetches_what_we_would() {
@@ -31,38 +30,24 @@ fn a_whole_buildkit_fetches_what_we_would() {
     hold(&home, &engine);
 }
 
-/// Serves repositories with `git daemon`: a daemon fetches without history, which a server of mere files does not offer.
-struct Repositories {
-    process: Child,
-    port: u16,
-}
-
-impl Repositories {
-    fn serve(directory: &Path) -> Repositories {
-        let port = TcpListener::bind("127.0.0.1:0").expect("binds").local_addr().expect("is bound").port();
-        let programs = Command::new("git").arg("--exec-path").output().expect("git runs").stdout;
-        let programs = PathBuf::from(String::from_utf8(programs).expect("a path").trim());
-        // Not by way of `git`, which would not end it.
-        let process = Command::new(programs.join("git-daemon"))
-            .args(["--reuseaddr", "--export-all", "--listen=127.0.0.1"])
-            .arg(format!("--port={port}"))
-            .arg(format!("--base-path={}", directory.display()))
-            .arg(directory)
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("git starts");
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        Repositories { process, port }
-    }
-}
-
-impl Drop for Repositories {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
+/// Serves repositories below `directory` with `git daemon`: a daemon fetches without history, which a server of mere files
+/// does not offer. With the address that they are below.
+fn serve_repositories(directory: &Path) -> (Ended, String) {
+    let port = free_port();
+    let programs = Command::new("git").arg("--exec-path").output().expect("git runs").stdout;
+    let programs = PathBuf::from(String::from_utf8(programs).expect("a path").trim());
+    // Not by way of `git`, which would not end it.
+    let process = Command::new(programs.join("git-daemon"))
+        .args(["--reuseaddr", "--export-all", "--listen=127.0.0.1"])
+        .arg(format!("--port={port}"))
+        .arg(format!("--base-path={}", directory.display()))
+        .arg(directory)
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("git starts");
+    let process = Ended(process);
+    wait_for("git daemon", || TcpStream::connect(("127.0.0.1", port)).ok());
+    (process, format!("git://127.0.0.1:{port}"))
 }
 
 fn hold(home: &Home, engine: &Engine) {
@@ -72,17 +57,15 @@ fn hold(home: &Home, engine: &Engine) {
     home.write("work/top", "first\n");
     home.write("work/sub/inner", "inner\n");
     let work = home.path("work");
-    git(&work, &["init", "-q"]);
-    git(&work, &["add", "."]);
-    git(&work, &["commit", "-qm", "one"]);
+    repository(&work);
     git(&work, &["tag", "v1"]);
     home.write("work/top", "second\n");
     git(&work, &["commit", "-qam", "two"]);
     home.write("served/dir/file.txt", "over the network\n");
     git(home.path("").as_path(), &["clone", "-q", "--bare", "work", "served/repo.git"]);
-    let (server, repositories) = (Server::start(home.path("served")), Repositories::serve(&home.path("served")));
-    let (file, repository) =
-        (server.address("dir/file.txt"), format!("git://127.0.0.1:{}/repo.git", repositories.port));
+    let server = Server::start(home.path("served"));
+    let (_daemon, repositories) = serve_repositories(&home.path("served"));
+    let (file, repository) = (server.address("dir/file.txt"), format!("{repositories}/repo.git"));
     let sum = cfc_oci::Digest::of(b"over the network\n");
     // An old daemon takes a repository without a reference for one of a branch `master`, and says so where there is none.
     let dockerfile = format!(

@@ -1,7 +1,7 @@
 //! `--build-context` from where no folder of `testdata` can have one: OCI layouts, Git repositories, addresses; and that the
 //! cache knows named contexts.
 
-use crate::add::{Server, git, is_root};
+use crate::add::{Server, git, is_root, repository};
 use crate::flatten::flatten;
 use crate::support::{Home, has_program, steps_done};
 
@@ -74,10 +74,7 @@ fn a_repository_or_a_file_of_the_network_is_a_context_and_is_fetched_when_it_is_
     let home = Home::new();
     home.write("work/dir/in", "in the repository\n");
     home.write("work/dir/.dockerignore", "in\n");
-    let work = home.path("work");
-    git(&work, &["init", "-q"]);
-    git(&work, &["add", "."]);
-    git(&work, &["commit", "-qm", "one"]);
+    repository(&home.path("work"));
     git(home.path("").as_path(), &["clone", "-q", "--bare", "work", "served/repo.git"]);
     git(&home.path("served/repo.git"), &["update-server-info"]);
     home.write("served/archive.tar", "no archive, and not unpacked either");

@@ -107,9 +107,9 @@ manifest_digest=sha256:$(printf %s "$manifest" | sha256sum | cut -d' ' -f1)
 echo "idle memory: cfc $(awk '/VmRSS/ { print $2 }' "/proc/${server_pid[cfc]}/status") KiB after the first pushes"
 
 # Runs a case in turns for all sides. Each row is printed when its case has ended.
-turns() { # command...: gets the side as its last argument
+turns() { # command...: gets the side as its last argument, and sees $round
   local round side
-  for round in $(seq "$registry_rounds"); do for side in "${sides[@]}"; do round=$round "$@" "$side"; done; done
+  for round in $(seq "$registry_rounds"); do for side in "${sides[@]}"; do "$@" "$side"; done; done
 }
 push_once() { forget_large "$1" large; measure_server registry-push "$1" push "$1" large large; }
 push_in_chunks() { forget_large "$1" large; measure_server registry-chunks "$1" push_chunks "$1" large; }

@@ -287,10 +287,14 @@ impl Solve<'_> {
             hints: &hints.collect(),
             no_cache: self.options.no_cache,
             // A cache in the image is of all its layers.
-            leaves_base_out: self.exporter == Exporter::Stream
-                && !Caches::new(&self.options.cache_to, false).has_inline(),
+            leaves_base_out: self.exporter == Exporter::Stream && !self.has_inline_cache(),
         };
         lowering.lower().map_err(|(node, failure)| Refusal::Node(node, failure))
+    }
+
+    /// Whether a cache is written into the image.
+    fn has_inline_cache(&self) -> bool {
+        Caches::new(&self.options.cache_to, false).has_inline()
     }
 
     /// The layers of the base image `node`, lowest first, as they are in the store.
@@ -376,7 +380,7 @@ impl Solve<'_> {
 
     /// The image, where all its layers are here: then nothing of it need be sent. A cache in its config only its archive has.
     async fn known(&self, engine: &Engine<'_>, name: &str) -> Result<Option<Taken>> {
-        if self.options.no_cache || Caches::new(&self.options.cache_to, false).has_inline() {
+        if self.options.no_cache || self.has_inline_cache() {
             return Ok(None);
         }
         let layers = self.intake.known_layers(&engine.layers(name).await?);

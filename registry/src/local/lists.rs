@@ -1,7 +1,8 @@
 //! [`Lists`]: names of listed objects in order in memory, so that a page of a list costs what the page is long.
 
 use std::collections::{BTreeSet, HashMap};
-use std::fs::Metadata;
+use std::fs::{File, Metadata};
+use std::io::Read;
 use std::ops::Bound;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -108,13 +109,28 @@ impl Names {
 }
 
 /// What tells two files of one time apart: each is written anew.
-pub(super) fn version(metadata: &Metadata) -> String {
+fn version(metadata: &Metadata) -> String {
     metadata.ino().to_string()
 }
 
+/// The object of a list at `path`, as it can be removed.
+pub(super) fn see(path: &Path) -> Result<Option<Seen>, StorageError> {
+    let see = |mut file: File| {
+        let metadata = file.metadata()?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        Ok(Seen { bytes: bytes.into(), put: metadata.modified()?, version: version(&metadata), before: Vec::new() })
+    };
+    if_there(path, File::open(path).and_then(see))
+}
+
 fn read(path: &Path) -> Result<Option<Vec<u8>>, StorageError> {
-    match std::fs::read(path) {
-        Ok(bytes) => Ok(Some(bytes)),
+    if_there(path, std::fs::read(path))
+}
+
+fn if_there<T>(path: &Path, read: std::io::Result<T>) -> Result<Option<T>, StorageError> {
+    match read {
+        Ok(read) => Ok(Some(read)),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(StorageError::new("read", path.display(), e)),
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::lists::{Lists, version};
+use super::lists::{self, Lists};
 use crate::StorageError;
 use crate::files::{self, Staged, blocking};
 use crate::objects::{Entry, MayReplace, ObjectBackend, Seen};
@@ -146,21 +146,7 @@ impl ObjectBackend for DirectoryObjects {
     }
 
     fn peek_listed(&self, list: &str, name: &str) -> Result<Option<Seen>, StorageError> {
-        let path = self.path(list).join(name);
-        let read = || {
-            let mut file = std::fs::File::open(&path)?;
-            let metadata = file.metadata()?;
-            let mut bytes = Vec::new();
-            std::io::Read::read_to_end(&mut file, &mut bytes)?;
-            let (put, version) = (metadata.modified()?, version(&metadata));
-            Ok(Seen { bytes: bytes.into(), put, version, before: Vec::new() })
-        };
-        let read: std::io::Result<Seen> = read();
-        match read {
-            Ok(seen) => Ok(Some(seen)),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(StorageError::new("read", path.display(), e)),
-        }
+        lists::see(&self.path(list).join(name))
     }
 
     async fn put_listed(

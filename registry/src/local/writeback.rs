@@ -12,8 +12,9 @@ const BYTES: u64 = 4 << 20;
 
 /// Has the kernel write a growing file down in the background, so that the sync at its end has little left to do.
 ///
-/// The sync at the end, by another open file description, still sees all errors (`fsync(2)`, "errors are reported once per
-/// open file description"). Who opens the file later would not: so an upload whose bytes are lost ends here.
+/// The sync at the end still sees all errors, since each open file description is told of those since it was opened
+/// (`Documentation/core-api/errseq.rst` of the kernel). Who opens the file after somebody was told is not: so an upload whose
+/// bytes are lost ends here.
 pub(super) struct Writeback {
     paths: SessionPaths,
     file: Option<Arc<File>>,

@@ -21,6 +21,7 @@ const READS_IN_FLIGHT: usize = 16;
 ///
 /// Every change is one object, put whole; a change of several objects is ordered so that a crash between them leaves
 /// something that is merely unused.
+#[derive(Clone)]
 pub(crate) struct Metadata {
     objects: Objects,
 }

@@ -75,7 +75,7 @@ impl Metadata {
 
     /// As [`peek_tag`](Self::peek_tag), off the async threads.
     async fn seen_tag(&self, name: &RepositoryName, tag: &Tag) -> Result<Option<SeenTag>, StorageError> {
-        let (metadata, name, tag) = (Metadata { objects: self.objects.clone() }, name.clone(), tag.clone());
+        let (metadata, name, tag) = (self.clone(), name.clone(), tag.clone());
         crate::files::blocking(move || metadata.peek_tag(&name, &tag)).await
     }
 

@@ -168,42 +168,41 @@ impl Client {
         &self,
         name: &str,
         subject: &Digest,
-        mut limit: usize,
+        limit: usize,
     ) -> Result<Vec<Descriptor>, FetchError> {
-        let mut url = self.url(name, &format!("referrers/{subject}"))?;
-        let mut all = Vec::new();
-        for _ in 0..MAX_PAGES {
-            let response = self.ask(Method::GET, name, &url).await?;
-            let next = next_page(&url, &response);
-            let page = read(response, limit).await?;
-            limit -= page.len();
-            all.extend(referrers(&page)?);
-            url = match next {
-                Some(next) => next,
-                None => return Ok(all),
-            };
-        }
-        Err(FetchError::Refused(format!("it has more than {MAX_PAGES} pages of referrers")))
+        let all = self.pages(name, &format!("referrers/{subject}"), limit, MAX_PAGES, referrers).await?;
+        all.ok_or_else(|| FetchError::Refused(format!("it has more than {MAX_PAGES} pages of referrers")))
     }
 
     /// The names of all tags, `limit` bytes of them at most, in the order in which they come.
-    pub(super) async fn tags(&self, name: &str, mut limit: usize) -> Result<Vec<String>, FetchError> {
-        let mut url = self.url(name, "tags/list")?;
+    pub(super) async fn tags(&self, name: &str, limit: usize) -> Result<Vec<String>, FetchError> {
+        let all = self.pages(name, "tags/list", limit, MAX_TAG_PAGES, tags).await?;
+        all.ok_or_else(|| FetchError::Refused(format!("it has more than {MAX_TAG_PAGES} pages of tags")))
+    }
+
+    /// What `parse` finds on all pages of a list, `limit` bytes of them at most; `None` when they are more than `max_pages`.
+    async fn pages<T>(
+        &self,
+        name: &str,
+        path: &str,
+        mut limit: usize,
+        max_pages: usize,
+        parse: impl Fn(&[u8]) -> Result<Vec<T>, FetchError>,
+    ) -> Result<Option<Vec<T>>, FetchError> {
+        let mut url = self.url(name, path)?;
         let mut all = Vec::new();
-        for _ in 0..MAX_TAG_PAGES {
+        for _ in 0..max_pages {
             let response = self.ask(Method::GET, name, &url).await?;
             let next = next_page(&url, &response);
             let page = read(response, limit).await?;
             limit -= page.len();
-            let page: TagList = serde_json::from_slice(&page)
-                .map_err(|error| FetchError::Refused(format!("its list of tags is none: {error}")))?;
-            all.extend(page.tags.unwrap_or_default());
+            all.extend(parse(&page)?);
             url = match next {
                 Some(next) => next,
-                None => return Ok(all),
+                None => return Ok(Some(all)),
             };
         }
-        Err(FetchError::Refused(format!("it has more than {MAX_TAG_PAGES} pages of tags")))
+        Ok(None)
     }
 
     fn url(&self, name: &str, path: &str) -> Result<Url, FetchError> {
@@ -340,6 +339,12 @@ fn referrers(bytes: &[u8]) -> Result<Vec<Descriptor>, FetchError> {
     index
         .map(|index| index.manifests)
         .map_err(|error| FetchError::Refused(format!("its referrers are no index: {error}")))
+}
+
+fn tags(bytes: &[u8]) -> Result<Vec<String>, FetchError> {
+    let list = serde_json::from_slice::<TagList>(bytes);
+    list.map(|list| list.tags.unwrap_or_default())
+        .map_err(|error| FetchError::Refused(format!("its list of tags is none: {error}")))
 }
 
 /// Where a list goes on (RFC 8288), on the same server.

@@ -140,6 +140,14 @@ impl Source {
         lock(&self.away).is_some_and(|when| when.elapsed() < AWAY_FOR)
     }
 
+    /// One that is away is not asked again at once.
+    fn require_present(&self) -> Result<(), Failed> {
+        match self.is_away() {
+            true => Err(Failed::Away("it was away a moment ago".to_string())),
+            false => Ok(()),
+        }
+    }
+
     /// Fetches what a tag points at unless that is here: upstreams count what is fetched rather than what is asked. All who
     /// ask for the same tag wait for one.
     async fn renew_tag(
@@ -168,9 +176,7 @@ impl Source {
     /// Where the upstream says that a tag points; `None` when it does not say.
     async fn points_at(&self, remote: &str, tag: &Tag) -> Result<Option<Digest>, Failed> {
         let question = async {
-            if self.is_away() {
-                return Err(Failed::Away("it was away a moment ago".to_string()));
-            }
+            self.require_present()?;
             self.patiently(self.client.tag(remote, tag.as_str())).await
         };
         self.ask(question).await?
@@ -364,18 +370,14 @@ impl Source {
         remote: &str,
         subject: &Digest,
     ) -> Result<Vec<Descriptor>, Failed> {
-        if self.is_away() {
-            return Err(Failed::Away("it was away a moment ago".to_string()));
-        }
+        self.require_present()?;
         let limit = registry.options.max_manifest_bytes;
         self.ask(self.patiently(self.client.referrers(remote, subject, limit))).await?
     }
 
     /// The tags that the upstream has, sorted bytewise.
     pub(super) async fn tags(&self, registry: &Inner, remote: &str) -> Result<Vec<String>, Failed> {
-        if self.is_away() {
-            return Err(Failed::Away("it was away a moment ago".to_string()));
-        }
+        self.require_present()?;
         let limit = registry.options.max_manifest_bytes;
         let mut tags = self.ask(self.patiently(self.client.tags(remote, limit))).await??;
         tags.retain(|tag| tag.parse::<Tag>().is_ok());
