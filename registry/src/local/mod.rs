@@ -14,6 +14,7 @@
 mod blobs;
 mod lists;
 mod objects;
+mod room;
 mod session;
 mod tree;
 mod upload;

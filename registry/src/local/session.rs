@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::UploadLock;
+use super::room::Room;
 use crate::files::{remove_if_there, sync_directory, write_new};
 use crate::hash::ResumableHasher;
 use crate::{CommitError, StorageError};
@@ -122,6 +123,8 @@ impl SessionPaths {
         hash_rest(&file, &path, &mut hasher)?;
         Ok(Some(Session {
             paths: self,
+            room: Room::new(&file, size),
+            opened_at: hasher.hashed(),
             file,
             size: hasher.hashed(),
             hasher,
@@ -136,6 +139,9 @@ impl SessionPaths {
 pub(super) struct Session {
     paths: SessionPaths,
     file: File,
+    room: Room,
+    /// How many bytes earlier requests have left.
+    opened_at: u64,
     size: u64,
     hasher: ResumableHasher,
     /// Whether the record and the directory entries are on stable storage; the saved hash is written after them.
@@ -149,9 +155,11 @@ impl Drop for Session {
     /// Forgets a chunk that did not become complete. If this fails, the next request finds more than it expects and
     /// says so; the saved hash was not touched.
     fn drop(&mut self) {
-        if let Some(size) = self.chunk_start
-            && let Err(error) = self.file.set_len(size)
-        {
+        let forgotten = match self.chunk_start {
+            Some(size) => self.file.set_len(size),
+            None => self.room.give_back(&self.file, self.size),
+        };
+        if let Err(error) = forgotten {
             tracing::warn!(upload = %self.paths.id, %error, "cannot forget a part of a chunk");
         }
     }
@@ -166,9 +174,10 @@ impl Session {
         &self.paths
     }
 
-    /// What is written from now on is kept only when [`keep_chunk`](Self::keep_chunk) is called.
-    pub(super) fn begin_chunk(&mut self) {
+    /// The next `length` bytes are kept only when [`keep_chunk`](Self::keep_chunk) is called.
+    pub(super) fn begin_chunk(&mut self, length: u64) {
         self.chunk_start = Some(self.size);
+        self.room.expect(self.size + length);
     }
 
     pub(super) fn keep_chunk(&mut self) {
@@ -178,6 +187,7 @@ impl Session {
     /// Adds `bytes` at the end, without syncing.
     pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), StorageError> {
         for slice in bytes.chunks(WRITE_BYTES) {
+            self.room.make(&self.file, self.opened_at, self.size);
             let written = self.file.write_all_at(slice, self.size);
             written.map_err(|e| StorageError::new("write", self.paths.data().display(), e))?;
             self.hasher.update(slice);
@@ -186,10 +196,16 @@ impl Session {
         Ok(())
     }
 
+    fn give_back_room(&mut self) -> Result<(), StorageError> {
+        let given = self.room.give_back(&self.file, self.size);
+        given.map_err(|e| StorageError::new("end", self.paths.data().display(), e))
+    }
+
     /// Puts everything written so far on stable storage, and writes the hash down for the next request. The hash is
     /// only a convenience, so it is neither synced nor replaced atomically. Returns the size.
     pub(super) fn acknowledge(&mut self) -> Result<u64, StorageError> {
         let data = self.paths.data();
+        self.give_back_room()?;
         self.file.sync_data().map_err(|e| StorageError::new("sync", data.display(), e))?;
         if !self.is_durable {
             let record = self.paths.file("json");
@@ -211,6 +227,7 @@ impl Session {
             return Err(CommitError::Mismatch { expected: expected.clone(), found, size: self.size });
         }
         let data = self.paths.data();
+        self.give_back_room()?;
         let synced = self.file.sync_all();
         synced.map_err(|e| StorageError::new("sync", data.display(), e))?;
         publish(&data, blob)?;

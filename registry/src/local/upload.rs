@@ -106,8 +106,8 @@ async fn receive(
     body: ByteStream<'_>,
 ) -> Result<Session, AppendError> {
     let length = expected.map(|range| range.end - range.start);
-    if length.is_some() {
-        session.begin_chunk();
+    if let Some(length) = length {
+        session.begin_chunk(length);
     }
     let mut body = Frames::new(body, length);
     let mut writeback = Writeback::new(session.paths().clone(), session.size());
