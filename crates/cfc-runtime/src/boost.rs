@@ -10,6 +10,7 @@ use cfc_sandbox::oci::{LinuxCpu, LinuxCpuBuilder, LinuxResources, LinuxResources
 use cfc_scheduler::InstanceType;
 
 use crate::error::RuntimeErrorKind;
+use crate::instance::Phase;
 use crate::ready::Sought;
 use crate::runtime::{Runtime, blocking};
 
@@ -59,7 +60,8 @@ impl Runtime {
             tokio::select! {
                 () = listens => {}
                 () = tokio::time::sleep(BOOST_MAX) => {}
-                _ = phase.wait_for(|phase| !phase.is_live()) => {}
+                // A connection has ended it, or the instance has gone.
+                _ = phase.wait_for(|phase| matches!(phase, Phase::Ready { .. }) || !phase.is_live()) => {}
             }
             if let Some(shared) = Weak::upgrade(&shared) {
                 Runtime { shared }.end_boost(&name);

@@ -22,7 +22,7 @@ pub(crate) enum Sought {
 
 /// How often one port is asked for, and how often after it has taken [`LONG`].
 const PORT_INTERVALS: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(5)];
-/// The same for all ports, which takes the kernel a hundred times as long.
+/// The same for all ports, which takes the kernel a hundred times as long, and longer with each instance that listens.
 const ALL_INTERVALS: [Duration; 2] = [Duration::from_millis(25), Duration::from_millis(250)];
 const LONG: Duration = Duration::from_secs(5);
 /// The least time between two questions for each one that waits.
@@ -59,7 +59,9 @@ impl Readiness {
         let (tell, told) = oneshot::channel();
         if let Ok(listeners) = network.listeners() {
             let now = Instant::now();
-            self.hand_over(Watch { listeners, sought, since: now, due: now, tell });
+            // All ports are looked at for each instance that starts, and none listens at once.
+            let due = if sought == Sought::AnyPort { now + ALL_INTERVALS[0] } else { now };
+            self.hand_over(Watch { listeners, sought, since: now, due, tell });
         }
         told
     }

@@ -190,8 +190,11 @@ const KNOWN_CONTROLLERS: [&str; 6] = ["cpu", "cpuacct", "cpuset", "memory", "pid
 
 const SWAP_MAX: &str = "memory.swap.max";
 
-/// The period of cgroup v1. A write to it, of the same value too, has the kernel walk every cgroup of the machine.
+/// The turn and the share of it in cgroup v1, and both in v2. A write to one, of the same value too, has the kernel walk every
+/// cgroup of the machine.
 const CPU_PERIOD: &str = "cpu.cfs_period_us";
+const CPU_QUOTA: &str = "cpu.cfs_quota_us";
+const CPU_MAX: &str = "cpu.max";
 
 /// A cpu period in microseconds, when the spec gives a quota only.
 const CPU_PERIOD_DEFAULT: u64 = 100_000;
@@ -233,10 +236,7 @@ impl Cgroup {
             match self.controllers.get(controller) {
                 Some((directory, Version::V1)) => {
                     for (file, value, required) in &limits.v1 {
-                        if *file == CPU_PERIOD && has_value(&directory.join(file), value) {
-                            continue;
-                        }
-                        match write(&directory.join(file), value) {
+                        match set(directory, file, value) {
                             Err(_) if !required => {}
                             result => result?,
                         }
@@ -246,7 +246,7 @@ impl Cgroup {
                     // A kernel without swap has no file for it, and nothing to limit.
                     let has = |file: &str| file != SWAP_MAX || directory.join(file).exists();
                     let mut limits = limits.v2.iter().filter(|(file, _)| has(file));
-                    limits.try_for_each(|(file, value)| write(&directory.join(file), value))?;
+                    limits.try_for_each(|(file, value)| set(directory, file, value))?;
                 }
                 None if self.is_lenient => {}
                 None => {
@@ -403,6 +403,13 @@ fn enable(directory: &Path, controller: &str) -> Result<(), Failure> {
     write(&file, &format!("+{controller}"))
 }
 
+/// Writes `value`, unless that is what a costly file says already.
+fn set(directory: &Path, file: &str, value: &str) -> Result<(), Failure> {
+    let path = directory.join(file);
+    let is_costly = matches!(file, CPU_PERIOD | CPU_QUOTA | CPU_MAX);
+    if is_costly && has_value(&path, value) { Ok(()) } else { write(&path, value) }
+}
+
 fn has_value(file: &Path, value: &str) -> bool {
     fs::read_to_string(file).is_ok_and(|current| current.trim_end() == value)
 }
@@ -463,8 +470,8 @@ fn limits(resources: &LinuxResources) -> BTreeMap<&'static str, Limits> {
             // A negative quota is none.
             let quota = (quota > 0).then(|| quota.to_string());
             limits.v1.push((CPU_PERIOD, period.to_string(), true));
-            limits.v1.push(("cpu.cfs_quota_us", quota.clone().unwrap_or("-1".into()), true));
-            limits.v2.push(("cpu.max", format!("{} {period}", quota.unwrap_or("max".into()))));
+            limits.v1.push((CPU_QUOTA, quota.clone().unwrap_or("-1".into()), true));
+            limits.v2.push((CPU_MAX, format!("{} {period}", quota.unwrap_or("max".into()))));
         }
         if let Some(shares) = cpu.shares().filter(|shares| *shares > 0) {
             limits.v1.push(("cpu.shares", shares.to_string(), true));

@@ -19,13 +19,19 @@ impl EventLoop {
     pub(super) fn chores_due(&self) -> Option<Instant> {
         let disks = self.disks.has_chores().then_some(self.last_start);
         let due = self.starter.pool.due().into_iter().chain(disks).min().filter(|_| self.ending.is_none())?;
-        let is_starting = self.disks.are_awaited()
-            || self.sandboxes.values().any(|sandbox| matches!(sandbox.phase, Phase::Starting { .. }));
+        let is_starting = self.disks.are_awaited() || self.starting.iter().any(|id| self.is_starting(id));
         Some(due.max(self.last_start + if is_starting { PATIENCE } else { REST }))
+    }
+
+    fn is_starting(&self, id: &str) -> bool {
+        self.sandboxes.get(id).is_some_and(|sandbox| matches!(sandbox.phase, Phase::Starting { .. }))
     }
 
     /// Does one chore, if it is time: each may take as long as a client can wait.
     pub(super) fn do_chore(&mut self) {
+        let mut starting = std::mem::take(&mut self.starting);
+        starting.retain(|id| self.is_starting(id));
+        self.starting = starting;
         if self.chores_due().is_none_or(|due| due > Instant::now()) {
             return;
         }

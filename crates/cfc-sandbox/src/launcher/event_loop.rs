@@ -28,6 +28,9 @@ pub(crate) struct EventLoop {
     pub(super) next_token: u64,
     pub(super) clients: HashMap<u64, Connection>,
     pub(super) sandboxes: BTreeMap<String, Sandbox>,
+    /// The sandboxes that were starting when it was last looked: a look at all of them would cost each start more than the
+    /// one before.
+    pub(super) starting: Vec<String>,
     /// The further processes of sandboxes, by the client that each belongs to.
     pub(super) execs: BTreeMap<u64, ExecProcess>,
     /// Those of them that have ended and cannot be waited for yet.
@@ -87,6 +90,7 @@ impl EventLoop {
             next_token: 0,
             clients: HashMap::new(),
             sandboxes: BTreeMap::new(),
+            starting: Vec::new(),
             execs: BTreeMap::new(),
             traced_execs: Vec::new(),
             starter: Starter::new(parent, pool),

@@ -100,6 +100,7 @@ impl EventLoop {
         fail_point("launcher.start.asked").step(|| "begin".into())?;
         let sandbox = self.starter.start(config, descriptors, client, disk)?;
         let watched = self.watch_sandbox(&sandbox);
+        self.starting.push(sandbox.id.clone());
         self.sandboxes.insert(sandbox.id.clone(), sandbox);
         if watched.is_err() {
             // Out of descriptors: what cannot be watched must not run.

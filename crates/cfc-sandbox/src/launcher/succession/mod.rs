@@ -119,6 +119,7 @@ impl EventLoop {
             if !sandbox.is_over() {
                 event_loop.watch_sandbox(&sandbox)?;
             }
+            event_loop.starting.push(sandbox.id.clone());
             event_loop.sandboxes.insert(sandbox.id.clone(), sandbox);
         }
         for exec in state.execs {
