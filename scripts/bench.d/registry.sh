@@ -41,19 +41,21 @@ location() { # side headers
   case $location in /*) location=${server_url[$1]}$location ;; esac
   case $location in *\?*) echo "$location&" ;; *) echo "$location?" ;; esac
 }
-begin() { curl -sf -o /dev/null -D "$work/registry/head" -X POST "${server_url[$1]}/v2/bench/$2/blobs/uploads/" && location "$1" "$work/registry/head"; }
+# One request of a push. How long it took goes to a file: starting a client anew for each is not the registry's time.
+upload() { curl -sf -o /dev/null -w '%{stderr}%{time_total}\n' "$@" 2>>"$work/registry/times"; }
+begin() { upload -D "$work/registry/head" -X POST "${server_url[$1]}/v2/bench/$2/blobs/uploads/" && location "$1" "$work/registry/head"; }
 push() { # side repository file
-  curl -sf -o /dev/null -T "$source/$3" "$(begin "$1" "$2")digest=$(of "$3")"
+  upload -T "$source/$3" "$(begin "$1" "$2")digest=$(of "$3")"
 }
 push_chunks() { # side repository
   local upload offset=0 size chunk
   upload=$(begin "$1" "$2")
   for chunk in "$source"/chunk-*; do
     size=$(stat -c %s "$chunk")
-    curl -sf -o /dev/null -D "$work/registry/head" -X PATCH -H "Content-Range: $offset-$((offset + size - 1))" -H 'Content-Type: application/octet-stream' -T "$chunk" "$upload"
+    upload -D "$work/registry/head" -X PATCH -H "Content-Range: $offset-$((offset + size - 1))" -H 'Content-Type: application/octet-stream' -T "$chunk" "$upload"
     upload=$(location "$1" "$work/registry/head") offset=$((offset + size))
   done
-  curl -sf -o /dev/null -X PUT -H 'Content-Length: 0' "${upload}digest=$(of large)"
+  upload -X PUT -H 'Content-Length: 0' "${upload}digest=$(of large)"
 }
 pull() { curl -sf -o /dev/null "${server_url[$1]}/v2/bench/large/blobs/$(of large)"; }
 pull_many() {
@@ -70,6 +72,16 @@ measure_server() { # series side command...
   before=$(server_cpu_ms "$side") start=$(date +%s%N)
   "$@" || die "$series: \`$*\` failed"
   echo "$((($(date +%s%N) - start) / 1000)) $(($(server_cpu_ms "$side") - before))" >>"$work/$series-$side"
+}
+# The same with the wall time of its requests alone. What another push has left to be written is written before.
+measure_push() { # series side command...
+  local series=$1 side=$2 before
+  shift 2
+  sync
+  : >"$work/registry/times"
+  before=$(server_cpu_ms "$side")
+  "$@" || die "$series: \`$*\` failed"
+  awk -v cpu="$(($(server_cpu_ms "$side") - before))" '{ seconds += $1 } END { printf "%d %d\n", seconds * 1000000, cpu }' "$work/registry/times" >>"$work/$series-$side"
 }
 # Adds requests a second and the server's CPU time in microseconds a request to the series $1-SIDE. $3 is wrk's or ab's.
 measure_requests() { # series side tool arguments...
@@ -111,8 +123,8 @@ turns() { # command...: gets the side as its last argument, and sees $round
   local round side
   for round in $(seq "$registry_rounds"); do for side in "${sides[@]}"; do "$@" "$side"; done; done
 }
-push_once() { forget_large "$1" large; measure_server registry-push "$1" push "$1" large large; }
-push_in_chunks() { forget_large "$1" large; measure_server registry-chunks "$1" push_chunks "$1" large; }
+push_once() { forget_large "$1" large; measure_push registry-push "$1" push "$1" large large; }
+push_in_chunks() { forget_large "$1" large; measure_push registry-chunks "$1" push_chunks "$1" large; }
 pull_once() { measure_server registry-pull "$1" pull "$1"; }
 pull_at_once() {
   echo 5 >"/proc/${server_pid[$1]}/clear_refs"
