@@ -20,6 +20,14 @@ pub type BlobStream = BoxStream<'static, Result<Bytes, StorageError>>;
 /// Content on its way from a client; an error means that the client went away or spoke badly.
 pub type ByteStream<'a> = BoxStream<'a, Result<Bytes, String>>;
 
+/// A body on its way from whoever sends it.
+pub struct Content<'a> {
+    /// How many bytes it is said to have; `None` when nobody says.
+    pub length: Option<u64>,
+    /// What comes of it.
+    pub bytes: ByteStream<'a>,
+}
+
 /// Finished blobs, addressed by digest. A blob is there completely or not at all, and never changes.
 #[async_trait]
 pub trait BlobBackend: Send + Sync {
@@ -100,7 +108,7 @@ pub trait UploadBackend: Send + Sync {
         repository: &RepositoryName,
         id: Uuid,
         expected: Option<Range<u64>>,
-        body: ByteStream<'_>,
+        body: Content<'_>,
     ) -> Result<u64, AppendError>;
 
     /// Adds `body` as [`append`](Self::append) does, then makes the bytes the blob `digest` and ends the upload;
@@ -110,18 +118,13 @@ pub trait UploadBackend: Send + Sync {
         repository: &RepositoryName,
         id: Uuid,
         expected: Option<Range<u64>>,
-        body: ByteStream<'_>,
+        body: Content<'_>,
         digest: &Digest,
     ) -> Result<u64, CommitError>;
 
     /// Makes `body`, which comes in one request, the blob `digest`; returns the size. Of what does not hash to it, or
     /// breaks off, nothing stays.
-    async fn push(
-        &self,
-        repository: &RepositoryName,
-        body: ByteStream<'_>,
-        digest: &Digest,
-    ) -> Result<u64, CommitError> {
+    async fn push(&self, repository: &RepositoryName, body: Content<'_>, digest: &Digest) -> Result<u64, CommitError> {
         let id = self.begin(repository, digest.algorithm()).await?;
         let pushed = self.commit(repository, id, None, body, digest).await;
         if pushed.is_err() {
@@ -170,6 +173,20 @@ pub enum AppendError {
         /// Bytes that came (the first too many included).
         found: u64,
     },
+    /// The store cannot take an upload as large as this.
+    #[error(
+        "the store takes {limit} bytes of this upload, which has {size} at least: split it, or where the limit is lower than \
+         for others, push it in one request that tells its length"
+    )]
+    TooLarge {
+        /// Bytes that it can have.
+        limit: u64,
+        /// Bytes that it has, or is said to have, or was about to have.
+        size: u64,
+    },
+    /// The store wants parts of one size, and was not known to.
+    #[error("the store wants all parts of an upload to be of one size, which was not known before: push it once more")]
+    UnequalParts,
     /// The client went away or spoke badly.
     #[error("the body ended early: {0}")]
     Body(String),

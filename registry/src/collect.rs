@@ -86,6 +86,7 @@ impl Registry {
 impl Inner {
     pub(crate) async fn collect(self: Arc<Self>, rules: Rules, is_dry_run: bool) -> Result<Collected, StorageError> {
         let _alone = self.collecting.lock().await;
+        self.metadata.require_known_format().await?;
         let registry = self.clone();
         let collected = blocking(move || Collection::begin(&registry, rules, is_dry_run)?.finish()).await;
         if !is_dry_run {
@@ -94,7 +95,8 @@ impl Inner {
         }
         let mut collected = collected?;
         for (name, digest, subject) in collected.forgotten.drain(..) {
-            self.metadata.forget_manifest(&name, &digest, subject.as_ref()).await?;
+            let is_immutable = |tag: &Tag| self.options.is_immutable(&name, tag);
+            self.metadata.forget_manifest(&name, &digest, subject.as_ref(), &is_immutable).await?;
         }
         if !is_dry_run {
             self.take_stock_again().await?;

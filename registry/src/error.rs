@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
 
+use crate::bucket::UnknownFormat;
 use crate::{AppendError, CommitError};
 
 /// The store could not do what was asked; never the client's fault.
@@ -82,6 +83,7 @@ problems! {
     TooManyRequests: 429 "TOOMANYREQUESTS" "too many requests, try again later",
     Internal: 500 "UNKNOWN" "the registry could not do this; its log says why",
     Full: 507 "UNKNOWN" "the registry's disk is full",
+    Outdated: 503 "UNAVAILABLE" "a newer registry shares the store with this one, which only lets clients pull; ask the newer",
     Unreachable: 503 "UNKNOWN" "the store behind the registry does not answer as it should, try again in a moment",
 }
 
@@ -135,6 +137,7 @@ impl From<StorageError> for ApiError {
         tracing::error!(error = %Chain(&error), "storage failed");
         match error {
             error if is_disk_full(&error) => ApiError::from(Problem::Full),
+            error if error.source.is::<UnknownFormat>() => ApiError::from(Problem::Outdated),
             error if error.source.is::<object_store::Error>() => {
                 ApiError::from(Problem::Unreachable).with_header(header::RETRY_AFTER, "2")
             }
@@ -151,7 +154,8 @@ impl From<AppendError> for ApiError {
             AppendError::Busy => return ApiError::from(Problem::Busy).with_header(header::RETRY_AFTER, "1"),
             AppendError::OutOfOrder { .. } => Problem::UploadRange,
             AppendError::Length { .. } => Problem::SizeInvalid,
-            AppendError::Body(_) => Problem::UploadInvalid,
+            AppendError::TooLarge { .. } => Problem::BlobTooLarge,
+            AppendError::UnequalParts | AppendError::Body(_) => Problem::UploadInvalid,
         };
         ApiError::new(problem, error)
     }

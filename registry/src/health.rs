@@ -5,6 +5,7 @@ use axum::response::Response;
 use cfc_oci::Digest;
 use http::{HeaderValue, StatusCode, header};
 
+use crate::bucket::UnknownFormat;
 use crate::error::Chain;
 use crate::registry::Inner;
 
@@ -13,13 +14,21 @@ pub(crate) fn health() -> Response {
     text(StatusCode::OK, "ok\n")
 }
 
-/// Whether what is stored can be reached: 503 if not.
+/// Whether what is stored can be reached and changed: 503 if not.
 pub(crate) async fn readiness(registry: &Inner) -> Response {
-    match registry.blobs.stat(&Digest::of(b"")).await {
-        Ok(_) => text(StatusCode::OK, "ok\n"),
+    let look = async {
+        registry.blobs.stat(&Digest::of(b"")).await?;
+        registry.metadata.require_known_format().await
+    };
+    match look.await {
+        Ok(()) => text(StatusCode::OK, "ok\n"),
         Err(error) => {
             tracing::error!(error = %Chain(&error), "not ready");
-            text(StatusCode::SERVICE_UNAVAILABLE, "the storage cannot be read\n")
+            let why = match error.source.is::<UnknownFormat>() {
+                true => "a newer registry shares the storage, and this one changes nothing there any more\n",
+                false => "the storage cannot be read\n",
+            };
+            text(StatusCode::SERVICE_UNAVAILABLE, why)
         }
     }
 }

@@ -55,7 +55,9 @@ pub use access::{AccessRules, Minter, Permission, Rule, check_pattern};
 pub use ask::{AskError, ask_to_collect, ask_to_retain, ask_what_to_collect};
 pub use audit::AuditLog;
 pub use auth::{Access, Action, Authorizer, Challenge, Credentials, Decision, TokenAnswer, TokenRequest};
-pub use backend::{AppendError, BlobBackend, BlobStream, ByteStream, CommitError, UploadBackend, UploadStatus};
+pub use backend::{
+    AppendError, BlobBackend, BlobStream, ByteStream, CommitError, Content, UploadBackend, UploadStatus,
+};
 pub use bucket::{BucketError, BucketKeys, BucketLocation};
 pub use ca::LocalCa;
 pub use collect::{Collected, Rules};

@@ -42,6 +42,12 @@ pub(crate) struct Seen {
 /// only.
 #[async_trait]
 pub(crate) trait ObjectBackend: Send + Sync {
+    /// Fails when a later version of the registry stores things here in a way that this one does not know; then nothing
+    /// may be changed.
+    async fn require_known_format(&self) -> Result<(), StorageError> {
+        Ok(())
+    }
+
     async fn get(&self, key: &str) -> Result<Option<Bytes>, StorageError>;
 
     async fn exists(&self, key: &str) -> Result<bool, StorageError>;

@@ -61,6 +61,7 @@ impl Registry {
 
 impl Inner {
     pub(crate) async fn retain(self: &Arc<Self>, is_dry_run: bool) -> Result<Vec<Retired>, StorageError> {
+        self.metadata.require_known_format().await?;
         let candidates = self.tags_to_retire().await?;
         let mut retired = Vec::new();
         for candidate in candidates {

@@ -12,6 +12,7 @@ use serde_json::json;
 use super::{Call, empty, is_unchanged, set, set_digest};
 use crate::error::{ApiError, Problem};
 use crate::manifest::ManifestFacts;
+use crate::metadata::{Deletion, Publication};
 use crate::registry::Inner;
 use crate::route::ManifestName;
 use crate::webhook::Target;
@@ -78,7 +79,11 @@ pub(super) async fn put(
     }
     require_changeable(call, name, &digest, &tags).await?;
     call.registry.admit_manifest(name, &digest, bytes.len() as u64).await?;
-    store(call.registry, name, &facts, &digest, &bytes, &tags).await?;
+    let is_immutable = |tag: &Tag| call.registry.options.is_immutable(name, tag);
+    let publication = Publication { facts: &facts, digest: &digest, bytes: &bytes, tags: &tags };
+    if let Some(tag) = call.registry.metadata.publish(name, publication, &is_immutable).await? {
+        return Err(ApiError::new(Problem::TagImmutable, tag));
+    }
     if !call.registry.hooks.is_empty() {
         let target = Target::manifest(name, &facts.media_type, &digest, bytes.len() as u64);
         let tagged: Vec<Target> = tags.iter().map(|tag| target.tagged(tag)).collect();
@@ -102,14 +107,16 @@ pub(super) async fn delete(
     name: &RepositoryName,
     reference: &ManifestName,
 ) -> Result<Response, ApiError> {
-    require_deletable(call, name, reference).await?;
     let metadata = &call.registry.metadata;
+    let is_immutable = |tag: &Tag| call.registry.options.is_immutable(name, tag);
     let deleted = match reference {
+        ManifestName::Tag(tag) if is_immutable(tag) => return Err(ApiError::new(Problem::TagImmutable, tag)),
         ManifestName::Tag(tag) => metadata.delete_tag(name, tag).await?,
-        ManifestName::Digest(digest) => {
-            forget_referrer(call.registry, name, digest).await?;
-            metadata.delete_manifest(name, digest).await?
-        }
+        ManifestName::Digest(digest) => match metadata.delete_manifest(name, digest, &is_immutable).await? {
+            Deletion::Done => true,
+            Deletion::NotThere => false,
+            Deletion::Kept(tag) => return Err(ApiError::new(Problem::TagImmutable, tag)),
+        },
         ManifestName::Impossible(_) => false,
     };
     if !deleted {
@@ -198,37 +205,6 @@ async fn claim_content(
     Ok(missing.collect())
 }
 
-/// A crash between two of these leaves a manifest that nobody was told of, never a name without a manifest.
-async fn store(
-    registry: &Inner,
-    name: &RepositoryName,
-    facts: &ManifestFacts,
-    digest: &Digest,
-    bytes: &Bytes,
-    tags: &[Tag],
-) -> Result<(), ApiError> {
-    let metadata = &registry.metadata;
-    let size = bytes.len() as u64;
-    // Each of these waits for the disk; what may come in any order waits together.
-    let manifest = metadata.put_manifest(name, digest, &facts.media_type, bytes);
-    let notes = futures::future::try_join_all(tags.iter().map(|tag| metadata.note_tag(name, tag, digest)));
-    futures::try_join!(manifest, notes)?;
-    if let Some(subject) = &facts.subject {
-        metadata.put_referrer(name, subject, &facts.referrer(digest.clone(), size)).await?;
-    }
-    let descriptor = Descriptor::new(&facts.media_type, digest.clone(), size);
-    let descriptor = &descriptor;
-    let put = tags.iter().map(|tag| async move {
-        let is_immutable = registry.options.is_immutable(name, tag);
-        match metadata.put_tag(name, tag, descriptor, is_immutable).await? {
-            true => Ok(metadata.require_tag_note(name, tag, digest).await?),
-            false => Err(ApiError::new(Problem::TagImmutable, tag)),
-        }
-    });
-    futures::future::try_join_all(put).await?;
-    Ok(())
-}
-
 /// Refuses before anything is stored to point a tag elsewhere that must not. Another push may be faster: the tag is put
 /// under the same condition.
 async fn require_changeable(
@@ -244,34 +220,6 @@ async fn require_changeable(
         }
     }
     Ok(())
-}
-
-/// Refuses to delete a tag that must stay, also with its manifest.
-async fn require_deletable(call: &Call<'_>, name: &RepositoryName, reference: &ManifestName) -> Result<(), ApiError> {
-    let options = &call.registry.options;
-    if options.immutable_tags.is_empty() {
-        return Ok(());
-    }
-    let tags = match reference {
-        ManifestName::Tag(tag) => vec![tag.clone()],
-        ManifestName::Digest(digest) => call.registry.metadata.tags_of(name, digest).await?,
-        ManifestName::Impossible(_) => Vec::new(),
-    };
-    match tags.iter().find(|tag| options.is_immutable(name, tag)) {
-        Some(tag) => Err(ApiError::new(Problem::TagImmutable, tag)),
-        None => Ok(()),
-    }
-}
-
-/// Takes a manifest that is about to be deleted off the list of its subject's referrers.
-async fn forget_referrer(registry: &Inner, name: &RepositoryName, digest: &Digest) -> Result<(), StorageError> {
-    let Some((media_type, bytes)) = registry.metadata.manifest(name, digest).await? else { return Ok(()) };
-    match ManifestFacts::parse(Some(&media_type), &bytes) {
-        Ok(ManifestFacts { subject: Some(subject), .. }) => {
-            registry.metadata.delete_referrer(name, &subject, digest).await
-        }
-        _ => Ok(()),
-    }
 }
 
 fn unknown(reference: &ManifestName) -> ApiError {

@@ -115,6 +115,10 @@ async fn answer(
         Route::Collection => collection::put(&call).await,
         Route::Repository(name, resource) => {
             call.gate.check(action(&resource, &parts.method), Some(&name)).await?;
+            // What is pulled from an upstream is kept.
+            if !matches!(parts.method, Method::GET | Method::HEAD) || registry.upstreams.has(&name) {
+                registry.metadata.require_known_format().await?;
+            }
             let brought = crate::proxy::bring(registry, &name, &resource, &parts.method).await?;
             match (brought, resource) {
                 (Brought::Answer(answer), _) => Ok(*answer),

@@ -15,7 +15,7 @@ use crate::error::{ApiError, Problem};
 use crate::quota::{Arrival, Budget};
 use crate::registry::Inner;
 use crate::route::parse_digest;
-use crate::{Action, AppendError, CommitError, range};
+use crate::{Action, AppendError, ByteStream, CommitError, Content, range};
 
 const UPLOAD_ID: HeaderName = HeaderName::from_static("docker-upload-uuid");
 
@@ -52,7 +52,7 @@ async fn push(call: &Call<'_>, body: &mut Body, name: &RepositoryName, digest: &
         return push_counted(call, body, name, digest).await;
     }
     let _hold = registry.holds.hold([digest.clone()]);
-    registry.uploads.push(name, stream(call, body), digest).await?;
+    registry.uploads.push(name, content(call, stream(call, body)), digest).await?;
     registry.metadata.link_blob(name, digest).await?;
     require_stay(call, digest, digest).await?;
     Ok(created(name, digest))
@@ -129,7 +129,7 @@ pub(super) async fn append(
     let chunk = chunk(call, name, id).await?;
     let uploads = &call.registry.uploads;
     let budget = Budget::open(call.registry, name, id, call.content_length()).await?;
-    match uploads.append(name, id, chunk, budget.stream(stream(call, body))).await {
+    match uploads.append(name, id, chunk, content(call, budget.stream(stream(call, body)))).await {
         Ok(size) => {
             budget.settle().await?;
             Ok(progress(StatusCode::ACCEPTED, name, id, size))
@@ -175,7 +175,8 @@ async fn finish(
     let _hold = registry.holds.hold([digest.clone()]);
     let budget = Budget::open(registry, name, id, call.content_length()).await?;
     let is_new = registry.is_new(digest).await?;
-    let error = match registry.uploads.commit(name, id, chunk, budget.stream(stream(call, body)), digest).await {
+    let body = content(call, budget.stream(stream(call, body)));
+    let error = match registry.uploads.commit(name, id, chunk, body, digest).await {
         Ok(size) => {
             budget.spent();
             registry.link(name, digest, size, Arrival::Uploaded(id, is_new)).await?;
@@ -186,6 +187,11 @@ async fn finish(
         Err(error) => error.into(),
     };
     Err(budget.failed(error).await?)
+}
+
+/// What comes of a body, and how long the client says it is.
+fn content<'a>(call: &Call<'_>, bytes: ByteStream<'a>) -> Content<'a> {
+    Content { length: call.content_length(), bytes }
 }
 
 /// Links a blob that a repository the client may pull from holds. Without `from`, any such repository will do.

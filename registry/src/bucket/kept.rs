@@ -182,14 +182,18 @@ impl BucketObjects {
         }
     }
 
-    /// Forgets a deletion of which everybody has heard by now.
-    pub(super) async fn forget_deletion(&self, mut versions: Versions) -> Result<(), StorageError> {
-        if versions.touched().is_some() || versions.gone.iter().any(|gone| self.is_fresh(gone)) {
-            return Ok(());
-        }
-        let gone = std::mem::take(&mut versions.gone);
-        self.store.delete_all(versions.into_keys()).await?;
-        self.store.delete_all(gone.into_iter().map(|gone| gone.key)).await
+    /// Forgets deletions of which everybody has heard by now, and that somebody was about to make the object young who has
+    /// died since. Gives what is left.
+    pub(super) async fn tidy(&self, mut versions: Versions) -> Result<Versions, StorageError> {
+        let is_old = |listed: &Listed| !self.is_fresh(listed);
+        let old_gone: Vec<Listed> = versions.gone.extract_if(.., |gone| is_old(gone)).collect();
+        let is_forgotten = |dead: &Listed| old_gone.iter().any(|gone| root_of(gone) == root_of(dead));
+        let dead: Vec<Listed> = versions.dead.extract_if(.., |dead| is_forgotten(dead)).collect();
+        let announced: Vec<Listed> = versions.announced.extract_if(.., |announced| is_old(announced)).collect();
+        // What is dead goes before the word that it is.
+        self.store.delete_all(dead.into_iter().chain(announced).map(|listed| listed.key)).await?;
+        self.store.delete_all(old_gone.into_iter().map(|listed| listed.key)).await?;
+        Ok(versions)
     }
 
     /// Deletes all versions that are there now if none is younger than `cutoff`.

@@ -1,15 +1,18 @@
 //! Lists in a bucket: objects that are replaced and removed by several processes, of which none may lose another's.
 //!
 //! An object of a list is a row of versions, each under a name of its own; the last one is what is there. To put is to
-//! put a version with a higher number, and then to delete those that one has seen before; to remove is to delete those
-//! that one has seen, the last one last. So a removal never hits what was put after somebody looked, and whoever reads
-//! finds a version at any time. Where only the first may be put, its name is the same for everybody, and the store's
+//! put a version with a higher number, and then to delete those that one has seen before; to remove is to leave word that
+//! the last one that one has seen is gone, with all before it, and then to delete them. So a removal never hits what was
+//! put after somebody looked, and whoever reads finds a version at any time. Nor does a version come back whose request
+//! comes to the store a second time, late, because the answer to the first was lost; a collection forgets the word when
+//! that cannot be any more. Where only the first may be put, its name is the same for everybody, and the store's
 //! put-if-absent decides; such an object is not removed.
 //!
 //! ```text
 //! <list>/<name>                   a version that earlier registries have put; comes before all others
-//! <list>/<name>!0000000000        the first, of an object that is not to be replaced
+//! <list>/<name>!<number>          the first, of an object that is not to be replaced; 0 where nothing was before
 //! <list>/<name>!<number>-<id>     any other
+//! <list>/<name>![<version>].gone  empty: this version is gone, and all before it
 //! ```
 //!
 //! The mark comes before whatever a name may have in its place, so that keys are in the order of names.
@@ -26,7 +29,8 @@ use crate::objects::{MayReplace, Seen};
 const MARK: char = '!';
 /// Sorts after all versions of a name.
 const AFTER_VERSIONS: &str = "!~";
-const FIRST: &str = "0000000000";
+/// Of a version that is gone. Comes after it and before the next.
+const GONE: &str = ".gone";
 /// What is asked for of one object: there are more versions only while many put it at the same time.
 const VERSIONS: usize = 4;
 /// How often a version is put that others get ahead of.
@@ -51,8 +55,22 @@ fn is_version(key: &str, listed: &Listed) -> bool {
 }
 
 fn number(key: &str, listed: &Listed) -> u64 {
-    let version = version(key, listed).unwrap_or(FIRST);
-    version.split('-').next().and_then(|number| number.parse().ok()).unwrap_or_default()
+    let version = version(key, listed).unwrap_or_default();
+    version.split(['-', '.']).next().and_then(|number| number.parse().ok()).unwrap_or_default()
+}
+
+/// The number of the next version.
+fn next_number(key: &str, row: &[Listed]) -> u64 {
+    row.last().map_or(0, |last| number(key, last)) + 1
+}
+
+pub(super) fn is_gone(key: &str) -> bool {
+    key.ends_with(GONE) && without_version(key) != key
+}
+
+/// The word that a version is gone.
+fn gone(key: &str, version: &str) -> String {
+    if version == key { format!("{key}{MARK}{GONE}") } else { format!("{version}{GONE}") }
 }
 
 impl BucketObjects {
@@ -72,8 +90,8 @@ impl BucketObjects {
     pub(super) async fn last_of_row(&self, key: &str) -> Result<Option<Seen>, StorageError> {
         loop {
             let mut row = self.row(key).await?;
-            let Some(last) = row.pop() else { return Ok(None) };
-            let is_named_once = version(key, &last).is_some_and(|version| version != FIRST);
+            let Some(last) = row.pop().filter(|last| !is_gone(&last.key)) else { return Ok(None) };
+            let is_named_once = version(key, &last).is_some_and(|version| version.contains('-'));
             let bytes = match is_named_once {
                 true => self.read_version(&last.key).await?,
                 false => self.store.get(&last.key).await?,
@@ -91,7 +109,7 @@ impl BucketObjects {
     pub(super) async fn put_in_row(&self, key: &str, bytes: Bytes) -> Result<(), StorageError> {
         let mut before = self.row(key).await?;
         for _ in 0..PUTS {
-            let next = before.last().map_or(0, |last| number(key, last)) + 1;
+            let next = next_number(key, &before);
             let own = format!("{key}{MARK}{next:010}-{}", Uuid::new_v4());
             self.store.put(&own, bytes.clone()).await?;
             if let Err(error) = self.store.delete_all(before.into_iter().map(|listed| listed.key)).await {
@@ -118,7 +136,11 @@ impl BucketObjects {
             if let Some(found) = self.last_of_row(key).await? {
                 return Ok(may_replace(&found.bytes));
             }
-            if self.store.create(&format!("{key}{MARK}{FIRST}"), bytes.clone()).await? {
+            let row = self.row(key).await?;
+            let first = if row.is_empty() { 0 } else { next_number(key, &row) };
+            if row.last().is_none_or(|last| is_gone(&last.key))
+                && self.store.create(&format!("{key}{MARK}{first:010}"), bytes.clone()).await?
+            {
                 return Ok(true);
             }
         }
@@ -129,9 +151,17 @@ impl BucketObjects {
         if self.row(key).await?.last().is_none_or(|last| last.key != seen.version) {
             return Ok(false);
         }
-        self.store.delete_all(seen.before.iter().cloned()).await?;
-        self.store.delete(&seen.version).await?;
+        self.store.put(&gone(key, &seen.version), Bytes::new()).await?;
+        let seen: Vec<String> = seen.before.iter().chain([&seen.version]).cloned().collect();
+        self.store.delete_all(seen).await?;
         Ok(true)
+    }
+
+    /// Forgets that an object is gone when no version of it can come any more that was on its way then.
+    pub(super) async fn forget_removal(&self, mut row: Vec<Listed>) -> Result<(), StorageError> {
+        let Some(gone) = row.pop().filter(|last| !self.is_fresh(last)) else { return Ok(()) };
+        self.store.delete_all(row.into_iter().map(|listed| listed.key)).await?;
+        self.store.delete(&gone.key).await
     }
 
     /// At most `limit` names after `after`, in order.
@@ -145,17 +175,31 @@ impl BucketObjects {
         let mut names: Vec<String> = Vec::new();
         let mut start = after.map(|after| format!("{prefix}{after}{AFTER_VERSIONS}"));
         while names.len() < limit {
-            let wanted = limit - names.len();
+            // Mostly an object is one version; of the last one on a list, there may be more.
+            let wanted = (limit - names.len()).saturating_add(VERSIONS);
             let listed = self.store.list_some(&prefix, start.as_deref(), wanted).await?;
-            let found = listed.iter().filter_map(|listed| without_version(&listed.key).strip_prefix(&prefix));
+            let is_all = listed.len() < wanted;
+            let mut rows: Vec<&[Listed]> =
+                listed.chunk_by(|a, b| without_version(&a.key) == without_version(&b.key)).collect();
+            let cut = if is_all || rows.len() < 2 { None } else { rows.pop() };
+            let last = rows.last().map(|row| without_version(&row[0].key).to_string());
+            let whole = match (&last, is_all || cut.is_some()) {
+                (Some(last), false) => self.row(last).await?,
+                _ => Vec::new(),
+            };
+            if !whole.is_empty() {
+                rows = vec![&whole];
+            }
+            let there = rows.iter().filter_map(|row| row.last()).filter(|last| !is_gone(&last.key));
+            let found = there.filter_map(|last| without_version(&last.key).strip_prefix(&prefix));
             // What a client gives as the last one may be no name.
             names.extend(found.filter(|name| after.is_none_or(|after| *name > after)).map(str::to_string));
-            names.dedup();
-            match listed.last().filter(|_| listed.len() >= wanted) {
-                Some(last) => start = Some(format!("{}{AFTER_VERSIONS}", without_version(&last.key))),
+            match last.filter(|_| !is_all) {
+                Some(last) => start = Some(format!("{last}{AFTER_VERSIONS}")),
                 None => break,
             }
         }
+        names.truncate(limit);
         Ok(names)
     }
 }
@@ -178,5 +222,26 @@ mod tests {
         let listed = |key: &str| Listed { key: key.to_string(), size: 0, put: std::time::SystemTime::UNIX_EPOCH };
         assert_eq!(keys.map(|key| number("t/a", &listed(key)))[..4], [0, 0, 2, 10]);
         assert_eq!(keys.map(|key| is_version("t/a", &listed(key))), [true, true, true, true, false, false, false]);
+    }
+
+    #[test]
+    fn word_that_a_version_is_gone_comes_after_it_and_before_the_next() {
+        for (version, next) in [
+            ("t/a", "t/a!0000000000"),
+            ("t/a!0000000000", "t/a!0000000001-x"),
+            ("t/a!0000000002-x", "t/a!0000000002-y"),
+            ("t/a!0000000002-y", "t/a!0000000003"),
+        ] {
+            let gone = gone("t/a", version);
+            assert!(*version < *gone && *gone < *next, "{gone}");
+            assert!(is_gone(&gone) && !is_gone(version));
+            let listed = |key: &str| Listed { key: key.to_string(), size: 0, put: std::time::SystemTime::UNIX_EPOCH };
+            assert_eq!(
+                (without_version(&gone), number("t/a", &listed(&gone))),
+                ("t/a", number("t/a", &listed(version)))
+            );
+        }
+        // A tag may be called so.
+        assert!(!is_gone("t/a.gone") && !is_gone("t/a.gone!0000000001-x") && is_gone("t/a.gone!0000000001-x.gone"));
     }
 }

@@ -8,6 +8,7 @@
 //!                                                it is empty, too, the upload is over
 //! registry/quarantine/<alg>-<hex>/<data>-<size>  a pointer whose content turned out to be other
 //! registry/token-key                             what tokens are signed with
+//! registry/_format/<number>                      who was the first to store things by these rules; the highest holds
 //! registry/…                                     objects of metadata, under their keys
 //! <key of a kept object>/!<version>              the object; any of its versions will do
 //! <key of a kept object>/!<version>.<id>         the same, made young
@@ -22,6 +23,7 @@
 //! nothing new. How that makes up for locks is in `kept.rs` and `lists.rs`; no copy is ever made of what was uploaded.
 
 mod blobs;
+mod format;
 mod kept;
 mod lists;
 mod location;
@@ -39,6 +41,7 @@ use std::time::Duration;
 
 use crate::StorageError;
 
+pub(crate) use format::UnknownFormat;
 pub use location::{BucketError, BucketKeys, BucketLocation};
 pub(crate) use objects::BucketObjects;
 use store::Store;
@@ -77,20 +80,32 @@ pub(crate) struct BucketBackend {
 
 impl Bucket {
     /// Opens the bucket; what somebody relies on and was not touched for `refresh` is touched.
+    ///
+    /// # Errors
+    /// When the store cannot be used, and when a later version of the registry stores things here in another way.
     pub(crate) async fn open(location: &BucketLocation, refresh: Duration) -> Result<Bucket, StorageError> {
         let store = Arc::new(Store::open(location)?);
-        store.read_clock().await?;
         let objects = Arc::new(BucketObjects::new(store.clone(), refresh));
+        objects.format.require_known(&store).await?;
+        store.read_clock().await?;
         let redirect = location.redirect;
         let blobs = BucketBackend { store, objects: objects.clone(), pointers: blobs::Pointers::default(), redirect };
         Ok(Bucket { objects, blobs: Arc::new(blobs) })
     }
 
-    /// Fails when the store lets more than one process be the first, unless the location says that there is only one.
+    /// Fails when the store's lists are late, and when it lets more than one process be the first, unless the location
+    /// says that there is only one. Then says by which rules things are stored here from now on.
     pub(crate) async fn require_fit(&self, location: &BucketLocation) -> Result<(), StorageError> {
-        match location.single_replica {
-            true => Ok(()),
-            false => probe::race(&self.blobs.store).await,
-        }
+        let (store, other) = (&self.blobs.store, Store::open(location)?);
+        let race = async {
+            match location.single_replica {
+                true => Ok(()),
+                false => probe::race(store).await,
+            }
+        };
+        // Both to their end: neither leaves anything behind.
+        let (lists, race) = futures::join!(probe::compare_lists(store, &other), race);
+        lists.and(race)?;
+        self.objects.format.mark(store).await
     }
 }

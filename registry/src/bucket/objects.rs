@@ -7,8 +7,9 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use super::format::Format;
 use super::kept::{Mark, Versions, parse_version};
-use super::lists::without_version;
+use super::lists::{is_gone, without_version};
 use super::store::{Listed, Store};
 use crate::StorageError;
 use crate::metadata::is_kept;
@@ -26,11 +27,12 @@ pub(crate) struct BucketObjects {
     /// An object that somebody relies on and that was not touched for this long is touched.
     pub(super) refresh: Duration,
     pub(super) cache: Cache,
+    pub(super) format: Format,
 }
 
 impl BucketObjects {
     pub(super) fn new(store: Arc<Store>, refresh: Duration) -> BucketObjects {
-        BucketObjects { store, refresh, cache: Cache::default() }
+        BucketObjects { store, refresh, cache: Cache::default(), format: Format::default() }
     }
 
     /// As [`ObjectBackend::claim`], with the bytes of an object when they are to be read.
@@ -54,6 +56,10 @@ impl BucketObjects {
 
 #[async_trait]
 impl ObjectBackend for BucketObjects {
+    async fn require_known_format(&self) -> Result<(), StorageError> {
+        self.format.require_known(&self.store).await
+    }
+
     async fn get(&self, key: &str) -> Result<Option<Bytes>, StorageError> {
         self.store.get(key).await
     }
@@ -117,25 +123,27 @@ impl ObjectBackend for BucketObjects {
         self.page_of_names(list, after, limit).await
     }
 
-    /// An object that is only announced counts. Deletions of which everybody has heard by now are forgotten.
+    /// An object that is only announced counts. What everybody has heard of by now is forgotten.
     fn walk(&self, prefix: &str, each: &mut dyn FnMut(Entry)) -> Result<(), StorageError> {
         let mut kept: BTreeMap<String, Vec<Listed>> = BTreeMap::new();
-        let mut others: BTreeMap<String, SystemTime> = BTreeMap::new();
+        let mut others: BTreeMap<String, Vec<Listed>> = BTreeMap::new();
         for listed in self.store.wait(self.store.list(&format!("{prefix}/")))? {
             match parse_version(&listed.key).map(|(key, _)| key.to_string()) {
                 Some(key) => kept.entry(key).or_default().push(listed),
-                // Of several versions the last is what is there.
-                None => drop(others.insert(without_version(&listed.key).to_string(), listed.put)),
+                None => others.entry(without_version(&listed.key).to_string()).or_default().push(listed),
             }
         }
-        for (key, touched) in others {
-            each(Entry { key, touched });
+        for (key, row) in others {
+            // Of several versions the last is what is there.
+            match row.last().filter(|last| !is_gone(&last.key)).map(|last| last.put) {
+                Some(touched) => each(Entry { key, touched }),
+                None => self.store.wait(self.forget_removal(row))?,
+            }
         }
         for (key, listed) in kept {
-            let versions = Versions::of(listed);
-            match versions.touched() {
-                Some(touched) => each(Entry { key, touched }),
-                None => self.store.wait(self.forget_deletion(versions))?,
+            let versions = self.store.wait(self.tidy(Versions::of(listed)))?;
+            if let Some(touched) = versions.touched() {
+                each(Entry { key, touched });
             }
         }
         Ok(())

@@ -17,15 +17,53 @@ use crate::{AppendError, StorageError};
 
 const MIB: u64 = 1024 * 1024;
 
-/// Parts of one upload on their way at the same time. With the one that is being received they bound its memory.
-const PARTS_IN_FLIGHT: usize = 3;
+/// No store takes less than 5 MiB.
+pub(super) const LEAST_PART_SIZE: u64 = 8 * MIB;
+/// Stores take 5 GiB; we hold parts in memory.
+const LARGEST_PART_SIZE: u64 = 128 * MIB;
+/// No store takes more.
+const MAX_PARTS: u64 = 10_000;
+/// So many parts are of one size, which some stores (R2) want of all but the last; an upload that goes on, since nobody
+/// knew how long it is, goes on with the largest.
+const EQUAL_PARTS: u64 = MAX_PARTS / 2;
 
-/// Bytes of a part. No store takes more than 10,000 parts, so later ones are larger; the first 39 GiB are equal, since
-/// some stores (R2) want all but the last to be, and none takes less than 5 MiB.
-fn part_size(number: usize) -> u64 {
-    match number {
-        0..5000 => 8 * MIB,
-        _ => 128 * MIB,
+/// Parts of one upload on their way at the same time.
+const PARTS_IN_FLIGHT: u64 = 3;
+/// What one upload may hold in memory, with the part that is being received.
+const UPLOAD_MEMORY: u64 = 256 * MIB;
+
+/// Bytes of the first parts of an upload that will have `total`, as far as anybody knows: so many that the first
+/// [`EQUAL_PARTS`] are enough.
+fn first_part_size(total: u64) -> u64 {
+    total.div_ceil(EQUAL_PARTS).next_multiple_of(MIB).clamp(LEAST_PART_SIZE, LARGEST_PART_SIZE)
+}
+
+/// The sizes of an upload's parts.
+#[derive(Clone, Copy)]
+struct Sizes {
+    first: u64,
+    /// The store wants all parts but the last to be of one size.
+    are_equal: bool,
+}
+
+impl Sizes {
+    /// Bytes of a part, whose numbers begin with 0.
+    fn of(self, number: usize) -> u64 {
+        match self.are_equal || (number as u64) < EQUAL_PARTS {
+            true => self.first,
+            false => LARGEST_PART_SIZE,
+        }
+    }
+
+    /// Bytes of all parts that there may be.
+    fn total(self) -> u64 {
+        let later = if self.are_equal { self.first } else { LARGEST_PART_SIZE };
+        EQUAL_PARTS * self.first + (MAX_PARTS - EQUAL_PARTS) * later
+    }
+
+    /// How many may be on their way.
+    fn in_flight(self) -> usize {
+        (UPLOAD_MEMORY / self.first).saturating_sub(1).clamp(1, PARTS_IN_FLIGHT) as usize
     }
 }
 
@@ -70,6 +108,27 @@ impl Writer {
         self.hasher.hashed()
     }
 
+    /// Is told that at least so many bytes will come, before any of them does. Parts have their size from the first time
+    /// that this is more than one of them, whoever goes on with the upload.
+    pub(super) fn expect(&mut self, more: u64) -> Result<(), AppendError> {
+        let total = self.size().saturating_add(more);
+        let progress = &mut self.session.progress;
+        if progress.multipart.is_none() {
+            // What is kept for the next part may be as much already.
+            progress.part_size = progress.part_size.max(first_part_size(total));
+        }
+        self.require_room(total)
+    }
+
+    fn sizes(&self) -> Sizes {
+        Sizes { first: self.session.progress.part_size, are_equal: self.store.wants_equal_parts() }
+    }
+
+    fn require_room(&self, size: u64) -> Result<(), AppendError> {
+        let limit = self.sizes().total();
+        if size > limit { Err(AppendError::TooLarge { limit, size }) } else { Ok(()) }
+    }
+
     pub(super) fn session(&self) -> &Session {
         &self.session
     }
@@ -77,14 +136,15 @@ impl Writer {
     /// Adds bytes, and sends those that fill a part on their way. The last part is never empty: one is sent when there is
     /// a byte for the next.
     pub(super) async fn write(&mut self, frames: Vec<Bytes>) -> Result<(), AppendError> {
+        self.require_room(self.size() + frames.iter().map(|frame| frame.len() as u64).sum::<u64>())?;
         let mut pieces = Vec::new();
-        let mut room = part_size(self.n_parts()).saturating_sub(self.tail_size);
+        let mut room = self.sizes().of(self.n_parts()).saturating_sub(self.tail_size);
         for mut frame in frames {
             while !frame.is_empty() {
                 if room == 0 {
                     self.take(std::mem::take(&mut pieces)).await;
                     self.send_part().await?;
-                    room = part_size(self.n_parts());
+                    room = self.sizes().of(self.n_parts());
                 }
                 let piece = frame.split_to(frame.len().min(room as usize));
                 room -= piece.len() as u64;
@@ -115,7 +175,7 @@ impl Writer {
     }
 
     async fn send_part(&mut self) -> Result<(), AppendError> {
-        if self.in_flight.len() >= PARTS_IN_FLIGHT {
+        if self.in_flight.len() >= self.sizes().in_flight() {
             self.await_part().await?;
             if self.keeps_pieces {
                 self.save().await?;
@@ -233,9 +293,20 @@ mod tests {
 
     #[test]
     fn ten_thousand_parts_are_enough_for_any_layer() {
-        let total: u64 = (0..10_000).map(part_size).sum();
-        assert!(total > 600 * 1024 * MIB, "{total}");
-        let equal: u64 = (0..10_000).map(part_size).take_while(|size| *size == part_size(0)).sum();
-        assert!(equal > 39 * 1024 * MIB, "{equal}");
+        const GIB: u64 = 1024 * MIB;
+        for (told, of_equal_parts, of_any) in
+            [(0, 78, 664), (39 * GIB, 78, 664), (100 * GIB, 205, 727), (625 * GIB, 1250, 1250)]
+        {
+            for are_equal in [true, false] {
+                let sizes = Sizes { first: first_part_size(told), are_equal };
+                let all: Vec<u64> = (0..MAX_PARTS as usize).map(|number| sizes.of(number)).collect();
+                assert_eq!(all.iter().sum::<u64>(), sizes.total());
+                assert_eq!(sizes.total() / GIB, if are_equal { of_equal_parts } else { of_any }, "{told}");
+                // What was told fits into parts of one size, in any store.
+                assert!(all.iter().take_while(|size| **size == sizes.first).sum::<u64>() >= told);
+                assert!((sizes.in_flight() as u64 + 1) * sizes.first <= UPLOAD_MEMORY);
+            }
+        }
+        assert_eq!(first_part_size(u64::MAX), LARGEST_PART_SIZE);
     }
 }

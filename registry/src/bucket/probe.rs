@@ -1,4 +1,5 @@
-//! Finding out whether the store lets several processes use one bucket.
+//! Finding out whether a registry can be in the store: whether lists show at once what was put and removed, and whether
+//! several processes can use one bucket.
 
 use std::time::Duration;
 
@@ -8,17 +9,76 @@ use uuid::Uuid;
 use super::store::Store;
 use crate::StorageError;
 
+/// Below these, what a process that died has left is swept.
+pub(super) const RACES: &str = "registry/_race/";
+pub(super) const LISTS: &str = "registry/_list/";
+
 const ROUNDS: usize = 3;
 const RUNNERS: usize = 24;
+/// Objects of which a list is made.
+const LISTED: usize = 3;
+
+const WHERE_TO_BE: &str = "put the bucket in a store whose lists show at once what was put and removed, as S3's do, or \
+                           keep the registry in a directory, without `bucket` below `[registry]` in the configuration file";
 
 const WHAT_TO_DO: &str = "put the bucket in a store that has S3's conditional writes, or, if no other registry will ever \
                           use this bucket, say so with `single_replica = true` below `[registry]` in the configuration \
                           file";
 
+/// Puts, replaces and removes objects by one client, and lists them by another each time, several times. Fails when a list
+/// is not up to date: what is in a bucket is found by lists, so a registry there would lose tags, also one that is alone.
+pub(super) async fn compare_lists(store: &Store, other: &Store) -> Result<(), StorageError> {
+    for _ in 0..ROUNDS {
+        let prefix = format!("{LISTS}{}/", Uuid::new_v4());
+        let keys: Vec<String> = (0..LISTED).map(|number| format!("{prefix}{number}")).collect();
+        let result = compare_once(store, other, &prefix, &keys).await;
+        if result.is_err() {
+            store.delete_all(keys).await?;
+        }
+        result?;
+    }
+    Ok(())
+}
+
+async fn compare_once(store: &Store, other: &Store, prefix: &str, keys: &[String]) -> Result<(), StorageError> {
+    let puts = keys.iter().map(|key| store.put(key, Bytes::from_static(b"x")));
+    futures::future::try_join_all(puts).await?;
+    let (first, rest) = keys.split_first().expect("there are several");
+    let (last, between) = rest.split_last().expect("there are several");
+    let all: Vec<(&str, u64)> = keys.iter().map(|key| (key.as_str(), 1)).collect();
+    require_listed(other, prefix, &all).await?;
+    store.put(first, Bytes::new()).await?;
+    store.delete(last).await?;
+    let left: Vec<(&str, u64)> = [(first.as_str(), 0)].into_iter().chain(all[1..=between.len()].to_vec()).collect();
+    require_listed(other, prefix, &left).await?;
+    store.delete_all(keys[..=between.len()].to_vec()).await?;
+    require_listed(other, prefix, &[]).await
+}
+
+/// Fails when a list does not have exactly `expected`: keys, and the sizes of their objects.
+async fn require_listed(store: &Store, prefix: &str, expected: &[(&str, u64)]) -> Result<(), StorageError> {
+    let listed = store.list(prefix).await?;
+    let found: Vec<(&str, u64)> = listed.iter().map(|listed| (listed.key.as_str(), listed.size)).collect();
+    if found == expected {
+        return Ok(());
+    }
+    let name = |objects: &[(&str, u64)]| {
+        let names = objects.iter().map(|(key, size)| format!("`{}` of {size} bytes", key.trim_start_matches(prefix)));
+        let names: Vec<String> = names.collect();
+        if names.is_empty() { "nothing".to_string() } else { names.join(", ") }
+    };
+    let why = format!(
+        "a list has {} where {} had been left a moment before; a registry on this bucket would lose tags: {WHERE_TO_BE}",
+        name(&found),
+        name(expected),
+    );
+    Err(StorageError::new("list at once", prefix, why))
+}
+
 /// Has many requests put one object if absent, several times. Fails when not exactly one of them is the first.
 pub(super) async fn race(store: &Store) -> Result<(), StorageError> {
     for _ in 0..ROUNDS {
-        let key = format!("registry/_race/{}", Uuid::new_v4());
+        let key = format!("{RACES}{}", Uuid::new_v4());
         let result = race_once(store, &key).await;
         store.delete(&key).await?;
         result?;

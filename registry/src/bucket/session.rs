@@ -15,6 +15,7 @@ use cfc_oci::{Algorithm, Digest, RepositoryName};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::parts::LEAST_PART_SIZE;
 use super::store::{Listed, Store};
 use crate::StorageError;
 use crate::hash::ResumableHasher;
@@ -37,6 +38,9 @@ pub(super) struct Progress {
     pub data: Uuid,
     /// The store's name of the multipart upload, from its first part on.
     pub multipart: Option<String>,
+    /// Bytes of its first parts, chosen before it has any.
+    #[serde(default = "least_part_size")]
+    pub part_size: u64,
     /// The store's names of the parts.
     pub parts: Vec<String>,
     /// What becomes of it; `None` while it can go on.
@@ -92,6 +96,7 @@ impl Progress {
             hash: String::new(),
             data: Uuid::new_v4(),
             multipart: None,
+            part_size: LEAST_PART_SIZE,
             parts: Vec::new(),
             ending: None,
             tail: Bytes::new(),
@@ -207,6 +212,11 @@ pub(super) async fn all(store: &Store) -> Result<Vec<Found>, StorageError> {
         last.keys.push(listed.key);
     }
     Ok(uploads)
+}
+
+/// Of uploads that an earlier version of the registry began.
+fn least_part_size() -> u64 {
+    LEAST_PART_SIZE
 }
 
 mod uuid_text {

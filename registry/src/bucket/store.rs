@@ -2,7 +2,7 @@
 //! what became of a request whose answer was lost.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
@@ -30,12 +30,22 @@ pub(super) const SILENCE: Duration = Duration::from_secs(60);
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Objects deleted at the same time.
 const DELETIONS_IN_FLIGHT: usize = 16;
+/// Below this, what a process that died has left is swept.
+pub(super) const CLOCKS: &str = "registry/_clock/";
 /// What one request lists at most.
 const MAX_KEYS: usize = 1000;
 
-/// Why an upload of many parts failed that such a store had taken, and what to do.
-const TOO_LARGE: &str = "this store wants all parts of an upload to be of one size, which they are up to 39 GiB: split the \
-                         layer, or use another store for layers as large as this";
+/// Where a store is that wants all parts of an upload but the last to be of one size.
+const EQUAL_PARTS_AT: &str = ".r2.cloudflarestorage.com";
+
+/// What came of making parts one object.
+pub(super) enum Completed {
+    Whole,
+    /// They are gone, or not what they were.
+    Gone,
+    /// They are not of one size, which the store wants.
+    Unequal,
+}
 
 /// An object that a list names.
 #[derive(Clone, Debug)]
@@ -53,6 +63,8 @@ pub(super) struct Store {
     runtime: Handle,
     /// How far the store's clock is ahead of ours, in milliseconds.
     ahead: AtomicI64,
+    /// Parts of an upload must be of one size.
+    equal_parts: AtomicBool,
 }
 
 impl Store {
@@ -70,7 +82,8 @@ impl Store {
             let names = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"];
             names.iter().find_map(|name| std::env::var(name).ok())
         });
-        let is_plain = endpoint.is_some_and(|endpoint| endpoint.starts_with("http://"));
+        let is_plain = endpoint.as_ref().is_some_and(|endpoint| endpoint.starts_with("http://"));
+        let equal_parts = AtomicBool::new(endpoint.is_some_and(|endpoint| is_known_for_equal_parts(&endpoint)));
         // A pull lasts as long as its client takes: only silence is a fault, not duration.
         let client = ClientOptions::new()
             .with_timeout_disabled()
@@ -87,7 +100,7 @@ impl Store {
             .build()
             .map_err(|e| StorageError::new("use", location, e))?;
         let prefix = location.prefix.clone();
-        Ok(Store { s3, prefix, runtime: Handle::current(), ahead: AtomicI64::new(0) })
+        Ok(Store { s3, prefix, runtime: Handle::current(), ahead: AtomicI64::new(0), equal_parts })
     }
 
     /// Waits for `future` on a thread that may block.
@@ -223,6 +236,11 @@ impl Store {
 
     // Multipart uploads.
 
+    /// Whether all parts of an upload but the last must be of one size, as far as we know.
+    pub(super) fn wants_equal_parts(&self) -> bool {
+        self.equal_parts.load(Ordering::Relaxed)
+    }
+
     pub(super) async fn begin_multipart(&self, key: &str) -> Result<String, StorageError> {
         let path = self.path(key);
         again(|| self.s3.create_multipart(&path)).await.map_err(|e| StorageError::new("write", key, e))
@@ -242,33 +260,36 @@ impl Store {
         put.map(|part| part.map(|part| part.content_id)).map_err(|e| StorageError::new("write", key, e))
     }
 
-    /// Makes the parts an object of `size` bytes. If it had been done before, that is as good. False when they are gone,
-    /// or not what they were.
+    /// Makes the parts an object of `size` bytes. If it had been done before, that is as good.
     pub(super) async fn complete_multipart(
         &self,
         key: &str,
         multipart: &String,
         parts: &[String],
         size: u64,
-    ) -> Result<bool, StorageError> {
+    ) -> Result<Completed, StorageError> {
         let parts: Vec<PartId> = parts.iter().map(|part| PartId { content_id: part.clone() }).collect();
         let path = self.path(key);
         let complete = || async {
             let error = match self.s3.complete_multipart(&path, multipart, parts.clone()).await {
-                Ok(_) => return Ok(Ok(true)),
+                Ok(_) => return Ok(Completed::Whole),
                 Err(error) => error,
             };
             match found(self.s3.head(&path).await)? {
-                Some(found) if found.size == size => Ok(Ok(true)),
-                _ if matches!(error, object_store::Error::NotFound { .. }) => Ok(Ok(false)),
-                _ if wants_equal_parts(&error.to_string()) => Ok(Err(TOO_LARGE)),
+                Some(found) if found.size == size => Ok(Completed::Whole),
+                _ if matches!(error, object_store::Error::NotFound { .. }) => Ok(Completed::Gone),
+                _ if is_about_equal_parts(&error.to_string()) => Ok(Completed::Unequal),
                 // Another request has put other parts in their place.
-                _ if error.to_string().contains("InvalidPart") => Ok(Ok(false)),
+                _ if error.to_string().contains("InvalidPart") => Ok(Completed::Gone),
                 _ => Err(error),
             }
         };
         let completed = again(complete).await.map_err(|e| StorageError::new("write", key, e))?;
-        completed.map_err(|why| StorageError::new("write", key, why))
+        if matches!(completed, Completed::Unequal) {
+            tracing::warn!(key, "the store wants all parts of an upload to be of one size, which they are from now on");
+            self.equal_parts.store(true, Ordering::Relaxed);
+        }
+        Ok(completed)
     }
 
     /// Forgets the parts; if there is no such upload any more, that is as good.
@@ -295,12 +316,15 @@ impl Store {
 
     /// Asks the store what time it is: by putting an object and looking when that was.
     pub(super) async fn read_clock(&self) -> Result<SystemTime, StorageError> {
-        let key = format!("registry/_clock/{}", Uuid::new_v4());
+        let key = format!("{CLOCKS}{}", Uuid::new_v4());
         self.put(&key, PutPayload::new()).await?;
-        let listed = self.list(&key).await?;
+        let found = match self.list(&key).await?.pop() {
+            Some(listed) => Some(listed),
+            None => self.look(&key).await?,
+        };
         self.delete(&key).await?;
-        let put = listed.first().map(|listed| listed.put);
-        let put = put.ok_or_else(|| StorageError::new("list", &key, "what was put a moment ago is not there"))?;
+        let put = found.map(|found| found.put);
+        let put = put.ok_or_else(|| StorageError::new("read", &key, "what was put a moment ago is not there"))?;
         let ahead = match put.duration_since(SystemTime::now()) {
             Ok(ahead) => ahead.as_millis() as i64,
             Err(behind) => -(behind.duration().as_millis() as i64),
@@ -327,8 +351,15 @@ async fn again<T, F: Future<Output = Result<T, object_store::Error>>>(
     }
 }
 
+/// Whether a store at `endpoint` is known to want parts of one size.
+fn is_known_for_equal_parts(endpoint: &str) -> bool {
+    let host =
+        endpoint.split_once("://").map_or(endpoint, |(_, rest)| rest).split(['/', ':']).next().unwrap_or_default();
+    host.ends_with(EQUAL_PARTS_AT)
+}
+
 /// Whether the store refuses parts because they are not all of one size, as R2 does.
-fn wants_equal_parts(error: &str) -> bool {
+fn is_about_equal_parts(error: &str) -> bool {
     error.contains("non-trailing parts must have the same length")
 }
 
@@ -348,7 +379,19 @@ mod tests {
     fn parts_of_different_sizes_are_told_from_parts_that_others_have_replaced() {
         let said =
             |message: &str| format!("Server returned error response: <Code>InvalidPart</Code><Message>{message}");
-        assert!(wants_equal_parts(&said("All non-trailing parts must have the same length.")));
-        assert!(!wants_equal_parts(&said("One or more of the specified parts could not be found.")));
+        assert!(is_about_equal_parts(&said("All non-trailing parts must have the same length.")));
+        assert!(!is_about_equal_parts(&said("One or more of the specified parts could not be found.")));
+    }
+
+    #[test]
+    fn a_store_that_is_known_for_it_is_given_parts_of_one_size_from_the_start() {
+        for (endpoint, is_known) in [
+            ("https://0a1b.r2.cloudflarestorage.com", true),
+            ("https://0a1b.eu.r2.cloudflarestorage.com:443/", true),
+            ("https://s3.example/x.r2.cloudflarestorage.com", false),
+            ("http://127.0.0.1:9000", false),
+        ] {
+            assert_eq!(is_known_for_equal_parts(endpoint), is_known, "{endpoint}");
+        }
     }
 }

@@ -15,12 +15,14 @@ use super::BucketBackend;
 use super::blobs::{DATA, Pointer, data_key};
 use super::multiparts::Multipart;
 use super::parts::Writer;
+use super::probe::{LISTS, RACES};
 use super::session::{self, Ending, Progress, Session};
+use super::store::{CLOCKS, Completed};
 use crate::error::Chain;
 use crate::frames::Frames;
 use crate::metadata::key;
 use crate::objects::ObjectBackend;
-use crate::{AppendError, ByteStream, CommitError, StorageError, UploadBackend, UploadStatus};
+use crate::{AppendError, ByteStream, CommitError, Content, StorageError, UploadBackend, UploadStatus};
 
 /// Repositories that are asked to keep content which is there already.
 const HOLDERS_ASKED: usize = 10;
@@ -43,7 +45,7 @@ impl UploadBackend for BucketBackend {
         repository: &RepositoryName,
         id: Uuid,
         expected: Option<Range<u64>>,
-        body: ByteStream<'_>,
+        body: Content<'_>,
     ) -> Result<u64, AppendError> {
         let session = self.open_session(repository, id).await?.ok_or(AppendError::Unknown)?;
         let mut writer = self.receive(session, expected, true, body).await?;
@@ -55,7 +57,7 @@ impl UploadBackend for BucketBackend {
         repository: &RepositoryName,
         id: Uuid,
         expected: Option<Range<u64>>,
-        body: ByteStream<'_>,
+        body: Content<'_>,
         digest: &Digest,
     ) -> Result<u64, CommitError> {
         let session = self.session(repository, id).await?.ok_or(AppendError::Unknown)?;
@@ -69,12 +71,7 @@ impl UploadBackend for BucketBackend {
         self.finish(writer, digest).await
     }
 
-    async fn push(
-        &self,
-        repository: &RepositoryName,
-        body: ByteStream<'_>,
-        digest: &Digest,
-    ) -> Result<u64, CommitError> {
+    async fn push(&self, repository: &RepositoryName, body: Content<'_>, digest: &Digest) -> Result<u64, CommitError> {
         let session = Session::new(Progress::new(repository, digest.algorithm()));
         let id = session.id;
         let pushed = match self.receive(session, None, false, body).await {
@@ -157,11 +154,16 @@ impl BucketBackend {
         let progress = &session.progress;
         let (key, size) = (data_key(progress.data), progress.size);
         let pointer = Pointer { data: progress.data, size };
-        if let Some(multipart) = &progress.multipart
-            && !self.store.complete_multipart(&key, multipart, &progress.parts, size).await?
-        {
-            self.clean(session).await?;
-            return Err(AppendError::Unknown.into());
+        if let Some(multipart) = &progress.multipart {
+            let problem = match self.store.complete_multipart(&key, multipart, &progress.parts, size).await? {
+                Completed::Whole => None,
+                Completed::Gone => Some(AppendError::Unknown),
+                Completed::Unequal => Some(AppendError::UnequalParts),
+            };
+            if let Some(problem) = problem {
+                self.clean(session).await?;
+                return Err(problem.into());
+            }
         }
         if progress.algorithm != digest.algorithm().as_str() {
             let found = self.hash_data(pointer, digest.algorithm()).await?;
@@ -194,17 +196,25 @@ impl BucketBackend {
         session: Session,
         expected: Option<Range<u64>>,
         keeps_pieces: bool,
-        body: ByteStream<'_>,
+        body: Content<'_>,
     ) -> Result<Writer, AppendError> {
         let size = session.progress.size;
         if let Some(range) = expected.as_ref().filter(|range| range.start != size) {
             return Err(AppendError::OutOfOrder { size, start: range.start });
         }
         let keeps_pieces = keeps_pieces && expected.is_none();
-        let writer = Writer::new(self.store.clone(), session, keeps_pieces).ok_or(AppendError::Unknown)?;
+        let mut writer = Writer::new(self.store.clone(), session, keeps_pieces).ok_or(AppendError::Unknown)?;
+        let length = expected.map(|range| range.end - range.start);
+        writer.expect(length.or(body.length).unwrap_or(0))?;
         let mut receiving = Receiving(Some(writer));
-        match receiving.all(expected.map(|range| range.end - range.start), body).await {
+        match receiving.all(length, body.bytes).await {
             Ok(()) => Ok(receiving.0.take().expect("taken once")),
+            // Nobody could go on with it.
+            Err(error @ AppendError::TooLarge { .. }) => {
+                let writer = receiving.0.take().expect("taken once");
+                self.give_up(writer.into_session()).await?;
+                Err(error)
+            }
             Err(error) => {
                 receiving.keep_pieces().await;
                 Err(error)
@@ -288,12 +298,21 @@ impl BucketBackend {
             lost.retain(|data| !pointed_at.contains(data));
         }
         self.store.delete_all(lost.into_iter().map(data_key)).await?;
+        self.sweep_questions(cutoff).await?;
         for multipart in multiparts {
             if let Err(error) = self.store.abort_multipart(&multipart.key, &multipart.id).await {
                 failure.get_or_insert(error);
             }
         }
         failure.map_or(Ok(ended), Err)
+    }
+
+    /// Removes what somebody has put to find out something about the store, who has died since.
+    async fn sweep_questions(&self, cutoff: SystemTime) -> Result<(), StorageError> {
+        let listed = self.store.list("registry/_").await?;
+        let is_question = |key: &str| [RACES, LISTS, CLOCKS].iter().any(|questions| key.starts_with(questions));
+        let old = listed.into_iter().filter(|listed| listed.put <= cutoff && is_question(&listed.key));
+        self.store.delete_all(old.map(|listed| listed.key)).await
     }
 
     /// Multipart uploads that were begun before `cutoff`. Not every store lists them.

@@ -12,7 +12,7 @@ use super::session::{Session, SessionPaths};
 use super::writeback::Writeback;
 use crate::files::blocking;
 use crate::frames::Frames;
-use crate::{AppendError, ByteStream, CommitError, StorageError, UploadBackend, UploadStatus};
+use crate::{AppendError, CommitError, Content, StorageError, UploadBackend, UploadStatus};
 
 #[async_trait]
 impl UploadBackend for LocalBackend {
@@ -38,7 +38,7 @@ impl UploadBackend for LocalBackend {
         repository: &RepositoryName,
         id: Uuid,
         expected: Option<Range<u64>>,
-        body: ByteStream<'_>,
+        body: Content<'_>,
     ) -> Result<u64, AppendError> {
         let session = self.open_session(repository, id, &expected).await?;
         let mut session = receive(session, expected, body).await?;
@@ -50,7 +50,7 @@ impl UploadBackend for LocalBackend {
         repository: &RepositoryName,
         id: Uuid,
         expected: Option<Range<u64>>,
-        body: ByteStream<'_>,
+        body: Content<'_>,
         digest: &Digest,
     ) -> Result<u64, CommitError> {
         let session = self.open_session(repository, id, &expected).await?;
@@ -103,13 +103,13 @@ impl LocalBackend {
 async fn receive(
     mut session: Session,
     expected: Option<Range<u64>>,
-    body: ByteStream<'_>,
+    body: Content<'_>,
 ) -> Result<Session, AppendError> {
     let length = expected.map(|range| range.end - range.start);
     if let Some(length) = length {
         session.begin_chunk(length);
     }
-    let mut body = Frames::new(body, length);
+    let mut body = Frames::new(body.bytes, length);
     let mut writeback = Writeback::new(session.paths().clone(), session.size());
     while let Some(frames) = body.batch().await? {
         let writing = blocking(move || frames.iter().try_for_each(|frame| session.write(frame)).map(|()| session));

@@ -1,6 +1,7 @@
 //! [`Metadata`]: repositories as small objects. Nothing else knows a key.
 
 pub(crate) mod key;
+mod publication;
 mod referrers;
 mod sweep;
 mod tags;
@@ -11,6 +12,7 @@ use cfc_oci::{Descriptor, Digest, RepositoryName, Tag};
 use crate::StorageError;
 use crate::objects::{Objects, keys};
 pub(crate) use key::is_kept;
+pub(crate) use publication::{Deletion, IsImmutable, Publication};
 pub(crate) use sweep::Found;
 pub(crate) use tags::SeenTag;
 
@@ -29,6 +31,11 @@ pub(crate) struct Metadata {
 impl Metadata {
     pub(crate) fn new(objects: Objects) -> Metadata {
         Metadata { objects }
+    }
+
+    /// Fails when nothing may be changed here, since a later version of the registry stores things in another way.
+    pub(crate) async fn require_known_format(&self) -> Result<(), StorageError> {
+        self.objects.require_known_format().await
     }
 
     /// Puts an object that has no content.
@@ -75,7 +82,7 @@ impl Metadata {
     }
 
     /// Stores a manifest, then lists its repository.
-    pub(crate) async fn put_manifest(
+    async fn put_manifest(
         &self,
         name: &RepositoryName,
         digest: &Digest,
@@ -91,20 +98,6 @@ impl Metadata {
         if self.objects.exists(&repository).await? { Ok(()) } else { self.put_marker(&repository).await }
     }
 
-    /// Removes a manifest and every tag that points at it; false when there was none. The repository leaves the
-    /// catalog with its last manifest.
-    pub(crate) async fn delete_manifest(&self, name: &RepositoryName, digest: &Digest) -> Result<bool, StorageError> {
-        for tag in self.tags_noted(name, digest).await? {
-            self.delete_tag_of(name, &tag, digest).await?;
-            self.objects.delete(&key::tagged_by(name, digest, &tag)).await?;
-        }
-        let deleted = self.objects.delete(&key::manifest(name, digest)).await?;
-        if deleted {
-            self.unlist_if_empty(name).await?;
-        }
-        Ok(deleted)
-    }
-
     async fn unlist_if_empty(&self, name: &RepositoryName) -> Result<(), StorageError> {
         if self.has_manifests(name).await? {
             return Ok(());
@@ -117,17 +110,6 @@ impl Metadata {
     async fn has_manifests(&self, name: &RepositoryName) -> Result<bool, StorageError> {
         let (objects, prefix) = (self.objects.clone(), key::manifests(name));
         crate::files::blocking(move || objects.has_any(&prefix)).await
-    }
-
-    /// The tags that point at a manifest.
-    pub(crate) async fn tags_of(&self, name: &RepositoryName, digest: &Digest) -> Result<Vec<Tag>, StorageError> {
-        let mut kept = Vec::new();
-        for tag in self.tags_noted(name, digest).await? {
-            if self.tag(name, &tag).await?.is_some_and(|descriptor| descriptor.digest == *digest) {
-                kept.push(tag);
-            }
-        }
-        Ok(kept)
     }
 
     /// The tags that point at a manifest, or once did.

@@ -9,7 +9,7 @@ use crate::manifest::ManifestFacts;
 use crate::objects::keys;
 
 impl Metadata {
-    pub(crate) async fn put_referrer(
+    pub(super) async fn put_referrer(
         &self,
         name: &RepositoryName,
         subject: &Digest,
@@ -18,7 +18,7 @@ impl Metadata {
         self.objects.put(&key::referrer(name, subject, &referrer.digest), to_json(referrer)).await
     }
 
-    pub(crate) async fn delete_referrer(
+    pub(super) async fn delete_referrer(
         &self,
         name: &RepositoryName,
         subject: &Digest,

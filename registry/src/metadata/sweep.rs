@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use cfc_oci::{Digest, RepositoryName, Tag};
 
-use super::{Metadata, key, split_manifest};
+use super::{IsImmutable, Metadata, key, split_manifest};
 use crate::StorageError;
 use crate::manifest::ManifestFacts;
 
@@ -117,12 +117,13 @@ impl Metadata {
         self.objects.set_aside(&key::manifest(name, digest), &key::quarantined(name, digest))
     }
 
-    /// Removes what was noted about a manifest that was collected.
+    /// Removes what was noted about a manifest that is gone.
     pub(crate) async fn forget_manifest(
         &self,
         name: &RepositoryName,
         digest: &Digest,
         subject: Option<&Digest>,
+        is_immutable: IsImmutable<'_>,
     ) -> Result<(), StorageError> {
         let (objects, key) = (self.objects.clone(), key::manifest(name, digest));
         if crate::files::blocking(move || objects.touched_at(&key)).await?.is_some() {
@@ -133,7 +134,7 @@ impl Metadata {
         }
         let tags = self.tags_noted(name, digest).await?;
         for tag in &tags {
-            self.objects.delete(&key::tagged_by(name, digest, tag)).await?;
+            self.forget_note(name, tag, digest, is_immutable).await?;
         }
         self.note_again(name, digest, &tags).await?;
         self.unlist_if_empty(name).await
@@ -141,7 +142,12 @@ impl Metadata {
 
     /// Notes again what was noted about a manifest, if it was pushed while that was removed. A push stores the manifest
     /// before it notes of whom that is a referrer, and looks for its notes of tags after it.
-    async fn note_again(&self, name: &RepositoryName, digest: &Digest, tags: &[Tag]) -> Result<(), StorageError> {
+    pub(super) async fn note_again(
+        &self,
+        name: &RepositoryName,
+        digest: &Digest,
+        tags: &[Tag],
+    ) -> Result<(), StorageError> {
         let Some((media_type, bytes)) = self.manifest(name, digest).await? else { return Ok(()) };
         for tag in tags {
             self.note_tag(name, tag, digest).await?;

@@ -30,7 +30,7 @@ impl Metadata {
 
     /// Notes that a tag is about to point at a manifest, for [`delete_manifest`](Self::delete_manifest). Comes before
     /// [`put_tag`](Self::put_tag): without its tag the note does no harm.
-    pub(crate) async fn note_tag(
+    pub(super) async fn note_tag(
         &self,
         name: &RepositoryName,
         tag: &Tag,
@@ -40,7 +40,7 @@ impl Metadata {
     }
 
     /// Notes it again if a deletion or a collection of what was there before has taken the note meanwhile.
-    pub(crate) async fn require_tag_note(
+    pub(super) async fn require_tag_note(
         &self,
         name: &RepositoryName,
         tag: &Tag,
@@ -53,7 +53,7 @@ impl Metadata {
     }
 
     /// Points a tag at a manifest. With `is_immutable` this fails, and gives false, when it points at another one.
-    pub(crate) async fn put_tag(
+    pub(super) async fn put_tag(
         &self,
         name: &RepositoryName,
         tag: &Tag,
@@ -74,7 +74,7 @@ impl Metadata {
     }
 
     /// As [`peek_tag`](Self::peek_tag), off the async threads.
-    async fn seen_tag(&self, name: &RepositoryName, tag: &Tag) -> Result<Option<SeenTag>, StorageError> {
+    pub(super) async fn seen_tag(&self, name: &RepositoryName, tag: &Tag) -> Result<Option<SeenTag>, StorageError> {
         let (metadata, name, tag) = (self.clone(), name.clone(), tag.clone());
         crate::files::blocking(move || metadata.peek_tag(&name, &tag)).await
     }
@@ -97,15 +97,22 @@ impl Metadata {
         tag: &Tag,
         seen: &SeenTag,
     ) -> Result<bool, StorageError> {
-        if !self.objects.remove_listed(&key::tags(name), tag.as_str(), &seen.seen).await? {
-            return Ok(false);
+        let removed = self.remove_tag_as_seen(name, tag, seen).await?;
+        if removed {
+            // Tags that are deleted are none that stay.
+            self.forget_note(name, tag, &seen.manifest, &|_| false).await?;
         }
-        self.objects.delete(&key::tagged_by(name, &seen.manifest, tag)).await?;
-        // Somebody may have pushed it again, and have noted that before.
-        if self.tag(name, tag).await?.is_some_and(|found| found.digest == seen.manifest) {
-            self.note_tag(name, tag, &seen.manifest).await?;
-        }
-        Ok(true)
+        Ok(removed)
+    }
+
+    /// As [`delete_tag_as_seen`](Self::delete_tag_as_seen), with its note left.
+    pub(super) async fn remove_tag_as_seen(
+        &self,
+        name: &RepositoryName,
+        tag: &Tag,
+        seen: &SeenTag,
+    ) -> Result<bool, StorageError> {
+        self.objects.remove_listed(&key::tags(name), tag.as_str(), &seen.seen).await
     }
 
     /// Deletes a tag if it points at `manifest`.
@@ -116,7 +123,7 @@ impl Metadata {
         manifest: &Digest,
     ) -> Result<(), StorageError> {
         while let Some(seen) = self.seen_tag(name, tag).await?.filter(|seen| seen.manifest == *manifest) {
-            if self.objects.remove_listed(&key::tags(name), tag.as_str(), &seen.seen).await? {
+            if self.remove_tag_as_seen(name, tag, &seen).await? {
                 break;
             }
         }

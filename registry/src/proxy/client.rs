@@ -15,7 +15,7 @@ use serde::Deserialize;
 use super::challenge::Challenge;
 use super::destination::{Road, check_name, is_named, outside, road};
 use super::{Upstream, lock};
-use crate::{ByteStream, StorageError};
+use crate::{Content, StorageError};
 
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
 /// An upstream that says nothing for this long is away.
@@ -40,13 +40,6 @@ pub(super) struct Client {
     /// To any other.
     foreign: reqwest::Client,
     tokens: Mutex<HashMap<String, (String, Instant)>>,
-}
-
-/// A blob on its way.
-pub(super) struct Content {
-    /// What the upstream promises.
-    pub length: Option<u64>,
-    pub bytes: ByteStream<'static>,
 }
 
 /// Why nothing came.
@@ -117,7 +110,7 @@ impl Client {
     }
 
     /// The bytes of a blob, as they come.
-    pub(super) async fn blob(&self, name: &str, digest: &Digest) -> Result<Content, FetchError> {
+    pub(super) async fn blob(&self, name: &str, digest: &Digest) -> Result<Content<'static>, FetchError> {
         let response = self.ask(Method::GET, name, &self.url(name, &format!("blobs/{digest}"))?).await?;
         let length = length(&response);
         Ok(Content { length, bytes: response.bytes_stream().map_err(|error| describe(&error)).boxed() })

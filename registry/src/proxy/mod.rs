@@ -86,6 +86,11 @@ impl Upstreams {
         Ok(Upstreams(sources.collect::<Result<_, _>>()?))
     }
 
+    /// Whether a repository is one of an upstream's.
+    pub(crate) fn has(&self, name: &RepositoryName) -> bool {
+        self.of(name).is_some()
+    }
+
     /// The upstream of a repository, the one with the longest prefix, and what the repository is called there.
     fn of(&self, name: &RepositoryName) -> Option<(Arc<Source>, String)> {
         let inner = |source: &Arc<Source>| {

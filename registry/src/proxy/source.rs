@@ -17,9 +17,10 @@ use super::flights::Flights;
 use super::{NOTHING_FOR, REMEMBERED, Upstream, lock, passing};
 use crate::error::Problem;
 use crate::manifest::ManifestFacts;
+use crate::metadata::Publication;
 use crate::quota::{Arrival, Budget};
 use crate::registry::Inner;
-use crate::{AppendError, ByteStream, CommitError, StorageError};
+use crate::{AppendError, ByteStream, CommitError, Content, StorageError};
 
 /// Fetches that wait for their turn.
 const WAITING: usize = 1000;
@@ -265,16 +266,10 @@ impl Source {
         let metadata = &registry.metadata;
         let _hold = registry.holds.hold([digest.clone()]);
         registry.admit_manifest(name, &digest, bytes.len() as u64).await?;
-        metadata.put_manifest(name, &digest, &facts.media_type, &bytes).await?;
-        if let Some(subject) = &facts.subject {
-            let referrer = facts.referrer(digest.clone(), bytes.len() as u64);
-            metadata.put_referrer(name, subject, &referrer).await?;
-        }
-        if let Ok(tag) = reference.parse::<Tag>() {
-            metadata.note_tag(name, &tag, &digest).await?;
-            let descriptor = Descriptor::new(&facts.media_type, digest, bytes.len() as u64);
-            metadata.put_tag(name, &tag, &descriptor, false).await?;
-        }
+        let tags: Vec<Tag> = reference.parse().into_iter().collect();
+        let publication = Publication { facts: &facts, digest: &digest, bytes: &bytes, tags: &tags };
+        // The upstream's tags go where they go there.
+        metadata.publish(name, publication, &|_| false).await?;
         Ok(())
     }
 
@@ -303,11 +298,15 @@ impl Source {
         let kept = async {
             let budget = Budget::open(registry, name, id, content.length).await?;
             let is_new = registry.is_new(digest).await?;
-            let body = budget.stream(until(deadline, content.bytes));
+            let bytes = budget.stream(until(deadline, content.bytes));
+            let body = Content { length: content.length, bytes };
             let failed = match registry.uploads.commit(name, id, None, body, digest).await {
                 Ok(size) => return Ok(registry.link(name, digest, size, Arrival::Uploaded(id, is_new)).await?),
                 Err(CommitError::Append(AppendError::Body(why))) => Failed::Away(why),
                 Err(CommitError::Append(AppendError::Storage(error))) => error.into(),
+                Err(CommitError::Append(error @ (AppendError::TooLarge { .. } | AppendError::UnequalParts))) => {
+                    Failed::NoRoom(error.to_string())
+                }
                 Err(error) => Failed::Wrong(error.to_string()),
             };
             // What there was no room for ended like an upstream that goes away.

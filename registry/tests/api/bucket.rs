@@ -5,10 +5,13 @@ use std::process::Command;
 use std::time::Duration;
 
 use cfc_oci::Digest;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
 use cfc_registry::{BucketLocation, Options, Registry, Rules};
 
-use crate::faults::{FAULTS, Manners, Proxy};
-use crate::harness::{Server, expect, header, image, noise, send};
+use crate::faults::{FAULTS, Late, Manners, Proxy};
+use crate::harness::{Server, expect, expect_error, header, image, noise, send};
 use crate::process::Process;
 use crate::store::{ENDPOINT, Moto, place};
 
@@ -157,6 +160,103 @@ async fn an_upload_outlives_the_process_that_took_it() {
     assert!(pulled.bytes().await.expect("body") == content);
 }
 
+const MIB: usize = 1024 * 1024;
+
+/// Sends the head of a request and `part` of its body. The client waits to be told to go on, or does not.
+async fn begin_request(server: &Server, line: &str, headers: &str, part: &[u8]) -> TcpStream {
+    let mut stream = TcpStream::connect(server.address).await.expect("connects");
+    let head = format!("{line} HTTP/1.1\r\nhost: x\r\n{headers}\r\n");
+    stream.write_all(head.as_bytes()).await.expect("sends");
+    stream.write_all(part).await.expect("sends");
+    stream
+}
+
+/// Whoever goes on with an upload goes on with parts of the size that was chosen when its length was told.
+#[tokio::test]
+async fn an_upload_whose_length_is_told_has_parts_of_one_size_that_are_enough() {
+    let Some((endpoint, _store)) = store().await else { return };
+    let place = place(&endpoint);
+    let proxy = Proxy::start(endpoint.trim_start_matches("http://"), Manners::default(), 1).await;
+    let first = Server::start_on(&through(&proxy, &place), Options::default()).await;
+    let second = Server::start_on(&through(&proxy, &place), Options::default()).await;
+    let content = noise(MIB, 1).repeat(50);
+    let upload = first.begin("a").await;
+    let hundred_gib = format!("content-length: {}\r\n", 100 * 1024 * MIB as u64);
+    let stream = begin_request(&first, &format!("PATCH {upload}"), &hundred_gib, &content[..26 * MIB]).await;
+    let arrives = async {
+        while proxy.parts().is_empty() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        drop(stream);
+        while header(&second.get(&upload).await, "range") != format!("0-{}", 26 * MIB - 1) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), arrives).await.expect("it is kept");
+    expect(&patch(&second, &upload, 26 * MIB, &content[26 * MIB..]).await, 202);
+    let path = format!("{upload}?digest={}", Digest::of(&content));
+    expect(&send(first.request("PUT", &path)).await, 201);
+    assert_eq!(proxy.parts(), [21 * MIB, 21 * MIB, 8 * MIB]);
+    let pulled = second.get(&format!("/v2/a/blobs/{}", Digest::of(&content))).await;
+    assert!(pulled.bytes().await.expect("body") == content);
+}
+
+#[tokio::test]
+async fn an_upload_that_cannot_fit_is_refused_before_it_is_sent() {
+    let Some((endpoint, _store)) = store().await else { return };
+    let server = Server::start_on(&place(&endpoint), Options::default()).await;
+    let (content, digest) = (noise(1000, 1), Digest::of(&noise(1000, 1)));
+    let upload = server.begin("a").await;
+    let two_tib = 2u64 << 40;
+    for (line, range) in [
+        (format!("POST /v2/a/blobs/uploads/?digest={digest}"), String::new()),
+        (format!("PATCH {upload}"), format!("content-range: 0-{}\r\n", two_tib - 1)),
+        (format!("PATCH {upload}"), String::new()),
+        (format!("PUT {upload}?digest={digest}"), String::new()),
+    ] {
+        let headers = format!("{range}content-length: {two_tib}\r\nexpect: 100-continue\r\nconnection: close\r\n");
+        let mut stream = begin_request(&server, &line, &headers, b"").await;
+        let mut answer = String::new();
+        let read = tokio::time::timeout(Duration::from_secs(60), stream.read_to_string(&mut answer)).await;
+        read.expect("in time").expect("an answer");
+        assert!(answer.starts_with("HTTP/1.1 413") && answer.contains("SIZE_INVALID"), "{line}: {answer}");
+        assert!(answer.contains("takes 1342177280000 bytes of this upload, which has 2199023255552"), "{answer}");
+    }
+    // What is there is as it was.
+    expect(&patch(&server, &upload, 0, &content).await, 202);
+    expect(&send(server.request("PUT", &format!("{upload}?digest={digest}"))).await, 201);
+}
+
+#[tokio::test]
+async fn a_store_that_turns_out_to_want_parts_of_one_size_gets_them() {
+    let Some(moto) = Moto::start().await else { return };
+    let (proxy, place) = (Proxy::start(&moto.address, Manners::default(), 1).await, place(&moto.endpoint()));
+    let server = Server::start_on(&through(&proxy, &place), Options::default()).await;
+    proxy.behave(Manners { finds_parts_unequal: true, ..Manners::default() });
+    let content = noise(MIB, 1).repeat(9);
+    let push = || {
+        let path = format!("/v2/a/blobs/uploads/?digest={}", Digest::of(&content));
+        send(server.request("POST", &path).body(content.clone()))
+    };
+    let why = expect_error(push().await, 400, "BLOB_UPLOAD_INVALID").await;
+    assert!(why.contains("push it once more"), "{why}");
+    assert!(keys(&moto.endpoint(), &place).await.iter().all(|key| !key.starts_with("registry/data/")));
+    proxy.behave(Manners::default());
+    expect(&push().await, 201);
+    // Where the length was not told, so many parts of that size are all that there can be.
+    let upload = server.begin("a").await;
+    expect(&patch(&server, &upload, 0, &content).await, 202);
+    let end = 100 * 1024 * MIB as u64;
+    let (range, length) = (format!("{}-{}", 9 * MIB, end - 1), end - 9 * MIB as u64);
+    let headers =
+        format!("content-range: {range}\r\ncontent-length: {length}\r\nexpect: 100-continue\r\nconnection: close\r\n");
+    let mut stream = begin_request(&server, &format!("PATCH {upload}"), &headers, b"").await;
+    let mut answer = String::new();
+    let read = tokio::time::timeout(Duration::from_secs(60), stream.read_to_string(&mut answer)).await;
+    read.expect("in time").expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 413") && answer.contains("takes 83886080000 bytes"), "{answer}");
+}
+
 #[tokio::test]
 async fn nothing_is_lost_to_a_store_that_fails() {
     let Some((endpoint, _store)) = store().await else { return };
@@ -216,7 +316,7 @@ async fn a_store_that_lets_two_be_the_first_is_refused() {
     let proxy = Proxy::start(&moto.address, Manners { forgets_conditions: true, ..Manners::default() }, 1).await;
     let place = through(&proxy, &place(&moto.endpoint()));
     let Err(refused) = Registry::open_bucket(&place, Options::default()).await else { panic!("it was taken") };
-    let why = format!("{refused}: {}", std::error::Error::source(&refused).expect("a cause"));
+    let why = said(&refused);
     assert!(why.contains("told that theirs was the first") && why.contains("single_replica = true"), "{why}");
     let alone = BucketLocation { single_replica: true, ..place };
     let server = Server::start_on(&alone, Options::default()).await;
@@ -225,6 +325,103 @@ async fn a_store_that_lets_two_be_the_first_is_refused() {
     // One that keeps its word is taken.
     proxy.behave(Manners::default());
     Registry::open_bucket(&BucketLocation { single_replica: false, ..alone }, Options::default()).await.expect("opens");
+}
+
+/// An error with all that it says of its causes.
+fn said(error: &cfc_registry::StorageError) -> String {
+    format!("{error}: {}", std::error::Error::source(error).expect("a cause"))
+}
+
+#[tokio::test]
+async fn a_store_whose_lists_are_late_is_refused() {
+    let Some(moto) = Moto::start().await else { return };
+    let proxy = Proxy::start(&moto.address, Manners::default(), 1).await;
+    let place = through(&proxy, &place(&moto.endpoint()));
+    for late in [Late::Puts, Late::Deletions] {
+        for single_replica in [false, true] {
+            proxy.behave(Manners { late, ..Manners::default() });
+            let place = BucketLocation { single_replica, ..place.clone() };
+            let Err(refused) = Registry::open_bucket(&place, Options::default()).await else {
+                panic!("{late:?}: taken")
+            };
+            let why = said(&refused);
+            assert!(why.contains("would lose tags: put the bucket in a store whose lists show at once"), "{why}");
+            let found =
+                if late == Late::Puts { "has nothing where `0` of 1 bytes, `1`" } else { ", `2` of 1 bytes where" };
+            assert!(why.contains(found), "{why}");
+        }
+    }
+    proxy.behave(Manners::default());
+    Registry::open_bucket(&place, Options::default()).await.expect("opens");
+    let left: Vec<String> = keys(&moto.endpoint(), &place).await;
+    assert_eq!(left, ["registry/_format/0000000002"]);
+}
+
+/// Puts an object by way of nobody's signature, which only moto allows.
+async fn put_object(moto: &Moto, place: &BucketLocation, key: &str, body: &str) {
+    let client = reqwest::Client::builder().no_proxy().build().expect("client");
+    let url = format!("{}/{}/{}{key}", moto.endpoint(), place.bucket, place.prefix);
+    expect(&send(client.put(url).body(body.to_string())).await, 200);
+}
+
+#[tokio::test]
+async fn a_registry_of_an_older_version_leaves_a_bucket_alone_that_a_newer_one_has_taken() {
+    let Some(moto) = Moto::start().await else { return };
+    let place = place(&moto.endpoint());
+    let server = Server::start_on(&place, Options::default()).await;
+    let (digest, json) = server.push_image("a", "x", "x").await;
+    put_object(&moto, &place, "registry/_format/0000000003", "cfc 9.9.9").await;
+    // One that runs notices.
+    let noticed = async {
+        loop {
+            let ready = server.get("/readyz").await;
+            if ready.status() == 503 {
+                break ready.text().await.expect("text");
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let why = tokio::time::timeout(Duration::from_secs(60), noticed).await.expect("it notices");
+    assert_eq!(why, "a newer registry shares the storage, and this one changes nothing there any more\n");
+    for refused in [
+        server.put_manifest("a", "y", &json).await,
+        send(server.request("POST", "/v2/a/blobs/uploads/")).await,
+        server.delete("/v2/a/manifests/x").await,
+        send(server.request("PUT", "/v2/gc/layers")).await,
+    ] {
+        assert!(expect_error(refused, 503, "UNAVAILABLE").await.contains("newer registry"));
+    }
+    assert!(server.registry.retain(false).await.is_err());
+    assert_eq!(server.get(&format!("/v2/a/manifests/{digest}")).await.text().await.expect("body"), json);
+    // One that starts does not, for whatever it is.
+    let opened = [
+        Registry::open_bucket(&place, Options::default()).await,
+        Registry::open_bucket_beside(&place, Options::default()).await,
+    ];
+    for opened in opened {
+        let Err(refused) = opened else { panic!("it was opened") };
+        let why = said(&refused);
+        assert!(
+            why.contains("cfc 9.9.9 stores things here in format 3") && why.contains("up to 2: use the same"),
+            "{why}"
+        );
+    }
+}
+
+/// What earlier versions have left says nothing of its format, and is taken over.
+#[tokio::test]
+async fn a_bucket_without_a_format_is_given_one() {
+    let Some(moto) = Moto::start().await else { return };
+    let place = place(&moto.endpoint());
+    put_object(&moto, &place, "registry/_referrers-listed", "").await;
+    // Looking after it changes nothing.
+    Registry::open_bucket_beside(&place, Options::default()).await.expect("opens");
+    assert_eq!(keys(&moto.endpoint(), &place).await, ["registry/_referrers-listed"]);
+    let opened = [(); 2].map(|()| Registry::open_bucket(&place, Options::default()));
+    for opened in futures::future::join_all(opened).await {
+        opened.expect("opens");
+    }
+    assert_eq!(keys(&moto.endpoint(), &place).await, ["registry/_format/0000000002", "registry/_referrers-listed"]);
 }
 
 #[tokio::test]
@@ -287,6 +484,10 @@ async fn nothing_is_left_of_what_was_pushed_and_is_gone() {
     assert_eq!(data().await, 3, "what another repository holds is not stored twice");
     let abandoned = server.begin("a").await;
     expect(&send(server.request("PATCH", &abandoned).body(noise(9_000_000, 2))).await, 202);
+    // Who asked something of the store died, too.
+    for question in ["_clock/x", "_race/x", "_list/x/0"] {
+        put_object(&moto, &place, &format!("registry/{question}"), "").await;
+    }
     // Parts of an upload of which nothing was written down: who began it died.
     let client = reqwest::Client::builder().no_proxy().build().expect("client");
     let lost = format!("{endpoint}/{}/{}registry/data/{}?uploads", place.bucket, place.prefix, uuid::Uuid::new_v4());
@@ -298,7 +499,7 @@ async fn nothing_is_left_of_what_was_pushed_and_is_gone() {
     assert_eq!((told.blobs, told.unlinked), (3, 4));
     // That an upload is over is remembered until the next one.
     assert_eq!(server.registry.collect(rules, false).await.expect("collects").uploads, 0);
-    assert_eq!(keys(&endpoint, &place).await, ["registry/_referrers-listed"]);
+    assert_eq!(keys(&endpoint, &place).await, ["registry/_format/0000000002", "registry/_referrers-listed"]);
     let uploads = client.get(format!("{endpoint}/{}?uploads", place.bucket)).send().await.expect("an answer");
     let uploads = uploads.text().await.expect("text");
     assert!(!uploads.contains(&place.prefix), "parts are left: {uploads}");

@@ -1,5 +1,6 @@
 //! A proxy in front of an S3 server that gets in the way: what a network and a busy store do to their clients.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -28,15 +29,30 @@ pub enum Fault {
 pub const FAULTS: [Fault; 6] =
     [Fault::SlowDown, Fault::Internal, Fault::Reset, Fault::LostAnswer, Fault::Truncated, Fault::Slow];
 
+/// What lists are late with: until the proxy behaves otherwise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Late {
+    #[default]
+    Nothing,
+    /// They lack what was put.
+    Puts,
+    /// They still have what was deleted.
+    Deletions,
+}
+
 /// How the proxy treats the store's clients.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Manners {
+    /// What lists are late with.
+    pub late: Late,
     /// One request in so many meets a fault; 0 for none.
     pub one_in: u64,
     /// Conditions on a put never reach the store.
     pub forgets_conditions: bool,
     /// Parts of uploads may not be done away with: a permission of its own.
     pub forbids_aborts: bool,
+    /// Parts are never made one object, for not being of one size.
+    pub finds_parts_unequal: bool,
 }
 
 /// A proxy. Ends with the test.
@@ -53,6 +69,9 @@ struct Shared {
     faults: [AtomicU64; FAULTS.len()],
     requests: AtomicU64,
     held: std::sync::Mutex<Vec<Waiting>>,
+    /// Keys of which lists are late to tell.
+    changed: std::sync::Mutex<BTreeSet<String>>,
+    parts: std::sync::Mutex<Vec<usize>>,
 }
 
 /// The next request of a kind is to be held back.
@@ -91,6 +110,8 @@ impl Proxy {
             faults: Default::default(),
             requests: AtomicU64::new(0),
             held: std::sync::Mutex::default(),
+            changed: std::sync::Mutex::default(),
+            parts: std::sync::Mutex::default(),
         });
         let accepting = shared.clone();
         let task = tokio::spawn(async move {
@@ -105,6 +126,7 @@ impl Proxy {
     }
 
     pub fn behave(&self, manners: Manners) {
+        self.shared.changed.lock().expect("changed").clear();
         *self.shared.manners.lock().expect("manners") = manners;
     }
 
@@ -134,6 +156,11 @@ impl Proxy {
     /// Requests that came.
     pub fn requests(&self) -> u64 {
         self.shared.requests.load(Ordering::Relaxed)
+    }
+
+    /// The sizes of the parts that were uploaded, in their order.
+    pub fn parts(&self) -> Vec<usize> {
+        self.shared.parts.lock().expect("parts").clone()
     }
 
     /// How often each fault happened.
@@ -173,6 +200,46 @@ impl Shared {
         Some(held.remove(at))
     }
 
+    /// The answer of a store whose lists are late.
+    fn late(&self, line: &str, answer: Vec<u8>) -> Vec<u8> {
+        let late = self.manners.lock().expect("manners").late;
+        let mut changed = self.changed.lock().expect("changed");
+        let (method, path) = line.split_once(' ').unwrap_or_default();
+        let path = path.split(' ').next().unwrap_or_default();
+        let key = path.splitn(3, '/').nth(2).unwrap_or_default();
+        match (late, method) {
+            (Late::Puts, "PUT") | (Late::Deletions, "DELETE") => drop(changed.insert(key.to_string())),
+            (Late::Puts, "GET") if path.contains("list-type=2") => {
+                return with_body(&answer, |body| {
+                    let (start, objects) = body.split_once("<Contents>").unwrap_or((body, ""));
+                    let (objects, end) = objects.rsplit_once("</Contents>").unwrap_or(("", ""));
+                    let is_told =
+                        |object: &&str| !changed.iter().any(|key| object.contains(&format!("<Key>{key}</Key>")));
+                    let told =
+                        objects.split("</Contents>").map(|object| object.trim().trim_start_matches("<Contents>"));
+                    let told = told.filter(|object| !object.is_empty()).filter(is_told);
+                    let told: String = told.map(|object| format!("<Contents>{object}</Contents>")).collect();
+                    format!("{start}{told}{end}")
+                });
+            }
+            (Late::Deletions, "GET") if path.contains("list-type=2") => {
+                let prefix = path.split(['?', '&']).find_map(|part| part.strip_prefix("prefix=")).unwrap_or_default();
+                let prefix = prefix.replace("%2F", "/");
+                let object = |key: &String| {
+                    format!(
+                        "<Contents><Key>{key}</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified>\
+                         <ETag>x</ETag><Size>1</Size></Contents>"
+                    )
+                };
+                let told: String = changed.iter().filter(|key| key.starts_with(&prefix)).map(object).collect();
+                let end = "</ListBucketResult>";
+                return with_body(&answer, |body| body.replace(end, &format!("{told}{end}")));
+            }
+            _ => {}
+        }
+        answer
+    }
+
     /// One request a connection.
     async fn answer(&self, mut client: TcpStream) -> std::io::Result<()> {
         let Some(request) = read_request(&mut client).await? else { return Ok(()) };
@@ -183,6 +250,16 @@ impl Shared {
         if let Some(waiting) = waiting {
             let _ = waiting.arrived.send(());
             let _ = waiting.released.await;
+        }
+        let line = request_line(&request);
+        if line.starts_with("PUT") && line.contains("partNumber=") {
+            let size = request.len() - head_length(&request).expect("a whole request");
+            self.parts.lock().expect("parts").push(size);
+        }
+        let is_completion = line.starts_with("POST") && line.contains("uploadId=");
+        if is_completion && self.manners.lock().expect("manners").finds_parts_unequal {
+            let why = "All non-trailing parts must have the same length.";
+            return refuse_with(&mut client, "400 Bad Request", "InvalidPart", why).await;
         }
         let is_abort = request.starts_with(b"DELETE") && request_line(&request).contains("uploadId=");
         if is_abort && self.manners.lock().expect("manners").forbids_aborts {
@@ -201,6 +278,7 @@ impl Shared {
         upstream.write_all(&rewrite(&request, forgets)).await?;
         let mut answer = Vec::new();
         upstream.read_to_end(&mut answer).await?;
+        answer = self.late(&request_line(&request), answer);
         if let Some(waiting) = done {
             let _ = waiting.arrived.send(());
             let _ = waiting.released.await;
@@ -222,6 +300,16 @@ impl Shared {
 fn request_line(request: &[u8]) -> String {
     let text = String::from_utf8_lossy(&request[..request.len().min(1000)]);
     text.lines().next().unwrap_or_default().to_string()
+}
+
+/// An answer with another body.
+fn with_body(answer: &[u8], change: impl FnOnce(&str) -> String) -> Vec<u8> {
+    let head = head_length(answer).expect("a whole answer");
+    let body = change(&String::from_utf8_lossy(&answer[head..]));
+    let text = String::from_utf8_lossy(&answer[..head - 2]).into_owned();
+    let is_kept = |line: &&str| !line.to_ascii_lowercase().starts_with("content-length:");
+    let lines: Vec<&str> = text.split_terminator("\r\n").filter(is_kept).collect();
+    format!("{}\r\ncontent-length: {}\r\n\r\n{body}", lines.join("\r\n"), body.len()).into_bytes()
 }
 
 fn head_length(bytes: &[u8]) -> Option<usize> {
@@ -262,7 +350,11 @@ fn rewrite(request: &[u8], forgets_conditions: bool) -> Vec<u8> {
 }
 
 async fn refuse(client: &mut TcpStream, status: &str, code: &str) -> std::io::Result<()> {
-    let body = format!("<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>later</Message></Error>");
+    refuse_with(client, status, code, "later").await
+}
+
+async fn refuse_with(client: &mut TcpStream, status: &str, code: &str, message: &str) -> std::io::Result<()> {
+    let body = format!("<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>{message}</Message></Error>");
     let length = body.len();
     let head = format!(
         "HTTP/1.1 {status}\r\nContent-Type: application/xml\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"

@@ -195,3 +195,26 @@ async fn deleting_a_manifest_takes_its_tags_along() {
     let tags = server.get("/v2/a/tags/list").await.text().await.expect("body");
     assert_eq!(tags, r#"{"name":"a","tags":["moved"]}"#);
 }
+
+/// A deletion of a manifest takes the tags along that are pushed meanwhile, or they bring it back.
+#[tokio::test]
+async fn no_tag_leads_nowhere_though_its_manifest_is_deleted_while_it_is_pushed() {
+    let server = Server::start().await;
+    let (digest, json) = server.push_image("a", "first", "x").await;
+    let path = format!("/v2/a/manifests/{digest}");
+    let push = async |tag: &str| expect(&server.put_manifest("a", tag, &json).await, 201);
+    let delete = async || {
+        let status = server.delete(&path).await.status().as_u16();
+        assert!([202, 404].contains(&status), "{status}");
+    };
+    let rounds = if crate::store::endpoint().is_some() { 20 } else { 400 };
+    for round in 0..rounds {
+        futures::join!(push("one"), delete(), push("two"), delete(), push("three"));
+        let is_there = server.head(&path).await.status() == 200;
+        for tag in server.registry.tags(&"a".parse().expect("a name")).await.expect("lists") {
+            let leads = server.head(&format!("/v2/a/manifests/{tag}")).await.status();
+            assert!(is_there && leads == 200, "round {round}: `{tag}` leads to {leads}");
+        }
+    }
+    assert_eq!(server.registry.verify(false).await.expect("reads").findings, []);
+}

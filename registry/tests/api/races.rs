@@ -7,7 +7,7 @@ use cfc_oci::Digest;
 use cfc_registry::{Options, RetentionRule, Rules};
 
 use crate::bucket::{keys, patch, store, through};
-use crate::faults::{Manners, Proxy};
+use crate::faults::{Held, Manners, Proxy};
 use crate::harness::{Server, expect, header, image, noise, send};
 use crate::process::Process;
 use crate::store::{Moto, place, place_alone};
@@ -606,6 +606,133 @@ async fn of_two_contents_of_a_blob_only_the_one_that_is_another_is_taken_away() 
         let pulled = server.get(&format!("/v2/a/blobs/{digest}")).await;
         assert!(pulled.bytes().await.expect("body") == content);
     }
+}
+
+/// Waits until the request that is `held` has come, which `asked` makes.
+async fn comes(held: &mut Held, mut asked: std::pin::Pin<&mut impl Future>) {
+    tokio::select! {
+        () = held.arrives() => {}
+        _ = &mut asked => panic!("it ended before that"),
+    }
+}
+
+/// Whether both replicas have the tag, and what it points at; verification finds nothing wrong.
+async fn tag_is_there(slow: &Server, fast: &Server, tag: &str, json: &str) -> bool {
+    let mut is_there = Vec::new();
+    for replica in [slow, fast] {
+        let pulled = replica.get(&format!("/v2/a/manifests/{tag}")).await;
+        is_there.push(pulled.status() == 200);
+        assert!(pulled.status() != 200 || pulled.text().await.expect("body") == json);
+    }
+    assert_eq!(is_there[0], is_there[1]);
+    assert_eq!(fast.registry.verify(false).await.expect("reads").findings, []);
+    is_there[0]
+}
+
+#[tokio::test]
+async fn a_push_whose_manifest_another_replica_deletes_meanwhile_puts_it_again() {
+    let Some((endpoint, _store)) = store().await else { return };
+    // Its tag is noted, is put, and is looked for among the notes.
+    for step in ["PUT /_tagged/", "PUT /_tags/x", "HEAD /_tagged/"] {
+        let (proxy, slow, fast) = two(&endpoint, hasty).await;
+        let (manifest, json) = fast.push_image("a", "other", "x").await;
+        let path = format!("/v2/a/manifests/{manifest}");
+        let mut held = proxy.hold(step);
+        let pushing = slow.put_manifest("a", "x", &json);
+        futures::pin_mut!(pushing);
+        comes(&mut held, pushing.as_mut()).await;
+        expect(&fast.delete(&path).await, 202);
+        expect(&fast.get("/v2/a/manifests/other").await, 404);
+        drop(held);
+        expect(&pushing.await, 201);
+        assert!(tag_is_there(&slow, &fast, "x", &json).await, "{step}");
+        // The tag goes with the manifest.
+        expect(&slow.delete(&path).await, 202);
+        assert!(!tag_is_there(&slow, &fast, "x", &json).await, "{step}");
+    }
+}
+
+#[tokio::test]
+async fn a_deletion_takes_the_tags_along_that_another_replica_pushes_meanwhile() {
+    let Some((endpoint, _store)) = store().await else { return };
+    for is_pushed_again in [false, true] {
+        let (proxy, slow, fast) = two(&endpoint, hasty).await;
+        let (manifest, json) = fast.push_image("a", "other", "x").await;
+        // Tags have been looked for, and the manifest is about to go.
+        let path = format!("/v2/a/manifests/{manifest}");
+        let mut held = proxy.hold("PUT /a/_manifests/");
+        let deleting = slow.delete(&path);
+        futures::pin_mut!(deleting);
+        comes(&mut held, deleting.as_mut()).await;
+        expect(&fast.put_manifest("a", "x", &json).await, 201);
+        let mut removing = proxy.hold("DELETE /_tags/x");
+        drop(held);
+        comes(&mut removing, deleting.as_mut()).await;
+        if is_pushed_again {
+            expect(&fast.put_manifest("a", "x", &json).await, 201);
+        }
+        drop(removing);
+        expect(&deleting.await, 202);
+        assert_eq!(tag_is_there(&slow, &fast, "x", &json).await, is_pushed_again);
+        assert!(!tag_is_there(&slow, &fast, "other", &json).await);
+    }
+}
+
+#[tokio::test]
+async fn a_manifest_that_is_being_deleted_stays_for_an_immutable_tag_that_is_pushed_meanwhile() {
+    let Some((endpoint, _store)) = store().await else { return };
+    let options = || Options { immutable_tags: vec!["**:v*".to_string()], ..hasty() };
+    let (proxy, slow, fast) = two(&endpoint, options).await;
+    let (manifest, json) = fast.push_image("a", "other", "x").await;
+    let path = format!("/v2/a/manifests/{manifest}");
+    let mut held = proxy.hold("PUT /a/_manifests/");
+    let deleting = slow.delete(&path);
+    futures::pin_mut!(deleting);
+    comes(&mut held, deleting.as_mut()).await;
+    expect(&fast.put_manifest("a", "v1", &json).await, 201);
+    drop(held);
+    expect(&deleting.await, 403);
+    assert!(tag_is_there(&slow, &fast, "v1", &json).await);
+    expect(&fast.delete(&path).await, 403);
+}
+
+#[tokio::test]
+async fn a_list_of_referrers_has_what_is_there_though_replicas_push_and_delete_it_at_once() {
+    let Some((endpoint, _store)) = store().await else { return };
+    let (proxy, slow, fast) = two(&endpoint, hasty).await;
+    let (subject, _) = fast.push_image("a", "subject", "x").await;
+    let config = fast.push_blob("a", b"{}").await;
+    let extra =
+        format!(r#","subject":{{"mediaType":"{}","digest":"{subject}","size":1}}"#, cfc_oci::media_type::MANIFEST);
+    let json = image(&config, &[], &extra);
+    let referrer = Digest::of(json.as_bytes()).to_string();
+    let path = format!("/v2/a/manifests/{referrer}");
+    let listed = async || {
+        let list = fast.get(&format!("/v2/a/referrers/{subject}")).await;
+        let list: serde_json::Value = list.json().await.expect("JSON");
+        list["manifests"].as_array().expect("a list").len()
+    };
+    // A deletion that has taken it off the list meets a push that finds the manifest.
+    expect(&fast.put_manifest("a", &referrer, &json).await, 201);
+    let mut held = proxy.hold("PUT /a/_manifests/");
+    let deleting = slow.delete(&path);
+    futures::pin_mut!(deleting);
+    comes(&mut held, deleting.as_mut()).await;
+    expect(&fast.put_manifest("a", &referrer, &json).await, 201);
+    drop(held);
+    expect(&deleting.await, 202);
+    expect(&fast.get(&path).await, 404);
+    assert_eq!(listed().await, 0);
+    // A push that has put the manifest meets a deletion.
+    let mut held = proxy.hold("PUT /_referrers/");
+    let pushing = slow.put_manifest("a", &referrer, &json);
+    futures::pin_mut!(pushing);
+    comes(&mut held, pushing.as_mut()).await;
+    expect(&fast.delete(&path).await, 202);
+    drop(held);
+    expect(&pushing.await, 201);
+    expect(&fast.get(&path).await, 200);
+    assert_eq!(listed().await, 1);
 }
 
 /// Who takes a tag away takes what he has seen, never what another replica has pushed since.
