@@ -53,6 +53,11 @@ impl LayerCache {
         LayerCache { store, shared, reads }
     }
 
+    /// Whether what is known is used.
+    pub(crate) fn reads(&self) -> bool {
+        self.reads
+    }
+
     /// What others made, and may use.
     pub(crate) fn shared(&self) -> &SharedCache {
         &self.shared

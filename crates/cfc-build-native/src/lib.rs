@@ -34,6 +34,7 @@ mod images;
 mod layer;
 mod output;
 mod owner;
+mod publisher;
 mod renewal;
 mod schedule;
 mod shared_cache;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use cfc_oci::{Descriptor, Manifest, media_type};
 use cfc_plan::{
@@ -10,19 +10,20 @@ use cfc_plan::{
     NodeOutcome, Op, Plan, Run,
 };
 use cfc_sandbox::Launcher;
-use cfc_store::{Compression, Encoding, Store, StoreError, StoreErrorKind};
+use cfc_store::{Compression, Encoding, KeyLock, SealedLayer, Store, StoreError, StoreErrorKind};
 
 use crate::assemble::{Assembler, exclude_patterns};
 use crate::cache::LayerCache;
 use crate::contexts::{ContextFiles, Contexts};
 use crate::copy::{self, Copier};
 use crate::entry::{Entries, content_digest};
-use crate::failure::{Failure, Result, fail_at};
+use crate::failure::{Failure, OnPath, Result, fail_at};
 use crate::hash::fill_digests;
 use crate::layer::{Layer, LayerIndex};
 use crate::mount::Sources;
 use crate::owner::{self, Owner};
-use crate::run::{Runner, Running, sandbox_failure};
+use crate::publisher::Publisher;
+use crate::run::{self, Runner, Running, sandbox_failure};
 use crate::schedule::{Results, run_graph};
 use crate::shared_cache::{CacheRecords, CacheSource, INLINE_ANNOTATION, SharedCache};
 use crate::tree::Tree;
@@ -71,7 +72,7 @@ impl Stopper {
     /// Ends the programs that the build runs, and those to come. Returns when nothing of them is left.
     pub fn stop(&self) {
         self.running.stop_all();
-        if let LauncherSource::Private(_, started) = &*self.launcher
+        if let LauncherSource::Private { started, .. } = &*self.launcher
             && let Some(launcher) = started.get()
             && let Err(error) = launcher.shutdown()
         {
@@ -84,7 +85,11 @@ impl Stopper {
 enum LauncherSource {
     Given(Launcher),
     /// Started from this program when the first `RUN` needs it: many builds have none.
-    Private(PathBuf, OnceLock<Launcher>),
+    Private {
+        program: PathBuf,
+        started: OnceLock<Launcher>,
+        starting: Mutex<()>,
+    },
 }
 
 impl NativeBuilder {
@@ -134,27 +139,43 @@ impl NativeBuilder {
     /// A builder that keeps everything in `store`. The first `RUN` starts a launcher of its own from `program`, which
     /// ends with the builder.
     pub fn with_program(store: Store, program: &Path, options: NativeOptions) -> NativeBuilder {
-        NativeBuilder::of(store, LauncherSource::Private(program.to_path_buf(), OnceLock::new()), options)
+        NativeBuilder::of(
+            store,
+            LauncherSource::Private {
+                program: program.to_path_buf(),
+                started: OnceLock::new(),
+                starting: Mutex::new(()),
+            },
+            options,
+        )
     }
 }
 
 impl LauncherSource {
     fn get(&self) -> Result<&Launcher> {
-        let (program, started) = match self {
+        let (program, started, starting) = match self {
             LauncherSource::Given(launcher) => return Ok(launcher),
-            LauncherSource::Private(program, started) => (program, started),
+            LauncherSource::Private { program, started, starting } => (program, started, starting),
         };
+        let _alone = starting.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(launcher) = started.get() {
             return Ok(launcher);
         }
         let launcher = Launcher::private(program).map_err(sandbox_failure)?;
         Ok(started.get_or_init(|| launcher))
     }
+
+    fn is_started(&self) -> bool {
+        match self {
+            LauncherSource::Given(_) => true,
+            LauncherSource::Private { started, .. } => started.get().is_some(),
+        }
+    }
 }
 
 impl Drop for LauncherSource {
     fn drop(&mut self) {
-        if let LauncherSource::Private(_, started) = self
+        if let LauncherSource::Private { started, .. } = self
             && let Some(launcher) = started.get()
             && let Err(error) = launcher.shutdown()
         {
@@ -226,6 +247,18 @@ enum CopiedFrom<'a> {
     Image(&'a View),
 }
 
+/// How a step ended.
+#[derive(Clone, Copy)]
+enum Ended {
+    As(NodeOutcome),
+    /// It did its work, and will have ended when the disk has what it made. That is told then: what was told to be done is
+    /// not lost.
+    Beside,
+}
+
+/// What goes on beside the steps of a build.
+type Beside<'scope, 'env> = Publisher<'scope, 'env, BuildError>;
+
 /// One build.
 struct Session<'a> {
     store: &'a Store,
@@ -248,13 +281,20 @@ impl Session<'_> {
         let nodes = &self.plan.nodes;
         let inputs = |index: usize| nodes[index].inputs().map(|NodeId(input)| input).collect();
         let n_threads = std::thread::available_parallelism().map_or(1, usize::from).clamp(2, MAX_THREADS);
-        run_graph(
-            nodes.len(),
-            n_threads,
-            inputs,
-            |index, results| self.carry_out(&nodes[index], results),
-            || self.running.stop_all(),
-        )
+        std::thread::scope(|scope| {
+            let publisher = Publisher::new(scope);
+            let layers = run_graph(
+                nodes.len(),
+                n_threads,
+                inputs,
+                |index, results| self.carry_out(index, results, &publisher),
+                || self.running.stop_all(),
+            );
+            // What was finished before a failure is not lost by it.
+            let published = publisher.finish();
+            let layers = layers?;
+            published.map(|()| layers)
+        })
     }
 
     /// Fails for the first operation that made something else the second time.
@@ -278,28 +318,81 @@ impl Session<'_> {
         self.assemble(&layers[target]).map_err(|failure| failure.of_plan(self.plan))
     }
 
-    fn carry_out(&self, node: &Node, results: &Results<Vec<Layer>>) -> std::result::Result<Vec<Layer>, BuildError> {
+    fn carry_out<'s>(
+        &'s self,
+        index: usize,
+        results: &Results<Vec<Layer>>,
+        publisher: &Beside<'s, '_>,
+    ) -> std::result::Result<Vec<Layer>, BuildError> {
+        let node = &self.plan.nodes[index];
         self.progress.started(node);
-        let executed = self.execute(node, results);
-        let (layers, outcome) = executed.map_err(|failure| {
-            self.progress.failed(node, &failure.message);
-            failure.of_node(self.plan, node)
-        })?;
-        self.progress.finished(node, outcome);
+        let executed = self.execute(index, results, publisher);
+        let (layers, ended) = executed.map_err(|failure| self.failed(node, failure))?;
+        if let Ended::As(outcome) = ended {
+            self.progress.finished(node, outcome);
+            self.foresee(index, outcome, publisher);
+        }
         Ok(layers)
     }
 
-    /// The layers of `node`; `results` has those of its inputs.
-    fn execute(&self, node: &Node, results: &Results<Vec<Layer>>) -> Result<(Vec<Layer>, NodeOutcome)> {
+    fn failed(&self, node: &Node, failure: Failure) -> BuildError {
+        self.progress.failed(node, &failure.message);
+        failure.of_node(self.plan, node)
+    }
+
+    /// Starts the launcher beside the step `index`'s successors, when a program is sure to run on top of what that step made.
+    fn foresee<'s>(&'s self, index: usize, outcome: NodeOutcome, publisher: &Beside<'s, '_>) {
+        let is_new = match &self.plan.nodes[index].op {
+            Op::Scratch | Op::Image { .. } | Op::Context { .. } => !self.cache.reads(),
+            Op::Run(_) => false,
+            _ => outcome == NodeOutcome::Built,
+        };
+        let Some(next) = self.next_run(index).filter(|_| is_new && !self.launcher.is_started()) else { return };
+        let start = || {
+            if let Ok(launcher) = self.launcher.get() {
+                run::expect(launcher, next);
+            }
+            // The step meets what failed, and says it.
+            Ok(())
+        };
+        if let Err(error) = publisher.begin(start) {
+            tracing::debug!(%error, "the launcher is started later");
+        }
+    }
+
+    /// The first program that runs on top of what the step `index` makes.
+    fn next_run(&self, index: usize) -> Option<&Run> {
+        let nodes = &self.plan.nodes;
+        let is_above = |node: &Node| {
+            let below = |base: &NodeId| nodes[base.0].base;
+            std::iter::successors(node.base, below).any(|NodeId(base)| base == index)
+        };
+        nodes.iter().skip(index + 1).find_map(|node| match &node.op {
+            Op::Run(run) if is_above(node) => Some(run),
+            _ => None,
+        })
+    }
+
+    /// The layers of the node `index`; `results` has those of its inputs.
+    fn execute<'s>(
+        &'s self,
+        index: usize,
+        results: &Results<Vec<Layer>>,
+        publisher: &Beside<'s, '_>,
+    ) -> Result<(Vec<Layer>, Ended)> {
+        let node = &self.plan.nodes[index];
         let layers_of = |id: NodeId| -> &[Layer] { results[id.0].get().map_or(&[][..], Vec::as_slice) };
         let base = node.base.map_or(&[][..], layers_of);
         let (layer, outcome) = match &node.op {
-            Op::Scratch => return Ok((Vec::new(), NodeOutcome::Built)),
-            Op::Image { manifest, .. } => return Ok((image_layers(self.store, manifest)?, NodeOutcome::Built)),
+            Op::Scratch => return Ok((Vec::new(), Ended::As(NodeOutcome::Built))),
+            Op::Image { manifest, .. } => {
+                return Ok((image_layers(self.store, manifest)?, Ended::As(NodeOutcome::Built)));
+            }
             Op::Context { name, path } => self.part_of_context(node, name.as_ref(), path)?,
             Op::Run(run) => {
                 let mounted = node.op.sources().map(|source| (source, layers_of(source))).collect();
-                self.run(node, run, base, mounted)?
+                let (layer, ended) = self.run(index, run, base, mounted, publisher)?;
+                return Ok(([base, &[layer]].concat(), ended));
             }
             Op::MakeDirectory { path, user } => self.make_directory(node, path, user, base)?,
             Op::Copy(copy) => match &copy.from {
@@ -308,41 +401,38 @@ impl Session<'_> {
                 CopySource::Node(source) => self.copy_from_node(node, copy, base, layers_of(*source))?,
             },
         };
-        if !matches!(node.op, Op::Run(_)) {
-            // Also of what another machine made: a program with a cache of its own will ask.
-            layer.note_copied(self.store)?;
-        }
-        let mut layers = base.to_vec();
-        layers.push(layer);
-        Ok((layers, outcome))
+        // Also of what another machine made: a program with a cache of its own will ask.
+        layer.note_copied(self.store)?;
+        Ok(([base, &[layer]].concat(), Ended::As(outcome)))
     }
 
-    fn run(
-        &self,
-        node: &Node,
+    fn run<'s>(
+        &'s self,
+        index: usize,
         run: &Run,
         base: &[Layer],
         mounted: BTreeMap<NodeId, &[Layer]>,
-    ) -> Result<(Layer, NodeOutcome)> {
-        let mtime = self.plan.source_date_epoch;
+        publisher: &Beside<'s, '_>,
+    ) -> Result<(Layer, Ended)> {
+        let (node, mtime) = (&self.plan.nodes[index], self.plan.source_date_epoch);
         let in_order: Vec<&[Layer]> = node.op.sources().map(|source| mounted[&source]).collect();
         let needed: Vec<&Layer> = base.iter().chain(in_order.iter().copied().flatten()).collect();
         let key = LayerCache::run_key(run, base, &in_order, mtime);
-        let (layer, outcome) = self.cached(node, key.clone(), || {
-            self.cache.shared().fetch(self.store, needed)?;
-            let launcher = self.launcher.get()?;
-            let runner = Runner {
-                store: self.store,
-                launcher,
-                running: self.running,
-                mtime,
-                encoding: self.encoding.while_building(),
-            };
-            let sources = Sources { context: self.context, layers: mounted };
-            runner.run(run, base, &sources, &|stream, bytes| self.progress.output(node, stream, bytes))
-        })?;
+        let (known, lock) = self.known_or_lock(node, &key)?;
+        if let Some(layer) = known {
+            self.cache.shared().learn(&key, &layer);
+            return Ok((layer, Ended::As(NodeOutcome::Cached)));
+        }
+        self.cache.shared().fetch(self.store, needed)?;
+        let launcher = self.launcher.get()?;
+        let encoding = self.encoding.while_building();
+        let next = self.next_run(index);
+        let runner = Runner { store: self.store, launcher, running: self.running, mtime, encoding, next };
+        let sources = Sources { context: self.context, layers: mounted };
+        let sealed = runner.run(run, base, &sources, &|stream, bytes| self.progress.output(node, stream, bytes))?;
+        let layer = Layer::made(sealed.layer().clone(), encoding);
         self.cache.shared().learn(&key, &layer);
-        Ok((layer, outcome))
+        Ok((layer, self.publish(node, sealed, key, lock, publisher)?))
     }
 
     /// A part of a context as a layer for whoever looks at it from here: no image gets it as it is.
@@ -500,18 +590,55 @@ impl Session<'_> {
     }
 
     fn cached(&self, node: &Node, key: String, make: impl FnOnce() -> Result<Layer>) -> Result<(Layer, NodeOutcome)> {
-        let (known, _lock) = match node.is_fresh {
-            true => (None, None),
-            false => self.cache.get_or_lock(&key, self.running)?,
-        };
+        let (known, _lock) = self.known_or_lock(node, &key)?;
         if let Some(layer) = known {
             return Ok((layer, NodeOutcome::Cached));
         }
         let layer = make()?;
-        fail_at("build.layer.made")?;
-        self.cache.put(&key, &layer)?;
-        fail_at("build.layer.remembered")?;
+        self.remember(&key, &layer)?;
         Ok((layer, NodeOutcome::Built))
+    }
+
+    fn known_or_lock(&self, node: &Node, key: &str) -> Result<(Option<Layer>, Option<KeyLock>)> {
+        match node.is_fresh {
+            true => Ok((None, None)),
+            false => self.cache.get_or_lock(key, self.running),
+        }
+    }
+
+    fn remember(&self, key: &str, layer: &Layer) -> Result<()> {
+        fail_at("build.layer.made")?;
+        self.cache.put(key, layer)?;
+        fail_at("build.layer.remembered")
+    }
+
+    /// Publishes what `node` made and remembers it, beside the steps on top of it. Others who want the same wait for `lock`.
+    fn publish<'s>(
+        &'s self,
+        node: &'s Node,
+        sealed: SealedLayer,
+        key: String,
+        lock: Option<KeyLock>,
+        publisher: &Beside<'s, '_>,
+    ) -> Result<Ended> {
+        let encoding = self.encoding.while_building();
+        let work = move || {
+            let layer = Layer::made(sealed.publish()?, encoding);
+            self.remember(&key, &layer)?;
+            drop(lock);
+            Ok(())
+        };
+        // Who brings layers from elsewhere looks whether they are here.
+        if self.cache.shared().is_used() {
+            return work().map(|()| Ended::As(NodeOutcome::Built));
+        }
+        let told = move || {
+            work().map_err(|failure| self.failed(node, failure))?;
+            self.progress.finished(node, NodeOutcome::Built);
+            Ok(())
+        };
+        publisher.begin(told).on("start a thread for the layer of", &self.context.directory)?;
+        Ok(Ended::Beside)
     }
 
     /// The layer in this build's encoding: an earlier build may have made it in another.

@@ -11,7 +11,7 @@ use cfc_sandbox::{
     ErrorKind, Exit, ExitStatus, Launcher, Network, ResolvedUser, Root, SandboxConfig, Stdio, build_spec,
     insecure_build_spec, oci, resolve_user,
 };
-use cfc_store::{Encoding, LayerWriter, Store, UpperOptions, write_upper_as_layer};
+use cfc_store::{Encoding, LayerWriter, SealedLayer, Store, UpperOptions, write_upper_as_layer};
 
 use crate::emulation;
 use crate::failure::{Failure, OnPath, Result, fail_at};
@@ -35,17 +35,20 @@ pub(crate) struct Runner<'a> {
     /// The latest modification time of files in the layer, in seconds since 1970.
     pub(crate) mtime: i64,
     pub(crate) encoding: Encoding,
+    /// What will be run afterwards.
+    pub(crate) next: Option<&'a Run>,
 }
 
 impl Runner<'_> {
-    /// Runs `run` on top of `base` and returns the layer of what it changed. Nothing is left when it fails.
+    /// Runs `run` on top of `base` and returns the layer of what it changed: unpacked in the store, and its blob on the way
+    /// there. Nothing is left when it fails.
     pub(crate) fn run(
         &self,
         run: &Run,
         base: &[Layer],
         sources: &Sources<'_>,
         listener: Listener<'_>,
-    ) -> Result<Layer> {
+    ) -> Result<SealedLayer> {
         let workspace = self.store.temp_dir()?;
         let workspace = workspace.path();
         let renewed_at = has_cache(run).then(renewal_time).flatten();
@@ -67,6 +70,9 @@ impl Runner<'_> {
         let prepared = Prepared::new(self.store, run, sources, workspace, self.running)?;
         let config = self.config(run, workspace, &lowers, root, &prepared)?;
         self.execute(&config, listener)?;
+        if let Some(next) = self.next {
+            expect(self.launcher, next);
+        }
         fail_at("build.run.ended")?;
         drop(prepared);
         upper::remove_stubs(&upper, &lowers)?;
@@ -86,13 +92,9 @@ impl Runner<'_> {
         let name = workspace.file_name().unwrap_or_default().to_string_lossy();
         Ok(SandboxConfig {
             id: format!("build-{}-{}", std::process::id(), name.trim_start_matches('.')),
-            spec: spec(run, &user, files(workspace, run)?, prepared),
+            spec: spec(run, &user, &files(workspace, run)?, prepared),
             root,
-            network: match run.network {
-                RunNetwork::Default => Network::Redirected { ipv6: cfc_sandbox::has_ipv6_route() },
-                RunNetwork::None => Network::Isolated,
-                RunNetwork::Host => Network::Host,
-            },
+            network: network(run),
             stdio: Stdio::Files,
             runtime: None,
         })
@@ -102,28 +104,56 @@ impl Runner<'_> {
         let (capture, files) = Capture::start()?;
         let started = self.launcher.start_with_stdio(config, files.stdin, files.stdout, files.stderr);
         started.map_err(sandbox_failure)?;
-        let sandbox = Sandbox { launcher: self.launcher, id: &config.id };
+        let mut sandbox = Sandbox { launcher: self.launcher, id: &config.id, is_over: false };
         let is_redirected = matches!(config.network, Network::Redirected { .. });
         let _way_out = is_redirected.then(|| way_out(self.launcher, &config.id));
         self.running.add(self.launcher, &config.id);
         fail_at("build.run.started")?;
         let tail = capture.read_to_end(listener);
         let exit = sandbox.launcher.wait(sandbox.id).map_err(sandbox_failure)?;
+        sandbox.is_over = true;
         match exit.status {
             ExitStatus::Code(0) => Ok(()),
             _ => Err(Failure { output: tail, ..exit_failure(exit) }),
         }
     }
 
-    fn take_in(&self, upper: PathBuf) -> Result<Layer> {
+    fn take_in(&self, upper: PathBuf) -> Result<SealedLayer> {
         let mut writer = LayerWriter::new(self.store.layer_writer(self.encoding)?);
         let options = UpperOptions { clamp_mtime: Some(self.mtime), skip: None };
         write_upper_as_layer(&upper, &mut writer, &options)?;
-        let blob = writer.finish().on("finish the layer of", &upper)?.finish()?;
+        let sealed = writer.finish().on("finish the layer of", &upper)?.seal()?;
         fail_at("build.run.written")?;
         // The directory is the unpacked layer already.
-        self.store.layers().adopt_directory(&blob.diff_id, upper)?;
-        Ok(Layer::made(blob, self.encoding))
+        self.store.layers().adopt_directory(&sealed.layer().diff_id, upper)?;
+        Ok(sealed)
+    }
+}
+
+/// Tells the launcher that `run` comes next, so that it makes ready what does not depend on files. Mounts decide about that
+/// too, so a program with some is no matter of this.
+pub(crate) fn expect(launcher: &Launcher, run: &Run) {
+    if !run.mounts.is_empty() {
+        return;
+    }
+    let config = SandboxConfig {
+        id: "expected".to_string(),
+        spec: spec(run, &ResolvedUser::default(), &[], &Prepared::default()),
+        root: Root::Directory { path: PathBuf::from("/") },
+        network: network(run),
+        stdio: Stdio::Files,
+        runtime: None,
+    };
+    if let Err(error) = launcher.expect(&config) {
+        tracing::debug!(%error, "nothing is made ready for the next RUN instruction");
+    }
+}
+
+fn network(run: &Run) -> Network {
+    match run.network {
+        RunNetwork::Default => Network::Redirected { ipv6: cfc_sandbox::has_ipv6_route() },
+        RunNetwork::None => Network::Isolated,
+        RunNetwork::Host => Network::Host,
     }
 }
 
@@ -184,13 +214,17 @@ impl Running {
 struct Sandbox<'a> {
     launcher: &'a Launcher,
     id: &'a str,
+    /// Whether it has been waited for.
+    is_over: bool,
 }
 
 impl Drop for Sandbox<'_> {
     fn drop(&mut self) {
-        // Both are fine on a sandbox that has ended, which is the usual case.
-        let _ = self.launcher.kill_all(self.id);
-        let _ = self.launcher.wait(self.id);
+        if !self.is_over {
+            // Both are fine on a sandbox that has ended.
+            let _ = self.launcher.kill_all(self.id);
+            let _ = self.launcher.wait(self.id);
+        }
         if let Err(error) = self.launcher.remove(self.id) {
             tracing::warn!(sandbox = self.id, %error, "cannot remove a build's sandbox");
         }
@@ -209,7 +243,7 @@ fn numeric_root(user: &str) -> String {
 }
 
 /// The process and its mounts.
-fn spec(run: &Run, user: &ResolvedUser, files: [oci::Mount; 2], prepared: &Prepared) -> oci::Spec {
+fn spec(run: &Run, user: &ResolvedUser, files: &[oci::Mount], prepared: &Prepared) -> oci::Spec {
     let mut spec = if run.is_insecure { insecure_build_spec() } else { build_spec() };
     let mut identity = oci::User::default();
     identity.set_uid(user.uid);
@@ -228,7 +262,7 @@ fn spec(run: &Run, user: &ResolvedUser, files: [oci::Mount; 2], prepared: &Prepa
     if let Some(size) = run.shm_size {
         mounts.iter_mut().filter(|mount| mount.destination() == Path::new(SHM)).for_each(|shm| resize(shm, size));
     }
-    mounts.extend(files);
+    mounts.extend(files.iter().cloned());
     mounts.extend(prepared.mounts.iter().cloned());
     spec.set_mounts(Some(mounts));
     spec

@@ -138,6 +138,12 @@ impl Launcher {
         started(self.call(&Request::Start(Box::new(config.clone())), &descriptors)?.0)
     }
 
+    /// Says that a sandbox with the spec and the network of `config` will be started soon. The launcher then makes ready what
+    /// depends on nothing else; its root need not be there yet. Returns at once, and nothing depends on it.
+    pub fn expect(&self, config: &SandboxConfig) -> Result<()> {
+        done(self.call(&Request::Expect(Box::new(config.clone())), &[])?.0)
+    }
+
     /// Sets the limits that `resources` names on a running sandbox; others stay. A quota of -1 is none. Only controllers of
     /// which it had a limit when it was started can be changed.
     pub fn update(&self, id: &str, resources: &LinuxResources) -> Result<()> {

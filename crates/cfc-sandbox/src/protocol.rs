@@ -47,6 +47,8 @@ pub(crate) enum Request {
     Attach,
     /// With [`Stdio::Files`](crate::Stdio::Files), three descriptors come along.
     Start(Box<SandboxConfig>),
+    /// A sandbox with the same spec and network will be started next. Answered before anything is made.
+    Expect(Box<SandboxConfig>),
     /// Sets the limits that are named.
     Update {
         id: String,

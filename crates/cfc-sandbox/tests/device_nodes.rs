@@ -331,6 +331,14 @@ fn the_maker_ends_with_the_sandbox_and_the_launcher_and_its_death_hangs_nobody()
     bench.launcher.start(&config).unwrap();
     until("it begins", || log_text(&config).contains("begun"));
     let maker = maker_of(&launcher).expect("there is one");
+    let mounts = |process: &str| fs::read_link(format!("/proc/{process}/ns/mnt")).unwrap();
+    assert_eq!(mounts(&maker.to_string()), mounts(&launcher), "it has left the mounts of the sandbox");
+    assert_eq!(fs::read_link(format!("/proc/{maker}/root")).unwrap(), Path::new("/"));
+    let own = own_directory(&config).display().to_string();
+    let held: Vec<_> = fs::read_dir(format!("/proc/{maker}/fd")).unwrap().flatten().collect();
+    let held = held.iter().filter_map(|file| fs::read_link(file.path()).ok()).collect::<Vec<_>>();
+    assert!(held.iter().all(|file| !file.to_string_lossy().contains(&own)), "{held:?}");
+    assert!(held.iter().all(|file| !file.to_string_lossy().starts_with("mnt:")), "{held:?}");
     let pid = rustix::process::Pid::from_raw(maker as i32).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
     until("it ends", || maker_of(&launcher).is_none());

@@ -406,6 +406,52 @@ fn a_shell_that_fails_while_it_waits_says_why() {
     assert_eq!(launcher.list().unwrap(), []);
 }
 
+#[test]
+fn what_is_expected_waits_and_becomes_the_next_sandbox_that_is_like_it() {
+    let Some(bench) = bench() else { return };
+    let first = bench.config(&["sleep", "1000"]);
+    let first_pid = bench.launcher.start(&first).unwrap().pid;
+    let launcher = parent_of(first_pid);
+    assert!(shells_of(launcher).is_empty(), "a launcher of a moment keeps none by itself");
+    let mut expected = bench.config(&["nonesuch"]);
+    expected.root = cfc_sandbox::Root::Directory { path: "/no/such/root".into() };
+    bench.launcher.expect(&expected).unwrap();
+    bench.launcher.expect(&expected).unwrap();
+    wait_for(|| shells_of(launcher).len() == 1);
+    let shell = shells_of(launcher)[0];
+    // One of another kind does not take it and does not end it.
+    let host = with(&bench.config(&["true"]), &[("/linux/maskedPaths", json!([]))]);
+    assert_ne!(bench.launcher.start(&host).unwrap().pid, shell);
+    assert_eq!(bench.launcher.wait(&host.id).unwrap().status, ExitStatus::Code(0));
+    let next = bench.config(&["sh", "-c", "echo became; sleep 1000"]);
+    assert_eq!(bench.launcher.start(&next).unwrap().pid, shell);
+    wait_for(|| log_text(&next) == "became");
+    assert!(shells_of(launcher).is_empty());
+    // One that died, as by want of memory, is not missed.
+    bench.launcher.expect(&expected).unwrap();
+    wait_for(|| shells_of(launcher).len() == 1);
+    kill(shells_of(launcher)[0]);
+    let last = bench.config(&["sh", "-c", "exit 3"]);
+    bench.launcher.start(&last).unwrap();
+    assert_eq!(bench.launcher.wait(&last.id).unwrap().status, ExitStatus::Code(3));
+    // Nothing waits longer than the launcher.
+    bench.launcher.expect(&expected).unwrap();
+    wait_for(|| shells_of(launcher).len() == 1);
+    let shell = shells_of(launcher)[0];
+    bench.launcher.shutdown().unwrap();
+    assert!(!Path::new(&format!("/proc/{shell}")).exists());
+}
+
+fn parent_of(pid: i32) -> i32 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    support::field(&status, "PPid").parse().unwrap()
+}
+
+fn kill(pid: i32) {
+    let pid = rustix::process::Pid::from_raw(pid).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+}
+
 /// The processes that wait, children of the launcher `pid`.
 fn shells_of(pid: i32) -> Vec<i32> {
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();

@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use cfc_oci::{Algorithm, Digest, Hasher};
+use tempfile::NamedTempFile;
 
 use crate::error::Context;
 use crate::hashed_file::{HashedFile, verify};
@@ -146,10 +147,40 @@ impl BlobWriter {
     /// Publishes the blob and returns its digest and its size in bytes. When the digest is not `expected`, nothing is
     /// published.
     pub fn commit(self, expected: Option<&Digest>) -> Result<(Digest, u64)> {
+        self.seal(expected)?.publish()
+    }
+
+    /// Ends the blob. When the digest is not `expected`, nothing is left of it.
+    pub(crate) fn seal(self, expected: Option<&Digest>) -> Result<SealedBlob> {
         let BlobWriter { blobs, file } = self;
         let size = file.written();
         let refused = || expected.map(|expected| format!("cannot store blob `{expected}`")).unwrap_or_default();
         let (file, digest) = file.finish(expected, refused)?;
+        Ok(SealedBlob { blobs, file, digest, size })
+    }
+}
+
+/// A blob that has all its bytes and is not in the store yet. Dropping it forgets them.
+pub(crate) struct SealedBlob {
+    blobs: BlobStore,
+    file: NamedTempFile,
+    digest: Digest,
+    size: u64,
+}
+
+impl SealedBlob {
+    pub(crate) fn digest(&self) -> &Digest {
+        &self.digest
+    }
+
+    /// In bytes.
+    pub(crate) fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Waits until it is on the disk, and publishes it. Returns its digest and its size in bytes.
+    pub(crate) fn publish(self) -> Result<(Digest, u64)> {
+        let SealedBlob { blobs, file, digest, size } = self;
         let target = blobs.path(&digest);
         if blobs.find(&digest)? {
             return Ok((digest, size));

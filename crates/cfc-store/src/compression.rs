@@ -7,8 +7,8 @@ use cfc_oci::{Algorithm, Descriptor, Digest, media_type};
 
 use serde::{Deserialize, Serialize};
 
-use crate::blob::BlobWriter;
-use crate::blocks::{BlockIndex, EarlierBlocks};
+use crate::blob::{BlobWriter, SealedBlob};
+use crate::blocks::{Block, BlockIndex, EarlierBlocks};
 use crate::decompress::LayerReader;
 use crate::error::Context;
 use crate::parallel::{Codec, Encoded, ParallelEncoder};
@@ -203,6 +203,11 @@ impl LayerBlobWriter {
 
     /// Publishes the blob.
     pub fn finish(self) -> Result<LayerBlob> {
+        self.seal()?.publish()
+    }
+
+    /// Ends the layer, which is known from then on, and is not in the store yet.
+    pub fn seal(self) -> Result<SealedLayer> {
         let (blob, encoded) = match self.encoder {
             Encoder::Plain(blob) => (blob, None),
             Encoder::Blocks(encoder) => {
@@ -211,14 +216,39 @@ impl LayerBlobWriter {
                 (output, Some((content.finish(), blocks, reused_size)))
             }
         };
-        let (digest, size) = blob.commit(None)?;
+        let blob = blob.seal(None)?;
+        let digest = blob.digest().clone();
         // What is not compressed has one digest.
         let (diff_id, blocks, reused_size) = encoded.unwrap_or_else(|| (digest.clone(), None, 0));
-        let descriptor = Descriptor::new(self.encoding.compression.media_type(), digest, size);
+        let descriptor = Descriptor::new(self.encoding.compression.media_type(), digest, blob.size());
+        let layer = LayerBlob { diff_id, descriptor, uncompressed_size: self.uncompressed_size, reused_size };
+        Ok(SealedLayer { store: self.store, encoding: self.encoding, blob, layer, blocks })
+    }
+}
+
+/// A layer that has all its bytes and is not in the store yet. Dropping it forgets them.
+pub struct SealedLayer {
+    store: Store,
+    encoding: Encoding,
+    blob: SealedBlob,
+    layer: LayerBlob,
+    blocks: Option<Vec<Block>>,
+}
+
+impl SealedLayer {
+    /// What it will be in the store.
+    pub fn layer(&self) -> &LayerBlob {
+        &self.layer
+    }
+
+    /// Waits until it is on the disk, and publishes the blob.
+    pub fn publish(self) -> Result<LayerBlob> {
+        let SealedLayer { store, encoding, blob, layer, blocks } = self;
+        blob.publish()?;
         if let Some(blocks) = blocks {
-            BlockIndex::new(&diff_id, &descriptor, self.encoding, blocks).save(&self.store)?;
+            BlockIndex::new(&layer.diff_id, &layer.descriptor, encoding, blocks).save(&store)?;
         }
-        Ok(LayerBlob { diff_id, descriptor, uncompressed_size: self.uncompressed_size, reused_size })
+        Ok(layer)
     }
 }
 

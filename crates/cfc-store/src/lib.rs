@@ -32,7 +32,7 @@ mod uses;
 pub use archive::ArchiveKind;
 pub use blob::{BlobStore, BlobWriter};
 pub use cache::{Cache, KeyLock, is_at};
-pub use compression::{Compression, Encoding, LayerBlob, LayerBlobWriter};
+pub use compression::{Compression, Encoding, LayerBlob, LayerBlobWriter, SealedLayer};
 pub use error::{Result, StoreError, StoreErrorKind};
 pub use foreign::{ArchiveFile, ForeignLayer, ReadLayer, read_archive};
 pub use image::{Image, ImageStore};

@@ -1,7 +1,7 @@
 //! The life of a sandbox's [`NodeMaker`](crate::launcher::node_maker::NodeMaker), and how its process 1 speaks with it.
 //!
-//! 1. It mounts the overlay, with the rights of the machine's root and the ids of the sandbox's, in a mount namespace that it
-//!    leaves again, and sends it to process 1: `nodev`, so that nobody opens what is made in it.
+//! 1. Once process 1 waits for it in its scratch filesystem, it goes there for a moment and mounts the overlay, with the
+//!    rights of the machine's root and the ids of the sandbox's: `nodev`, so that nobody opens what is made in it.
 //! 2. Process 1 installs a filter that has the kernel hold every `mknod` of a device, and sends the calls' listener.
 //! 3. Call by call, it does what the caller could do were it no user namespace ([`NodeCall`]), until no process is left.
 //!
@@ -11,15 +11,15 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::panic::AssertUnwindSafe;
 
 use rustix::event::{PollFd, PollFlags};
-use rustix::fs::{CWD, Mode, OFlags, Stat};
+use rustix::fs::{Mode, OFlags, Stat};
 use rustix::io::Errno;
-use rustix::mount::{MountPropagationFlags, OpenTreeFlags};
-use rustix::thread::{CapabilitySet, LinkNameSpaceType, UnshareFlags};
+use rustix::mount::MountFlags;
+use rustix::thread::{CapabilitySet, LinkNameSpaceType};
 
 use super::file_identity::FileIdentity;
 use super::node_call::{NodeCall, Sandbox};
 use super::overlay::mount_overlay;
-use super::{die_with_launcher, furnish, identity};
+use super::{die_with_launcher, identity};
 use crate::error::ErrorKind;
 use crate::launcher::blueprint::{Blueprint, RootPlan};
 use crate::protocol::{self, Receiver};
@@ -57,9 +57,19 @@ impl From<&Stat> for Place {
     }
 }
 
-/// The whole life of the process, which is a fork of the launcher. `owner` are the host's ids of the sandbox's root.
-pub(crate) fn run(blueprint: &Blueprint, socket: &OwnedFd, owner: (u32, u32), namespace: Place) -> ! {
-    let live = || live(blueprint, socket, owner, namespace);
+/// For whom the process works.
+pub(crate) struct Customer {
+    /// The host's ids of the sandbox's root.
+    pub(crate) owner: (u32, u32),
+    /// The sandbox's user namespace.
+    pub(crate) users: Place,
+    /// The sandbox's mount namespace, in which nothing of the sandbox runs yet.
+    pub(crate) mounts: OwnedFd,
+}
+
+/// The whole life of the process, which is a fork of the launcher.
+pub(crate) fn run(blueprint: &Blueprint, socket: &OwnedFd, customer: &Customer) -> ! {
+    let live = || live(blueprint, socket, customer);
     // After a panic, which is a bug, process 1 sees the end of the connection.
     if let Ok(Err(failure)) = std::panic::catch_unwind(AssertUnwindSafe(live)) {
         // Nobody listens any more when it comes late.
@@ -68,28 +78,29 @@ pub(crate) fn run(blueprint: &Blueprint, socket: &OwnedFd, owner: (u32, u32), na
     sys::exit_now(0)
 }
 
-fn live(blueprint: &Blueprint, socket: &OwnedFd, owner: (u32, u32), namespace: Place) -> Result<(), ErrorKind> {
+fn live(blueprint: &Blueprint, socket: &OwnedFd, customer: &Customer) -> Result<(), ErrorKind> {
     let RootPlan::Overlay { lowers, changes, upper, work } = &blueprint.root else {
         return Err(ErrorKind::Invalid("only an overlay takes device nodes (a bug)".into()));
     };
     let get = |handle| blueprint.descriptors.get(handle);
     let (lowers, changes): (Vec<_>, _) = (lowers.iter().map(|lower| get(*lower)).collect(), get(*changes));
     // The launcher's own, and the sandbox's: a pipe ends when nobody has it open.
-    let kept = lowers.iter().copied().chain([changes, socket]);
+    let kept = lowers.iter().copied().chain([changes, socket, &customer.mounts]);
     sys::close_all_but(&kept.map(AsRawFd::as_raw_fd).collect::<Vec<_>>());
     let _ = rustix::thread::set_name(c"cfc-nodes");
     protect()?;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let proc = rustix::fs::open("/proc", flags, Mode::empty()).step(|| "open /proc".into())?;
-    let tree = mount(&lowers, (changes, upper, work), owner)?;
-    let overlay = rustix::fs::fstat(&tree).step(|| "look at the overlay".into())?.st_dev;
-    send(socket, &Ok::<(), ErrorKind>(()), &[tree.as_fd()])?;
-    drop(tree);
-    // The layers, which the overlay has itself.
+    if receive::<()>(socket)?.is_none() {
+        return Ok(());
+    }
+    let overlay = mount(&lowers, (changes, upper, work), customer)?;
+    send(socket, &Ok::<(), ErrorKind>(()), &[])?;
+    // The layers, which the overlay has itself, and the sandbox's mounts.
     sys::close_all_but(&[socket.as_raw_fd(), proc.as_raw_fd()]);
     let Some(((), mut listener)) = receive::<()>(socket)? else { return Ok(()) };
     match listener.pop() {
-        Some(listener) => serve(&listener, &Sandbox { proc, namespace, overlay }),
+        Some(listener) => serve(&listener, &Sandbox { proc, namespace: customer.users, overlay }),
         None => Ok(()),
     }
 }
@@ -100,26 +111,24 @@ fn protect() -> Result<(), ErrorKind> {
     die_with_launcher()
 }
 
-/// The overlay, mounted nowhere.
-fn mount(lowers: &[&OwnedFd], changes: (&OwnedFd, &str, &str), owner: (u32, u32)) -> Result<OwnedFd, ErrorKind> {
+/// Mounts the overlay at the `root` of the sandbox's scratch filesystem, and comes back. Returns its device number.
+///
+/// A mount namespace of its own would do as well, and costs a `RUN` ten milliseconds: the host's mounts are copied, and the
+/// kernel waits for every processor before it lets go of them.
+fn mount(lowers: &[&OwnedFd], changes: (&OwnedFd, &str, &str), customer: &Customer) -> Result<u64, ErrorKind> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let home = rustix::fs::open("/proc/self/ns/mnt", flags, Mode::empty()).step(|| "open the mounts".into())?;
-    sys::unshare(UnshareFlags::NEWNS).step(|| "make a mount namespace".into())?;
-    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-    rustix::mount::mount_change("/", private).step(|| "make the mounts private".into())?;
-    furnish::make_scratch()?;
+    let enter =
+        |mounts: &OwnedFd| rustix::thread::move_into_link_name_space(mounts.as_fd(), Some(LinkNameSpaceType::Mount));
+    enter(&customer.mounts).step(|| "enter the mounts of the sandbox".into())?;
     // What an overlay makes for itself, whiteouts too, belongs to whoever mounted it.
-    let (uid, gid) = owner;
+    let (uid, gid) = customer.owner;
     let root = FileIdentity { uid, gid, groups: Vec::new(), umask: 0o022, capabilities: OF_OVERLAY };
-    root.act(|| mount_overlay("", lowers, Some(changes)))??;
-    let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    let tree = rustix::mount::open_tree(CWD, "root", clone).step(|| "take the overlay".into())?;
-    sys::set_mount_attributes(tree.as_fd(), false, libc::MOUNT_ATTR_NODEV, None)
-        .step(|| "set the options of the overlay".into())?;
-    rustix::thread::move_into_link_name_space(home.as_fd(), Some(LinkNameSpaceType::Mount))
-        .step(|| "go back to the mounts of the launcher".into())?;
+    root.act(|| mount_overlay("", lowers, Some(changes), MountFlags::NODEV))??;
+    let overlay = rustix::fs::stat("root").step(|| "look at the overlay".into())?.st_dev;
+    enter(&home).step(|| "go back to the mounts of the launcher".into())?;
     protect()?;
-    Ok(tree)
+    Ok(overlay)
 }
 
 /// Answers calls until there is no process left that could make one.
@@ -144,12 +153,11 @@ fn serve(listener: &OwnedFd, sandbox: &Sandbox) -> Result<(), ErrorKind> {
     }
 }
 
-/// In the sandbox's process 1: the overlay that becomes the root.
-pub(super) fn receive_root(socket: &OwnedFd) -> Result<OwnedFd, ErrorKind> {
+/// In the sandbox's process 1, which sees its scratch filesystem and nothing else: has the root mounted there.
+pub(super) fn have_root_mounted(socket: &OwnedFd) -> Result<(), ErrorKind> {
     let died = || ErrorKind::Unavailable("the process that mounts the root died (out of memory?)".into());
-    let (outcome, mut descriptors) = receive::<Result<(), ErrorKind>>(socket)?.ok_or_else(died)?;
-    outcome?;
-    descriptors.pop().ok_or_else(died)
+    send(socket, &(), &[]).map_err(|_| died())?;
+    receive::<Result<(), ErrorKind>>(socket)?.ok_or_else(died)?.0
 }
 
 /// In the sandbox's process 1, while it may: has the kernel hold calls that make device nodes, and sends their listener.

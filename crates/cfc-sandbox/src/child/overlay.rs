@@ -28,11 +28,10 @@ pub(super) fn mount_root(blueprint: &Blueprint) -> Result<Option<OwnedFd>, Error
     let upper_directory =
         open(OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC).step(|| "open the upper directory".into())?;
     if let Some(maker) = blueprint.node_maker {
-        let tree = nodes::receive_root(get(&maker))?;
-        attach(&tree, CWD, Path::new("root")).step(|| "mount the overlay that was made for it".into())?;
+        nodes::have_root_mounted(get(&maker))?;
     } else {
         let lowers: Vec<&OwnedFd> = lowers.iter().map(get).collect();
-        mount_overlay("", &lowers, Some((get(changes), upper, work)))?;
+        mount_overlay("", &lowers, Some((get(changes), upper, work)), MountFlags::empty())?;
     }
     Ok(Some(upper_directory))
 }
@@ -42,6 +41,7 @@ pub(super) fn mount_overlay(
     base: &str,
     lowers: &[&OwnedFd],
     changes: Option<(&OwnedFd, &str, &str)>,
+    flags: MountFlags,
 ) -> Result<(), ErrorKind> {
     for (i, lower) in lowers.iter().enumerate() {
         let point = format!("{base}l/{i}");
@@ -60,7 +60,7 @@ pub(super) fn mount_overlay(
     }
     let options = std::ffi::CString::new(options)
         .map_err(|_| ErrorKind::Invalid("the upper directory's path holds a zero byte".into()))?;
-    rustix::mount::mount("overlay", format!("{base}root"), "overlay", MountFlags::empty(), options.as_c_str())
+    rustix::mount::mount("overlay", format!("{base}root"), "overlay", flags, options.as_c_str())
         .step(|| format!("mount the overlay of {} layers", lowers.len()))
 }
 
@@ -78,7 +78,7 @@ pub(super) fn part_of_overlay(
     for directory in ["l", "c", "root"] {
         fs::create_dir_all(format!("{base}{directory}")).step(fill)?;
     }
-    mount_overlay(&base, lowers, changes)?;
+    mount_overlay(&base, lowers, changes, MountFlags::empty())?;
     let step = || format!("find {} in what is mounted at {}", subpath.display(), target.display());
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     let root = rustix::fs::open(format!("{base}root"), flags, rustix::fs::Mode::empty()).step(step)?;

@@ -6,12 +6,13 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::thread::CapabilitySet;
 
 use super::blueprint::{Blueprint, RootPlan, is_annotated};
-use super::shell::{ShellKind, end};
-use crate::child::nodes::{self, Place};
+use super::shell::{Shell, ShellKind, end};
+use crate::child::nodes::{self, Customer, Place};
 use crate::config::{DEVICE_NODES_ANNOTATION, Root, SandboxConfig};
 use crate::error::ErrorKind;
 use crate::step::Step;
@@ -43,19 +44,19 @@ impl NodeMaker {
             && is_able()
     }
 
-    /// Starts it for the sandbox of `blueprint`, which gets the connection to it. `owner` are the host's ids of the sandbox's
-    /// root, `namespace` is its user namespace.
-    pub(super) fn start(
-        blueprint: &mut Blueprint,
-        owner: (u32, u32),
-        namespace: BorrowedFd<'_>,
-    ) -> Result<NodeMaker, ErrorKind> {
+    /// Starts it for the sandbox of `blueprint`, which `shell` becomes and which gets the connection to it. `owner` are the
+    /// host's ids of the sandbox's root.
+    pub(super) fn start(blueprint: &mut Blueprint, owner: (u32, u32), shell: &Shell) -> Result<NodeMaker, ErrorKind> {
         let (ours, theirs) =
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
                 .step(|| "make a socket".into())?;
-        let namespace = Place::of(namespace).step(|| "look at the user namespace".into())?;
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let open = |name| rustix::fs::open(format!("/proc/{}/ns/{name}", shell.started.pid), flags, Mode::empty());
+        let mounts = open("mnt").step(|| "open the mounts of the sandbox".into())?;
+        let users = open("user").and_then(Place::of).step(|| "look at the user namespace".into())?;
+        let customer = Customer { owner, users, mounts };
         match sys::clone_process(0, None).step(|| "make the process that mounts the root".into())? {
-            Cloned::Child => nodes::run(blueprint, &ours, owner, namespace),
+            Cloned::Child => nodes::run(blueprint, &ours, &customer),
             Cloned::Parent { pidfd, .. } => {
                 blueprint.node_maker = Some(blueprint.descriptors.keep(theirs));
                 Ok(NodeMaker { pidfd })

@@ -1,6 +1,7 @@
 //! [`Pool`]: shells that are kept ready, so that a start need not make one.
 //!
 //! It is filled one shell at a time, when no start needs the machine (`super::chores`). It holds shells of the kind that was started last, so a change of kind empties it.
+//! That of a launcher which lives for a moment keeps none, but one that is expected.
 
 use std::time::{Duration, Instant};
 
@@ -33,7 +34,7 @@ impl Pool {
         Ok(Pool { size: SIZE, ..Pool::empty()? })
     }
 
-    /// A pool that never holds any, for a launcher that lives for a moment.
+    /// A pool that holds none but what is expected, for a launcher that lives for a moment.
     pub(crate) fn empty() -> std::io::Result<Pool> {
         let slots = Slots::reserve()?;
         Ok(Pool { size: 0, wanted: None, ready: Vec::new(), due: Instant::now(), made: 0, slots })
@@ -57,14 +58,25 @@ impl Pool {
         ranges: &mut Ranges,
         parent: &str,
     ) -> Result<Shell, ErrorKind> {
-        self.want(kind, ranges);
-        while let Some(shell) = self.ready.pop() {
+        while self.want(kind, ranges)
+            && let Some(shell) = self.ready.pop()
+        {
             if !shell.is_dead() {
                 return Ok(shell);
             }
             shell.discard(ranges);
         }
         self.make(kind, hierarchies, ranges, parent)
+    }
+
+    /// Makes a shell of this kind, unless there is one: a start is about to come that wants it.
+    pub(crate) fn expect(&mut self, kind: &ShellKind, hierarchies: &Hierarchies, ranges: &mut Ranges, parent: &str) {
+        if self.ready.is_empty() {
+            self.wanted = Some(kind.clone());
+        }
+        if self.wanted.as_ref() == Some(kind) && self.ready.is_empty() {
+            self.fill(hierarchies, ranges, parent);
+        }
     }
 
     /// From when on the next shell may be made, if one is missing.
@@ -88,11 +100,13 @@ impl Pool {
         self.ready.drain(..).for_each(|shell| shell.discard(ranges));
     }
 
-    fn want(&mut self, kind: &ShellKind, ranges: &mut Ranges) {
+    /// Whether the shells that wait are of this kind, or will be.
+    fn want(&mut self, kind: &ShellKind, ranges: &mut Ranges) -> bool {
         if self.size > 0 && self.wanted.as_ref() != Some(kind) {
             self.clear(ranges);
             self.wanted = Some(kind.clone());
         }
+        self.wanted.as_ref() == Some(kind)
     }
 
     fn make(

@@ -19,6 +19,7 @@ impl EventLoop {
     pub(super) fn answer(&mut self, client: u64, request: Request, mut descriptors: Vec<OwnedFd>) {
         let response = match request {
             Request::Start(config) => return self.start_with_disk(client, config, descriptors),
+            Request::Expect(config) => return self.expect(client, &config),
             Request::PrepareDisk(kind) => return self.prepare_disk(client, kind),
             Request::Disks => Ok(Reply::Disks(self.disk_usage())),
             Request::Wait { id } => {
@@ -124,6 +125,14 @@ impl EventLoop {
             self.watch(pipe, Source::Output(sandbox.id.clone(), *stream))?;
         }
         Ok(())
+    }
+
+    /// The client need not wait for it; what fails now, the start will meet and say.
+    fn expect(&mut self, client: u64, config: &SandboxConfig) {
+        self.respond(client, Ok(Reply::Done), Vec::new());
+        if self.ending.is_none() {
+            let _ = self.starter.expect(config);
+        }
     }
 
     fn tell_ends(&mut self, client: u64) {

@@ -73,9 +73,7 @@ impl Starter {
         if let Some(runtime) = &config.runtime {
             return self.start_with(runtime, config, descriptors, client, disk);
         }
-        let profile = config.spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
-        let seccomp = programs(&mut self.profiles, profile)?;
-        let kind = ShellKind::of(config, &self.hierarchies, seccomp)?;
+        let kind = self.kind(config)?;
         let (stdio, outputs) = connect(&config.stdio, descriptors)?;
         let shell = self.pool.take(&kind, &self.hierarchies, &mut self.ranges, &self.parent)?;
         let fitted = fail_point("launcher.start.cgroup").step(|| "have cgroups".into());
@@ -92,6 +90,21 @@ impl Starter {
         let process = NewProcess { started, pidfd, control, network, cgroup, range };
         let sandbox = Sandbox::starting(config, client, process, outputs, ExecMeans::Own(Box::new(exec)));
         Ok(Sandbox { node_maker, ..sandbox })
+    }
+
+    /// Makes ready what a start of `config` will want that is there of it already: all but its files.
+    pub(crate) fn expect(&mut self, config: &SandboxConfig) -> Result<(), ErrorKind> {
+        if config.runtime.is_none() {
+            let kind = self.kind(self.ids.fit(config).as_ref())?;
+            self.pool.expect(&kind, &self.hierarchies, &mut self.ranges, &self.parent);
+        }
+        Ok(())
+    }
+
+    fn kind(&mut self, config: &SandboxConfig) -> Result<ShellKind, ErrorKind> {
+        let profile = config.spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+        let seccomp = programs(&mut self.profiles, profile)?;
+        ShellKind::of(config, &self.hierarchies, seccomp)
     }
 
     /// Makes the next shell of the pool.
@@ -140,12 +153,9 @@ impl Starter {
             fs::write(format!("/proc/{}/oom_score_adj", shell.started.pid), adjustment.to_string())
                 .step(|| format!("set oom_score_adj to {adjustment}"))?;
         }
-        let node_maker = match shell.user_namespace().zip(shell.on_host(0, 0)) {
-            Some((namespace, owner)) if idmap.is_some() && NodeMaker::is_wanted(config, &blueprint, kind) => {
-                Some(NodeMaker::start(&mut blueprint, owner, namespace)?)
-            }
-            _ => None,
-        };
+        let has_maker = idmap.is_some() && NodeMaker::is_wanted(config, &blueprint, kind);
+        let root = shell.on_host(0, 0).filter(|_| has_maker);
+        let node_maker = root.map(|root| NodeMaker::start(&mut blueprint, root, shell)).transpose()?;
         fail_point("launcher.start.cloned").step(|| "have a process".into())?;
         shell.become_sandbox(&blueprint)?;
         fail_point("launcher.start.gone").step(|| "have let it go on".into())?;
