@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use cfc_oci::{Algorithm, Digest, RepositoryName};
 use futures::stream::BoxStream;
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::StorageError;
@@ -134,11 +135,31 @@ pub trait UploadBackend: Send + Sync {
         pushed
     }
 
+    /// The bytes of an upload that has none yet, as a file that grows while they are appended; `None` where the backend has no
+    /// files.
+    async fn growing(&self, _id: Uuid) -> Result<Option<Growing>, StorageError> {
+        Ok(None)
+    }
+
+    /// Forgets the uploads of the repositories for which `is_over` is true, where no other process can be at work on them, and
+    /// says how many. Blocks.
+    fn forget(&self, _is_over: &dyn Fn(&RepositoryName) -> bool) -> Result<u64, StorageError> {
+        Ok(0)
+    }
+
     /// Forgets uploads that were not touched for `expiry`, and says how many. Blocks.
     fn expire(&self, expiry: Duration) -> Result<u64, StorageError>;
 
     /// Forgets an upload; false when `repository` has no such upload.
     async fn abort(&self, repository: &RepositoryName, id: Uuid) -> Result<bool, StorageError>;
+}
+
+/// An upload's bytes, for who reads them while more are appended.
+pub struct Growing {
+    /// What they are written to, open for reading. Its bytes stay readable whatever becomes of the upload.
+    pub file: File,
+    /// How many of them are in the file.
+    pub written: watch::Receiver<u64>,
 }
 
 /// How far an upload got.

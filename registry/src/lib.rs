@@ -56,7 +56,7 @@ pub use ask::{AskError, ask_to_collect, ask_to_retain, ask_what_to_collect};
 pub use audit::AuditLog;
 pub use auth::{Access, Action, Authorizer, Challenge, Credentials, Decision, TokenAnswer, TokenRequest};
 pub use backend::{
-    AppendError, BlobBackend, BlobStream, ByteStream, CommitError, Content, UploadBackend, UploadStatus,
+    AppendError, BlobBackend, BlobStream, ByteStream, CommitError, Content, Growing, UploadBackend, UploadStatus,
 };
 pub use bucket::{BucketError, BucketKeys, BucketLocation};
 pub use ca::LocalCa;

@@ -35,6 +35,8 @@ pub(crate) struct Metrics {
     sent: AtomicU64,
     /// Requests that bring content of blobs right now.
     pub uploads: AtomicU64,
+    /// Blobs fetched from upstreams, by what became of them.
+    fetched: Mutex<BTreeMap<&'static str, u64>>,
     collections: AtomicU64,
     failed_collections: AtomicU64,
     collected: AtomicU64,
@@ -98,6 +100,11 @@ impl Metrics {
         self.sent.fetch_add(bytes.1, Ordering::Relaxed);
     }
 
+    /// Counts a blob that was fetched from an upstream, or was not.
+    pub(crate) fn count_fetched(&self, outcome: &'static str) {
+        *self.fetched.lock().unwrap_or_else(PoisonError::into_inner).entry(outcome).or_default() += 1;
+    }
+
     pub(crate) fn collection_ended(&self, collected: Option<&Collected>) {
         match collected {
             Some(collected) => {
@@ -123,6 +130,11 @@ impl Metrics {
         counter(&mut page, "cfc_registry_transmit_bytes_total", "Bytes of answers' bodies.", read(&self.sent));
         let help = "Requests that bring content of blobs right now.";
         page.single("cfc_registry_uploads_in_progress", "gauge", help, read(&self.uploads));
+        let name = "cfc_registry_upstream_blobs_total";
+        page.family(name, "counter", "Blobs fetched from upstreams, by outcome.");
+        for (outcome, count) in &*self.fetched.lock().unwrap_or_else(PoisonError::into_inner) {
+            page.sample(name, &format!("outcome=\"{outcome}\""), count);
+        }
         page.family("cfc_registry_collections_total", "counter", "Garbage collections, by outcome.");
         page.sample("cfc_registry_collections_total", "outcome=\"done\"", &read(&self.collections));
         page.sample("cfc_registry_collections_total", "outcome=\"failed\"", &read(&self.failed_collections));

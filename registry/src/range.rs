@@ -3,6 +3,9 @@
 
 use std::ops::Range;
 
+use cfc_oci::Digest;
+use http::{HeaderMap, header};
+
 /// What a pull asks for.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Wanted {
@@ -14,8 +17,19 @@ pub(crate) enum Wanted {
     Unsatisfiable,
 }
 
+/// What the headers of a pull of `digest`, which has `size` bytes, ask for: with `If-Range` a part only if the client's other
+/// parts are of this blob, too.
+pub(crate) fn wanted_by(headers: &HeaderMap, digest: &Digest, size: u64) -> Wanted {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    let is_same = text(header::IF_RANGE).is_none_or(|tag| tag.trim_matches('"') == digest.to_string());
+    match text(header::RANGE) {
+        Some(range) if is_same => wanted(range, size),
+        _ => Wanted::Whole,
+    }
+}
+
 /// Reads the `Range` header of a pull of `size` bytes. Several ranges, and units other than bytes, get the whole.
-pub(crate) fn wanted(header: &str, size: u64) -> Wanted {
+fn wanted(header: &str, size: u64) -> Wanted {
     let Some(set) = header.trim().strip_prefix("bytes=") else { return Wanted::Whole };
     let Some((first, last)) = set.trim().split_once('-') else { return Wanted::Whole };
     let range = match (number(first), number(last)) {

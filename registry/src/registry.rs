@@ -135,6 +135,8 @@ impl Registry {
         let inner = &registry.inner;
         objects.remove_temporary()?;
         inner.uploads.expire(inner.options.upload_expiry)?;
+        // Nobody goes on with what a process that died was fetching.
+        inner.uploads.forget(&|name| inner.upstreams.has(name))?;
         Ok(registry)
     }
 

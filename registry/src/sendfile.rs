@@ -53,8 +53,13 @@ impl FileQueue {
         axum::body::Body::new(body.map_err(|never| match never {}))
     }
 
-    fn push(&self, part: Part) {
+    /// Stands for the first bytes of `range`, which lies within the file and is not empty, for the next frame of a response on
+    /// this connection.
+    pub(crate) fn piece(&self, file: &Arc<File>, range: Range<u64>) -> Bytes {
+        let length = (range.end - range.start).min(FRAME_BYTES as u64);
+        let part = Part { file: file.clone(), range: range.start..range.start + length };
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push_back(part);
+        Bytes::from_static(&PLACEHOLDER[..length as usize])
     }
 
     /// Sends at most `limit` bytes of the first file, and says how many.
@@ -97,8 +102,7 @@ impl Body for FileBody {
             let _ = rustix::fs::fadvise(&self.file, end, length, Advice::WillNeed);
         }
         self.range.start = end;
-        self.queue.push(Part { file: self.file.clone(), range: start..end });
-        Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(&PLACEHOLDER[..(end - start) as usize])))))
+        Poll::Ready(Some(Ok(Frame::data(self.queue.piece(&self.file, start..end)))))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -1,5 +1,7 @@
 //! `blobs/<digest>`: pull, look for, unlink.
 
+use std::ops::Range;
+
 use axum::body::Body;
 use axum::response::Response;
 use cfc_oci::{Digest, RepositoryName};
@@ -7,7 +9,8 @@ use http::{HeaderValue, StatusCode, header};
 
 use super::{Call, empty, is_unchanged, set, set_digest};
 use crate::error::{ApiError, Problem};
-use crate::range::{Wanted, wanted};
+use crate::proxy::Portion;
+use crate::range::{Wanted, wanted_by};
 use crate::sendfile::FileQueue;
 
 /// Up to here the bytes go out in one piece with the head of the answer.
@@ -18,12 +21,23 @@ pub(super) async fn get(call: &Call<'_>, name: &RepositoryName, digest: &Digest)
     if let Some(response) = elsewhere(call, digest).await? {
         return Ok(response);
     }
-    let mut response = content(call, digest, size).await?;
+    Ok(of_digest(content(call, digest, size).await?, digest))
+}
+
+/// Answers with what of a blob is being fetched from an upstream, as it comes.
+pub(super) fn coming(call: &Call<'_>, digest: &Digest, portion: Portion) -> Response {
+    let (size, part) = (portion.size, portion.part.clone());
+    let response = Response::new(portion.into_body(call.parts.extensions.get::<FileQueue>()));
+    of_digest(of_length(response, size, part), digest)
+}
+
+/// With what is true of whatever a digest names.
+fn of_digest(mut response: Response, digest: &Digest) -> Response {
     set_digest(&mut response, digest);
     set(&mut response, header::ETAG, &format!("\"{digest}\""));
     response.headers_mut().insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("max-age=31536000, immutable"));
-    Ok(response)
+    response
 }
 
 /// Sends the client to where the blob can be fetched without us, if there is such a place.
@@ -69,28 +83,29 @@ async fn content(call: &Call<'_>, digest: &Digest, size: u64) -> Result<Response
         }
     };
     let range = part.clone().unwrap_or(0..size);
-    let body = if call.is_head() { Body::empty() } else { read(call, digest, range.clone()).await? };
-    let mut response = Response::new(body);
-    set(&mut response, header::CONTENT_LENGTH, &(range.end - range.start).to_string());
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
-    if part.is_some() {
-        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
-        set(&mut response, header::CONTENT_RANGE, &format!("bytes {}-{}/{size}", range.start, range.end - 1));
-    }
-    Ok(response)
+    let body = if call.is_head() { Body::empty() } else { read(call, digest, range).await? };
+    Ok(of_length(Response::new(body), Some(size), part))
 }
 
-/// The part that is asked for; with `If-Range` only if the client's other parts are of this blob, too.
-fn wanted_part(call: &Call<'_>, digest: &Digest, size: u64) -> Wanted {
-    let is_same = call.header(header::IF_RANGE).is_none_or(|tag| tag.trim_matches('"') == digest.to_string());
-    match call.header(header::RANGE) {
-        Some(range) if is_same && !call.is_head() => wanted(range, size),
-        _ => Wanted::Whole,
+/// Says how much of `size` bytes it has: a part that is not empty, or all of it.
+fn of_length(mut response: Response, size: Option<u64>, part: Option<Range<u64>>) -> Response {
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    if let Some(length) = part.as_ref().map(|part| part.end - part.start).or(size) {
+        set(&mut response, header::CONTENT_LENGTH, &length.to_string());
     }
+    if let (Some(part), Some(size)) = (part, size) {
+        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+        set(&mut response, header::CONTENT_RANGE, &format!("bytes {}-{}/{size}", part.start, part.end - 1));
+    }
+    response
+}
+
+fn wanted_part(call: &Call<'_>, digest: &Digest, size: u64) -> Wanted {
+    if call.is_head() { Wanted::Whole } else { wanted_by(&call.parts.headers, digest, size) }
 }
 
 /// The bytes of a small blob, or a large one as a file if the connection can send files.
-async fn read(call: &Call<'_>, digest: &Digest, range: std::ops::Range<u64>) -> Result<Body, ApiError> {
+async fn read(call: &Call<'_>, digest: &Digest, range: Range<u64>) -> Result<Body, ApiError> {
     let queue = call.parts.extensions.get::<FileQueue>().filter(|_| range.end - range.start > SMALL_BYTES);
     if let Some(queue) = queue
         && let Some(file) = call.registry.blobs.open(digest).await?

@@ -119,9 +119,10 @@ async fn answer(
             if !matches!(parts.method, Method::GET | Method::HEAD) || registry.upstreams.has(&name) {
                 registry.metadata.require_known_format().await?;
             }
-            let brought = crate::proxy::bring(registry, &name, &resource, &parts.method).await?;
+            let brought = crate::proxy::bring(registry, &name, &resource, parts).await?;
             match (brought, resource) {
                 (Brought::Answer(answer), _) => Ok(*answer),
+                (Brought::Coming(portion), Resource::Blob(digest)) => Ok(blobs::coming(&call, &digest, portion)),
                 (Brought::Referrers(further), Resource::Referrers(subject)) => {
                     lists::referrers(&call, &name, &subject, further).await
                 }

@@ -25,12 +25,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use cfc_oci::Digest;
+use cfc_oci::{Digest, RepositoryName};
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::StorageError;
 use crate::files::{read_directory, remove_if_there};
 pub(crate) use objects::DirectoryObjects;
+use session::SessionPaths;
 
 /// How long a request waits for another one that writes to the same upload.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
@@ -39,6 +41,8 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 pub(crate) struct LocalBackend {
     root: PathBuf,
     locks: Mutex<HashMap<Uuid, Arc<tokio::sync::Mutex<()>>>>,
+    /// Who is told how far uploads got that somebody reads while they grow.
+    followed: Mutex<HashMap<Uuid, watch::Sender<u64>>>,
 }
 
 /// Held by whoever writes to an upload.
@@ -47,7 +51,7 @@ type UploadLock = tokio::sync::OwnedMutexGuard<()>;
 impl LocalBackend {
     /// Opens `root` and creates what is missing.
     pub(crate) fn open(root: &Path) -> Result<LocalBackend, StorageError> {
-        let backend = LocalBackend { root: root.to_path_buf(), locks: Mutex::default() };
+        let backend = LocalBackend { root: root.to_path_buf(), locks: Mutex::default(), followed: Mutex::default() };
         for directory in [backend.root.join("blobs"), backend.uploads()] {
             std::fs::create_dir_all(&directory).map_err(|e| StorageError::new("create", directory.display(), e))?;
         }
@@ -71,6 +75,37 @@ impl LocalBackend {
             locks.entry(id).or_default().clone()
         };
         tokio::time::timeout(LOCK_PATIENCE, lock.lock_owned()).await.ok()
+    }
+
+    /// Tells from now on how far an upload got.
+    fn follow(&self, id: Uuid) -> watch::Receiver<u64> {
+        let (sender, written) = watch::channel(0);
+        let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
+        followed.retain(|_, sender| sender.receiver_count() > 0);
+        followed.insert(id, sender);
+        written
+    }
+
+    fn followers(&self, id: Uuid) -> Option<watch::Sender<u64>> {
+        self.followed.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
+    }
+
+    /// Removes the uploads of some repositories.
+    fn forget_uploads(&self, is_over: &dyn Fn(&RepositoryName) -> bool) -> Result<u64, StorageError> {
+        let mut forgotten = 0;
+        for entry in read_directory(&self.uploads())? {
+            let path = entry.path();
+            let id = path.file_stem().and_then(|stem| stem.to_str()?.parse().ok());
+            let Some(id) = id.filter(|_| path.extension().is_some_and(|extension| extension == "json")) else {
+                continue;
+            };
+            let paths = SessionPaths::new(self.uploads(), id);
+            if paths.repository()?.is_some_and(|name| is_over(&name)) {
+                paths.remove_files()?;
+                forgotten += 1;
+            }
+        }
+        Ok(forgotten)
     }
 
     /// Removes uploads that were not touched for `expiry`. An upload is as old as its last byte, and its other files

@@ -60,6 +60,16 @@ impl SessionPaths {
 
     /// The algorithm of the upload, or `None` when `repository` has no such upload.
     fn record(&self, repository: &RepositoryName) -> Result<Option<Algorithm>, StorageError> {
+        let record = self.read_record()?.filter(|record| record.repository == *repository);
+        Ok(record.and_then(|record| record.algorithm.parse().ok()))
+    }
+
+    /// The repository that the upload is in, or `None` when there is no such upload.
+    pub(super) fn repository(&self) -> Result<Option<RepositoryName>, StorageError> {
+        Ok(self.read_record()?.map(|record| record.repository))
+    }
+
+    fn read_record(&self) -> Result<Option<Record>, StorageError> {
         let path = self.file("json");
         let bytes = match std::fs::read(&path) {
             Ok(bytes) => bytes,
@@ -67,11 +77,7 @@ impl SessionPaths {
             Err(e) => return Err(StorageError::new("read", path.display(), e)),
         };
         // A record torn by a power cut belongs to an upload none of whose bytes were acknowledged.
-        let Ok(record) = serde_json::from_slice::<Record>(&bytes) else { return Ok(None) };
-        if record.repository != *repository {
-            return Ok(None);
-        }
-        Ok(record.algorithm.parse().ok())
+        Ok(serde_json::from_slice(&bytes).ok())
     }
 
     /// Number of bytes on stable storage, or `None` when `repository` has no such upload.

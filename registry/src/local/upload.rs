@@ -1,10 +1,12 @@
 //! Writing uploads: the [`UploadBackend`] half of [`LocalBackend`].
 
+use std::fs::File;
 use std::ops::Range;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use cfc_oci::{Algorithm, Digest, RepositoryName};
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::LocalBackend;
@@ -12,7 +14,7 @@ use super::session::{Session, SessionPaths};
 use super::writeback::Writeback;
 use crate::files::blocking;
 use crate::frames::Frames;
-use crate::{AppendError, CommitError, Content, StorageError, UploadBackend, UploadStatus};
+use crate::{AppendError, CommitError, Content, Growing, StorageError, UploadBackend, UploadStatus};
 
 #[async_trait]
 impl UploadBackend for LocalBackend {
@@ -41,7 +43,7 @@ impl UploadBackend for LocalBackend {
         body: Content<'_>,
     ) -> Result<u64, AppendError> {
         let session = self.open_session(repository, id, &expected).await?;
-        let mut session = receive(session, expected, body).await?;
+        let mut session = receive(session, expected, body, self.followers(id)).await?;
         Ok(blocking(move || session.acknowledge()).await?)
     }
 
@@ -54,9 +56,19 @@ impl UploadBackend for LocalBackend {
         digest: &Digest,
     ) -> Result<u64, CommitError> {
         let session = self.open_session(repository, id, &expected).await?;
-        let mut session = receive(session, expected, body).await?;
+        let mut session = receive(session, expected, body, self.followers(id)).await?;
         let (digest, blob) = (digest.clone(), self.blob(digest));
         blocking(move || session.commit(&digest, &blob)).await
+    }
+
+    async fn growing(&self, id: Uuid) -> Result<Option<Growing>, StorageError> {
+        let path = self.session(id).data();
+        let open = move || File::open(&path).map_err(|e| StorageError::new("open", path.display(), e));
+        Ok(Some(Growing { file: blocking(open).await?, written: self.follow(id) }))
+    }
+
+    fn forget(&self, is_over: &dyn Fn(&RepositoryName) -> bool) -> Result<u64, StorageError> {
+        self.forget_uploads(is_over)
     }
 
     fn expire(&self, expiry: Duration) -> Result<u64, StorageError> {
@@ -104,6 +116,7 @@ async fn receive(
     mut session: Session,
     expected: Option<Range<u64>>,
     body: Content<'_>,
+    followers: Option<watch::Sender<u64>>,
 ) -> Result<Session, AppendError> {
     let length = expected.map(|range| range.end - range.start);
     if let Some(length) = length {
@@ -115,6 +128,9 @@ async fn receive(
         let writing = blocking(move || frames.iter().try_for_each(|frame| session.write(frame)).map(|()| session));
         session = body.gather_during(writing).await?;
         writeback.note(session.size());
+        if let Some(followers) = &followers {
+            followers.send_replace(session.size());
+        }
     }
     session.keep_chunk();
     Ok(session)

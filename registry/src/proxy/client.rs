@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use cfc_oci::{Descriptor, Digest, Index};
-use futures::{StreamExt, TryStreamExt};
+use futures::StreamExt;
 use http::{Method, StatusCode, header};
 use reqwest::{Response, Url};
 use serde::Deserialize;
@@ -15,7 +15,7 @@ use serde::Deserialize;
 use super::challenge::Challenge;
 use super::destination::{Road, check_name, is_named, outside, road};
 use super::{Upstream, lock};
-use crate::{Content, StorageError};
+use crate::StorageError;
 
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
 /// An upstream that says nothing for this long is away.
@@ -50,6 +50,13 @@ pub(super) enum FetchError {
     Unreachable(String),
     /// It wants us to do what we do not.
     Refused(String),
+}
+
+/// What is asked.
+struct Question {
+    method: Method,
+    /// Where what we do not have begins.
+    start: u64,
 }
 
 #[derive(Deserialize)]
@@ -109,11 +116,10 @@ impl Client {
         Ok(digest.and_then(|digest| digest.parse().ok()))
     }
 
-    /// The bytes of a blob, as they come.
-    pub(super) async fn blob(&self, name: &str, digest: &Digest) -> Result<Content<'static>, FetchError> {
-        let response = self.ask(Method::GET, name, &self.url(name, &format!("blobs/{digest}"))?).await?;
-        let length = length(&response);
-        Ok(Content { length, bytes: response.bytes_stream().map_err(|error| describe(&error)).boxed() })
+    /// A blob from `start` on, or all of it if the upstream does not give parts.
+    pub(super) async fn blob(&self, name: &str, digest: &Digest, start: u64) -> Result<Response, FetchError> {
+        let question = Question { method: Method::GET, start };
+        self.ask_for(&question, name, &self.url(name, &format!("blobs/{digest}"))?).await
     }
 
     /// The size of a blob, as far as the upstream says so without giving the blob.
@@ -204,11 +210,15 @@ impl Client {
     }
 
     async fn ask(&self, method: Method, name: &str, url: &Url) -> Result<Response, FetchError> {
+        self.ask_for(&Question { method, start: 0 }, name, url).await
+    }
+
+    async fn ask_for(&self, question: &Question, name: &str, url: &Url) -> Result<Response, FetchError> {
         let scope = format!("repository:{name}:pull");
         let known = lock(&self.tokens).get(&scope).filter(|(_, until)| *until > Instant::now()).cloned();
         let mut proof = known.map(|(token, _)| format!("Bearer {token}"));
         for _ in 0..2 {
-            let (response, road) = self.follow(&method, url, proof.as_deref()).await?;
+            let (response, road) = self.follow(question, url, proof.as_deref()).await?;
             match response.status() {
                 status if road != Road::Own && !status.is_success() => return Err(FetchError::Elsewhere(status)),
                 StatusCode::UNAUTHORIZED => proof = Some(self.prove(url, &response, &scope).await?),
@@ -220,12 +230,21 @@ impl Client {
     }
 
     /// Asks, and follows redirects. What proves who we are goes to the upstream's own server only.
-    async fn follow(&self, method: &Method, own: &Url, proof: Option<&str>) -> Result<(Response, Road), FetchError> {
+    async fn follow(
+        &self,
+        question: &Question,
+        own: &Url,
+        proof: Option<&str>,
+    ) -> Result<(Response, Road), FetchError> {
         let mut url = own.clone();
         for _ in 0..=MAX_REDIRECTS {
             let road = road(own, &self.upstream.redirects, &url);
             let road = road.ok_or_else(|| FetchError::Refused(format!("it redirects to {}", elsewhere(&url))))?;
-            let mut request = self.on(road).request(method.clone(), url.clone()).header(header::ACCEPT, ACCEPT);
+            let method = question.method.clone();
+            let mut request = self.on(road).request(method, url.clone()).header(header::ACCEPT, ACCEPT);
+            if question.start > 0 {
+                request = request.header(header::RANGE, format!("bytes={}-", question.start));
+            }
             if let Some(proof) = proof.filter(|_| road == Road::Own) {
                 request = request.header(header::AUTHORIZATION, proof);
             }
@@ -323,7 +342,7 @@ fn is_unknown(status: StatusCode) -> bool {
     matches!(status, StatusCode::BAD_REQUEST | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED)
 }
 
-fn length(response: &Response) -> Option<u64> {
+pub(super) fn length(response: &Response) -> Option<u64> {
     response.headers().get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
@@ -366,7 +385,7 @@ async fn read(response: Response, limit: usize) -> Result<Bytes, FetchError> {
 }
 
 /// An error with its causes, and without the URL, which may have a secret in its query.
-fn describe(error: &reqwest::Error) -> String {
+pub(super) fn describe(error: &reqwest::Error) -> String {
     let mut text = String::new();
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {

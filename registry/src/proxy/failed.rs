@@ -24,6 +24,21 @@ pub(super) enum Failed {
     Storage,
 }
 
+impl Failed {
+    /// What it is counted as.
+    pub(super) fn outcome(&self) -> &'static str {
+        match self {
+            Failed::NotThere => "not_there",
+            Failed::Denied(_) => "denied",
+            Failed::Away(_) => "away",
+            Failed::Wrong(_) => "wrong",
+            Failed::NoRoom(_) => "no_room",
+            Failed::Busy => "busy",
+            Failed::Storage => "failed",
+        }
+    }
+}
+
 impl From<StorageError> for Failed {
     fn from(error: StorageError) -> Failed {
         if is_disk_full(&error) {

@@ -1,31 +1,39 @@
 //! Pull-through caching: repositories below a prefix are those of another registry. What a client asks for is fetched
-//! once, verified, and kept as if it had been pushed; the handlers then serve it as they serve everything. What there is
-//! no room for is passed on without being kept: a client who wants an image wants it all the same.
+//! once, verified, and kept as if it had been pushed; the handlers then serve it as they serve everything. Who wants a blob
+//! meanwhile is given it as it comes. What there is no room for is passed on without being kept: a client who wants an
+//! image wants it all the same.
 //!
 //! An upstream is not trusted: content is what its digest says or is not kept, and where the upstream points, with a
 //! token service or a redirect, is not followed to where only this machine could go.
 
-mod challenge;
-mod client;
-mod destination;
+mod source;
+
+mod blobs;
+mod coming;
 mod failed;
 mod flights;
 mod passing;
-mod source;
+mod window;
+
+mod challenge;
+mod client;
+mod destination;
+mod resuming;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::response::Response;
 use cfc_oci::{Descriptor, RepositoryName, Tag};
-use http::Method;
+use http::{HeaderMap, Method, request::Parts};
 
 use crate::StorageError;
 use crate::error::{ApiError, Problem};
 use crate::registry::Inner;
 use crate::route::{ManifestName, Resource};
+pub(crate) use coming::Portion;
 use failed::Failed;
-use source::{Source, Wanted};
+use source::{Fetch, Source, Wanted, ended};
 
 /// How long it is believed that there is nothing.
 const NOTHING_FOR: Duration = Duration::from_secs(5);
@@ -107,6 +115,8 @@ pub(crate) enum Brought {
     Here,
     /// The client's answer, of what is not kept.
     Answer(Box<Response>),
+    /// A blob, or a part of one, that is on its way here.
+    Coming(Portion),
     /// What refers to a manifest there, besides what is kept here.
     Referrers(Vec<Descriptor>),
     /// The tags that there are, sorted; those that are kept and are not among them are of the past.
@@ -118,17 +128,18 @@ pub(crate) async fn bring(
     registry: &Arc<Inner>,
     name: &RepositoryName,
     resource: &Resource,
-    method: &Method,
+    request: &Parts,
 ) -> Result<Brought, ApiError> {
     let Some((source, remote)) = registry.upstreams.of(name) else { return Ok(Brought::Here) };
-    if !matches!(*method, Method::GET | Method::HEAD) {
+    if !matches!(request.method, Method::GET | Method::HEAD) {
         // What was kept of an upstream may be forgotten.
-        return match *method {
+        return match request.method {
             Method::DELETE if !matches!(resource, Resource::Upload(_)) => Ok(Brought::Here),
             _ => Err(ApiError::new(Problem::ReadOnly, format!("it is a copy of {}", source.upstream.url))),
         };
     }
-    let asking = Asking { registry, source: &source, name, remote: &remote, is_head: *method == Method::HEAD };
+    let (headers, is_head) = (&request.headers, request.method == Method::HEAD);
+    let asking = Asking { registry, source: &source, name, remote: &remote, headers, is_head };
     match resource {
         Resource::Manifest(ManifestName::Tag(tag)) => asking.for_tag(tag).await,
         Resource::Manifest(ManifestName::Digest(digest)) => {
@@ -158,6 +169,7 @@ struct Asking<'a> {
     name: &'a RepositoryName,
     /// What the repository is called there.
     remote: &'a str,
+    headers: &'a HeaderMap,
     is_head: bool,
 }
 
@@ -186,21 +198,60 @@ impl Asking<'_> {
 
     /// Who only looks is told what the upstream tells, and nothing is brought here.
     async fn for_blob(&self, digest: &cfc_oci::Digest) -> Result<Brought, ApiError> {
-        let Asking { registry, source, name, remote, is_head } = self;
-        if *is_head {
+        let Asking { source, name, remote, .. } = self;
+        if self.is_head {
             match source.blob_size(name, remote, digest).await {
                 Ok(Some(size)) => return Ok(Brought::Answer(Box::new(passing::size_of_blob(digest, size)))),
                 Ok(None) => {}
                 Err(failed) => return here(Err(failed)),
             }
         }
-        match source.fetch(registry, name, remote, Wanted::Blob(digest.clone())).await {
-            Err(Failed::NoRoom(why)) => {
-                self.warn_of_no_room(&why);
-                passed_on(source.pass_blob(remote, digest).await)
-            }
-            fetched => here(fetched),
+        if source.had_no_room(name, digest) {
+            return self.pass_blob(digest, "it had none a while ago").await;
         }
+        match self.fetch_blob(digest).await {
+            Ok(brought) => Ok(brought),
+            Err(Failed::NoRoom(why)) => self.pass_blob(digest, &why).await,
+            Err(failed) => here(Err(failed)),
+        }
+    }
+
+    /// Has a blob fetched; gives what is coming of it rather than to wait for all.
+    async fn fetch_blob(&self, digest: &cfc_oci::Digest) -> Result<Brought, Failed> {
+        let mut fetch = self.begin_blob(digest).await?;
+        if let Some(coming) = fetch.news().await {
+            match coming.length {
+                Some(size) if self.is_head => {
+                    return Ok(Brought::Answer(Box::new(passing::size_of_blob(digest, size))));
+                }
+                None if self.is_head => {}
+                _ => {
+                    if let Some(portion) = coming.portion(self.headers).await {
+                        return Ok(Brought::Coming(portion));
+                    }
+                }
+            }
+        }
+        ended(fetch, self.name).await.map(|()| Brought::Here)
+    }
+
+    /// Begins to fetch a blob, or joins who does. Who meets a fetch that has broken off and is about to end begins anew,
+    /// unless it has shown that there is no room.
+    async fn begin_blob(&self, digest: &cfc_oci::Digest) -> Result<Fetch, Failed> {
+        let begin = || self.source.begin(self.registry, self.name, self.remote, Wanted::Blob(digest.clone()));
+        let fetch = begin()?;
+        if !fetch.told().is_some_and(|coming| coming.is_broken()) {
+            return Ok(fetch);
+        }
+        match ended(fetch, self.name).await {
+            Err(failed @ Failed::NoRoom(_)) => Err(failed),
+            _ => begin(),
+        }
+    }
+
+    async fn pass_blob(&self, digest: &cfc_oci::Digest, why: &str) -> Result<Brought, ApiError> {
+        self.warn_of_no_room(why);
+        passed_on(self.source.pass_blob(self.remote, digest).await)
     }
 
     async fn for_referrers(&self, subject: &cfc_oci::Digest) -> Result<Brought, ApiError> {

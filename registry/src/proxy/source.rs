@@ -12,15 +12,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant as Deadline, timeout, timeout_at};
 
 use super::client::{Client, FetchError};
+use super::coming::Coming;
 use super::failed::Failed;
-use super::flights::Flights;
+use super::flights::{Flight, Flights, Teller};
 use super::{NOTHING_FOR, REMEMBERED, Upstream, lock, passing};
-use crate::error::Problem;
 use crate::manifest::ManifestFacts;
 use crate::metadata::Publication;
-use crate::quota::{Arrival, Budget};
 use crate::registry::Inner;
-use crate::{AppendError, ByteStream, CommitError, Content, StorageError};
+use crate::{ByteStream, StorageError};
 
 /// Fetches that wait for their turn.
 const WAITING: usize = 1000;
@@ -34,24 +33,29 @@ const RENEWAL_PATIENCE: Duration = Duration::from_secs(10);
 const AWAY_FOR: Duration = Duration::from_secs(5);
 
 /// What is remembered of, and fetched for, one repository: a kind and a reference.
-type Key = (String, String);
+pub(super) type Key = (String, String);
+
+/// What is fetched, of which a blob tells when it comes.
+pub(super) type Fetch = Flight<Result<(), Failed>, Arc<Coming>>;
 
 /// An upstream, and what is known of it.
 pub(super) struct Source {
     pub(super) upstream: Upstream,
-    client: Client,
+    pub(super) client: Arc<Client>,
     /// When a tag was looked up last.
     looked_up: Mutex<HashMap<Key, Instant>>,
     /// What was not there, and when.
-    nothing: Mutex<HashMap<Key, Instant>>,
+    pub(super) nothing: Mutex<HashMap<Key, Instant>>,
+    /// What had no room while clients were given it, and when.
+    pub(super) no_room: Mutex<HashMap<Key, Instant>>,
     /// What is fetched right now, or waits for it.
-    fetching: Flights<Key, Result<(), Failed>>,
+    fetching: Flights<Key, Result<(), Failed>, Arc<Coming>>,
     /// Turns to fetch a blob, which may take long.
-    blobs: Arc<Semaphore>,
+    pub(super) blobs: Arc<Semaphore>,
     /// Turns to ask for anything else.
     questions: Arc<Semaphore>,
     /// Turns to be passed a blob, whose pace is the client's.
-    passing: Arc<Semaphore>,
+    pub(super) passing: Arc<Semaphore>,
     /// When it was away last.
     away: Mutex<Option<Instant>>,
 }
@@ -65,7 +69,7 @@ pub(super) enum Wanted {
 }
 
 impl Wanted {
-    fn key(&self, name: &RepositoryName) -> Key {
+    pub(super) fn key(&self, name: &RepositoryName) -> Key {
         let what = match self {
             Wanted::Manifest(reference) => format!("manifests/{reference}"),
             Wanted::Blob(digest) => format!("blobs/{digest}"),
@@ -93,9 +97,10 @@ impl Source {
     pub(super) fn new(upstream: Upstream) -> Result<Source, StorageError> {
         let turns = || Arc::new(Semaphore::new(upstream.fetches));
         Ok(Source {
-            client: Client::new(&upstream)?,
+            client: Arc::new(Client::new(&upstream)?),
             looked_up: Mutex::default(),
             nothing: Mutex::default(),
+            no_room: Mutex::default(),
             fetching: Flights::default(),
             blobs: turns(),
             questions: turns(),
@@ -159,7 +164,7 @@ impl Source {
         tag: &Tag,
         kept: Digest,
     ) -> Asked {
-        let begin = || {
+        let begin = |_| {
             let (source, registry, name) = (self.clone(), registry.clone(), name.clone());
             let (remote, tag) = (remote.to_string(), tag.clone());
             async move {
@@ -196,14 +201,14 @@ impl Source {
     }
 
     /// Joins `begin`, as one who has something to fall back on when nobody answers.
-    async fn fall_back<Work>(&self, key: &Key, begin: impl FnOnce() -> Work) -> Asked
+    async fn fall_back<Work>(&self, key: &Key, begin: impl FnOnce(Teller<Arc<Coming>>) -> Work) -> Asked
     where
         Work: Future<Output = Result<(), Failed>> + Send + 'static,
     {
         let Some(flight) = self.fetching.join(key, self.most(), begin) else {
             return Asked::Unanswered("too much is asked already".to_string());
         };
-        match flight.await.unwrap_or(Err(Failed::Storage)) {
+        match flight.landed().await.unwrap_or(Err(Failed::Storage)) {
             Err(Failed::Away(why)) => {
                 *lock(&self.away) = Some(Instant::now());
                 Asked::Unanswered(why)
@@ -226,17 +231,28 @@ impl Source {
         remote: &str,
         wanted: Wanted,
     ) -> Result<(), Failed> {
+        ended(self.begin(registry, name, remote, wanted)?, name).await
+    }
+
+    /// Begins to fetch, or joins who does.
+    pub(super) fn begin(
+        self: &Arc<Self>,
+        registry: &Arc<Inner>,
+        name: &RepositoryName,
+        remote: &str,
+        wanted: Wanted,
+    ) -> Result<Fetch, Failed> {
         let key = wanted.key(name);
         if self.is_known_not_there(&key) {
             return Err(Failed::NotThere);
         }
-        let begin = || {
+        let begin = |teller| {
             let (source, registry, name) = (self.clone(), registry.clone(), name.clone());
             let (remote, key) = (remote.to_string(), key.clone());
             async move {
                 let fetched = match &wanted {
                     Wanted::Manifest(reference) => source.fetch_manifest(&registry, &name, &remote, reference).await,
-                    Wanted::Blob(digest) => source.fetch_blob(&registry, &name, &remote, digest).await,
+                    Wanted::Blob(digest) => source.fetch_blob(&registry, &name, &remote, digest, teller).await,
                 };
                 if let Err(Failed::NotThere) = fetched {
                     remember(&source.nothing, key);
@@ -244,14 +260,10 @@ impl Source {
                 fetched
             }
         };
-        let fetching = self.fetching.join(&key, self.most(), begin);
-        fetching.ok_or(Failed::Busy)?.await.unwrap_or_else(|| {
-            tracing::error!(%name, "fetching from an upstream broke off by a fault of ours");
-            Err(Failed::Storage)
-        })
+        self.fetching.join(&key, self.most(), begin).ok_or(Failed::Busy)
     }
 
-    fn is_known_not_there(&self, key: &Key) -> bool {
+    pub(super) fn is_known_not_there(&self, key: &Key) -> bool {
         lock(&self.nothing).get(key).is_some_and(|when| when.elapsed() < NOTHING_FOR)
     }
 
@@ -280,74 +292,6 @@ impl Source {
         let facts = ManifestFacts::parse(media_type.as_deref(), &bytes)
             .map_err(|error| Failed::Wrong(format!("the manifest `{reference}` is not valid: {error}")))?;
         Ok(Manifest { facts, digest, bytes })
-    }
-
-    /// Takes a blob in by way of an upload, which compares what came with the digest.
-    async fn fetch_blob(
-        &self,
-        registry: &Arc<Inner>,
-        name: &RepositoryName,
-        remote: &str,
-        digest: &Digest,
-    ) -> Result<(), Failed> {
-        let deadline = self.deadline();
-        let _turn = turn(&self.blobs, deadline).await?;
-        let content = within(deadline, self.client.blob(remote, digest)).await??;
-        let _hold = registry.holds.hold([digest.clone()]);
-        let id = registry.uploads.begin(name, digest.algorithm()).await?;
-        let kept = async {
-            let budget = Budget::open(registry, name, id, content.length).await?;
-            let is_new = registry.is_new(digest).await?;
-            let bytes = budget.stream(until(deadline, content.bytes));
-            let body = Content { length: content.length, bytes };
-            let failed = match registry.uploads.commit(name, id, None, body, digest).await {
-                Ok(size) => return Ok(registry.link(name, digest, size, Arrival::Uploaded(id, is_new)).await?),
-                Err(CommitError::Append(AppendError::Body(why))) => Failed::Away(why),
-                Err(CommitError::Append(AppendError::Storage(error))) => error.into(),
-                Err(CommitError::Append(error @ (AppendError::TooLarge { .. } | AppendError::UnequalParts))) => {
-                    Failed::NoRoom(error.to_string())
-                }
-                Err(error) => Failed::Wrong(error.to_string()),
-            };
-            // What there was no room for ended like an upstream that goes away.
-            match Failed::from(budget.failed(Problem::Internal.into()).await?) {
-                no_room @ Failed::NoRoom(_) => Err(no_room),
-                _ => Err(failed),
-            }
-        };
-        let kept = kept.await;
-        if kept.is_err() {
-            // Where this fails too, the upload is gone when it expires.
-            let _ = registry.uploads.abort(name, id).await.map_err(Failed::from);
-            registry.release(name, id);
-        }
-        kept
-    }
-
-    /// The size of a blob that is not here; `None` when the upstream does not tell it.
-    pub(super) async fn blob_size(
-        &self,
-        name: &RepositoryName,
-        remote: &str,
-        digest: &Digest,
-    ) -> Result<Option<u64>, Failed> {
-        let key = Wanted::Blob(digest.clone()).key(name);
-        if self.is_known_not_there(&key) {
-            return Err(Failed::NotThere);
-        }
-        let size = self.ask(self.client.blob_size(remote, digest)).await?.map_err(Failed::from);
-        if let Err(Failed::NotThere) = size {
-            remember(&self.nothing, key);
-        }
-        size
-    }
-
-    /// Gives the client a blob that is not kept.
-    pub(super) async fn pass_blob(&self, remote: &str, digest: &Digest) -> Result<Response, Failed> {
-        let deadline = self.deadline();
-        let turn = turn(&self.passing, deadline).await?;
-        let content = within(deadline, self.client.blob(remote, digest)).await??;
-        Ok(passing::blob(digest, content.length, until(deadline, content.bytes), turn))
     }
 
     /// Gives the client a manifest that is not kept.
@@ -386,25 +330,33 @@ impl Source {
     }
 
     /// Has its turn to ask something that is answered at once.
-    async fn ask<T>(&self, question: impl Future<Output = T>) -> Result<T, Failed> {
+    pub(super) async fn ask<T>(&self, question: impl Future<Output = T>) -> Result<T, Failed> {
         let deadline = self.deadline();
         let _turn = turn(&self.questions, deadline.min(Deadline::now() + TURN_PATIENCE)).await?;
         within(deadline, question).await
     }
 
-    fn deadline(&self) -> Deadline {
+    pub(super) fn deadline(&self) -> Deadline {
         let now = Deadline::now();
         // A time that no clock reaches is no limit.
         now.checked_add(self.upstream.timeout).unwrap_or_else(|| now + super::TIMEOUT)
     }
 }
 
-async fn turn(turns: &Arc<Semaphore>, deadline: Deadline) -> Result<OwnedSemaphorePermit, Failed> {
+/// How a fetch ends.
+pub(super) async fn ended(fetch: Fetch, name: &RepositoryName) -> Result<(), Failed> {
+    fetch.landed().await.unwrap_or_else(|| {
+        tracing::error!(%name, "fetching from an upstream broke off by a fault of ours");
+        Err(Failed::Storage)
+    })
+}
+
+pub(super) async fn turn(turns: &Arc<Semaphore>, deadline: Deadline) -> Result<OwnedSemaphorePermit, Failed> {
     let turn = timeout_at(deadline, turns.clone().acquire_owned()).await;
     turn.map_err(|_| Failed::Busy)?.map_err(|_| Failed::Busy)
 }
 
-async fn within<T>(deadline: Deadline, work: impl Future<Output = T>) -> Result<T, Failed> {
+pub(super) async fn within<T>(deadline: Deadline, work: impl Future<Output = T>) -> Result<T, Failed> {
     timeout_at(deadline, work).await.map_err(|_| Failed::Away(late()))
 }
 
@@ -413,7 +365,7 @@ fn late() -> String {
 }
 
 /// Bytes as they come, until the deadline.
-fn until(deadline: Deadline, bytes: ByteStream<'static>) -> ByteStream<'static> {
+pub(super) fn until(deadline: Deadline, bytes: ByteStream<'static>) -> ByteStream<'static> {
     let next = move |bytes: Option<ByteStream<'static>>| async move {
         let mut bytes = bytes?;
         match timeout_at(deadline, bytes.next()).await {
@@ -436,7 +388,7 @@ fn verified(reference: &str, bytes: &Bytes) -> Result<Digest, Failed> {
     }
 }
 
-fn remember(times: &Mutex<HashMap<Key, Instant>>, key: Key) {
+pub(super) fn remember(times: &Mutex<HashMap<Key, Instant>>, key: Key) {
     let mut times = lock(times);
     if times.len() >= REMEMBERED {
         times.clear();

@@ -17,10 +17,11 @@ use crate::store::{ENDPOINT, Moto, place};
 
 /// The groups of tests that a bucket has to pass as a directory does. The one that mirrors the official suite takes
 /// minutes of a store: CFC_TEST_S3=http://host:port cargo test -p cfc-registry --test api conformance::
-const GROUPS: [&str; 13] = [
+const GROUPS: [&str; 14] = [
     "auth::",
     "blobs::",
     "collect::",
+    "coming::",
     "crash::",
     "durability::",
     "hostile::",

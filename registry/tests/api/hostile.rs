@@ -271,7 +271,7 @@ async fn a_full_disk_is_said_and_costs_nothing_that_was_there() {
         return;
     }
     let directory = tempfile::TempDir::new().expect("temporary directory");
-    let Some(process) = Process::start_with_little_disk(directory.path()).await else { return };
+    let Some(process) = Process::start_with_little_disk(directory.path(), &[]).await else { return };
     let small = noise(100_000, 1);
     let path = |content: &[u8]| format!("/v2/a/blobs/uploads/?digest={}", Digest::of(content));
     expect(&process.send("POST", &path(&small), &[], &small).await, 201);

@@ -1,6 +1,7 @@
 //! The registry over HTTP, group by group as the distribution conformance suite has them, and with real clients.
 
 mod faults;
+mod hand;
 mod harness;
 mod process;
 mod store;
@@ -11,6 +12,7 @@ mod blobs;
 mod bucket;
 mod clients;
 mod collect;
+mod coming;
 mod conformance;
 mod crash;
 mod durability;

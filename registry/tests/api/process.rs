@@ -7,6 +7,9 @@ use cfc_registry::{BucketLocation, Options, Registry, Rules, Upstream};
 
 use crate::harness::send;
 
+/// URLs of upstreams.
+const UPSTREAMS: &str = "CFC_TEST_KILLED_REGISTRY_UPSTREAMS";
+
 /// The registry that [`Process`] starts: this binary again, with a directory in its environment.
 #[tokio::test]
 async fn registry_to_be_killed() {
@@ -33,7 +36,7 @@ async fn registry_to_be_killed() {
 fn options() -> Options {
     let long = Duration::from_secs(1800);
     let collection = Rules { grace: long, untagged: Some(long) };
-    let upstreams = std::env::var("CFC_TEST_KILLED_REGISTRY_UPSTREAMS").unwrap_or_default();
+    let upstreams = std::env::var(UPSTREAMS).unwrap_or_default();
     let upstreams = upstreams.split_whitespace().enumerate();
     let upstreams = upstreams.map(|(number, url)| Upstream::new(&format!("up{number}"), url)).collect();
     Options { collection, collect_every: Some(Duration::from_millis(20)), upstreams, ..Options::default() }
@@ -66,17 +69,26 @@ impl Process {
             command.env(name, proxy).env(name.to_ascii_lowercase(), proxy);
         }
         command.env_remove("NO_PROXY").env_remove("no_proxy");
-        command.env("CFC_TEST_KILLED_REGISTRY_UPSTREAMS", upstreams.join(" "));
+        command.env(UPSTREAMS, upstreams.join(" "));
         Process::start_by(command, directory).await.expect("the registry starts")
     }
 
-    /// On a disk of 16 MiB, in a mount namespace of its own; `None` and a note where that cannot be had.
-    pub async fn start_with_little_disk(directory: &Path) -> Option<Process> {
+    /// With upstreams `up0`, `up1` and so on.
+    pub async fn start_with_upstreams(upstreams: &[&str], directory: &Path) -> Process {
+        let mut command = std::process::Command::new(program());
+        command.env(UPSTREAMS, upstreams.join(" "));
+        Process::start_by(command, directory).await.expect("the registry starts")
+    }
+
+    /// On a disk of 16 MiB, in a mount namespace of its own, with upstreams `up0`, `up1` and so on; `None` and a note where
+    /// that cannot be had.
+    pub async fn start_with_little_disk(directory: &Path, upstreams: &[&str]) -> Option<Process> {
         let data = directory.join("data");
         std::fs::create_dir(&data).expect("creates");
         let script = format!("mount -t tmpfs -o size=16m tmpfs '{}' && exec \"$0\" \"$@\"", data.display());
         let mut command = std::process::Command::new("unshare");
         command.args(["--mount", "--propagation", "private", "sh", "-c", &script]).arg(program());
+        command.env(UPSTREAMS, upstreams.join(" "));
         let process = Process::start_by(command, directory).await;
         if process.is_none() {
             eprintln!("skipped: no small disk can be mounted here");

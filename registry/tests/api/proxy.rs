@@ -162,6 +162,42 @@ async fn images_of_upstreams_are_kept_and_the_rest_is_ones_own() {
     assert_eq!((collected.blobs, collected.manifests), (0, 0));
 }
 
+/// In front of a server: the first connection breaks off after so many bytes of what the server says.
+async fn breaking(server: String, after: u64) -> u16 {
+    use tokio::io::{AsyncReadExt, copy};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("loopback port");
+    let port = listener.local_addr().expect("bound").port();
+    tokio::spawn(async move {
+        let mut limit = after;
+        while let Ok((mut client, _)) = listener.accept().await {
+            let (server, limit) = (server.clone(), std::mem::replace(&mut limit, u64::MAX));
+            tokio::spawn(async move {
+                let mut server = tokio::net::TcpStream::connect(server).await.expect("connects");
+                let ((mut asks, mut hears), (says, mut listens)) = (client.split(), server.split());
+                let mut says = says.take(limit);
+                tokio::select! {
+                    _ = copy(&mut asks, &mut listens) => {}
+                    _ = copy(&mut says, &mut hears) => {}
+                }
+            });
+        }
+    });
+    port
+}
+
+#[tokio::test]
+async fn an_upstream_that_breaks_off_gives_the_rest() {
+    let directory = TempDir::new().expect("temporary directory");
+    let Some(peer) = Peer::start(directory.path(), "").await else { return };
+    let content = noise(3_000_000, 1);
+    let digest = peer.push_blob("library/app", &content).await;
+    let port = breaking(peer.url.trim_start_matches("http://").to_string(), 1_000_000).await;
+    let server = start(vec![upstream("hub", &at(port))]).await;
+    assert!(bytes(&server, &format!("/v2/hub/library/app/blobs/{digest}")).await == content);
+    drop(peer);
+    assert!(bytes(&server, &format!("/v2/hub/library/app/blobs/{digest}")).await == content);
+}
+
 /// A request that a fake got: its method and path, and what it proved who it is with.
 type Asked = Arc<Mutex<Vec<(String, String)>>>;
 
