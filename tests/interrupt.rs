@@ -10,7 +10,7 @@ use crate::prune::assert_whole;
 use crate::support::{Home, can_sandbox, has_program, repository, wait_for};
 
 /// A home with a base image and a context whose image is built on it.
-fn with_base(dockerfile: &str) -> (Home, String) {
+pub fn with_base(dockerfile: &str) -> (Home, String) {
     let home = Home::new();
     home.must(&["build", &busybox_context(&home), "-t", "test/base:1", "--target", "base"]);
     home.write("app/Dockerfile", dockerfile);

@@ -37,6 +37,7 @@ mod platforms;
 mod progress;
 mod project_images;
 mod prune;
+mod publishing;
 mod registries;
 mod registry;
 mod registry_ca;

@@ -623,6 +623,7 @@ impl Session<'_> {
     ) -> Result<Ended> {
         let encoding = self.encoding.while_building();
         let work = move || {
+            fail_at("build.layer.sealed")?;
             let layer = Layer::made(sealed.publish()?, encoding);
             self.remember(&key, &layer)?;
             drop(lock);

@@ -420,9 +420,23 @@ fn what_is_expected_waits_and_becomes_the_next_sandbox_that_is_like_it() {
     wait_for(|| shells_of(launcher).len() == 1);
     let shell = shells_of(launcher)[0];
     // One of another kind does not take it and does not end it.
-    let host = with(&bench.config(&["true"]), &[("/linux/maskedPaths", json!([]))]);
-    assert_ne!(bench.launcher.start(&host).unwrap().pid, shell);
-    assert_eq!(bench.launcher.wait(&host.id).unwrap().status, ExitStatus::Code(0));
+    let like = bench.config(&["true"]);
+    let user = json!([{"type": "mount"}, {"type": "pid"}, {"type": "network"}, {"type": "ipc"}, {"type": "uts"}]);
+    let mut network = bench.config(&["true"]);
+    network.network = cfc_sandbox::Network::Redirected { ipv6: false };
+    for other in [
+        with(&like, &[("/linux/maskedPaths", json!([]))]),
+        with(&bench.config(&["true"]), &[("/linux/seccomp", json!(null))]),
+        with(&bench.config(&["true"]), &[("/linux/namespaces", user)]),
+        network,
+    ] {
+        assert_ne!(bench.launcher.start(&other).unwrap().pid, shell);
+        assert_eq!(bench.launcher.wait(&other.id).unwrap().status, ExitStatus::Code(0));
+        assert_eq!(shells_of(launcher), [shell]);
+    }
+    // It has seen nothing of any sandbox's files.
+    let mounts = fs::read_to_string(format!("/proc/{shell}/mountinfo")).unwrap();
+    assert!(!mounts.contains(&*bench.directory.path().to_string_lossy()) && !mounts.contains("overlay"), "{mounts}");
     let next = bench.config(&["sh", "-c", "echo became; sleep 1000"]);
     assert_eq!(bench.launcher.start(&next).unwrap().pid, shell);
     wait_for(|| log_text(&next) == "became");
@@ -430,16 +444,37 @@ fn what_is_expected_waits_and_becomes_the_next_sandbox_that_is_like_it() {
     // One that died, as by want of memory, is not missed.
     bench.launcher.expect(&expected).unwrap();
     wait_for(|| shells_of(launcher).len() == 1);
-    kill(shells_of(launcher)[0]);
+    let shell = shells_of(launcher)[0];
+    kill(shell);
+    wait_for(|| fs::read_to_string(format!("/proc/{shell}/status")).unwrap().contains("\nState:\tZ"));
     let last = bench.config(&["sh", "-c", "exit 3"]);
     bench.launcher.start(&last).unwrap();
     assert_eq!(bench.launcher.wait(&last.id).unwrap().status, ExitStatus::Code(3));
-    // Nothing waits longer than the launcher.
+    // There is one at most: of what is expected last.
     bench.launcher.expect(&expected).unwrap();
     wait_for(|| shells_of(launcher).len() == 1);
     let shell = shells_of(launcher)[0];
+    bench.launcher.expect(&with(&expected, &[("/linux/seccomp", json!(null))])).unwrap();
+    wait_for(|| shells_of(launcher).len() == 1 && shells_of(launcher) != [shell]);
+    // Nothing waits longer than the launcher.
+    let shell = shells_of(launcher)[0];
+    let cgroups = cgroups_of(shell);
+    assert!(!cgroups.is_empty() && cgroups.iter().all(|cgroup| cgroup.exists()), "{cgroups:?}");
     bench.launcher.shutdown().unwrap();
     assert!(!Path::new(&format!("/proc/{shell}")).exists());
+    assert!(!cgroups.iter().any(|cgroup| cgroup.exists()), "{cgroups:?}");
+}
+
+/// The cgroups of its launcher's that process `pid` is in.
+fn cgroups_of(pid: i32) -> Vec<std::path::PathBuf> {
+    let own = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    let names: Vec<_> =
+        own.lines().filter_map(|line| line.splitn(3, ':').nth(2)).filter(|it| it.contains("cfc-")).collect();
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let points = mounts.lines().filter(|line| line.contains(" - cgroup")).filter_map(|line| line.split(' ').nth(4));
+    let all =
+        points.flat_map(|point| names.iter().map(move |name| Path::new(point).join(name.trim_start_matches('/'))));
+    all.filter(|path| path.exists()).collect()
 }
 
 fn parent_of(pid: i32) -> i32 {

@@ -69,12 +69,16 @@ impl Pool {
         self.make(kind, hierarchies, ranges, parent)
     }
 
-    /// Makes a shell of this kind, unless there is one: a start is about to come that wants it.
+    /// Makes the only shell of a pool that keeps none by itself: a start is about to come that wants this kind.
     pub(crate) fn expect(&mut self, kind: &ShellKind, hierarchies: &Hierarchies, ranges: &mut Ranges, parent: &str) {
-        if self.ready.is_empty() {
+        if self.size > 0 {
+            return;
+        }
+        if self.wanted.as_ref() != Some(kind) {
+            self.clear(ranges);
             self.wanted = Some(kind.clone());
         }
-        if self.wanted.as_ref() == Some(kind) && self.ready.is_empty() {
+        if self.ready.is_empty() {
             self.fill(hierarchies, ranges, parent);
         }
     }
