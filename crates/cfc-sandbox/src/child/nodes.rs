@@ -113,8 +113,8 @@ fn protect() -> Result<(), ErrorKind> {
 
 /// Mounts the overlay at the `root` of the sandbox's scratch filesystem, and comes back. Returns its device number.
 ///
-/// A mount namespace of its own would do as well, and costs a `RUN` ten milliseconds: the host's mounts are copied, and the
-/// kernel waits for every processor before it lets go of them.
+/// A mount namespace of its own would do as well. For that the host's mounts are copied, and letting go of them again takes
+/// the kernel a wait for every processor, which the sandbox's start would wait for too.
 fn mount(lowers: &[&OwnedFd], changes: (&OwnedFd, &str, &str), customer: &Customer) -> Result<u64, ErrorKind> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let home = rustix::fs::open("/proc/self/ns/mnt", flags, Mode::empty()).step(|| "open the mounts".into())?;
