@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::Chain;
 use crate::files::blocking;
 use crate::leads::Leads;
+use crate::loose::{Leading, LooseEnds};
 use crate::manifest::ManifestFacts;
 use crate::metadata::Found;
 use crate::registry::Inner;
@@ -99,6 +100,7 @@ impl Inner {
             self.metadata.forget_manifest(&name, &digest, subject.as_ref(), &is_immutable).await?;
         }
         if !is_dry_run {
+            collected.loose_ends.tie_up(&self).await?;
             self.take_stock_again().await?;
         }
         collected.failure.map_or(Ok(collected.counts), Err)
@@ -109,6 +111,7 @@ impl Inner {
 struct Done {
     counts: Collected,
     forgotten: Vec<(RepositoryName, Digest, Option<Digest>)>,
+    loose_ends: LooseEnds,
     /// What went wrong in the end, when all else had been done.
     failure: Option<StorageError>,
 }
@@ -127,23 +130,54 @@ struct Collection<'a> {
 #[derive(Default)]
 struct Contents {
     manifests: HashMap<Digest, ManifestFacts>,
-    tagged: HashSet<Digest>,
+    leading: Leading,
     /// A manifest or a tag could not be read; what it refers to is not known.
     is_unclear: bool,
 }
 
 impl<'a> Collection<'a> {
     fn begin(registry: &'a Inner, rules: Rules, is_dry_run: bool) -> Result<Collection<'a>, StorageError> {
-        let done = Done { counts: Collected::default(), forgotten: Vec::new(), failure: None };
+        let done = Done {
+            counts: Collected::default(),
+            forgotten: Vec::new(),
+            loose_ends: LooseEnds::default(),
+            failure: None,
+        };
         let now = registry.metadata.now()?;
         let mut collection = Collection { registry, rules, is_dry_run, now, repositories: HashMap::new(), done };
         for found in registry.metadata.walk_repositories()? {
             match found {
                 Found::Manifest(name, digest) => collection.note_manifest(name, digest),
                 Found::Tag(name, tag) => collection.note_tag(name, &tag),
+                Found::Note(name, digest, tag) => drop(collection.leading(name).notes.insert((digest, tag))),
+                Found::Referrer(name, digest, subject) => {
+                    collection.leading(name).referrers.insert((digest, subject));
+                }
             }
         }
+        collection.find_loose_ends()?;
         Ok(collection)
+    }
+
+    fn leading(&mut self, name: RepositoryName) -> &mut Leading {
+        &mut self.repositories.entry(name).or_default().leading
+    }
+
+    fn find_loose_ends(&mut self) -> Result<(), StorageError> {
+        let loose_ends = &mut self.done.loose_ends;
+        let listed = self.registry.metadata.walk_catalog()?;
+        let mut full = HashSet::new();
+        for (name, contents) in &self.repositories {
+            // What cannot be read is there.
+            if !contents.manifests.is_empty() || (contents.is_unclear && listed.contains(name)) {
+                full.insert(name.clone());
+            }
+            if !contents.is_unclear {
+                loose_ends.find(name, &contents.manifests, &contents.leading);
+            }
+        }
+        loose_ends.compare_catalog(&listed, &full);
+        Ok(())
     }
 
     fn note_manifest(&mut self, name: RepositoryName, digest: Digest) {
@@ -172,7 +206,7 @@ impl<'a> Collection<'a> {
         let target = self.registry.metadata.peek_tag(&name, tag);
         let contents = self.repositories.entry(name.clone()).or_default();
         match target {
-            Ok(target) => contents.tagged.extend(target.map(|seen| seen.manifest)),
+            Ok(target) => contents.leading.tags.extend(target.map(|seen| (tag.clone(), seen.manifest))),
             Err(error) => {
                 tracing::error!(repository = %name, %tag, error = %Chain(&error), "a tag cannot be read, nothing of its repository is collected");
                 contents.is_unclear = true;
@@ -204,7 +238,7 @@ impl<'a> Collection<'a> {
             };
             let leads = Leads::of(&contents.manifests);
             let mut kept = HashSet::new();
-            contents.tagged.iter().for_each(|digest| leads.follow(digest, &mut kept));
+            contents.leading.tags.iter().for_each(|(_, digest)| leads.follow(digest, &mut kept));
             // Somebody asks for an index by its digest, and may go on with any of its entries.
             for digest in contents.manifests.keys() {
                 if !kept.contains(digest) && !is_stale(digest)? {

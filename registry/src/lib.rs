@@ -33,6 +33,7 @@ mod audit;
 mod collect;
 mod health;
 mod leads;
+mod loose;
 mod metrics;
 mod quota;
 mod rates;

@@ -37,6 +37,7 @@ impl Registry {
             match found {
                 Found::Manifest(name, _) => usage.entry(name.into()).or_default().manifests += 1,
                 Found::Tag(name, _) => usage.entry(name.into()).or_default().tags += 1,
+                Found::Note(..) | Found::Referrer(..) => {}
             }
         }
         let sizes: HashMap<Digest, u64> = self.inner.blobs.list()?.into_iter().collect();

@@ -151,6 +151,14 @@ impl BucketBackend {
         Ok(false)
     }
 
+    /// Whether somebody is removing the content that was there before.
+    pub(super) async fn is_going(&self, digest: &Digest) -> Result<bool, StorageError> {
+        let is_young =
+            |listed: &Listed| self.store.now().duration_since(listed.put).map_or(true, |age| age < GOING_FOR);
+        let listed = self.listed_pointers(digest).await?;
+        Ok(listed.iter().any(|listed| listed.key.contains(GOING) && is_young(listed)))
+    }
+
     /// Does `follow` with where the content is, or may be.
     async fn followed<T, F: Future<Output = Result<Option<T>, StorageError>>>(
         &self,
@@ -279,11 +287,7 @@ impl BlobBackend for BucketBackend {
             return Ok(true);
         }
         self.pointers.forget(digest);
-        let listed = self.listed_pointers(digest).await?;
-        let is_young =
-            |listed: &Listed| self.store.now().duration_since(listed.put).map_or(true, |age| age < GOING_FOR);
-        let is_going = listed.iter().any(|listed| listed.key.contains(GOING) && is_young(listed));
-        Ok(!is_going && self.pointer(digest).await?.is_some())
+        Ok(!self.is_going(digest).await? && self.pointer(digest).await?.is_some())
     }
 
     fn quarantine(&self, digest: &Digest) -> Result<(), StorageError> {

@@ -21,7 +21,7 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::objects::BucketObjects;
-use super::store::Listed;
+use super::store::{Listed, MAX_KEYS};
 use crate::StorageError;
 use crate::objects::{MayReplace, Seen};
 
@@ -172,11 +172,13 @@ impl BucketObjects {
         limit: usize,
     ) -> Result<Vec<String>, StorageError> {
         let prefix = format!("{list}/");
-        let mut names: Vec<String> = Vec::new();
+        let (mut names, mut least): (Vec<String>, usize) = (Vec::new(), 0);
         let mut start = after.map(|after| format!("{prefix}{after}{AFTER_VERSIONS}"));
         while names.len() < limit {
             // Mostly an object is one version; of the last one on a list, there may be more.
-            let wanted = (limit - names.len()).saturating_add(VERSIONS);
+            let wanted = (limit - names.len()).saturating_add(VERSIONS).max(least);
+            // Where many have been removed lately, they are not gone through in small steps.
+            least = MAX_KEYS;
             let listed = self.store.list_some(&prefix, start.as_deref(), wanted).await?;
             let is_all = listed.len() < wanted;
             let mut rows: Vec<&[Listed]> =

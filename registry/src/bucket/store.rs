@@ -33,7 +33,7 @@ const DELETIONS_IN_FLIGHT: usize = 16;
 /// Below this, what a process that died has left is swept.
 pub(super) const CLOCKS: &str = "registry/_clock/";
 /// What one request lists at most.
-const MAX_KEYS: usize = 1000;
+pub(super) const MAX_KEYS: usize = 1000;
 
 /// Where a store is that wants all parts of an upload but the last to be of one size.
 const EQUAL_PARTS_AT: &str = ".r2.cloudflarestorage.com";

@@ -231,7 +231,8 @@ impl BucketBackend {
                 continue;
             };
             if names.insert(name.clone()) && self.objects.claim(&key::link(&name, digest)).await? {
-                return self.has_content(digest).await;
+                // Who was removing it may have died since; then nobody else's content is relied on for a while.
+                return Ok(self.has_content(digest).await? && !self.is_going(digest).await?);
             }
         }
         Ok(false)

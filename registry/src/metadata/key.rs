@@ -91,6 +91,25 @@ pub(super) fn parse_tag(key: &str) -> Option<(RepositoryName, Tag)> {
     Some((name.parse().ok()?, tag.parse().ok()?))
 }
 
+/// Which tag is noted to point at which manifest, by a key below [`REPOSITORIES`].
+pub(super) fn parse_note(key: &str) -> Option<(RepositoryName, Digest, Tag)> {
+    let (name, rest) = key.strip_prefix(REPOSITORIES)?.strip_prefix('/')?.split_once("/_tagged/")?;
+    let (digest, tag) = rest.rsplit_once('/')?;
+    Some((name.parse().ok()?, parse_pair(digest)?, tag.parse().ok()?))
+}
+
+/// Which manifest is listed as a referrer of which subject, by a key below [`REPOSITORIES`].
+pub(super) fn parse_referrer(key: &str) -> Option<(RepositoryName, Digest, Digest)> {
+    let (name, rest) = key.strip_prefix(REPOSITORIES)?.strip_prefix('/')?.split_once("/_referrers/")?;
+    let (at, _) = rest.match_indices('/').nth(1)?;
+    Some((name.parse().ok()?, parse_pair(&rest[..at])?, parse_pair(&rest[at + 1..])?))
+}
+
+fn parse_pair(pair: &str) -> Option<Digest> {
+    let (algorithm, hex) = pair.split_once('/')?;
+    format!("{algorithm}:{hex}").parse().ok()
+}
+
 fn pair(digest: &Digest) -> String {
     format!("{}/{}", digest.algorithm().as_str(), digest.hex())
 }

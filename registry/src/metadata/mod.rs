@@ -98,6 +98,14 @@ impl Metadata {
         if self.objects.exists(&repository).await? { Ok(()) } else { self.put_marker(&repository).await }
     }
 
+    /// Has the catalog list a repository if there is a manifest, and not otherwise.
+    pub(crate) async fn relist(&self, name: &RepositoryName) -> Result<(), StorageError> {
+        match self.has_manifests(name).await? {
+            true => self.put_marker(&key::repository(name)).await,
+            false => self.unlist_if_empty(name).await,
+        }
+    }
+
     async fn unlist_if_empty(&self, name: &RepositoryName) -> Result<(), StorageError> {
         if self.has_manifests(name).await? {
             return Ok(());

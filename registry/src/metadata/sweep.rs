@@ -1,6 +1,7 @@
 //! What garbage collection, verification and accounting need: everything there is, and how it is removed when nobody
 //! needs it. All of it blocks.
 
+use std::collections::HashSet;
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -16,10 +17,14 @@ pub(crate) enum Found {
     Manifest(RepositoryName, Digest),
     /// A tag.
     Tag(RepositoryName, Tag),
+    /// A note that a tag points, or once pointed, at a manifest.
+    Note(RepositoryName, Digest, Tag),
+    /// The first manifest is listed as a referrer of the second.
+    Referrer(RepositoryName, Digest, Digest),
 }
 
 impl Metadata {
-    /// Every manifest and tag of every repository, in no order.
+    /// Every manifest and tag of every repository, and what is noted of them, in no order.
     pub(crate) fn walk_repositories(&self) -> Result<Vec<Found>, StorageError> {
         let mut found = Vec::new();
         self.objects.walk(key::REPOSITORIES, &mut |entry| {
@@ -27,9 +32,24 @@ impl Metadata {
                 found.push(Found::Manifest(name, digest));
             } else if let Some((name, tag)) = key::parse_tag(&entry.key) {
                 found.push(Found::Tag(name, tag));
+            } else if let Some((name, digest, tag)) = key::parse_note(&entry.key) {
+                found.push(Found::Note(name, digest, tag));
+            } else if let Some((name, subject, digest)) = key::parse_referrer(&entry.key) {
+                found.push(Found::Referrer(name, digest, subject));
             }
         })?;
         Ok(found)
+    }
+
+    /// The repositories that are in the catalog.
+    pub(crate) fn walk_catalog(&self) -> Result<HashSet<RepositoryName>, StorageError> {
+        let mut names = HashSet::new();
+        self.objects.walk(key::CATALOG, &mut |entry| {
+            let name = entry.key.strip_prefix(key::CATALOG).and_then(|rest| rest.strip_prefix('/'));
+            let name = name.and_then(|rest| rest.strip_suffix("/_repository"));
+            names.extend(name.and_then(|name| name.parse().ok()));
+        })?;
+        Ok(names)
     }
 
     /// Which repositories hold which blobs, and when somebody last pushed, mounted or looked for each, as far as that
@@ -140,9 +160,9 @@ impl Metadata {
         self.unlist_if_empty(name).await
     }
 
-    /// Notes again what was noted about a manifest, if it was pushed while that was removed. A push stores the manifest
-    /// before it notes of whom that is a referrer, and looks for its notes of tags after it.
-    pub(super) async fn note_again(
+    /// Notes again what was noted about a manifest, if it is there: it may have been pushed while that was removed. A push
+    /// stores the manifest before it notes of whom that is a referrer, and looks for its notes of tags after it.
+    pub(crate) async fn note_again(
         &self,
         name: &RepositoryName,
         digest: &Digest,

@@ -359,7 +359,7 @@ async fn a_store_whose_lists_are_late_is_refused() {
 }
 
 /// Puts an object by way of nobody's signature, which only moto allows.
-async fn put_object(moto: &Moto, place: &BucketLocation, key: &str, body: &str) {
+pub async fn put_object(moto: &Moto, place: &BucketLocation, key: &str, body: &str) {
     let client = reqwest::Client::builder().no_proxy().build().expect("client");
     let url = format!("{}/{}/{}{key}", moto.endpoint(), place.bucket, place.prefix);
     expect(&send(client.put(url).body(body.to_string())).await, 200);

@@ -72,6 +72,7 @@ struct Shared {
     /// Keys of which lists are late to tell.
     changed: std::sync::Mutex<BTreeSet<String>>,
     parts: std::sync::Mutex<Vec<usize>>,
+    copied: std::sync::Mutex<Vec<(String, Request)>>,
 }
 
 /// The next request of a kind is to be held back.
@@ -83,6 +84,30 @@ struct Waiting {
     is_refused: bool,
     arrived: oneshot::Sender<()>,
     released: oneshot::Receiver<()>,
+}
+
+/// A request, once it has come.
+type Request = Arc<std::sync::Mutex<Option<Vec<u8>>>>;
+
+/// A request that comes to the store twice, the second time late.
+pub struct Copied {
+    upstream: String,
+    request: Request,
+}
+
+impl Copied {
+    pub async fn comes_late(&self) {
+        let request = self.request.lock().expect("request").clone().expect("it came a first time");
+        let mut upstream = TcpStream::connect(&self.upstream).await.expect("connects");
+        upstream.write_all(&rewrite(&request, false)).await.expect("sends");
+        let mut answer = Vec::new();
+        upstream.read_to_end(&mut answer).await.expect("an answer");
+        assert!(
+            answer.starts_with(b"HTTP/1.1 2") || answer.starts_with(b"HTTP/1.0 2"),
+            "{}",
+            String::from_utf8_lossy(&answer)
+        );
+    }
 }
 
 /// A request that is held back from the store, once it has come. Goes on when this is dropped.
@@ -112,6 +137,7 @@ impl Proxy {
             held: std::sync::Mutex::default(),
             changed: std::sync::Mutex::default(),
             parts: std::sync::Mutex::default(),
+            copied: std::sync::Mutex::default(),
         });
         let accepting = shared.clone();
         let task = tokio::spawn(async move {
@@ -153,6 +179,13 @@ impl Proxy {
         Held { arrived, _released }
     }
 
+    /// Keeps a copy of the next request of a kind.
+    pub fn copy(&self, kind: &str) -> Copied {
+        let request = Arc::default();
+        self.shared.copied.lock().expect("copied").push((kind.to_string(), Arc::clone(&request)));
+        Copied { upstream: self.shared.upstream.clone(), request }
+    }
+
     /// Requests that came.
     pub fn requests(&self) -> u64 {
         self.shared.requests.load(Ordering::Relaxed)
@@ -191,13 +224,16 @@ impl Shared {
     }
 
     fn waits_for(&self, request: &[u8]) -> Option<Waiting> {
-        let line = request_line(request);
-        let is_meant = |kind: &str| {
-            kind.split_once(' ').is_some_and(|(method, text)| line.starts_with(method) && line.contains(text))
-        };
         let mut held = self.held.lock().expect("held");
-        let at = held.iter().position(|waiting| is_meant(&waiting.kind))?;
+        let at = held.iter().position(|waiting| is_of(request, &waiting.kind))?;
         Some(held.remove(at))
+    }
+
+    fn copy(&self, request: &[u8]) {
+        let mut copied = self.copied.lock().expect("copied");
+        if let Some(at) = copied.iter().position(|(kind, _)| is_of(request, kind)) {
+            *copied.remove(at).1.lock().expect("request") = Some(request.to_vec());
+        }
     }
 
     /// The answer of a store whose lists are late.
@@ -243,6 +279,7 @@ impl Shared {
     /// One request a connection.
     async fn answer(&self, mut client: TcpStream) -> std::io::Result<()> {
         let Some(request) = read_request(&mut client).await? else { return Ok(()) };
+        self.copy(&request);
         let (waiting, done) = match self.waits_for(&request) {
             Some(waiting) if waiting.is_done => (None, Some(waiting)),
             waiting => (waiting, None),
@@ -295,6 +332,11 @@ impl Shared {
             _ => client.write_all(&answer).await,
         }
     }
+}
+
+fn is_of(request: &[u8], kind: &str) -> bool {
+    let line = request_line(request);
+    kind.split_once(' ').is_some_and(|(method, text)| line.starts_with(method) && line.contains(text))
 }
 
 fn request_line(request: &[u8]) -> String {

@@ -17,6 +17,7 @@ mod conformance;
 mod crash;
 mod durability;
 mod hostile;
+mod late;
 mod lists;
 mod manifests;
 mod model;

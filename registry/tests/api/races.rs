@@ -410,7 +410,7 @@ fn soon_old() -> Options {
 }
 
 /// Two replicas, of which the first reaches the store through a proxy.
-async fn two(endpoint: &str, options: impl Fn() -> Options) -> (Proxy, Server, Server) {
+pub async fn two(endpoint: &str, options: impl Fn() -> Options) -> (Proxy, Server, Server) {
     let place = place_alone(endpoint);
     let proxy = Proxy::start(endpoint.trim_start_matches("http://"), Manners::default(), 1).await;
     let slow = Server::start_on(&through(&proxy, &place), options()).await;
