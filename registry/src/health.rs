@@ -25,7 +25,7 @@ pub(crate) async fn readiness(registry: &Inner) -> Response {
         Err(error) => {
             tracing::error!(error = %Chain(&error), "not ready");
             let why = match error.source.is::<UnknownFormat>() {
-                true => "a newer registry shares the storage, and this one changes nothing there any more\n",
+                true => "a newer registry shares the storage, and this one takes no pushes any more\n",
                 false => "the storage cannot be read\n",
             };
             text(StatusCode::SERVICE_UNAVAILABLE, why)

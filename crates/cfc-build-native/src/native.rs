@@ -282,7 +282,7 @@ impl Session<'_> {
         let inputs = |index: usize| nodes[index].inputs().map(|NodeId(input)| input).collect();
         let n_threads = std::thread::available_parallelism().map_or(1, usize::from).clamp(2, MAX_THREADS);
         std::thread::scope(|scope| {
-            let publisher = Publisher::new(scope);
+            let publisher = Publisher::new(scope, || self.running.stop_all());
             let layers = run_graph(
                 nodes.len(),
                 n_threads,
@@ -325,9 +325,14 @@ impl Session<'_> {
         publisher: &Beside<'s, '_>,
     ) -> std::result::Result<Vec<Layer>, BuildError> {
         let node = &self.plan.nodes[index];
+        if let Some(error) = publisher.take_failure() {
+            return Err(error);
+        }
         self.progress.started(node);
         let executed = self.execute(index, results, publisher);
-        let (layers, ended) = executed.map_err(|failure| self.failed(node, failure))?;
+        let executed = executed.map_err(|failure| self.failed(node, failure));
+        // It was most likely stopped because of what failed before.
+        let (layers, ended) = executed.map_err(|error| publisher.take_failure().unwrap_or(error))?;
         if let Ended::As(outcome) = ended {
             self.progress.finished(node, outcome);
             self.foresee(index, outcome, publisher);

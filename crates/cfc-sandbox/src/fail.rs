@@ -1,7 +1,8 @@
 //! [`fail_point`]: places where a test can let this program die, fail or dawdle.
 //!
 //! A debug build looks at `CFC_FAIL_POINT`: `NAME:NTH:ACTION`, several separated by `;`. The `NTH` time that a process
-//! passes the point `NAME`, it does `kill` (as `kill -9` would), `error` (the step fails with EIO) or `delay=MS`. A
+//! passes the point `NAME`, it does `kill` (as `kill -9` would), `error` (the step fails with EIO), `delay=MS` or
+//! `until=FILE`, which waits for the file to be there. A
 //! release build knows nothing of all this. Names are `<where>.<what>.<step>` and literals, so that tests can find them.
 
 #[cfg(debug_assertions)]
@@ -20,6 +21,7 @@ pub fn fail_point(_name: &'static str) -> std::io::Result<()> {
 #[cfg(debug_assertions)]
 mod active {
     use std::io;
+    use std::path::PathBuf;
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU64, Ordering};
     use std::time::Duration;
@@ -37,6 +39,7 @@ mod active {
         Kill,
         Error,
         Delay(Duration),
+        Until(PathBuf),
     }
 
     /// Does what `CFC_FAIL_POINT` wants to happen at the point `name`, which usually is nothing.
@@ -48,10 +51,15 @@ mod active {
             if failure.passed.fetch_add(1, Ordering::Relaxed) + 1 != failure.nth {
                 continue;
             }
-            match failure.action {
+            match &failure.action {
                 Action::Kill => die(),
                 Action::Error => return Err(io::Error::from_raw_os_error(libc::EIO)),
-                Action::Delay(time) => std::thread::sleep(time),
+                Action::Delay(time) => std::thread::sleep(*time),
+                Action::Until(file) => {
+                    while !file.exists() {
+                        std::thread::sleep(Duration::from_millis(20));
+                    }
+                }
             }
         }
         Ok(())
@@ -72,7 +80,8 @@ mod active {
     }
 
     fn parse(text: &str) -> Failure {
-        let malformed = || -> ! { panic!("CFC_FAIL_POINT: expected NAME:NTH:kill|error|delay=MS, found `{text}`") };
+        let malformed =
+            || -> ! { panic!("CFC_FAIL_POINT: expected NAME:NTH:kill|error|delay=MS|until=FILE, found `{text}`") };
         let parts: Vec<&str> = text.split(':').collect();
         let [name, nth, action] = parts[..] else { malformed() };
         let Ok(nth) = nth.parse() else { malformed() };
@@ -80,7 +89,7 @@ mod active {
             ("kill", _) => Action::Kill,
             ("error", _) => Action::Error,
             (_, Some(Ok(ms))) => Action::Delay(Duration::from_millis(ms)),
-            _ => malformed(),
+            _ => Action::Until(action.strip_prefix("until=").unwrap_or_else(|| malformed()).into()),
         };
         Failure { name: name.to_owned(), nth, action, passed: AtomicU64::new(0) }
     }

@@ -61,9 +61,9 @@ impl Sizes {
         EQUAL_PARTS * self.first + (MAX_PARTS - EQUAL_PARTS) * later
     }
 
-    /// How many may be on their way.
-    fn in_flight(self) -> usize {
-        (UPLOAD_MEMORY / self.first).saturating_sub(1).clamp(1, PARTS_IN_FLIGHT) as usize
+    /// How many may be on their way beside the part `number`.
+    fn in_flight(self, number: usize) -> usize {
+        (UPLOAD_MEMORY / self.of(number)).saturating_sub(1).clamp(1, PARTS_IN_FLIGHT) as usize
     }
 }
 
@@ -175,7 +175,7 @@ impl Writer {
     }
 
     async fn send_part(&mut self) -> Result<(), AppendError> {
-        if self.in_flight.len() >= self.sizes().in_flight() {
+        while self.in_flight.len() >= self.sizes().in_flight(self.n_parts()) {
             self.await_part().await?;
             if self.keeps_pieces {
                 self.save().await?;
@@ -304,7 +304,11 @@ mod tests {
                 assert_eq!(sizes.total() / GIB, if are_equal { of_equal_parts } else { of_any }, "{told}");
                 // What was told fits into parts of one size, in any store.
                 assert!(all.iter().take_while(|size| **size == sizes.first).sum::<u64>() >= told);
-                assert!((sizes.in_flight() as u64 + 1) * sizes.first <= UPLOAD_MEMORY);
+                assert!(
+                    [0, 4999, 5000, 9999]
+                        .into_iter()
+                        .all(|part| (sizes.in_flight(part) as u64 + 1) * sizes.of(part) <= UPLOAD_MEMORY)
+                );
             }
         }
         assert_eq!(first_part_size(u64::MAX), LARGEST_PART_SIZE);

@@ -17,6 +17,8 @@ const EXT4: u64 = 0xef53;
 pub(super) struct Room {
     /// Where the room ends; `None` where none is asked for.
     end: Option<u64>,
+    /// Whether there may be some beyond the end of the file.
+    is_left: bool,
     /// Where the file will end, if that is known.
     expected: Option<u64>,
 }
@@ -25,7 +27,8 @@ impl Room {
     /// For a file that may have `size` bytes already.
     pub(super) fn new(file: &File, size: u64) -> Room {
         let is_ext4 = fstatfs(file).is_ok_and(|fs| fs.f_type as u64 == EXT4);
-        Room { end: is_ext4.then_some(size), expected: None }
+        // A process that died may have left some.
+        Room { end: is_ext4.then_some(size), is_left: is_ext4 && size > 0, expected: None }
     }
 
     /// Says that the file will not grow beyond `end`.
@@ -40,20 +43,19 @@ impl Room {
         if size - start < LEAST || size < end || wanted <= size {
             return;
         }
-        // Whoever has no room for it, or cannot give it, says so when it is written.
+        // Whoever has no room for it, or not for all of it, says so when it is written.
+        self.is_left = true;
         self.end = fallocate(file, FallocateFlags::KEEP_SIZE, size, wanted - size).ok().map(|()| wanted);
     }
 
     /// Gives back what `file` of `size` bytes does not need.
     pub(super) fn give_back(&mut self, file: &File, size: u64) -> std::io::Result<()> {
-        match self.end {
-            Some(end) if end > size => {
-                self.end = Some(size);
-                // Frees the blocks beyond the end, also when the length stays.
-                file.set_len(size)
-            }
-            _ => Ok(()),
+        if !std::mem::take(&mut self.is_left) {
+            return Ok(());
         }
+        self.end = self.end.map(|_| size);
+        // Frees the blocks beyond the end, also when the length stays.
+        file.set_len(size)
     }
 }
 
@@ -82,6 +84,12 @@ mod tests {
         assert_eq!(taken(&file), (LEAST, STRIDE), "there is enough");
         room.give_back(&file, LEAST).expect("is given back");
         assert_eq!(taken(&file), (LEAST, 0));
+
+        // What a process that died had asked for.
+        fallocate(&file, FallocateFlags::KEEP_SIZE, 0, 2 * LEAST).expect("there is room");
+        Room::new(&file, LEAST).give_back(&file, LEAST).expect("is given back");
+        assert_eq!(taken(&file), (LEAST, LEAST));
+        file.set_len(0).and_then(|()| file.set_len(LEAST)).expect("is emptied");
 
         room.expect(LEAST + 4096);
         room.make(&file, 0, LEAST);

@@ -103,6 +103,15 @@ impl Feed {
     }
 }
 
+impl Drop for Feed {
+    /// A client that is slow may follow for hours.
+    fn drop(&mut self) {
+        if let Place::Window(window) = &self.coming.place {
+            window.close();
+        }
+    }
+}
+
 /// What a request is answered with while the blob is fetched.
 pub(crate) struct Portion {
     /// The size of the blob, where that is known.

@@ -26,6 +26,7 @@ struct Frames {
     /// How many bytes have come.
     come: u64,
     cost: u64,
+    is_closed: bool,
 }
 
 fn cost(frame: &Bytes) -> u64 {
@@ -42,6 +43,9 @@ impl Window {
         let frame = if frame.len() < SMALL_BYTES { Bytes::copy_from_slice(frame) } else { frame.clone() };
         let start = all.come;
         all.come += frame.len() as u64;
+        if all.is_closed {
+            return all.come;
+        }
         all.cost += cost(&frame);
         all.frames.push_back((start, frame));
         while all.cost > WINDOW_BYTES && all.frames.len() > 1 {
@@ -51,10 +55,16 @@ impl Window {
         all.come
     }
 
+    /// Forgets all of it. Who follows is not to hold what the store has, or nobody will have.
+    pub(super) fn close(&self) {
+        let mut all = lock(&self.0);
+        (all.frames, all.cost, all.is_closed) = (VecDeque::new(), 0, true);
+    }
+
     /// Whether the byte at `offset` is still there, or has yet to come.
     pub(super) fn has(&self, offset: u64) -> bool {
         let all = lock(&self.0);
-        offset >= all.frames.front().map_or(all.come, |(start, _)| *start)
+        !all.is_closed && offset >= all.frames.front().map_or(all.come, |(start, _)| *start)
     }
 
     /// Bytes from `start` on, up to `end` at most; `None` when they are not there any more, or not yet.
@@ -94,5 +104,10 @@ mod tests {
         }
         let frames = lock(&window.0);
         assert!(frames.cost <= WINDOW_BYTES && frames.frames.len() < 20_000 && frames.come == small);
+        drop(frames);
+        window.close();
+        assert!(!window.has(small) && window.read(small - 1, small).is_none());
+        assert_eq!(window.push(&Bytes::from_static(b"x")), small + 1);
+        assert_eq!((window.read(small, small + 1), lock(&window.0).frames.len()), (None, 0));
     }
 }
