@@ -383,7 +383,7 @@ async fn a_registry_of_an_older_version_leaves_a_bucket_alone_that_a_newer_one_h
         }
     };
     let why = tokio::time::timeout(Duration::from_secs(60), noticed).await.expect("it notices");
-    assert_eq!(why, "a newer registry shares the storage, and this one changes nothing there any more\n");
+    assert_eq!(why, "a newer registry shares the storage, and this one takes no pushes any more\n");
     for refused in [
         server.put_manifest("a", "y", &json).await,
         send(server.request("POST", "/v2/a/blobs/uploads/")).await,
