@@ -15,6 +15,8 @@ const EXT4: u64 = 0xef53;
 /// quarter of what writing costs there. Other file systems are left to their own ways: to btrfs, room that was asked for is
 /// room that is not compressed.
 pub(super) struct Room {
+    /// How long the file was at first.
+    start: u64,
     /// Where the room ends; `None` where none is asked for.
     end: Option<u64>,
     /// Whether there may be some beyond the end of the file.
@@ -28,7 +30,7 @@ impl Room {
     pub(super) fn new(file: &File, size: u64) -> Room {
         let is_ext4 = fstatfs(file).is_ok_and(|fs| fs.f_type as u64 == EXT4);
         // A process that died may have left some.
-        Room { end: is_ext4.then_some(size), is_left: is_ext4 && size > 0, expected: None }
+        Room { start: size, end: is_ext4.then_some(size), is_left: is_ext4 && size > 0, expected: None }
     }
 
     /// Says that the file will not grow beyond `end`.
@@ -36,11 +38,11 @@ impl Room {
         self.expected = Some(end);
     }
 
-    /// Gets `file`, of which bytes `start` to `size` are of this request, room beyond `size` when it is running out.
-    pub(super) fn make(&mut self, file: &File, start: u64, size: u64) {
+    /// Gets `file`, which has grown to `size`, room beyond that when it is running out.
+    pub(super) fn make(&mut self, file: &File, size: u64) {
         let Some(end) = self.end else { return };
         let wanted = (size + STRIDE).min(self.expected.unwrap_or(u64::MAX));
-        if size - start < LEAST || size < end || wanted <= size {
+        if size - self.start < LEAST || size < end || wanted <= size {
             return;
         }
         // Whoever has no room for it, or not for all of it, says so when it is written.
@@ -76,11 +78,11 @@ mod tests {
         let taken =
             |file: &File| file.metadata().map(|metadata| (metadata.len(), metadata.blocks() * 512)).expect("is there");
         file.set_len(LEAST).expect("grows");
-        room.make(&file, 1, LEAST);
+        Room::new(&file, 1).make(&file, LEAST);
         assert_eq!(taken(&file), (LEAST, 0), "too little has come");
-        room.make(&file, 0, LEAST);
+        room.make(&file, LEAST);
         assert_eq!(taken(&file), (LEAST, STRIDE));
-        room.make(&file, 0, LEAST + 1);
+        room.make(&file, LEAST + 1);
         assert_eq!(taken(&file), (LEAST, STRIDE), "there is enough");
         room.give_back(&file, LEAST).expect("is given back");
         assert_eq!(taken(&file), (LEAST, 0));
@@ -92,8 +94,8 @@ mod tests {
         file.set_len(0).and_then(|()| file.set_len(LEAST)).expect("is emptied");
 
         room.expect(LEAST + 4096);
-        room.make(&file, 0, LEAST);
-        room.make(&file, 0, LEAST + 4096);
+        room.make(&file, LEAST);
+        room.make(&file, LEAST + 4096);
         assert_eq!(taken(&file), (LEAST, 4096));
     }
 }

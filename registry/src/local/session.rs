@@ -130,7 +130,6 @@ impl SessionPaths {
         Ok(Some(Session {
             paths: self,
             room: Room::new(&file, size),
-            opened_at: hasher.hashed(),
             file,
             size: hasher.hashed(),
             hasher,
@@ -146,8 +145,6 @@ pub(super) struct Session {
     paths: SessionPaths,
     file: File,
     room: Room,
-    /// How many bytes earlier requests have left.
-    opened_at: u64,
     size: u64,
     hasher: ResumableHasher,
     /// Whether the record and the directory entries are on stable storage; the saved hash is written after them.
@@ -193,7 +190,7 @@ impl Session {
     /// Adds `bytes` at the end, without syncing.
     pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), StorageError> {
         for slice in bytes.chunks(WRITE_BYTES) {
-            self.room.make(&self.file, self.opened_at, self.size);
+            self.room.make(&self.file, self.size);
             let written = self.file.write_all_at(slice, self.size);
             written.map_err(|e| StorageError::new("write", self.paths.data().display(), e))?;
             self.hasher.update(slice);

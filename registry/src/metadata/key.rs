@@ -23,6 +23,10 @@ pub(super) fn repository(name: &RepositoryName) -> String {
     format!("{CATALOG}/{name}/_repository")
 }
 
+pub(super) fn parse_repository(key: &str) -> Option<RepositoryName> {
+    key.strip_prefix(CATALOG)?.strip_prefix('/')?.strip_suffix("/_repository")?.parse().ok()
+}
+
 pub(super) fn tags(name: &RepositoryName) -> String {
     format!("{REPOSITORIES}/{name}/_tags")
 }

@@ -45,9 +45,7 @@ impl Metadata {
     pub(crate) fn walk_catalog(&self) -> Result<HashSet<RepositoryName>, StorageError> {
         let mut names = HashSet::new();
         self.objects.walk(key::CATALOG, &mut |entry| {
-            let name = entry.key.strip_prefix(key::CATALOG).and_then(|rest| rest.strip_prefix('/'));
-            let name = name.and_then(|rest| rest.strip_suffix("/_repository"));
-            names.extend(name.and_then(|name| name.parse().ok()));
+            names.extend(key::parse_repository(&entry.key));
         })?;
         Ok(names)
     }

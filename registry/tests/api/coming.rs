@@ -7,10 +7,10 @@ use cfc_oci::Digest;
 use cfc_registry::{Options, QuotaRule, Quotas, Upstream};
 use futures::future::join_all;
 use reqwest::Response;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, copy};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::hand::{Hand, NEVER, Request};
+use crate::hand::{Hand, NEVER, Request, pass_on};
 use crate::harness::{Server, expect, expect_error, header, noise, send};
 use crate::process::Process;
 
@@ -540,18 +540,9 @@ async fn bad_line(server: String, seed: u64) -> u16 {
     let port = listener.local_addr().expect("bound").port();
     tokio::spawn(async move {
         for number in 0.. {
-            let Ok((mut client, _)) = listener.accept().await else { return };
+            let Ok((client, _)) = listener.accept().await else { return };
             let limit = noise(2, seed + number).iter().fold(100_000, |sum, byte| sum * 2 + u64::from(*byte) * 2000);
-            let server = server.clone();
-            tokio::spawn(async move {
-                let mut server = TcpStream::connect(server).await.expect("connects");
-                let ((mut asks, mut hears), (says, mut listens)) = (client.split(), server.split());
-                let mut says = says.take(limit);
-                tokio::select! {
-                    _ = copy(&mut asks, &mut listens) => {}
-                    _ = copy(&mut says, &mut hears) => {}
-                }
-            });
+            tokio::spawn(pass_on(client, server.clone(), limit));
         }
     });
     port

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
@@ -51,6 +51,17 @@ impl Hand {
     /// Whether nothing was asked that no test has answered.
     pub fn is_left_alone(&mut self) -> bool {
         self.requests.try_recv().is_err()
+    }
+}
+
+/// Connects a client with a server, until that has said so many bytes.
+pub async fn pass_on(mut client: TcpStream, server: String, limit: u64) {
+    let mut server = TcpStream::connect(server).await.expect("connects");
+    let ((mut asks, mut hears), (says, mut listens)) = (client.split(), server.split());
+    let mut says = says.take(limit);
+    tokio::select! {
+        _ = copy(&mut asks, &mut listens) => {}
+        _ = copy(&mut says, &mut hears) => {}
     }
 }
 

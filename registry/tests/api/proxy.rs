@@ -13,6 +13,7 @@ use cfc_oci::Digest;
 use cfc_registry::{Options, QuotaRule, Quotas, Registry, Upstream};
 use tempfile::TempDir;
 
+use crate::hand::pass_on;
 use crate::harness::{Server, expect, expect_error, header, image, noise, send};
 use crate::process::Process;
 
@@ -164,22 +165,12 @@ async fn images_of_upstreams_are_kept_and_the_rest_is_ones_own() {
 
 /// In front of a server: the first connection breaks off after so many bytes of what the server says.
 async fn breaking(server: String, after: u64) -> u16 {
-    use tokio::io::{AsyncReadExt, copy};
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("loopback port");
     let port = listener.local_addr().expect("bound").port();
     tokio::spawn(async move {
         let mut limit = after;
-        while let Ok((mut client, _)) = listener.accept().await {
-            let (server, limit) = (server.clone(), std::mem::replace(&mut limit, u64::MAX));
-            tokio::spawn(async move {
-                let mut server = tokio::net::TcpStream::connect(server).await.expect("connects");
-                let ((mut asks, mut hears), (says, mut listens)) = (client.split(), server.split());
-                let mut says = says.take(limit);
-                tokio::select! {
-                    _ = copy(&mut asks, &mut listens) => {}
-                    _ = copy(&mut says, &mut hears) => {}
-                }
-            });
+        while let Ok((client, _)) = listener.accept().await {
+            tokio::spawn(pass_on(client, server.clone(), std::mem::replace(&mut limit, u64::MAX)));
         }
     });
     port
