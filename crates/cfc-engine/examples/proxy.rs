@@ -123,29 +123,23 @@ async fn bench(directory: &std::path::Path, rounds: usize) {
         let (status, text) = asking.await.expect("is asked");
         assert_eq!(status, 200, "{text}");
     }
-    let unpaced = inside::listen(&platform, &name, "127.0.0.1:4001");
-    cfc_relay::unpaced(&unpaced);
-    let unpaced_server = inside::role(&[SERVER], OwnedFd::from(unpaced));
+    // What a server shows that runs on the machine itself, with the machine's own congestion control.
+    let plain = TcpListener::bind("127.0.0.1:0").expect("binds");
+    let plain_address = plain.local_addr().expect("is bound");
+    let plain_server = inside::role(&[SERVER], OwnedFd::from(plain));
     let sidecar = platform.sidecar_port(&name).await;
     let network = platform.launcher.network(&name).expect("it runs");
-    let direct = move |port: u16, is_paced: bool| -> Box<dyn Stream> {
+    hops.push(hop("direct, inside the namespace", BULK_BYTES, move || {
         let socket = network.tcp_socket(false).expect("a socket");
         rustix::io::ioctl_fionbio(&socket, false).expect("blocks");
-        if !is_paced {
-            cfc_relay::unpaced(&socket);
-        }
-        rustix::net::connect(&socket, &std::net::SocketAddr::from(([127, 0, 0, 1], port))).expect("connects");
-        let stream = TcpStream::from(socket);
-        stream.set_nodelay(true).expect("sets");
-        Box::new(stream)
-    };
-    let direct_unpaced = direct.clone();
-    hops.push(hop("direct, inside the namespace", BULK_BYTES, move || direct(4000, true)));
-    // What a machine shows whose TCP does not pace; where it does not, the same as the line above.
-    hops.push(hop("direct, both ends unpaced", BULK_BYTES, move || direct_unpaced(4001, false)));
+        rustix::net::connect(&socket, &std::net::SocketAddr::from(([127, 0, 0, 1], 4000))).expect("connects");
+        Box::new(without_delay(TcpStream::from(socket)))
+    }));
+    hops.push(hop("direct, on the host", BULK_BYTES, move || {
+        Box::new(without_delay(TcpStream::connect(plain_address).expect("connects")))
+    }));
     hops.push(hop("tunnel", BULK_BYTES, move || {
-        let mut stream = TcpStream::connect(("127.0.0.1", sidecar)).expect("connects");
-        stream.set_nodelay(true).expect("sets");
+        let mut stream = without_delay(TcpStream::connect(("127.0.0.1", sidecar)).expect("connects"));
         stream.write_all(b"CONNECT 127.0.0.1:4000 HTTP/1.1\r\nX-Dst-Addr: 127.0.0.1:4000\r\n\r\n").expect("writes");
         assert!(head(&mut stream).starts_with("HTTP/1.1 200"));
         Box::new(stream)
@@ -161,14 +155,12 @@ async fn bench(directory: &std::path::Path, rounds: usize) {
         let address = listener.local_addr().expect("is bound");
         tokio::spawn(async move { gateway.serve(listener).await });
         hops.push(hop("gateway + workerd + tunnel", BULK_BYTES_WORKERD, move || {
-            let stream = TcpStream::connect(address).expect("connects");
-            stream.set_nodelay(true).expect("sets");
-            Box::new(stream)
+            Box::new(without_delay(TcpStream::connect(address).expect("connects")))
         }));
     }
     let hops = tokio::task::spawn_blocking({
         let relays = platform.relays.clone();
-        let mut pids = vec![std::process::id(), server.id(), unpaced_server.id()];
+        let mut pids = vec![std::process::id(), server.id(), plain_server.id()];
         pids.extend(children("workerd"));
         move || {
             for _ in 0..rounds {
@@ -180,7 +172,7 @@ async fn bench(directory: &std::path::Path, rounds: usize) {
         }
     });
     print(&hops.await.expect("measures"));
-    for mut server in [server, unpaced_server] {
+    for mut server in [server, plain_server] {
         server.kill().expect("runs");
         server.wait().expect("ends");
     }
@@ -193,6 +185,11 @@ async fn bench(directory: &std::path::Path, rounds: usize) {
 fn hop(name: &'static str, bulk_bytes: usize, connect: impl Fn() -> Box<dyn Stream> + Send + 'static) -> Hop {
     let (p50_us, p99_us) = (Vec::new(), Vec::new());
     Hop { name, connect: Box::new(connect), bulk_bytes, p50_us, p99_us, down: Vec::new(), up: Vec::new() }
+}
+
+fn without_delay(stream: TcpStream) -> TcpStream {
+    stream.set_nodelay(true).expect("sets");
+    stream
 }
 
 /// One round of one hop.

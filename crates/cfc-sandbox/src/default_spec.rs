@@ -102,7 +102,12 @@ fn spec(capabilities: &[&str], no_new_privileges: bool) -> Spec {
         "mounts": mounts(),
         "linux": {
             // As Docker: every user of the sandbox may listen on low ports and ping.
-            "sysctl": {"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": "0 65535"},
+            // And all that is sent there stays on the machine: it is not paced where the host's default is BBR.
+            "sysctl": {
+                "net.ipv4.ip_unprivileged_port_start": "0",
+                "net.ipv4.ping_group_range": "0 65535",
+                "net.ipv4.tcp_congestion_control": "reno",
+            },
             "namespaces": namespaces.map(|name| json!({"type": name})),
             "maskedPaths": [
                 "/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",

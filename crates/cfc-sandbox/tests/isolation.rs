@@ -80,6 +80,15 @@ fn masked_paths_are_empty_and_readonly_paths_refuse() {
 }
 
 #[test]
+fn the_network_has_settings_of_its_own() {
+    let Some(bench) = bench() else { return };
+    let text = bench.output(
+        "cd /proc/sys/net/ipv4; cat ip_unprivileged_port_start ping_group_range tcp_congestion_control; ls /sys/class/net",
+    );
+    assert_eq!(text, "0\n0\t65535\nreno\nlo");
+}
+
+#[test]
 fn dangerous_calls_are_refused() {
     let Some(bench) = bench() else { return };
     for script in

@@ -293,6 +293,7 @@ static int report(int argc, char **argv) {
     for (size_t i = 0; i < sizeof paths / sizeof *paths; i++) path(paths[i]);
     lines("port start", "/proc/sys/net/ipv4/ip_unprivileged_port_start", 0, 0);
     lines("ping range", "/proc/sys/net/ipv4/ping_group_range", 0, 0);
+    lines("congestion control", "/proc/sys/net/ipv4/tcp_congestion_control", 0, 0);
     calls();
     return 0;
 }
