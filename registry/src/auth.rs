@@ -38,6 +38,9 @@ pub enum Action {
     /// Ask whether a blob or a manifest is there. Whoever may pull may, and whoever may push, since mostly a push comes
     /// next.
     Look,
+    /// Take a blob from here to another repository, of which the client holds a push right. Who may not, pushes it: so
+    /// this is no reason to ask for credentials, but for a token that covers it, from who could have one.
+    Mount,
     /// Write manifests and blobs.
     Push,
     /// Go on with an upload that began already.
@@ -197,44 +200,82 @@ impl<'a> Gate<'a> {
 
     /// Whether the client may pull from, or do anything else with, a repository.
     pub(crate) async fn allows(&self, action: Action, repository: &RepositoryName) -> bool {
-        self.decide(action, Some(repository)).await.is_ok()
+        self.ask(&Access { action, repository: Some(repository.clone()) }).await == Decision::Allow
     }
 
     /// Goes on, or says why not. Counts as a request of the user.
     pub(crate) async fn check(&self, action: Action, repository: Option<&RepositoryName>) -> Result<(), ApiError> {
-        self.decide(action, repository).await?;
+        self.check_first(&[Access { action, repository: repository.cloned() }]).await
+    }
+
+    /// The same for a push to `repository` of what may be mounted from `source`. Who is asked for a token is told of both,
+    /// as by distribution.
+    pub(crate) async fn check_mount(
+        &self,
+        repository: &RepositoryName,
+        source: &RepositoryName,
+    ) -> Result<(), ApiError> {
+        self.check_first(&mount(repository, source)).await
+    }
+
+    /// Whether the client, which may push to `repository`, may have there what `source` holds. One that may, but whose
+    /// token does not say so, is asked for another.
+    pub(crate) async fn may_mount(
+        &self,
+        repository: &RepositoryName,
+        source: &RepositoryName,
+    ) -> Result<bool, ApiError> {
+        let accesses = mount(repository, source);
+        match self.ask(&accesses[1]).await {
+            Decision::Challenge(challenge @ Challenge::Bearer { .. }) => Err(self.unauthorized(&challenge, &accesses)),
+            decision => Ok(decision == Decision::Allow),
+        }
+    }
+
+    /// The first of the accesses decides; a challenge is for all of them.
+    async fn check_first(&self, accesses: &[Access]) -> Result<(), ApiError> {
+        match self.ask(&accesses[0]).await {
+            Decision::Allow => {}
+            Decision::Deny => return Err(Problem::Denied.into()),
+            Decision::Busy => {
+                return Err(ApiError::from(Problem::TooManyLogins).with_header(header::RETRY_AFTER, "1"));
+            }
+            Decision::Challenge(challenge) => return Err(self.unauthorized(&challenge, accesses)),
+        }
         match self.name() {
             Some(name) => self.registry.rates.of_user(self.registry.options.rates, &name).map_err(ApiError::too_many),
             None => Ok(()),
         }
     }
 
-    async fn decide(&self, action: Action, repository: Option<&RepositoryName>) -> Result<(), ApiError> {
-        let Some(authorizer) = self.authorizer else { return Ok(()) };
-        let access = Access { action, repository: repository.cloned() };
-        let decision = authorizer.authorize(&self.credentials, &access).await;
+    async fn ask(&self, access: &Access) -> Decision {
+        let Some(authorizer) = self.authorizer else { return Decision::Allow };
+        let decision = authorizer.authorize(&self.credentials, access).await;
         if matches!(decision, Decision::Allow | Decision::Deny) {
             self.proof.store(true, Ordering::Relaxed);
         }
-        match decision {
-            Decision::Allow => Ok(()),
-            Decision::Deny => Err(Problem::Denied.into()),
-            Decision::Busy => Err(ApiError::from(Problem::TooManyLogins).with_header(header::RETRY_AFTER, "1")),
-            Decision::Challenge(challenge) => {
-                let challenge = challenge.header(&access, &self.base);
-                Err(ApiError::from(Problem::Unauthorized).with_header(header::WWW_AUTHENTICATE, &challenge))
-            }
-        }
+        decision
+    }
+
+    fn unauthorized(&self, challenge: &Challenge, accesses: &[Access]) -> ApiError {
+        let challenge = challenge.header(accesses, &self.base);
+        ApiError::from(Problem::Unauthorized).with_header(header::WWW_AUTHENTICATE, &challenge)
     }
 }
 
+fn mount(repository: &RepositoryName, source: &RepositoryName) -> [Access; 2] {
+    [(Action::Push, repository), (Action::Mount, source)]
+        .map(|(action, name)| Access { action, repository: Some(name.clone()) })
+}
+
 impl Challenge {
-    fn header(&self, access: &Access, base: &str) -> String {
+    fn header(&self, accesses: &[Access], base: &str) -> String {
         match self {
             Challenge::Basic { realm } => format!("Basic realm=\"{realm}\""),
             Challenge::Bearer { realm, service, error } => {
                 let base = if realm.starts_with('/') { base } else { "" };
-                let scope = access.scope().map(|scope| format!(",scope=\"{scope}\"")).unwrap_or_default();
+                let scopes: Vec<String> = accesses.iter().filter_map(Access::scope).collect();
+                let scope = if scopes.is_empty() { String::new() } else { format!(",scope=\"{}\"", scopes.join(" ")) };
                 let error = error.map(|error| format!(",error=\"{error}\"")).unwrap_or_default();
                 format!("Bearer realm=\"{base}{realm}\",service=\"{service}\"{scope}{error}")
             }
@@ -250,7 +291,7 @@ impl Access {
             Action::Catalog => return Some("registry:catalog:*".to_string()),
             Action::Collect => return Some("registry:collection:*".to_string()),
             Action::Metrics => return Some("registry:metrics:*".to_string()),
-            Action::Pull => "pull",
+            Action::Pull | Action::Mount => "pull",
             // Some clients (oras-py) use the token that they get for this for the push as well.
             Action::Look => "pull,push",
             Action::Push | Action::Continue => "pull,push",
@@ -311,7 +352,7 @@ mod tests {
         let access = Access { action: Action::Push, repository: "a/b".parse().ok() };
         let bearer = |realm: &str, error| {
             let challenge = Challenge::Bearer { realm: realm.to_string(), service: "cfc".to_string(), error };
-            challenge.header(&access, "http://r:5000")
+            challenge.header(std::slice::from_ref(&access), "http://r:5000")
         };
         let scope = r#"service="cfc",scope="repository:a/b:pull,push""#;
         assert_eq!(bearer("https://t/token", None), format!(r#"Bearer realm="https://t/token",{scope}"#));

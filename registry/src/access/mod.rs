@@ -146,7 +146,7 @@ impl AccessRules {
             return Decision::Allow;
         }
         match self.allows(&user, access) {
-            false if user != User::Nobody => Decision::Deny,
+            false if user != User::Nobody || access.action == Action::Mount => Decision::Deny,
             true if claims.covers(access) => Decision::Allow,
             _ => self.challenge(Some("insufficient_scope")),
         }
@@ -217,7 +217,7 @@ impl Rule {
 fn enough(action: Action) -> &'static [Permission] {
     match action {
         Action::Ping => &[],
-        Action::Pull => &[Permission::Pull],
+        Action::Pull | Action::Mount => &[Permission::Pull],
         Action::Look => &[Permission::Pull, Permission::Push],
         Action::Push | Action::Continue => &[Permission::Push],
         Action::Delete => &[Permission::Delete],
@@ -243,7 +243,7 @@ impl Authorizer for AccessRules {
         // is there: clients decide by that whether to send theirs later.
         match self.allows(&user, access) {
             true => Decision::Allow,
-            false if user == User::Nobody => self.challenge(None),
+            false if user == User::Nobody && access.action != Action::Mount => self.challenge(None),
             false => Decision::Deny,
         }
     }

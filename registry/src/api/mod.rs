@@ -114,7 +114,10 @@ async fn answer(
         Route::Catalog => lists::catalog(&call).await,
         Route::Collection => collection::put(&call).await,
         Route::Repository(name, resource) => {
-            call.gate.check(action(&resource, &parts.method), Some(&name)).await?;
+            match uploads::mount_source(&call).filter(|_| matches!(resource, Resource::Uploads)) {
+                Some(source) => call.gate.check_mount(&name, &source).await?,
+                None => call.gate.check(action(&resource, &parts.method), Some(&name)).await?,
+            }
             // What is pulled from an upstream is kept.
             if !matches!(parts.method, Method::GET | Method::HEAD) || registry.upstreams.has(&name) {
                 registry.metadata.require_known_format().await?;

@@ -198,14 +198,12 @@ fn content<'a>(call: &Call<'_>, bytes: ByteStream<'a>) -> Content<'a> {
 async fn mount(call: &Call<'_>, name: &RepositoryName, digest: &Digest) -> Result<bool, ApiError> {
     let metadata = &call.registry.metadata;
     let _hold = call.registry.holds.hold([digest.clone()]);
-    let sources = match call.query.first("from") {
-        Some(from) => match from.parse::<RepositoryName>() {
-            Ok(from) => vec![from],
-            Err(_) => Vec::new(),
-        },
-        None => metadata.holders(digest).await?,
+    let source = match (call.query.first("from"), mount_source(call)) {
+        (_, Some(source)) => call.gate.may_mount(name, &source).await?.then_some(source),
+        (Some(_), None) => None,
+        (None, None) => first_to_pull_from(call, metadata.holders(digest).await?).await,
     };
-    let Some(source) = first_to_pull_from(call, sources).await else { return Ok(false) };
+    let Some(source) = source else { return Ok(false) };
     // The source keeps the blob until it is linked here.
     if !metadata.claim_blob(&source, digest).await? {
         return Ok(false);
@@ -217,9 +215,15 @@ async fn mount(call: &Call<'_>, name: &RepositoryName, digest: &Digest) -> Resul
     Ok(call.registry.blobs.stays(digest).await?)
 }
 
+/// The repository that a request names to mount a blob from.
+pub(super) fn mount_source(call: &Call<'_>) -> Option<RepositoryName> {
+    let _ = call.query.first("mount")?;
+    call.query.first("from")?.parse().ok()
+}
+
 async fn first_to_pull_from(call: &Call<'_>, sources: Vec<RepositoryName>) -> Option<RepositoryName> {
     for source in sources.into_iter().take(HOLDERS_ASKED) {
-        if call.gate.allows(Action::Pull, &source).await {
+        if call.gate.allows(Action::Mount, &source).await {
             return Some(source);
         }
     }

@@ -53,7 +53,7 @@ impl Scope {
                 let either = [Action::Pull, Action::Push].map(|action| Access { action, ..access.clone() });
                 return either.iter().any(|access| self.covers(access));
             }
-            (Action::Pull, Some(name)) => ("repository", name.as_str(), "pull"),
+            (Action::Pull | Action::Mount, Some(name)) => ("repository", name.as_str(), "pull"),
             (Action::Push | Action::Continue, Some(name)) => ("repository", name.as_str(), "push"),
             (Action::Delete, Some(name)) => ("repository", name.as_str(), "delete"),
             (Action::Catalog, _) => ("registry", "catalog", "*"),

@@ -75,7 +75,7 @@ struct Pusher;
 impl Authorizer for Pusher {
     async fn authorize(&self, _: &Credentials, access: &Access) -> Decision {
         match access.repository.as_ref().map(|name| name.as_str()) {
-            Some("private") if access.action == Action::Pull => Decision::Deny,
+            Some("private") if matches!(access.action, Action::Pull | Action::Mount) => Decision::Deny,
             _ => Decision::Allow,
         }
     }

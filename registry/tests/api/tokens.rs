@@ -187,9 +187,51 @@ async fn a_token_opens_what_was_asked_for_and_the_rules_allow() {
     assert!(challenge.ends_with(",scope=\"repository:public/a:pull\",error=\"insufficient_scope\""), "{challenge}");
     let forged = send(server.request("GET", &blob("public/a")).bearer_auth(format!("{full}x"))).await;
     assert!(header(&forged, "www-authenticate").ends_with(",error=\"invalid_token\""));
-    // A mount reads where it takes from.
-    let mount = format!("/v2/public/a/blobs/uploads/?mount={digest}&from=team/app/sub");
-    assert_eq!(status(&server, &full, "POST", &mount).await, 202);
+}
+
+#[tokio::test]
+async fn a_mount_reads_where_it_takes_from() {
+    let directory = TempDir::new().expect("temporary directory");
+    let mut rules = rules();
+    let pusher = |user: &str| Rule {
+        users: vec![user.to_string()],
+        repositories: vec!["team/app".to_string()],
+        actions: vec![Permission::Push],
+    };
+    rules.extend([pusher("bob"), pusher("anonymous")]);
+    let (server, _) = start(directory.path(), rules).await;
+    let digest = Digest::of(b"x");
+    let push = format!("/v2/team/app/sub/blobs/uploads/?digest={digest}");
+    expect(&send(server.request("POST", &push).basic_auth("ann", Some("secret")).body("x")).await, 201);
+    let mount = format!("/v2/team/app/blobs/uploads/?mount={digest}&from=team/app/sub");
+    let both = "scope=\"repository:team/app:pull,push repository:team/app/sub:pull\"";
+
+    // As distribution: whoever has no token, or one for less than it could be, is told of both.
+    let anonymous = send(server.request("POST", &mount).basic_auth("bob", Some("wrong"))).await;
+    assert!(header(&anonymous, "www-authenticate").ends_with(both), "{anonymous:?}");
+    let narrow = token(&server, ANN, "repository:team/app:pull,push").await;
+    let refused = send(server.request("POST", &mount).bearer_auth(&narrow)).await;
+    let challenge = header(&refused, "www-authenticate");
+    assert!(challenge.ends_with(&format!("{both},error=\"insufficient_scope\"")), "{challenge}");
+    expect_error(refused, 401, "UNAUTHORIZED").await;
+    let wide = token(&server, ANN, "repository:team/app:pull,push&scope=repository:team/app/sub:pull").await;
+    assert_eq!(status(&server, &wide, "POST", &mount).await, 201);
+
+    // Who may not take it from there pushes it, and is not asked for what he cannot get.
+    let bobs = token(&server, BOB, "repository:team/app:pull,push&scope=repository:team/app/sub:pull").await;
+    let nobodys = token(&server, None, "repository:team/app:pull,push&scope=repository:team/app/sub:pull").await;
+    for token in [&bobs, &nobodys] {
+        assert_eq!(status(&server, token, "POST", &mount).await, 202);
+    }
+    expect(&send(server.request("POST", &mount)).await, 202);
+    expect(&send(server.request("POST", &mount).basic_auth("bob", Some("guess"))).await, 202);
+    expect(&send(server.request("POST", &mount).basic_auth("ann", Some("secret"))).await, 201);
+    // What is named by nobody is not asked for.
+    let other = Digest::of(b"y");
+    let push = format!("/v2/team/app/sub/blobs/uploads/?digest={other}");
+    expect(&send(server.request("POST", &push).basic_auth("ann", Some("secret")).body("y")).await, 201);
+    let unnamed = format!("/v2/team/app/blobs/uploads/?mount={other}");
+    assert_eq!(status(&server, &narrow, "POST", &unnamed).await, 202);
 }
 
 #[tokio::test]
