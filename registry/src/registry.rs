@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use cfc_oci::{Descriptor, Digest, RepositoryName, Tag};
 
-use crate::bucket::{Bucket, BucketLocation};
+use crate::bucket::{Bucket, BucketLocation, Periods};
 use crate::collect::Rules;
 use crate::holds::Holds;
 use crate::local::{DirectoryObjects, LocalBackend};
@@ -78,7 +78,14 @@ pub struct Options {
     pub trusted_proxies: Vec<IpAddr>,
     /// How often a registry that is served collects garbage by itself; `None` for never.
     pub collect_every: Option<Duration>,
+    /// How long after it was made a request may come to a bucket's store, by its clock. For so long at least, however soon
+    /// garbage is collected, it is known there what was removed. Only tests have reason to change it.
+    pub late_requests: Duration,
 }
+
+/// Stores take a request for a quarter of an hour after it was signed (S3's `RequestTimeTooSkewed`); the rest is for the
+/// clocks of those who sign.
+const LATE_REQUESTS: Duration = Duration::from_secs((15 + 5) * 60);
 
 impl Default for Options {
     fn default() -> Options {
@@ -101,6 +108,7 @@ impl Default for Options {
             rates: RateLimits::default(),
             trusted_proxies: Vec::new(),
             collect_every: Some(Duration::from_secs(6 * 60 * 60)),
+            late_requests: LATE_REQUESTS,
         }
     }
 }
@@ -148,14 +156,14 @@ impl Registry {
     /// Opens the registry in an S3 bucket, which any number of processes may do at the same time. Fails when the store
     /// is not fit for that, unless the location says that there is only one.
     pub async fn open_bucket(location: &BucketLocation, options: Options) -> Result<Registry, StorageError> {
-        let bucket = Bucket::open(location, options.collection.refresh()).await?;
+        let bucket = Bucket::open(location, options.periods()).await?;
         bucket.require_fit(location).await?;
         Registry::of(bucket.objects, bucket.blobs.clone(), bucket.blobs, options)
     }
 
     /// Opens the registry in an S3 bucket for looking after it.
     pub async fn open_bucket_beside(location: &BucketLocation, options: Options) -> Result<Registry, StorageError> {
-        let bucket = Bucket::open(location, options.collection.refresh()).await?;
+        let bucket = Bucket::open(location, options.periods()).await?;
         Registry::of(bucket.objects, bucket.blobs.clone(), bucket.blobs, options)
     }
 
@@ -235,6 +243,11 @@ impl Registry {
 }
 
 impl Options {
+    fn periods(&self) -> Periods {
+        let refresh = self.collection.refresh();
+        Periods { refresh, remembered: refresh.max(self.late_requests) }
+    }
+
     /// Whether a tag keeps pointing where it points.
     pub(crate) fn is_immutable(&self, repository: &RepositoryName, tag: &Tag) -> bool {
         let name = format!("{repository}:{tag}");

@@ -12,7 +12,7 @@
 //! there, and the deletion leaves word that all by that name are gone. So it does not come back with who was slow.
 
 use std::collections::BTreeSet;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use uuid::Uuid;
@@ -113,8 +113,19 @@ impl BucketObjects {
         Ok(Versions::of(self.store.list(&format!("{key}/{MARK}")).await?))
     }
 
+    /// Whether who relies on a version need not make it young.
     pub(super) fn is_fresh(&self, version: &Listed) -> bool {
-        self.store.now().duration_since(version.put).map_or(true, |age| age < self.refresh)
+        self.is_younger(version, self.periods.refresh)
+    }
+
+    /// Whether word that something is gone, or is about to be made young, may still be needed: a request that somebody
+    /// made before he could know of it may still come to the store.
+    pub(super) fn is_remembered(&self, word: &Listed) -> bool {
+        self.is_younger(word, self.periods.remembered)
+    }
+
+    fn is_younger(&self, listed: &Listed, than: Duration) -> bool {
+        self.store.now().duration_since(listed.put).map_or(true, |age| age < than)
     }
 
     /// Leaves word that all by these names are gone.
@@ -185,7 +196,7 @@ impl BucketObjects {
     /// Forgets deletions of which everybody has heard by now, and that somebody was about to make the object young who has
     /// died since. Gives what is left.
     pub(super) async fn tidy(&self, mut versions: Versions) -> Result<Versions, StorageError> {
-        let is_old = |listed: &Listed| !self.is_fresh(listed);
+        let is_old = |word: &Listed| !self.is_remembered(word);
         let old_gone: Vec<Listed> = versions.gone.extract_if(.., |gone| is_old(gone)).collect();
         let is_forgotten = |dead: &Listed| old_gone.iter().any(|gone| root_of(gone) == root_of(dead));
         let dead: Vec<Listed> = versions.dead.extract_if(.., |dead| is_forgotten(dead)).collect();

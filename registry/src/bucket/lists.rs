@@ -5,7 +5,7 @@
 //! the last one that one has seen is gone, with all before it, and then to delete them. So a removal never hits what was
 //! put after somebody looked, and whoever reads finds a version at any time. Nor does a version come back whose request
 //! comes to the store a second time, late, because the answer to the first was lost; a collection forgets the word when
-//! that cannot be any more. Where only the first may be put, its name is the same for everybody, and the store's
+//! that cannot be any more ([`BucketObjects::is_remembered`]). Where only the first may be put, its name is the same for everybody, and the store's
 //! put-if-absent decides; such an object is not removed.
 //!
 //! ```text
@@ -159,7 +159,7 @@ impl BucketObjects {
 
     /// Forgets that an object is gone when no version of it can come any more that was on its way then.
     pub(super) async fn forget_removal(&self, mut row: Vec<Listed>) -> Result<(), StorageError> {
-        let Some(gone) = row.pop().filter(|last| !self.is_fresh(last)) else { return Ok(()) };
+        let Some(gone) = row.pop().filter(|last| !self.is_remembered(last)) else { return Ok(()) };
         self.store.delete_all(row.into_iter().map(|listed| listed.key)).await?;
         self.store.delete(&gone.key).await
     }

@@ -63,6 +63,15 @@ impl BucketLocation {
     }
 }
 
+/// How long what is in a bucket counts, by the store's clock.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Periods {
+    /// An object that somebody relies on and that was not touched for this long is touched.
+    pub refresh: Duration,
+    /// How long it is known at least that something was removed. Longer than a request can be under way to the store.
+    pub remembered: Duration,
+}
+
 /// The parts of a registry that are in a bucket.
 pub(crate) struct Bucket {
     pub objects: Arc<BucketObjects>,
@@ -79,13 +88,13 @@ pub(crate) struct BucketBackend {
 }
 
 impl Bucket {
-    /// Opens the bucket; what somebody relies on and was not touched for `refresh` is touched.
+    /// Opens the bucket.
     ///
     /// # Errors
     /// When the store cannot be used, and when a later version of the registry stores things here in another way.
-    pub(crate) async fn open(location: &BucketLocation, refresh: Duration) -> Result<Bucket, StorageError> {
+    pub(crate) async fn open(location: &BucketLocation, periods: Periods) -> Result<Bucket, StorageError> {
         let store = Arc::new(Store::open(location)?);
-        let objects = Arc::new(BucketObjects::new(store.clone(), refresh));
+        let objects = Arc::new(BucketObjects::new(store.clone(), periods));
         objects.format.require_known(&store).await?;
         store.read_clock().await?;
         let redirect = location.redirect;

@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use super::Periods;
 use super::format::Format;
 use super::kept::{Mark, Versions, parse_version};
 use super::lists::{is_gone, without_version};
@@ -24,15 +25,14 @@ const FIRST: usize = 10;
 /// Objects in a bucket.
 pub(crate) struct BucketObjects {
     pub(super) store: Arc<Store>,
-    /// An object that somebody relies on and that was not touched for this long is touched.
-    pub(super) refresh: Duration,
+    pub(super) periods: Periods,
     pub(super) cache: Cache,
     pub(super) format: Format,
 }
 
 impl BucketObjects {
-    pub(super) fn new(store: Arc<Store>, refresh: Duration) -> BucketObjects {
-        BucketObjects { store, refresh, cache: Cache::default(), format: Format::default() }
+    pub(super) fn new(store: Arc<Store>, periods: Periods) -> BucketObjects {
+        BucketObjects { store, periods, cache: Cache::default(), format: Format::default() }
     }
 
     /// As [`ObjectBackend::claim`], with the bytes of an object when they are to be read.

@@ -475,7 +475,12 @@ async fn nothing_is_left_of_what_was_pushed_and_is_gone() {
     let Some(moto) = Moto::start().await else { return };
     let (endpoint, rules) = (moto.endpoint(), Rules { grace: Duration::ZERO, untagged: Some(Duration::ZERO) });
     let place = place(&endpoint);
-    let options = Options { upload_expiry: Duration::ZERO, collection: rules, ..Options::default() };
+    let options = Options {
+        upload_expiry: Duration::ZERO,
+        collection: rules,
+        late_requests: Duration::ZERO,
+        ..Options::default()
+    };
     let server = Server::start_on(&place, options).await;
     let (manifest, _) = server.push_image("a", "x", "x").await;
     let large = server.push_blob("a", &noise(18_000_000, 1)).await;
