@@ -5,12 +5,26 @@
 //! the last one that one has seen is gone, with all before it, and then to delete them. So a removal never hits what was
 //! put after somebody looked, and whoever reads finds a version at any time. Nor does a version come back whose request
 //! comes to the store a second time, late, because the answer to the first was lost; a collection forgets the word when
-//! that cannot be any more ([`BucketObjects::is_remembered`]). Where only the first may be put, its name is the same for everybody, and the store's
-//! put-if-absent decides; such an object is not removed.
+//! that cannot be any more ([`BucketObjects::is_remembered`]).
+//!
+//! Where only the first may be put, its name is the same for everybody, and the store's put-if-absent decides. Its number
+//! is [`FIRST`], which no other version's reaches, whatever was there before and is forgotten by now. Such an object is
+//! removed only where the operator does not want it to stay any more, and may be put as the first again later; then its
+//! number is one more than the highest. That is the same for everybody, too, since from `FIRST` on the highest number
+//! never falls: who puts deletes only what comes before his own, and the word of the last removal is never forgotten.
+//! So of two that put a first, however slow they are,
+//!
+//! - both use one name: the store takes one of them, and the other finds that;
+//! - or the one has seen fewer versions than the other. Then the name that he uses has been used. Its object is there, and
+//!   he is refused; or something with a higher number is there, for ever. He looks at the row once more after he has put
+//!   his, finds that it is not the last, and begins anew. Nobody has read it, since what is last is what is there.
+//!
+//! Whoever is told that his is there has therefore seen it as the last, and nobody puts another first while it is. A row
+//! whose first an earlier registry has put, under a low number, has a version and gets no other first.
 //!
 //! ```text
 //! <list>/<name>                   a version that earlier registries have put; comes before all others
-//! <list>/<name>!<number>          the first, of an object that is not to be replaced; 0 where nothing was before
+//! <list>/<name>!<number>          the first, of an object that is not to be replaced; formats before 3 began at 0
 //! <list>/<name>!<number>-<id>     any other
 //! <list>/<name>![<version>].gone  empty: this version is gone, and all before it
 //! ```
@@ -31,6 +45,9 @@ const MARK: char = '!';
 const AFTER_VERSIONS: &str = "!~";
 /// Of a version that is gone. Comes after it and before the next.
 const GONE: &str = ".gone";
+/// The number of the first version of an object that is not to be replaced. Others count from 1: nobody pushes a tag so
+/// often. Numbers have ten digits.
+const FIRST: u64 = 5_000_000_000;
 /// What is asked for of one object: there are more versions only while many put it at the same time.
 const VERSIONS: usize = 4;
 /// How often a version is put that others get ahead of.
@@ -62,6 +79,11 @@ fn number(key: &str, listed: &Listed) -> u64 {
 /// The number of the next version.
 fn next_number(key: &str, row: &[Listed]) -> u64 {
     row.last().map_or(0, |last| number(key, last)) + 1
+}
+
+/// The number of a version that is to be the first, where nothing is there.
+fn first_number(key: &str, row: &[Listed]) -> u64 {
+    next_number(key, row).max(FIRST)
 }
 
 pub(super) fn is_gone(key: &str) -> bool {
@@ -104,8 +126,8 @@ impl BucketObjects {
         }
     }
 
-    /// Puts a version after all others. One that others, who did not know of it, have put behind theirs meanwhile is put
-    /// once more, so that who was answered last is last.
+    /// Puts a version after all others. One that others, who did not know of it, have put behind theirs meanwhile, or have
+    /// removed with theirs, is put once more, so that who was answered last is last.
     pub(super) async fn put_in_row(&self, key: &str, bytes: Bytes) -> Result<(), StorageError> {
         let mut before = self.row(key).await?;
         for _ in 0..PUTS {
@@ -117,8 +139,8 @@ impl BucketObjects {
                 tracing::warn!(key, %error, "what was replaced is still there");
             }
             before = self.row(key).await?;
-            let is_behind = before.iter().rev().skip(1).any(|listed| listed.key == own);
-            if !is_behind {
+            let is_replaced = !before.iter().any(|listed| listed.key == own);
+            if before.last().is_some_and(|last| last.key == own || (is_replaced && !is_gone(&last.key))) {
                 break;
             }
         }
@@ -137,9 +159,12 @@ impl BucketObjects {
                 return Ok(may_replace(&found.bytes));
             }
             let row = self.row(key).await?;
-            let first = if row.is_empty() { 0 } else { next_number(key, &row) };
-            if row.last().is_none_or(|last| is_gone(&last.key))
-                && self.store.create(&format!("{key}{MARK}{first:010}"), bytes.clone()).await?
+            if row.last().is_some_and(|last| !is_gone(&last.key)) {
+                continue;
+            }
+            let own = format!("{key}{MARK}{:010}", first_number(key, &row));
+            if self.store.create(&own, bytes.clone()).await?
+                && self.row(key).await?.last().is_some_and(|last| last.key == own)
             {
                 return Ok(true);
             }
@@ -157,11 +182,12 @@ impl BucketObjects {
         Ok(true)
     }
 
-    /// Forgets that an object is gone when no version of it can come any more that was on its way then.
-    pub(super) async fn forget_removal(&self, mut row: Vec<Listed>) -> Result<(), StorageError> {
+    /// Forgets that an object is gone when no version of it can come any more that was on its way then, unless the first
+    /// would get a number again that it had.
+    pub(super) async fn forget_removal(&self, key: &str, mut row: Vec<Listed>) -> Result<(), StorageError> {
         let Some(gone) = row.pop().filter(|last| !self.is_remembered(last)) else { return Ok(()) };
         self.store.delete_all(row.into_iter().map(|listed| listed.key)).await?;
-        self.store.delete(&gone.key).await
+        if number(key, &gone) < FIRST { self.store.delete(&gone.key).await } else { Ok(()) }
     }
 
     /// At most `limit` names after `after`, in order.
@@ -224,6 +250,19 @@ mod tests {
         let listed = |key: &str| Listed { key: key.to_string(), size: 0, put: std::time::SystemTime::UNIX_EPOCH };
         assert_eq!(keys.map(|key| number("t/a", &listed(key)))[..4], [0, 0, 2, 10]);
         assert_eq!(keys.map(|key| is_version("t/a", &listed(key))), [true, true, true, true, false, false, false]);
+    }
+
+    #[test]
+    fn the_first_has_a_number_of_its_own_whatever_was_there_before() {
+        let listed = |key: &&str| Listed { key: key.to_string(), size: 0, put: std::time::SystemTime::UNIX_EPOCH };
+        let first = |keys: &[&str]| first_number("t/a", &keys.iter().map(listed).collect::<Vec<_>>());
+        for gone in [&[][..], &["t/a!.gone"], &["t/a!0000000000.gone"], &["t/a!4999999998-x", "t/a!4999999998-x.gone"]]
+        {
+            assert_eq!(first(gone), FIRST, "{gone:?}");
+        }
+        assert_eq!(first(&["t/a!5000000000.gone"]), FIRST + 1);
+        assert_eq!(first(&["t/a!0000000001-x", "t/a!5000000003-x.gone"]), FIRST + 4);
+        assert!(format!("{FIRST:010}").len() == 10 && *"t/a!4999999999-x.gone" < *format!("t/a!{FIRST:010}"));
     }
 
     #[test]

@@ -137,7 +137,7 @@ impl ObjectBackend for BucketObjects {
             // Of several versions the last is what is there.
             match row.last().filter(|last| !is_gone(&last.key)).map(|last| last.put) {
                 Some(touched) => each(Entry { key, touched }),
-                None => self.store.wait(self.forget_removal(row))?,
+                None => self.store.wait(self.forget_removal(&key, row))?,
             }
         }
         for (key, listed) in kept {

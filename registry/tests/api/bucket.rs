@@ -355,7 +355,7 @@ async fn a_store_whose_lists_are_late_is_refused() {
     proxy.behave(Manners::default());
     Registry::open_bucket(&place, Options::default()).await.expect("opens");
     let left: Vec<String> = keys(&moto.endpoint(), &place).await;
-    assert_eq!(left, ["registry/_format/0000000002"]);
+    assert_eq!(left, ["registry/_format/0000000003"]);
 }
 
 /// Puts an object by way of nobody's signature, which only moto allows.
@@ -371,7 +371,7 @@ async fn a_registry_of_an_older_version_leaves_a_bucket_alone_that_a_newer_one_h
     let place = place(&moto.endpoint());
     let server = Server::start_on(&place, Options::default()).await;
     let (digest, json) = server.push_image("a", "x", "x").await;
-    put_object(&moto, &place, "registry/_format/0000000003", "cfc 9.9.9").await;
+    put_object(&moto, &place, "registry/_format/0000000004", "cfc 9.9.9").await;
     // One that runs notices.
     let noticed = async {
         loop {
@@ -403,7 +403,7 @@ async fn a_registry_of_an_older_version_leaves_a_bucket_alone_that_a_newer_one_h
         let Err(refused) = opened else { panic!("it was opened") };
         let why = said(&refused);
         assert!(
-            why.contains("cfc 9.9.9 stores things here in format 3") && why.contains("up to 2: use the same"),
+            why.contains("cfc 9.9.9 stores things here in format 4") && why.contains("up to 3: use the same"),
             "{why}"
         );
     }
@@ -422,7 +422,7 @@ async fn a_bucket_without_a_format_is_given_one() {
     for opened in futures::future::join_all(opened).await {
         opened.expect("opens");
     }
-    assert_eq!(keys(&moto.endpoint(), &place).await, ["registry/_format/0000000002", "registry/_referrers-listed"]);
+    assert_eq!(keys(&moto.endpoint(), &place).await, ["registry/_format/0000000003", "registry/_referrers-listed"]);
 }
 
 #[tokio::test]
@@ -505,7 +505,7 @@ async fn nothing_is_left_of_what_was_pushed_and_is_gone() {
     assert_eq!((told.blobs, told.unlinked), (3, 4));
     // That an upload is over is remembered until the next one.
     assert_eq!(server.registry.collect(rules, false).await.expect("collects").uploads, 0);
-    assert_eq!(keys(&endpoint, &place).await, ["registry/_format/0000000002", "registry/_referrers-listed"]);
+    assert_eq!(keys(&endpoint, &place).await, ["registry/_format/0000000003", "registry/_referrers-listed"]);
     let uploads = client.get(format!("{endpoint}/{}?uploads", place.bucket)).send().await.expect("an answer");
     let uploads = uploads.text().await.expect("text");
     assert!(!uploads.contains(&place.prefix), "parts are left: {uploads}");

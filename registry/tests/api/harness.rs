@@ -68,6 +68,11 @@ impl Server {
         Server { registry, address, client, directory, place, _shutdown: shutdown }
     }
 
+    /// Where it is, if that is a bucket.
+    pub fn place(&self) -> Option<&BucketLocation> {
+        self.place.as_ref()
+    }
+
     pub fn root(&self) -> &Path {
         self.directory.path()
     }

@@ -678,6 +678,11 @@ async fn a_deletion_takes_the_tags_along_that_another_replica_pushes_meanwhile()
     }
 }
 
+/// Tags that begin with `v` stay.
+fn immutable(options: Options) -> Options {
+    Options { immutable_tags: vec!["**:v*".to_string()], ..options }
+}
+
 #[tokio::test]
 async fn a_manifest_that_is_being_deleted_stays_for_an_immutable_tag_that_is_pushed_meanwhile() {
     let Some((endpoint, _store)) = store().await else { return };
@@ -694,6 +699,98 @@ async fn a_manifest_that_is_being_deleted_stays_for_an_immutable_tag_that_is_pus
     expect(&deleting.await, 403);
     assert!(tag_is_there(&slow, &fast, "v1", &json).await);
     expect(&fast.delete(&path).await, 403);
+}
+
+/// What happens while somebody who wants to be the first has not got to the store.
+#[derive(Clone, Copy, Debug)]
+enum Meanwhile {
+    /// What he has seen of an earlier tag is forgotten.
+    Forgotten,
+    /// What he has seen of an earlier first is forgotten.
+    FirstForgotten,
+    /// Another tag comes and goes.
+    CameAndWent,
+}
+
+/// Operators may make tags immutable that have been others', and change their minds.
+#[tokio::test]
+async fn of_two_who_put_an_immutable_tag_first_one_wins_whatever_was_there_before() {
+    use Meanwhile::*;
+    let Some((endpoint, _store)) = store().await else { return };
+    for meanwhile in [Forgotten, FirstForgotten, CameAndWent] {
+        let (proxy, slow, fast) = two(&endpoint, || immutable(crate::late::forgetful())).await;
+        let free = Server::start_on(fast.place().expect("a bucket"), crate::late::forgetful()).await;
+        let come_and_go = async |by: &Server| {
+            by.push_image("a", "v1", "earlier").await;
+            expect(&free.delete("/v2/a/manifests/v1").await, 202);
+        };
+        match meanwhile {
+            Forgotten => come_and_go(&free).await,
+            FirstForgotten => come_and_go(&fast).await,
+            CameAndWent => {}
+        }
+        let config = fast.push_blob("a", b"{}").await;
+        let layers = [fast.push_blob("a", b"one").await, fast.push_blob("a", b"two").await];
+        let [one, two] = layers.each_ref().map(|layer| image(&config, &[layer], ""));
+        let mut held = proxy.hold("PUT /_tags/v1");
+        let pushing = slow.put_manifest("a", "v1", &one);
+        futures::pin_mut!(pushing);
+        comes(&mut held, pushing.as_mut()).await;
+        match meanwhile {
+            Forgotten | FirstForgotten => crate::late::forget(&fast).await,
+            CameAndWent => come_and_go(&free).await,
+        }
+        expect(&fast.put_manifest("a", "v1", &two).await, 201);
+        assert!(tag_is_there(&slow, &fast, "v1", &two).await, "{meanwhile:?}");
+        drop(held);
+        expect(&pushing.await, 403);
+        crate::late::forget(&fast).await;
+        assert!(tag_is_there(&slow, &fast, "v1", &two).await, "{meanwhile:?}");
+        expect(&fast.put_manifest("a", "v1", &one).await, 403);
+        expect(&slow.put_manifest("a", "v1", &two).await, 201);
+    }
+}
+
+/// Its name has been used meanwhile, and what it named is gone.
+#[tokio::test]
+async fn a_first_that_comes_after_another_has_come_and_gone_is_there() {
+    let Some((endpoint, _store)) = store().await else { return };
+    let (proxy, slow, fast) = two(&endpoint, || immutable(hasty())).await;
+    let free = Server::start_on(fast.place().expect("a bucket"), hasty()).await;
+    let (_, json) = slow.push_image("a", "other", "x").await;
+    let mut held = proxy.hold("PUT /_tags/v1");
+    let pushing = slow.put_manifest("a", "v1", &json);
+    futures::pin_mut!(pushing);
+    comes(&mut held, pushing.as_mut()).await;
+    fast.push_image("a", "v1", "y").await;
+    expect(&free.delete("/v2/a/manifests/v1").await, 202);
+    drop(held);
+    expect(&pushing.await, 201);
+    assert!(tag_is_there(&slow, &fast, "v1", &json).await);
+}
+
+/// A version that came so late that a collection took it for one that is gone, with what it had not seen.
+#[tokio::test]
+async fn a_tag_that_is_put_below_one_that_came_and_went_is_put_again() {
+    let Some((endpoint, _store)) = store().await else { return };
+    let (proxy, slow, fast) = two(&endpoint, crate::late::forgetful).await;
+    let (_, json) = slow.push_image("a", "other", "x").await;
+    let mut held = proxy.hold("PUT /_tags/x");
+    let pushing = slow.put_manifest("a", "x", &json);
+    futures::pin_mut!(pushing);
+    comes(&mut held, pushing.as_mut()).await;
+    for seed in ["y", "z"] {
+        fast.push_image("a", "x", seed).await;
+    }
+    expect(&fast.delete("/v2/a/manifests/x").await, 202);
+    // It is put, and its pusher is about to look whether it is the last.
+    let mut looking = proxy.hold("GET _tags%2Fx");
+    drop(held);
+    comes(&mut looking, pushing.as_mut()).await;
+    crate::late::forget(&fast).await;
+    drop(looking);
+    expect(&pushing.await, 201);
+    assert!(tag_is_there(&slow, &fast, "x", &json).await);
 }
 
 #[tokio::test]
