@@ -88,6 +88,11 @@ impl Inner {
     pub(crate) async fn collect(self: Arc<Self>, rules: Rules, is_dry_run: bool) -> Result<Collected, StorageError> {
         let _alone = self.collecting.lock().await;
         self.metadata.require_known_format().await?;
+        if !is_dry_run {
+            // First of all: a manifest that comes back needs its blobs.
+            let is_immutable = |name: &RepositoryName, tag: &Tag| self.options.is_immutable(name, tag);
+            self.metadata.end_deletions(rules.grace, &is_immutable).await?;
+        }
         let registry = self.clone();
         let collected = blocking(move || Collection::begin(&registry, rules, is_dry_run)?.finish()).await;
         if !is_dry_run {

@@ -190,9 +190,11 @@ impl Registry {
         let Some(seen) = metadata.peek_tag(repository, tag)? else { return Ok(None) };
         let manifest = seen.manifest;
         let is_there = metadata.manifest_touched(repository, &manifest)?.is_some();
-        // A deletion takes the tags first, so a tag that is still there really leads nowhere.
-        let is_dangling =
-            !is_there && metadata.peek_tag(repository, tag)?.is_some_and(|seen| seen.manifest == manifest);
+        // A deletion takes the manifest first; who dies then leaves the tags to a collection.
+        let is_dangling = !is_there
+            && !metadata.is_being_deleted(repository, &manifest)?
+            && metadata.peek_tag(repository, tag)?.is_some_and(|seen| seen.manifest == manifest)
+            && metadata.manifest_touched(repository, &manifest)?.is_none();
         Ok(is_dangling.then_some(manifest))
     }
 

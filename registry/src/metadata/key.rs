@@ -8,15 +8,18 @@
 //! registry/repositories/<name>/_tagged/<alg>/<hex>/<tag>               empty: the tag once pointed at the manifest
 //! registry/repositories/<name>/_referrers/<alg>/<hex>/<alg>/<hex>      JSON: descriptor of a referrer of the first
 //! registry/links/<alg>/<hex>/<name>/_link                              empty: the repository holds the blob
+//! registry/deleting/<name>/_manifests/<alg>/<hex>/<id>                 a manifest that somebody is deleting
 //! registry/quarantine/<name>/_manifests/<alg>/<hex>                    a manifest whose bytes turned out to be others
 //! registry/_referrers-listed                                           empty: all manifests with a subject are listed
 //! ```
 
 use cfc_oci::{Digest, RepositoryName, Tag};
+use uuid::Uuid;
 
 pub(super) const CATALOG: &str = "registry/catalog";
 pub(super) const REPOSITORIES: &str = "registry/repositories";
 pub(super) const LINKS: &str = "registry/links";
+pub(super) const DELETING: &str = "registry/deleting";
 pub(super) const REFERRERS_LISTED: &str = "registry/_referrers-listed";
 
 pub(super) fn repository(name: &RepositoryName) -> String {
@@ -63,6 +66,21 @@ pub(crate) fn link(name: &RepositoryName, digest: &Digest) -> String {
     format!("{LINKS}/{}/{name}/_link", pair(digest))
 }
 
+/// Where a manifest is while somebody deletes it.
+pub(super) fn aside(name: &RepositoryName, digest: &Digest, id: Uuid) -> String {
+    format!("{}/{id}", all_aside(name, digest))
+}
+
+pub(super) fn all_aside(name: &RepositoryName, digest: &Digest) -> String {
+    format!("{DELETING}/{name}/_manifests/{}", pair(digest))
+}
+
+/// Which manifest of which repository is at a key below [`DELETING`].
+pub(super) fn parse_aside(key: &str) -> Option<(RepositoryName, Digest)> {
+    let (manifest, _) = key.rsplit_once('/')?;
+    parse_manifest_below(DELETING, manifest)
+}
+
 /// Where a manifest goes whose bytes turned out to be others.
 pub(super) fn quarantined(name: &RepositoryName, digest: &Digest) -> String {
     format!("registry/quarantine/{name}/_manifests/{}", pair(digest))
@@ -84,9 +102,12 @@ pub(crate) fn parse_link(key: &str) -> Option<(RepositoryName, Digest)> {
 
 /// Which manifest of which repository is at a key below [`REPOSITORIES`].
 pub(super) fn parse_manifest(key: &str) -> Option<(RepositoryName, Digest)> {
-    let (name, pair) = key.strip_prefix(REPOSITORIES)?.strip_prefix('/')?.split_once("/_manifests/")?;
-    let (algorithm, hex) = pair.split_once('/')?;
-    Some((name.parse().ok()?, format!("{algorithm}:{hex}").parse().ok()?))
+    parse_manifest_below(REPOSITORIES, key)
+}
+
+fn parse_manifest_below(directory: &str, key: &str) -> Option<(RepositoryName, Digest)> {
+    let (name, pair) = key.strip_prefix(directory)?.strip_prefix('/')?.split_once("/_manifests/")?;
+    Some((name.parse().ok()?, parse_pair(pair)?))
 }
 
 /// Which tag of which repository is at a key below [`REPOSITORIES`].

@@ -1,5 +1,6 @@
 //! [`Metadata`]: repositories as small objects. Nothing else knows a key.
 
+mod deletion;
 pub(crate) mod key;
 mod publication;
 mod referrers;
@@ -11,8 +12,9 @@ use cfc_oci::{Descriptor, Digest, RepositoryName, Tag};
 
 use crate::StorageError;
 use crate::objects::{Objects, keys};
+pub(crate) use deletion::Deletion;
 pub(crate) use key::is_kept;
-pub(crate) use publication::{Deletion, IsImmutable, Publication};
+pub(crate) use publication::{IsImmutable, Publication};
 pub(crate) use sweep::Found;
 pub(crate) use tags::SeenTag;
 
@@ -89,11 +91,7 @@ impl Metadata {
         media_type: &str,
         bytes: &[u8],
     ) -> Result<(), StorageError> {
-        let mut object = BytesMut::with_capacity(media_type.len() + 1 + bytes.len());
-        object.put(media_type.as_bytes());
-        object.put_u8(b'\n');
-        object.put(bytes);
-        self.objects.put_kept(&key::manifest(name, digest), object.freeze()).await?;
+        self.objects.put_kept(&key::manifest(name, digest), join_manifest(media_type, bytes)).await?;
         let repository = key::repository(name);
         if self.objects.exists(&repository).await? { Ok(()) } else { self.put_marker(&repository).await }
     }
@@ -160,6 +158,15 @@ impl Metadata {
         names.sort();
         Ok(names)
     }
+}
+
+/// The object of a manifest.
+fn join_manifest(media_type: &str, bytes: &[u8]) -> Bytes {
+    let mut object = BytesMut::with_capacity(media_type.len() + 1 + bytes.len());
+    object.put(media_type.as_bytes());
+    object.put_u8(b'\n');
+    object.put(bytes);
+    object.freeze()
 }
 
 /// Takes the object of a manifest apart.

@@ -115,21 +115,6 @@ impl Metadata {
         self.objects.remove_listed(&key::tags(name), tag.as_str(), &seen.seen).await
     }
 
-    /// Deletes a tag if it points at `manifest`.
-    pub(super) async fn delete_tag_of(
-        &self,
-        name: &RepositoryName,
-        tag: &Tag,
-        manifest: &Digest,
-    ) -> Result<(), StorageError> {
-        while let Some(seen) = self.seen_tag(name, tag).await?.filter(|seen| seen.manifest == *manifest) {
-            if self.remove_tag_as_seen(name, tag, &seen).await? {
-                break;
-            }
-        }
-        Ok(())
-    }
-
     /// At most `limit` tags after `after`, sorted bytewise.
     pub(crate) async fn tags(
         &self,

@@ -275,6 +275,34 @@ async fn what_a_killed_collection_left_half_done_is_taken_back() {
 }
 
 #[tokio::test]
+async fn a_deletion_that_was_killed_is_taken_back_for_an_immutable_tag_and_ended_otherwise() {
+    if crate::store::skips("a deletion that was killed is taken back for an immutable tag and ended otherwise") {
+        return;
+    }
+    for is_immutable in [true, false] {
+        let immutable_tags = if is_immutable { vec!["a:v*".to_string()] } else { Vec::new() };
+        let server = Server::start_with(Options { immutable_tags, ..Options::default() }).await;
+        let (digest, json) = server.push_image("a", "other", "x").await;
+        expect(&server.put_manifest("a", "v1", &json).await, 201);
+        server.push_image("a", "last", "y").await;
+        let aside = server.root().join(format!("registry/deleting/a/_manifests/sha256/{}", digest.hex()));
+        std::fs::create_dir_all(&aside).expect("creates");
+        std::fs::rename(manifest(&server, "a", &digest), aside.join("0")).expect("renames");
+        assert_eq!(server.registry.verify(false).await.expect("reads").findings, []);
+        server.registry.collect(AT_ONCE, false).await.expect("collects");
+        let expected = if is_immutable { 200 } else { 404 };
+        for reference in ["v1", "other", &digest.to_string()] {
+            expect(&server.get(&format!("/v2/a/manifests/{reference}")).await, expected);
+        }
+        let listed: Value = server.get("/v2/a/tags/list").await.json().await.expect("JSON");
+        let expected: &[&str] = if is_immutable { &["last", "other", "v1"] } else { &["last"] };
+        assert_eq!(listed["tags"], serde_json::json!(expected));
+        assert!(!server.root().join("registry/deleting").exists());
+        assert_eq!(server.registry.verify(false).await.expect("reads").findings, []);
+    }
+}
+
+#[tokio::test]
 async fn wrangler_deletes_an_image_and_asks_for_collection() {
     let options = Options { collection: AT_ONCE, ..Options::default() };
     let server = Server::start_with(options).await;

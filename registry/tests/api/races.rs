@@ -683,22 +683,63 @@ fn immutable(options: Options) -> Options {
     Options { immutable_tags: vec!["**:v*".to_string()], ..options }
 }
 
+async fn tags(server: &Server) -> String {
+    let listed: serde_json::Value = server.get("/v2/a/tags/list").await.json().await.expect("JSON");
+    listed["tags"].to_string()
+}
+
 #[tokio::test]
 async fn a_manifest_that_is_being_deleted_stays_for_an_immutable_tag_that_is_pushed_meanwhile() {
     let Some((endpoint, _store)) = store().await else { return };
-    let options = || Options { immutable_tags: vec!["**:v*".to_string()], ..hasty() };
-    let (proxy, slow, fast) = two(&endpoint, options).await;
-    let (manifest, json) = fast.push_image("a", "other", "x").await;
+    for who_dies in [false, true] {
+        let (proxy, slow, fast) = two(&endpoint, || immutable(hasty())).await;
+        let (manifest, json) = fast.push_image("a", "other", "x").await;
+        let path = format!("/v2/a/manifests/{manifest}");
+        let [mut going, mut coming] = [(); 2].map(|()| proxy.hold("PUT repositories/a/_manifests/"));
+        let deleting = slow.delete(&path);
+        futures::pin_mut!(deleting);
+        comes(&mut going, deleting.as_mut()).await;
+        expect(&fast.put_manifest("a", "v1", &json).await, 201);
+        drop(going);
+        comes(&mut coming, deleting.as_mut()).await;
+        if who_dies {
+            // The tags lead nowhere, until the next collection.
+            assert!(!tag_is_there(&slow, &fast, "v1", &json).await);
+            fast.registry.collect(hasty().collection, false).await.expect("collects");
+        } else {
+            drop(coming);
+            expect(&deleting.await, 403);
+        }
+        for tag in ["v1", "other"] {
+            assert!(tag_is_there(&slow, &fast, tag, &json).await, "{tag}");
+        }
+        assert_eq!(tags(&fast).await, r#"["other","v1"]"#);
+        expect(&fast.delete(&path).await, 403);
+    }
+}
+
+#[tokio::test]
+async fn a_deletion_that_was_not_ended_is_ended_by_a_collection() {
+    let Some((endpoint, _store)) = store().await else { return };
+    let (proxy, slow, fast) = two(&endpoint, hasty).await;
+    let (manifest, json) = fast.push_image("a", "x", "x").await;
+    fast.push_image("a", "y", "y").await;
     let path = format!("/v2/a/manifests/{manifest}");
-    let mut held = proxy.hold("PUT /a/_manifests/");
+    let mut held = proxy.hold("PUT /_tags/x");
     let deleting = slow.delete(&path);
     futures::pin_mut!(deleting);
     comes(&mut held, deleting.as_mut()).await;
-    expect(&fast.put_manifest("a", "v1", &json).await, 201);
-    drop(held);
-    expect(&deleting.await, 403);
-    assert!(tag_is_there(&slow, &fast, "v1", &json).await);
-    expect(&fast.delete(&path).await, 403);
+    assert!(!tag_is_there(&slow, &fast, "x", &json).await);
+    let at_once = Rules { grace: Duration::ZERO, untagged: None };
+    fast.registry.collect(at_once, false).await.expect("collects");
+    assert_eq!(tags(&fast).await, r#"["y"]"#);
+    assert_eq!(fast.registry.verify(false).await.expect("reads").findings, []);
+    if std::env::var_os("CFC_TEST_OTHER_S3").is_none() {
+        // Nothing is left of it.
+        let place = fast.place().expect("a bucket");
+        let left = keys(&endpoint, place).await;
+        assert!(!left.iter().any(|key| key.starts_with("registry/deleting/")), "{left:?}");
+    }
 }
 
 /// What happens while somebody who wants to be the first has not got to the store.
