@@ -57,7 +57,7 @@ enum Held {
 #[derive(Debug, Default)]
 pub(crate) struct Flow {
     held: Held,
-    /// More came at once than a message: it is moved through a pipe.
+    /// More came at once, last, than a message: what comes is moved through a pipe.
     is_stream: bool,
     /// The kernel said that the reading side may have ended, so a short read is not the last.
     may_end: bool,
@@ -122,7 +122,7 @@ impl Flow {
     }
 
     fn pass_end(&mut self, to: &OwnedFd, tools: &mut Tools) -> Result<Progress> {
-        self.stop_streaming(tools);
+        self.give_pipe_back(tools);
         match rustix::net::shutdown(to, Shutdown::Write) {
             // It has gone already, which its own flow notices.
             Ok(()) | Err(Errno::NOTCONN) => {}
@@ -154,7 +154,7 @@ impl Flow {
                     *length -= count;
                 }
                 if !self.is_stream {
-                    self.stop_streaming(tools);
+                    self.give_pipe_back(tools);
                 }
                 Ok(Step::Went)
             }
@@ -195,20 +195,21 @@ impl Flow {
         let Held::Piped { pipe, length } = &mut self.held else { return Ok(Step::Went) };
         match would_block(move_bytes(from, &pipe.write, PIPE_BYTES))? {
             None => {
-                self.stop_streaming(tools);
+                self.give_pipe_back(tools);
                 Ok(Step::Blocked)
             }
             Some(0) => Ok(Step::Ended),
             Some(count) => {
                 *length = count;
+                // Of a message's length: the next ones are taken for messages again.
+                self.is_stream = count > COPY_BYTES;
                 Ok(Step::Went)
             }
         }
     }
 
-    /// Gives the pipe, which is empty, back.
-    fn stop_streaming(&mut self, tools: &mut Tools) {
-        self.is_stream = false;
+    /// Gives the pipe, which is empty, back: nothing is held while nothing comes.
+    fn give_pipe_back(&mut self, tools: &mut Tools) {
         if let Held::Piped { pipe, .. } = std::mem::take(&mut self.held) {
             tools.pipes.give_back(pipe);
         }
