@@ -58,6 +58,9 @@ pub struct Options {
     pub immutable_tags: Vec<String>,
     /// Whether clients may delete tags, manifests and blobs.
     pub deletes: bool,
+    /// In a bucket, bytes that all uploads together hold in memory until the store has them as parts; further ones wait to
+    /// be received. A part has 128 MiB at most; where that is more, the memory is for one part at a time.
+    pub upload_memory: u64,
     /// How much a client can ask for.
     pub limits: Limits,
     /// What garbage collection may remove.
@@ -98,6 +101,7 @@ impl Default for Options {
             accept_sparse: false,
             immutable_tags: Vec::new(),
             deletes: true,
+            upload_memory: 512 * 1024 * 1024,
             limits: Limits::default(),
             collection: Rules::default(),
             audit: None,
@@ -156,14 +160,14 @@ impl Registry {
     /// Opens the registry in an S3 bucket, which any number of processes may do at the same time. Fails when the store
     /// is not fit for that, unless the location says that there is only one.
     pub async fn open_bucket(location: &BucketLocation, options: Options) -> Result<Registry, StorageError> {
-        let bucket = Bucket::open(location, options.periods()).await?;
+        let bucket = Bucket::open(location, options.periods(), options.upload_memory).await?;
         bucket.require_fit(location).await?;
         Registry::of(bucket.objects, bucket.blobs.clone(), bucket.blobs, options)
     }
 
     /// Opens the registry in an S3 bucket for looking after it.
     pub async fn open_bucket_beside(location: &BucketLocation, options: Options) -> Result<Registry, StorageError> {
-        let bucket = Bucket::open(location, options.periods()).await?;
+        let bucket = Bucket::open(location, options.periods(), options.upload_memory).await?;
         Registry::of(bucket.objects, bucket.blobs.clone(), bucket.blobs, options)
     }
 

@@ -210,6 +210,8 @@ pub struct RegistryEntry {
     /// Whether no other registry will ever use the bucket, so that its store need not be fit for several.
     #[serde(default)]
     pub single_replica: bool,
+    /// What all uploads to the bucket together may take of this machine's memory: `"512MB"`; further ones wait.
+    pub upload_memory: Option<Size>,
     /// Users and their bcrypt hashes, as `htpasswd -B` writes them; without it everybody may do everything.
     pub htpasswd: Option<PathBuf>,
     /// What users, or everybody, may do; without any, users may do everything.
@@ -440,6 +442,9 @@ fn every_event() -> Vec<cfc_registry::HookEvent> {
     vec![cfc_registry::HookEvent::Push, cfc_registry::HookEvent::Delete]
 }
 
+/// A part of the largest uploads.
+const LEAST_UPLOAD_MEMORY: u64 = 128 * 1024 * 1024;
+
 impl RegistryEntry {
     /// Refuses what would leave nothing of the registry.
     pub fn check(&self) -> Result<(), Failure> {
@@ -454,6 +459,10 @@ impl RegistryEntry {
                 let what = format!("`{name} = 0` below `[registry]` in the configuration file would {consequence}");
                 return Err(Failure::new(what).hint("leave it out for what is usual"));
             }
+        }
+        if self.upload_memory.is_some_and(|size| size.bytes() < LEAST_UPLOAD_MEMORY) {
+            let what = "`upload_memory` below `[registry]` in the configuration file is less than one part may have";
+            return Err(Failure::new(what).hint("give it 128MB at least, or leave it out for 512MB"));
         }
         for rule in self.allow.iter().filter(|rule| !rule.repositories.is_empty()) {
             check_patterns("[[registry.allow]]", &rule.repositories)?;

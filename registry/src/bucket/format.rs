@@ -58,7 +58,7 @@ impl Format {
     pub(super) async fn mark(&self, store: &Store) -> Result<(), StorageError> {
         if self.look(store).await?.is_none_or(|found| found < FORMAT) {
             // Any other process of this version is as good a first.
-            store.create(&key(FORMAT), version().into()).await?;
+            store.create(&key(FORMAT), version()).await?;
             self.look(store).await?;
         }
         let wait = left_to_wait(&store.list(FORMATS).await?, store.now());

@@ -27,6 +27,7 @@ mod format;
 mod kept;
 mod lists;
 mod location;
+mod memory;
 mod multiparts;
 mod objects;
 mod owners;
@@ -34,6 +35,7 @@ mod parts;
 mod probe;
 mod session;
 mod store;
+mod tail;
 mod upload;
 
 use std::sync::Arc;
@@ -43,6 +45,7 @@ use crate::StorageError;
 
 pub(crate) use format::UnknownFormat;
 pub use location::{BucketError, BucketKeys, BucketLocation};
+use memory::Memory;
 pub(crate) use objects::BucketObjects;
 use store::Store;
 
@@ -58,7 +61,7 @@ impl BucketLocation {
                 return Ok(String::from_utf8_lossy(&bytes).into_owned());
             }
             let key = format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple());
-            store.create(TOKEN_KEY, key.into()).await?;
+            store.create(TOKEN_KEY, key).await?;
         }
     }
 }
@@ -83,22 +86,29 @@ pub(crate) struct BucketBackend {
     store: Arc<Store>,
     objects: Arc<BucketObjects>,
     pointers: blobs::Pointers,
+    /// What uploads hold until it is in the bucket.
+    memory: Arc<Memory>,
     /// For how long clients may fetch content from the store itself; `None` when they get it from us.
     redirect: Option<Duration>,
 }
 
 impl Bucket {
-    /// Opens the bucket.
+    /// Opens the bucket. Uploads hold `upload_memory` bytes at most until those are in the bucket.
     ///
     /// # Errors
     /// When the store cannot be used, and when a later version of the registry stores things here in another way.
-    pub(crate) async fn open(location: &BucketLocation, periods: Periods) -> Result<Bucket, StorageError> {
+    pub(crate) async fn open(
+        location: &BucketLocation,
+        periods: Periods,
+        upload_memory: u64,
+    ) -> Result<Bucket, StorageError> {
         let store = Arc::new(Store::open(location)?);
         let objects = Arc::new(BucketObjects::new(store.clone(), periods));
         objects.format.require_known(&store).await?;
         store.read_clock().await?;
         let redirect = location.redirect;
-        let blobs = BucketBackend { store, objects: objects.clone(), pointers: blobs::Pointers::default(), redirect };
+        let (pointers, memory) = (blobs::Pointers::default(), Arc::new(Memory::new(upload_memory)));
+        let blobs = BucketBackend { store, objects: objects.clone(), pointers, memory, redirect };
         Ok(Bucket { objects, blobs: Arc::new(blobs) })
     }
 

@@ -9,8 +9,10 @@ use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use super::blobs::data_key;
+use super::memory::Memory;
 use super::session::Session;
 use super::store::Store;
+use super::tail::Tail;
 use crate::files::blocking;
 use crate::hash::ResumableHasher;
 use crate::{AppendError, StorageError};
@@ -29,7 +31,8 @@ const EQUAL_PARTS: u64 = MAX_PARTS / 2;
 
 /// Parts of one upload on their way at the same time.
 const PARTS_IN_FLIGHT: u64 = 3;
-/// What one upload may hold in memory, with the part that is being received.
+/// What one upload may hold in memory, with the part that is being received; all of them together are bounded by
+/// [`Memory`].
 const UPLOAD_MEMORY: u64 = 256 * MIB;
 
 /// Bytes of the first parts of an upload that will have `total`, as far as anybody knows: so many that the first
@@ -73,8 +76,9 @@ pub(super) struct Writer {
     session: Session,
     hasher: ResumableHasher,
     /// What is not in a part yet.
-    tail: VecDeque<Bytes>,
-    tail_size: u64,
+    tail: Tail,
+    /// How many bytes the upload will have, as far as it was told.
+    told: Option<u64>,
     in_flight: VecDeque<Part>,
     /// Whether what has arrived stays although more was to come.
     keeps_pieces: bool,
@@ -97,21 +101,26 @@ impl Drop for Task {
 
 impl Writer {
     /// `None` when the upload cannot go on.
-    pub(super) fn new(store: Arc<Store>, mut session: Session, keeps_pieces: bool) -> Option<Writer> {
+    pub(super) fn new(
+        store: Arc<Store>,
+        memory: Arc<Memory>,
+        mut session: Session,
+        keeps_pieces: bool,
+    ) -> Option<Writer> {
         let hasher = session.progress.hasher()?;
-        let tail = std::mem::take(&mut session.progress.tail);
-        let (tail_size, tail) = (tail.len() as u64, [tail].into());
-        Some(Writer { store, session, hasher, tail, tail_size, in_flight: VecDeque::new(), keeps_pieces })
+        let tail = Tail::new(store.clone(), memory, std::mem::take(&mut session.kept));
+        Some(Writer { store, session, hasher, tail, told: None, in_flight: VecDeque::new(), keeps_pieces })
     }
 
     pub(super) fn size(&self) -> u64 {
         self.hasher.hashed()
     }
 
-    /// Is told that at least so many bytes will come, before any of them does. Parts have their size from the first time
-    /// that this is more than one of them, whoever goes on with the upload.
-    pub(super) fn expect(&mut self, more: u64) -> Result<(), AppendError> {
-        let total = self.size().saturating_add(more);
+    /// Is told how many bytes will come, if anybody knows, before any of them does. Parts have their size from the first
+    /// time that this is more than one of them, whoever goes on with the upload.
+    pub(super) fn expect(&mut self, more: Option<u64>) -> Result<(), AppendError> {
+        let total = self.size().saturating_add(more.unwrap_or(0));
+        self.told = more.map(|_| total);
         let progress = &mut self.session.progress;
         if progress.multipart.is_none() {
             // What is kept for the next part may be as much already.
@@ -138,35 +147,51 @@ impl Writer {
     pub(super) async fn write(&mut self, frames: Vec<Bytes>) -> Result<(), AppendError> {
         self.require_room(self.size() + frames.iter().map(|frame| frame.len() as u64).sum::<u64>())?;
         let mut pieces = Vec::new();
-        let mut room = self.sizes().of(self.n_parts()).saturating_sub(self.tail_size);
+        let mut left = self.left();
         for mut frame in frames {
             while !frame.is_empty() {
-                if room == 0 {
-                    self.take(std::mem::take(&mut pieces)).await;
+                if left == 0 {
+                    self.take(std::mem::take(&mut pieces)).await?;
                     self.send_part().await?;
-                    room = self.sizes().of(self.n_parts());
+                    left = self.left();
                 }
-                let piece = frame.split_to(frame.len().min(room as usize));
-                room -= piece.len() as u64;
+                let piece = frame.split_to(frame.len().min(left as usize));
+                left -= piece.len() as u64;
                 pieces.push(piece);
             }
         }
-        self.take(pieces).await;
-        Ok(())
+        self.take(pieces).await
     }
 
-    async fn take(&mut self, pieces: Vec<Bytes>) {
+    /// What the part that is being received lacks.
+    fn left(&self) -> u64 {
+        self.sizes().of(self.n_parts()).saturating_sub(self.tail.size())
+    }
+
+    async fn take(&mut self, pieces: Vec<Bytes>) -> Result<(), AppendError> {
         if pieces.is_empty() {
-            return;
+            return Ok(());
         }
+        let likely = self.told.map_or(u64::MAX, |told| told.saturating_sub(self.size())).min(self.left());
+        self.tail.make_room(pieces.iter().map(|piece| piece.len() as u64).sum(), likely).await?;
         let (mut hasher, hashed) = (self.hasher.clone(), pieces.clone());
         self.hasher = blocking(move || {
             hashed.iter().for_each(|piece| hasher.update(piece));
             hasher
         })
         .await;
-        self.tail_size += pieces.iter().map(|piece| piece.len() as u64).sum::<u64>();
-        self.tail.extend(pieces);
+        self.tail.add(pieces);
+        Ok(())
+    }
+
+    /// Returns when others have waited for the memory that this holds, while it waits for its client.
+    pub(super) async fn is_wanted(&self) {
+        self.tail.is_wanted().await;
+    }
+
+    /// Lets others have the memory.
+    pub(super) async fn give_way(&mut self) -> Result<(), AppendError> {
+        Ok(self.tail.set_aside().await?)
     }
 
     /// Parts that are there or on their way.
@@ -181,10 +206,14 @@ impl Writer {
                 self.save().await?;
             }
         }
+        self.tail.fetch().await?;
         let multipart = self.multipart().await?;
-        let (number, payload) = (self.n_parts(), self.take_tail());
+        let (number, (payload, room)) = (self.n_parts(), self.tail.take());
         let (store, key) = (self.store.clone(), data_key(self.session.progress.data));
-        let upload = async move { store.put_part(&key, &multipart, number, payload).await };
+        let upload = async move {
+            let _room = room;
+            store.put_part(&key, &multipart, number, payload).await
+        };
         self.in_flight.push_back(Part { task: Task(tokio::spawn(upload)), hasher: self.hasher.clone() });
         Ok(())
     }
@@ -200,10 +229,7 @@ impl Writer {
         self.session.progress.data = data;
         self.session.progress.multipart = Some(multipart.clone());
         // The progress itself is as it was, with the tail that was there.
-        let first = self.session.progress.size as usize;
-        let mut tail = self.tail_bytes();
-        tail.truncate(first);
-        self.session.progress.tail = tail.into();
+        self.session.progress.tail = self.tail.first(self.session.progress.size);
         if let Err(error) = self.save().await {
             // If the answer was lost that the number is ours, others may have gone on with it.
             let session = Session::load(&self.store, self.session.id).await?;
@@ -212,25 +238,23 @@ impl Writer {
             }
             return Err(error);
         }
+        self.session.progress.tail = PutPayload::default();
         Ok(multipart)
     }
 
-    fn take_tail(&mut self) -> PutPayload {
-        self.tail_size = 0;
-        self.tail.drain(..).collect()
-    }
-
-    fn tail_bytes(&self) -> Vec<u8> {
-        self.tail.iter().flat_map(|piece| piece.iter().copied()).collect()
-    }
-
+    /// Waits for the part that was sent first. Of what came after one that failed nothing can be kept.
     async fn await_part(&mut self) -> Result<(), AppendError> {
-        let Some(mut part) = self.in_flight.pop_front() else { return Ok(()) };
-        let etag = (&mut part.task.0).await.map_err(|e| StorageError::new("write", self.session.id, e))??;
+        // It stays the first when this is dropped.
+        let Some(part) = self.in_flight.front_mut() else { return Ok(()) };
+        let put = (&mut part.task.0).await;
+        let Some(part) = self.in_flight.pop_front() else { return Ok(()) };
+        let keeps_pieces = std::mem::take(&mut self.keeps_pieces);
+        let etag = put.map_err(|e| StorageError::new("write", self.session.id, e))??;
         // Another request has ended the upload.
         let etag = etag.ok_or(AppendError::Unknown)?;
+        self.keeps_pieces = keeps_pieces;
         self.session.progress.parts.push(etag);
-        self.session.progress.tail = Bytes::new();
+        self.session.progress.tail = PutPayload::default();
         self.session.progress.note_hash(&part.hasher);
         Ok(())
     }
@@ -249,8 +273,9 @@ impl Writer {
         while !self.in_flight.is_empty() {
             self.await_part().await?;
         }
+        self.tail.fetch().await?;
         self.session.progress.note_hash(&self.hasher);
-        self.session.progress.tail = self.tail_bytes().into();
+        self.session.progress.tail = self.tail.first(u64::MAX);
         self.save().await?;
         Ok(self.size())
     }
@@ -263,10 +288,11 @@ impl Writer {
     /// Uploads all that was received: as content under a name that nobody else knows, or as the last of the parts.
     pub(super) async fn upload(mut self) -> Result<Session, AppendError> {
         if self.session.progress.multipart.is_none() {
+            self.tail.fetch().await?;
             self.session.progress.data = Uuid::new_v4();
-            let payload = self.take_tail();
+            let (payload, _room) = self.tail.take();
             self.store.put(&data_key(self.session.progress.data), payload).await?;
-        } else if self.tail_size > 0 {
+        } else if self.tail.size() > 0 {
             self.send_part().await?;
         }
         while !self.in_flight.is_empty() {

@@ -10,8 +10,9 @@
 
 use std::time::SystemTime;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use cfc_oci::{Algorithm, Digest, RepositoryName};
+use object_store::PutPayload;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -45,8 +46,9 @@ pub(super) struct Progress {
     pub parts: Vec<String>,
     /// What becomes of it; `None` while it can go on.
     pub ending: Option<Ending>,
+    /// When it is written down.
     #[serde(skip)]
-    pub tail: Bytes,
+    pub tail: PutPayload,
 }
 
 /// What becomes of an upload that can not go on.
@@ -76,6 +78,26 @@ pub(super) struct Session {
     /// The number of the progress that is written down; `None` before anything is.
     pub number: Option<u64>,
     pub progress: Progress,
+    /// The tail that is written down.
+    pub kept: Kept,
+}
+
+/// Bytes that are too few for a part.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Kept {
+    Here(Bytes),
+    /// In an object, from `start` to its end.
+    There {
+        key: String,
+        start: u64,
+        size: u64,
+    },
+}
+
+impl Default for Kept {
+    fn default() -> Kept {
+        Kept::Here(Bytes::new())
+    }
 }
 
 pub(super) fn prefix(id: Uuid) -> String {
@@ -99,7 +121,7 @@ impl Progress {
             part_size: LEAST_PART_SIZE,
             parts: Vec::new(),
             ending: None,
-            tail: Bytes::new(),
+            tail: PutPayload::default(),
         };
         progress.note_hash(&ResumableHasher::new(algorithm));
         progress
@@ -119,25 +141,23 @@ impl Progress {
         (hasher.hashed() == self.size).then_some(hasher)
     }
 
-    fn to_bytes(&self) -> Bytes {
-        let mut bytes = BytesMut::from(&serde_json::to_vec(self).expect("strings and numbers are JSON")[..]);
-        bytes.extend_from_slice(b"\n");
-        bytes.extend_from_slice(&self.tail);
-        bytes.freeze()
+    fn to_payload(&self) -> PutPayload {
+        let mut line = serde_json::to_vec(self).expect("strings and numbers are JSON");
+        line.push(b'\n');
+        [Bytes::from(line)].into_iter().chain(self.tail.clone()).collect()
     }
 
-    fn parse(mut bytes: Bytes) -> Option<Progress> {
+    /// Of an object's first bytes, as many at least as its line has; with where that ends.
+    fn parse(bytes: &Bytes) -> Option<(Progress, usize)> {
         let line_end = bytes.iter().position(|byte| *byte == b'\n')?;
-        let mut progress: Progress = serde_json::from_slice(&bytes.split_to(line_end)).ok()?;
-        progress.tail = bytes.slice(1..);
-        Some(progress)
+        Some((serde_json::from_slice(&bytes[..line_end]).ok()?, line_end + 1))
     }
 }
 
 impl Session {
     /// A new upload, of which nobody else knows.
     pub(super) fn new(progress: Progress) -> Session {
-        Session { id: Uuid::new_v4(), number: None, progress }
+        Session { id: Uuid::new_v4(), number: None, progress, kept: Kept::default() }
     }
 
     /// The upload as it is now; `None` when there is none, or it is over.
@@ -148,13 +168,17 @@ impl Session {
                 return Ok(None);
             }
             // Somebody may write the next progress, and empty this one, right now.
-            let bytes = match store.get(&last.key).await? {
+            let bytes = match store.get_line(&last.key).await? {
                 Some(bytes) if !bytes.is_empty() => bytes,
                 _ => continue,
             };
             let number = last.key.rsplit('/').next().and_then(|number| number.parse().ok());
-            let (Some(number), Some(progress)) = (number, Progress::parse(bytes)) else { return Ok(None) };
-            return Ok(Some(Session { id, number: Some(number), progress }));
+            let (Some(number), Some((progress, start))) = (number, Progress::parse(&bytes)) else { return Ok(None) };
+            let kept = match last.size.saturating_sub(start as u64) {
+                size if (bytes.len() - start) as u64 == size => Kept::Here(bytes.slice(start..)),
+                size => Kept::There { key: last.key, start: start as u64, size },
+            };
+            return Ok(Some(Session { id, number: Some(number), progress, kept }));
         }
     }
 
@@ -162,7 +186,7 @@ impl Session {
     pub(super) async fn save(&mut self, store: &Store) -> Result<bool, StorageError> {
         self.progress.writer = Uuid::new_v4().to_string();
         let next = self.number.map_or(0, |number| number + 1);
-        if !store.create(&key(self.id, next), self.progress.to_bytes()).await? {
+        if !store.create(&key(self.id, next), self.progress.to_payload()).await? {
             return Ok(false);
         }
         if let Some(number) = self.number.replace(next) {
@@ -174,7 +198,7 @@ impl Session {
     /// Writes down what becomes of the upload; false when another process goes on with it, or has ended it.
     pub(super) async fn end(&mut self, store: &Store, ending: Ending) -> Result<bool, StorageError> {
         self.progress.ending = Some(ending);
-        self.progress.tail = Bytes::new();
+        self.progress.tail = PutPayload::default();
         // Of an upload that is written down nowhere, nobody else knows.
         if self.number.is_none() { Ok(true) } else { self.save(store).await }
     }
@@ -245,9 +269,10 @@ mod tests {
         progress.multipart = Some("id".to_string());
         progress.parts = vec!["\"etag\"".to_string()];
         progress.ending = Some(Ending::Blob(Digest::of(b"x")));
-        progress.tail = Bytes::from_static(b"\n\n and more");
-        let read = Progress::parse(progress.to_bytes()).expect("just written");
-        assert_eq!((read.size, &read.tail, &read.parts), (20, &progress.tail, &progress.parts));
+        progress.tail = [Bytes::from_static(b"\n\n and"), Bytes::from_static(b" more")].into_iter().collect();
+        let written = Bytes::from(progress.to_payload().iter().flatten().copied().collect::<Vec<u8>>());
+        let (read, tail) = Progress::parse(&written).expect("just written");
+        assert_eq!((read.size, &written[tail..], &read.parts), (20, &b"\n\n and more"[..], &progress.parts));
         assert_eq!((read.data, &read.ending), (progress.data, &progress.ending));
         assert_eq!(read.hasher().expect("just saved").finish(), Digest::of(b"some bytes\n and more"));
     }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, TryStreamExt};
 use object_store::aws::{AmazonS3, AmazonS3Builder};
 use object_store::list::{PaginatedListOptions, PaginatedListStore};
@@ -130,6 +130,22 @@ impl Store {
         found(again(read).await).map_err(|e| StorageError::new("read", key, e))
     }
 
+    /// The first line, with what came along of what follows it.
+    pub(super) async fn get_line(&self, key: &str) -> Result<Option<Bytes>, StorageError> {
+        let read = || async {
+            let mut frames = self.s3.get(&self.path(key)).await?.into_stream();
+            let mut line = BytesMut::new();
+            while let Some(frame) = frames.try_next().await? {
+                line.extend_from_slice(&frame);
+                if frame.contains(&b'\n') {
+                    break;
+                }
+            }
+            Ok(line.freeze())
+        };
+        found(again(read).await).map_err(|e| StorageError::new("read", key, e))
+    }
+
     /// The bytes of `range` as they come; `None` when there is no such object.
     pub(super) async fn stream(&self, key: &str, range: Range<u64>) -> Result<Option<BlobStream>, StorageError> {
         if range.is_empty() {
@@ -166,16 +182,17 @@ impl Store {
 
     /// Puts an object if there is none; says whether it is this one that is there now. When an answer is lost, what is
     /// there tells: so bytes that matter must differ from those that anybody else puts.
-    pub(super) async fn create(&self, key: &str, bytes: Bytes) -> Result<bool, StorageError> {
+    pub(super) async fn create(&self, key: &str, payload: impl Into<PutPayload>) -> Result<bool, StorageError> {
+        let payload = payload.into();
         let mut tries = 0;
         loop {
             tries += 1;
-            let error = match self.create_once(key, bytes.clone()).await {
+            let error = match self.create_once(key, payload.clone()).await {
                 Ok(()) => return Ok(true),
                 Err(error) => error,
             };
             match self.get(key).await? {
-                Some(found) => return Ok(found == bytes),
+                Some(found) => return Ok(found.iter().eq(payload.iter().flatten())),
                 // It was not done; or it was, and is gone again, which nobody does to such an object at once.
                 None if tries < TRIES => tokio::time::sleep(Duration::from_millis(50) * tries).await,
                 None => return Err(StorageError::new("write", key, error)),
@@ -184,8 +201,12 @@ impl Store {
     }
 
     /// One request, whatever comes of it.
-    pub(super) async fn create_once(&self, key: &str, bytes: Bytes) -> Result<(), object_store::Error> {
-        self.s3.put_opts(&self.path(key), bytes.into(), PutMode::Create.into()).await.map(|_| ())
+    pub(super) async fn create_once(
+        &self,
+        key: &str,
+        payload: impl Into<PutPayload>,
+    ) -> Result<(), object_store::Error> {
+        self.s3.put_opts(&self.path(key), payload.into(), PutMode::Create.into()).await.map(|_| ())
     }
 
     /// Whether there was an object is not known.

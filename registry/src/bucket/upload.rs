@@ -203,9 +203,10 @@ impl BucketBackend {
             return Err(AppendError::OutOfOrder { size, start: range.start });
         }
         let keeps_pieces = keeps_pieces && expected.is_none();
-        let mut writer = Writer::new(self.store.clone(), session, keeps_pieces).ok_or(AppendError::Unknown)?;
+        let writer = Writer::new(self.store.clone(), self.memory.clone(), session, keeps_pieces);
+        let mut writer = writer.ok_or(AppendError::Unknown)?;
         let length = expected.map(|range| range.end - range.start);
-        writer.expect(length.or(body.length).unwrap_or(0))?;
+        writer.expect(length.or(body.length))?;
         let mut receiving = Receiving(Some(writer));
         match receiving.all(length, body.bytes).await {
             Ok(()) => Ok(receiving.0.take().expect("taken once")),
@@ -363,10 +364,18 @@ impl Receiving {
     async fn all(&mut self, length: Option<u64>, body: ByteStream<'_>) -> Result<(), AppendError> {
         let writer = self.0.as_mut().expect("taken at the end");
         let mut body = Frames::new(body, length);
-        while let Some(frames) = body.batch().await? {
+        loop {
+            let batch = tokio::select! {
+                biased;
+                batch = body.batch() => batch?,
+                () = writer.is_wanted() => {
+                    writer.give_way().await?;
+                    continue;
+                }
+            };
+            let Some(frames) = batch else { return Ok(()) };
             body.gather_during(writer.write(frames)).await?;
         }
-        Ok(())
     }
 
     /// Writes down what has arrived, whether anybody waits for it or not.

@@ -20,6 +20,7 @@ mod hostile;
 mod late;
 mod lists;
 mod manifests;
+mod memory;
 mod model;
 mod proxy;
 mod quotas;

@@ -9,6 +9,8 @@ use crate::harness::send;
 
 /// URLs of upstreams.
 const UPSTREAMS: &str = "CFC_TEST_KILLED_REGISTRY_UPSTREAMS";
+/// What uploads to a bucket may hold, in bytes.
+const UPLOAD_MEMORY: &str = "CFC_TEST_KILLED_REGISTRY_UPLOAD_MEMORY";
 
 /// The registry that [`Process`] starts: this binary again, with a directory in its environment.
 #[tokio::test]
@@ -39,7 +41,12 @@ fn options() -> Options {
     let upstreams = std::env::var(UPSTREAMS).unwrap_or_default();
     let upstreams = upstreams.split_whitespace().enumerate();
     let upstreams = upstreams.map(|(number, url)| Upstream::new(&format!("up{number}"), url)).collect();
-    Options { collection, collect_every: Some(Duration::from_millis(20)), upstreams, ..Options::default() }
+    let options =
+        Options { collection, collect_every: Some(Duration::from_millis(20)), upstreams, ..Options::default() };
+    match std::env::var(UPLOAD_MEMORY) {
+        Ok(bytes) => Options { upload_memory: bytes.parse().expect("a number"), ..options },
+        Err(_) => options,
+    }
 }
 
 /// Killed, not stopped, when it goes out of scope.
@@ -56,9 +63,13 @@ impl Process {
 
     /// On a bucket, beside others.
     pub async fn start_on(place: &BucketLocation, directory: &Path) -> Process {
-        let mut command = std::process::Command::new(program());
-        command.env("CFC_TEST_KILLED_REGISTRY_BUCKET", place.to_string());
-        command.env(crate::store::ENDPOINT, place.endpoint.as_deref().expect("an endpoint"));
+        Process::start_by(on(place), directory).await.expect("the registry starts")
+    }
+
+    /// On a bucket, where uploads together hold so many bytes.
+    pub async fn start_with_upload_memory(place: &BucketLocation, bytes: usize, directory: &Path) -> Process {
+        let mut command = on(place);
+        command.env(UPLOAD_MEMORY, bytes.to_string());
         Process::start_by(command, directory).await.expect("the registry starts")
     }
 
@@ -129,11 +140,26 @@ impl Process {
         send(request).await
     }
 
+    /// What it has had of memory at most, in bytes.
+    pub fn peak_memory(&self) -> usize {
+        let pid = self.child.lock().expect("child").id();
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"));
+        peak.expect("a peak").trim().parse::<usize>().expect("a number") * 1024
+    }
+
     pub fn kill(&self) {
         let mut child = self.child.lock().expect("child");
         let _ = child.kill();
         child.wait().expect("is gone");
     }
+}
+
+fn on(place: &BucketLocation) -> std::process::Command {
+    let mut command = std::process::Command::new(program());
+    command.env("CFC_TEST_KILLED_REGISTRY_BUCKET", place.to_string());
+    command.env(crate::store::ENDPOINT, place.endpoint.as_deref().expect("an endpoint"));
+    command
 }
 
 fn program() -> std::path::PathBuf {

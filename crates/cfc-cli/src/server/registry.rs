@@ -119,6 +119,9 @@ pub fn options(settings: &Settings) -> Result<Options, Failure> {
     if let Some(size) = entry.max_manifest {
         options.max_manifest_bytes = usize::try_from(size.bytes()).unwrap_or(usize::MAX);
     }
+    if let Some(size) = entry.upload_memory {
+        options.upload_memory = size.bytes();
+    }
     if let Some(connections) = entry.max_connections {
         options.limits.connections = connections.get() as usize;
     }
