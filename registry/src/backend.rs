@@ -156,7 +156,8 @@ pub trait UploadBackend: Send + Sync {
 
 /// An upload's bytes, for who reads them while more are appended.
 pub struct Growing {
-    /// What they are written to, open for reading. Its bytes stay readable whatever becomes of the upload.
+    /// What they are written to, open for reading. Its bytes stay readable unless nothing stays of the upload: then it is
+    /// empty.
     pub file: File,
     /// How many of them are in the file.
     pub written: watch::Receiver<u64>,

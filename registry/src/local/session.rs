@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use cfc_oci::{Algorithm, Digest, RepositoryName};
@@ -102,8 +102,21 @@ impl SessionPaths {
         if self.record(repository)?.is_none() {
             return Ok(false);
         }
-        self.remove_files()?;
+        self.discard()?;
         Ok(true)
+    }
+
+    /// Removes an upload of which nothing stays, and frees its room on the disk although somebody may be reading it.
+    pub(super) fn discard(&self) -> Result<(), StorageError> {
+        let path = self.data();
+        let data = File::options().write(true).open(&path);
+        self.remove_files()?;
+        // What has no name any more is no blob's, and cannot become one.
+        let free = |file: File| if file.metadata()?.nlink() == 0 { file.set_len(0) } else { Ok(()) };
+        match data.and_then(free) {
+            Err(e) if e.kind() != ErrorKind::NotFound => Err(StorageError::new("empty", path.display(), e)),
+            _ => Ok(()),
+        }
     }
 
     /// The record goes first: without it the rest is unreachable, and swept later if we die in between.
@@ -226,7 +239,7 @@ impl Session {
     pub(super) fn commit(&mut self, expected: &Digest, blob: &Path) -> Result<u64, CommitError> {
         let found = self.digest(expected.algorithm())?;
         if found != *expected {
-            self.paths.remove_files()?;
+            self.paths.discard()?;
             return Err(CommitError::Mismatch { expected: expected.clone(), found, size: self.size });
         }
         let data = self.paths.data();

@@ -48,7 +48,7 @@ impl Writeback {
 fn sync(file: &File, paths: &SessionPaths) {
     let Err(error) = file.sync_data() else { return };
     tracing::error!(data = %paths.data().display(), %error, "an upload cannot be put on the disk, and ends");
-    if let Err(error) = paths.remove_files() {
+    if let Err(error) = paths.discard() {
         tracing::error!(data = %paths.data().display(), %error, "cannot remove an upload that is lost");
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! What has come is read from the file that it is written to. In a bucket there is none to read: there the last of it is in
 //! memory ([`Window`]), and who does not keep up with the upstream goes on when the blob is there. Nobody who reads is
-//! ever waited for. The end of each answer is held back until the blob has its digest and is kept, so that nobody takes
+//! ever waited for. When the fetch fails, so does every answer, at once: what was fetched is gone, and no slow client keeps
+//! its room on the disk. The end of each answer is held back until the blob has its digest and is kept, so that nobody takes
 //! another one for it.
 
 use std::fs::File;

@@ -242,7 +242,11 @@ async fn an_upstream_that_breaks_off_again_and_again_is_given_up() {
 
 /// A client that has asked, and reads when it is told to.
 async fn ask(server: &Server, path: &str) -> TcpStream {
-    let mut stream = TcpStream::connect(server.address).await.expect("connects");
+    ask_at(&server.address.to_string(), path).await
+}
+
+async fn ask_at(address: &str, path: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(address).await.expect("connects");
     let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.expect("sends");
     stream
@@ -531,6 +535,41 @@ async fn what_fills_the_disk_is_passed_on_at_the_next_try() {
         };
         let ((got, is_whole), ()) = tokio::join!(pull, upstream);
         assert_eq!((is_whole, got == content), (is_passed_on, is_passed_on));
+    }
+}
+
+/// Who takes nothing of it holds its file open.
+#[tokio::test]
+async fn a_fetch_that_failed_takes_no_room_on_the_disk_whoever_follows_it() {
+    if crate::store::skips("a fetch that failed takes no room on the disk whoever follows it") {
+        return;
+    }
+    let [content, wrong, other] = [1, 2, 3].map(|seed| noise(9_000_000, seed));
+    for outcome in ["wrong", "away"] {
+        let mut hand = Hand::start().await;
+        let directory = tempfile::TempDir::new().expect("temporary directory");
+        let url = format!("http://127.0.0.1:{}", hand.port);
+        let Some(process) = Process::start_with_little_disk(directory.path(), &[&url]).await else { return };
+        let slow = ask_at(&process.address, &format!("/v2/up0/a/blobs/{}", Digest::of(&content))).await;
+        let mut asked = hand.asked("GET").await;
+        asked.begin_blob(content.len()).await;
+        asked.send(&wrong[..8_000_000]).await;
+        slow.peek(&mut [0]).await.expect("it is answered");
+        match outcome {
+            "wrong" => asked.send(&wrong[8_000_000..]).await,
+            _ => {
+                drop(asked);
+                hand.asked("GET").await.begin("200 OK", &[("content-length", "5".to_string())]).await;
+            }
+        }
+        let line = format!("cfc_registry_upstream_blobs_total{{outcome=\"{outcome}\"}} 1\n");
+        let page = async || process.send("GET", "/metrics", &[], b"").await.text().await.expect("text");
+        eventually(&line, async || page().await.contains(&line)).await;
+        // As much again has room.
+        let upload = format!("/v2/own/blobs/uploads/?digest={}", Digest::of(&other));
+        expect(&process.send("POST", &upload, &[], &other).await, 201);
+        let got = body(slow).await;
+        assert!(wrong.starts_with(&got) && got.len() < 8_000_000, "{} bytes", got.len());
     }
 }
 
