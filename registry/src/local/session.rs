@@ -190,10 +190,14 @@ impl Session {
         &self.paths
     }
 
-    /// The next `length` bytes are kept only when [`keep_chunk`](Self::keep_chunk) is called.
-    pub(super) fn begin_chunk(&mut self, length: u64) {
+    /// No more than `length` bytes will come.
+    pub(super) fn expect(&mut self, length: u64) {
+        self.room.expect(self.size.saturating_add(length));
+    }
+
+    /// The next bytes are kept only when [`keep_chunk`](Self::keep_chunk) is called.
+    pub(super) fn begin_chunk(&mut self) {
         self.chunk_start = Some(self.size);
-        self.room.expect(self.size + length);
     }
 
     pub(super) fn keep_chunk(&mut self) {

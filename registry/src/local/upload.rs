@@ -119,8 +119,11 @@ async fn receive(
     followers: Option<watch::Sender<u64>>,
 ) -> Result<Session, AppendError> {
     let length = expected.map(|range| range.end - range.start);
-    if let Some(length) = length {
-        session.begin_chunk(length);
+    if length.is_some() {
+        session.begin_chunk();
+    }
+    if let Some(length) = length.or(body.length) {
+        session.expect(length);
     }
     let mut body = Frames::new(body.bytes, length);
     let mut writeback = Writeback::new(session.paths().clone(), session.size());
@@ -134,4 +137,49 @@ async fn receive(
     }
     session.keep_chunk();
     Ok(session)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use bytes::Bytes;
+    use futures::StreamExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_request_that_tells_its_length_is_given_room_for_that_and_no_more() {
+        const LENGTH: usize = (4 << 20) + 8192;
+        let directory = tempfile::tempdir().expect("a directory");
+        let is_ext4 = rustix::fs::statfs(directory.path()).is_ok_and(|fs| fs.f_type as u64 == 0xef53);
+        if !is_ext4 {
+            eprintln!("skipped: temporary files are not on ext4");
+            return;
+        }
+        let backend = LocalBackend::open(directory.path()).expect("opens");
+        let name = "a".parse().expect("a name");
+        for is_told in [false, true] {
+            let id = backend.begin(&name, Algorithm::Sha256).await.expect("begins");
+            let data = backend.session(id).data();
+            let blocks = || data.metadata().expect("is there").blocks() * 512;
+            // The last byte comes when the others are written.
+            let (sender, last) = tokio::sync::oneshot::channel();
+            let first = futures::stream::iter([Ok(Bytes::from(vec![1; LENGTH - 1]))]);
+            let last = futures::stream::once(async { last.await.map_err(|_| "gone".to_string()) });
+            let body = Content { length: is_told.then_some(LENGTH as u64), bytes: first.chain(last).boxed() };
+            let look = async {
+                while data.metadata().expect("is there").len() < LENGTH as u64 - 1 {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                let taken = blocks();
+                sender.send(Bytes::from_static(b"1")).expect("it waits");
+                taken
+            };
+            let (appended, taken) = tokio::join!(backend.append(&name, id, None, body), look);
+            assert_eq!(appended.expect("appends"), LENGTH as u64);
+            let least = LENGTH.next_multiple_of(4096) as u64;
+            assert_eq!((taken == least, blocks() == least), (is_told, true), "{taken} of {least}");
+        }
+    }
 }
