@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use cfc_oci::Digest;
 use cfc_registry::Options;
 
-use crate::harness::{Server, expect, expect_error, image, noise, send, sha512};
+use crate::harness::{Server, expect, expect_error, header, image, noise, send, sha512};
 use crate::process::Process;
 
 /// Sends a request line as it is, which HTTP clients would tidy up, and gives the status.
@@ -285,4 +285,85 @@ async fn a_full_disk_is_said_and_costs_nothing_that_was_there() {
     expect(&process.send("POST", &path(&other), &[], &other).await, 201);
     let pulled = process.send("GET", &format!("/v2/a/blobs/{}", Digest::of(&small)), &[], b"").await;
     assert!(pulled.bytes().await.expect("body") == small);
+}
+
+/// What can be said about a request without storing it is said as ever.
+async fn check_malformed(process: &Process, upload: &str) {
+    let digest = Digest::of(b"x");
+    for (method, path, body, status) in [
+        ("POST", "/v2/a/blobs/uploads/?digest=sha256:zz".to_string(), "x", 400),
+        ("POST", "/v2/A/blobs/uploads/".to_string(), "", 400),
+        ("PUT", format!("{upload}?digest=md5:x"), "x", 400),
+        ("PUT", upload.to_string(), "x", 400),
+        ("PATCH", format!("/v2/a/blobs/uploads/{}", uuid::Uuid::new_v4()), "x", 404),
+        ("PUT", "/v2/a/manifests/x".to_string(), "{", 400),
+        ("PUT", format!("/v2/a/manifests/{digest}"), "{}", 400),
+        ("GET", format!("/v2/a/blobs/{digest}"), "", 404),
+        ("GET", "/v2/a/tags/list?n=x".to_string(), "", 400),
+    ] {
+        let answer = process.send(method, &path, &[], body.as_bytes()).await;
+        assert_eq!(answer.status(), status, "{method} {path}");
+    }
+    let answer = process.send("PATCH", upload, &[("content-range", "7-7")], b"x").await;
+    expect_error(answer, 416, "BLOB_UPLOAD_INVALID").await;
+}
+
+#[tokio::test]
+async fn on_a_full_disk_what_needs_no_room_goes_on_and_all_else_when_there_is_room_again() {
+    if crate::store::skips("on a full disk what needs no room goes on") {
+        return;
+    }
+    for filesystem in ["tmpfs", "ext4"] {
+        let directory = tempfile::TempDir::new().expect("temporary directory");
+        let started = match filesystem {
+            "tmpfs" => Process::start_with_little_disk(directory.path(), &[]).await,
+            _ => Process::start_with_little_ext4(directory.path()).await,
+        };
+        let Some(process) = started else { continue };
+        let push = async |content: &[u8]| {
+            let path = format!("/v2/a/blobs/uploads/?digest={}", Digest::of(content));
+            process.send("POST", &path, &[], content).await
+        };
+        let begin = async || header(&process.send("POST", "/v2/a/blobs/uploads/", &[], b"").await, "location");
+        // Of what is refused, the registry still takes in 8 MiB for the client to see its answer.
+        let (config, large) = (b"{}", noise(22_000_000, 1));
+        expect(&push(config).await, 201);
+        let json = image(&Digest::of(config), &[], "");
+        let put = async |tag: &str| {
+            let headers = [("content-type", cfc_oci::media_type::MANIFEST)];
+            process.send("PUT", &format!("/v2/a/manifests/{tag}"), &headers, json.as_bytes()).await
+        };
+        expect(&put("x").await, 201);
+        let (whole, pieces) = (begin().await, begin().await);
+        // A chunk is kept whole or not at all, and what has no length as far as there was room.
+        let range = format!("0-{}", large.len() - 1);
+        let refused = process.send("PATCH", &whole, &[("content-range", &range)], &large).await;
+        expect_error(refused, 507, "UNKNOWN").await;
+        assert_eq!(header(&process.send("GET", &whole, &[], b"").await, "range"), "0-0");
+        let refused = process.send("PATCH", &pieces, &[], &large).await;
+        expect_error(refused, 507, "UNKNOWN").await;
+        let there = header(&process.send("GET", &pieces, &[], b"").await, "range");
+        let there = there.trim_start_matches("0-").parse::<usize>().expect("a number") + 1;
+        assert!(there > 10_000_000, "{filesystem}: {there} bytes");
+
+        check_malformed(&process, &whole).await;
+        expect(&push(&noise(1_000_000, 2)).await, 507);
+        expect(&process.send("GET", "/v2/a/manifests/x", &[], b"").await, 200);
+        expect(&process.send("GET", &format!("/v2/a/blobs/{}", Digest::of(config)), &[], b"").await, 200);
+        expect(&process.send("DELETE", "/v2/a/manifests/x", &[], b"").await, 202);
+        expect(&process.send("DELETE", &pieces, &[], b"").await, 204);
+
+        // There is room for as much as there was.
+        let other = noise(10_000_000, 3);
+        expect(&push(&other).await, 201);
+        expect(&put("y").await, 201);
+        let end = noise(1_000_000, 4);
+        expect(&process.send("PATCH", &whole, &[("content-range", "0-999999")], &end).await, 202);
+        let path = format!("{whole}?digest={}", Digest::of(&end));
+        expect(&process.send("PUT", &path, &[], b"").await, 201);
+        for content in [&other, &end] {
+            let pulled = process.send("GET", &format!("/v2/a/blobs/{}", Digest::of(content)), &[], b"").await;
+            assert!(pulled.bytes().await.expect("body") == content[..], "{filesystem}");
+        }
+    }
 }

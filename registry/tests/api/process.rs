@@ -94,9 +94,21 @@ impl Process {
     /// On a disk of 16 MiB, in a mount namespace of its own, with upstreams `up0`, `up1` and so on; `None` and a note where
     /// that cannot be had.
     pub async fn start_with_little_disk(directory: &Path, upstreams: &[&str]) -> Option<Process> {
+        Process::start_with_mount("mount -t tmpfs -o size=16m tmpfs", directory, upstreams).await
+    }
+
+    /// As [`start_with_little_disk`](Self::start_with_little_disk), of ext4.
+    pub async fn start_with_little_ext4(directory: &Path) -> Option<Process> {
+        let image = directory.join("image");
+        let image = image.display();
+        let mount = format!("truncate -s 20M '{image}' && mkfs.ext4 -q -m 0 '{image}' && mount -o loop '{image}'");
+        Process::start_with_mount(&mount, directory, &[]).await
+    }
+
+    async fn start_with_mount(mount: &str, directory: &Path, upstreams: &[&str]) -> Option<Process> {
         let data = directory.join("data");
         std::fs::create_dir(&data).expect("creates");
-        let script = format!("mount -t tmpfs -o size=16m tmpfs '{}' && exec \"$0\" \"$@\"", data.display());
+        let script = format!("{mount} '{}' && exec \"$0\" \"$@\"", data.display());
         let mut command = std::process::Command::new("unshare");
         command.args(["--mount", "--propagation", "private", "sh", "-c", &script]).arg(program());
         command.env(UPSTREAMS, upstreams.join(" "));
