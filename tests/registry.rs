@@ -1,5 +1,10 @@
 //! `cfc registry`: running a registry alone and looking after it.
 
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+
+use cfc_oci::Digest;
+
 use crate::support::{Ended, Home, free_port, http, wait_for};
 
 /// `cfc registry serve` on this home's data directory, and its address.
@@ -17,6 +22,90 @@ pub fn serve_with(home: &Home, environment: &[(&str, &str)]) -> (Ended, String) 
     let address = format!("127.0.0.1:{port}");
     wait_for("the registry", || std::net::TcpStream::connect(&address).ok());
     (server, address)
+}
+
+/// The next request that comes to a server that a test plays.
+fn accept(listener: &TcpListener) -> TcpStream {
+    let (mut stream, _) = listener.accept().expect("a connection");
+    read_head(&mut stream);
+    stream
+}
+
+fn read_head(stream: &mut TcpStream) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).expect("a head");
+        head.extend(byte);
+    }
+    String::from_utf8_lossy(&head).into_owned()
+}
+
+fn send(address: &str, text: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(address).expect("it listens");
+    stream.write_all(text.as_bytes()).expect("sends");
+    stream
+}
+
+fn rest(mut stream: TcpStream) -> String {
+    let mut rest = Vec::new();
+    // A reset ends it as well.
+    let _ = stream.read_to_end(&mut rest);
+    String::from_utf8_lossy(&rest).into_owned()
+}
+
+/// Asks the registry to end, while a client is given a blob that an upstream holds back the rest of, and others push.
+#[test]
+fn a_registry_that_is_asked_to_end_does_so_and_leaves_nothing_half() {
+    const LENGTH: usize = 1_000_000;
+    let home = Home::new();
+    let upstream = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}", upstream.local_addr().expect("bound"));
+    home.write("config.toml", &format!("[[registry.upstream]]\nprefix = \"hub\"\nurl = \"{url}\"\n"));
+    let content = "a line of a layer\n".repeat(LENGTH / 18 + 1)[..LENGTH].to_string();
+    let digest = Digest::of(content.as_bytes());
+    let get = format!("GET /v2/hub/a/blobs/{digest} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    let push = |content: &str, length: usize| {
+        let line = format!("POST /v2/own/blobs/uploads/?digest={} HTTP/1.1", Digest::of(content.as_bytes()));
+        format!("{line}\r\nHost: x\r\nContent-Length: {length}\r\n\r\n")
+    };
+    let blob = format!("HTTP/1.1 200 OK\r\nContent-Length: {LENGTH}\r\nConnection: close\r\n\r\n");
+
+    let (mut server, address) = serve(&home);
+    let mut pulling = send(&address, &get);
+    let mut held = accept(&upstream);
+    held.write_all(format!("{blob}{}", &content[..LENGTH / 2]).as_bytes()).expect("sends");
+    assert!(read_head(&mut pulling).starts_with("HTTP/1.1 200"));
+    let mut first = vec![0; LENGTH / 4];
+    pulling.read_exact(&mut first).expect("comes at once");
+    let mut ready = send(&address, &format!("{}ab", push("abc", 3)));
+    let never_ready = send(&address, &format!("{}xy", push("xyz", 3)));
+    // Who has been answered is there.
+    assert_eq!(status(&address, "GET", "/v2/"), 200);
+    let pid = rustix::process::Pid::from_child(&server.0);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
+    wait_for("nobody to listen", || TcpStream::connect(&address).is_err().then_some(()));
+    ready.write_all(b"c").expect("sends");
+    assert!(rest(ready).starts_with("HTTP/1.1 201"), "a request under way ends");
+    assert!(wait_for("the end", || server.0.try_wait().expect("a child")).success());
+    assert!(!rest(never_ready).contains("201"));
+    let pulled = LENGTH / 4 + rest(pulling).len();
+    assert!(pulled <= LENGTH / 2, "{pulled} bytes");
+    drop(held);
+
+    let (_server, address) = serve(&home);
+    assert_eq!(status(&address, "HEAD", &format!("/v2/own/blobs/{}", Digest::of(b"abc"))), 200);
+    assert_eq!(status(&address, "HEAD", &format!("/v2/own/blobs/{}", Digest::of(b"xyz"))), 404);
+    let uploads = std::fs::read_dir(home.data().join("bucket/registry/uploads")).expect("a directory");
+    let fetched =
+        |entry: &std::fs::DirEntry| std::fs::read_to_string(entry.path()).is_ok_and(|record| record.contains("hub/a"));
+    assert!(!uploads.flatten().any(|entry| fetched(&entry)), "the fetch is forgotten");
+    // It is fetched anew, from its beginning.
+    let pulling = send(&address, &get);
+    accept(&upstream).write_all(format!("{blob}{content}").as_bytes()).expect("sends");
+    let pulled = rest(pulling);
+    assert!(pulled.starts_with("HTTP/1.1 200") && pulled.ends_with(&content), "{} bytes", pulled.len());
+    home.must(&["registry", "verify"]);
 }
 
 fn status(address: &str, method: &str, path: &str) -> u16 {

@@ -36,10 +36,9 @@ impl Signals {
             _ = self.upgrade.recv() => Asked::ToUpgrade,
         }
     }
-}
 
-/// Returns when SIGTERM or SIGINT arrives.
-pub async fn asked_to_end() {
-    let mut signals = Signals::catch();
-    while signals.next().await != Asked::ToEnd {}
+    /// Returns when SIGTERM or SIGINT arrives.
+    pub async fn asked_to_end(&mut self) {
+        while self.next().await != Asked::ToEnd {}
+    }
 }

@@ -1,14 +1,17 @@
 //! `cfc registry serve`: the registry alone.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use cfc_registry::Registry;
+use tokio::sync::oneshot;
 
 use crate::args::RegistryServe;
 use crate::failure::Failure;
 use crate::output;
 use crate::server::lock::DataLock;
-use crate::server::{listen, registry, signals};
+use crate::server::signals::Signals;
+use crate::server::{listen, registry};
 use crate::settings::Settings;
 
 pub fn run(settings: &Settings, arguments: &RegistryServe) -> Result<ExitCode, Failure> {
@@ -34,16 +37,35 @@ pub fn run(settings: &Settings, arguments: &RegistryServe) -> Result<ExitCode, F
         let registry = registry::open_alone(settings, location.as_ref()).await?;
         let scheme = if settings.file.registry.is_encrypted() { "https" } else { "http" };
         output::data(format!("registry  {scheme}://{address}"));
+        let (end, ended) = oneshot::channel::<()>();
+        let serving = cfc_registry::serve_until(listener, registry.clone(), async {
+            let _ = ended.await;
+        });
         tokio::select! {
-            served = cfc_registry::serve(listener, registry.clone()) => served.map_err(Failure::from),
+            served = serving => served.map_err(Failure::from),
             served = serve_operator(settings, location.is_some(), registry) => served,
-            () = signals::asked_to_end() => Ok(()),
+            () = asked_to_end(end) => Ok(()),
         }
     })?;
+    // What is on its way to the disk; the next process finds it as after a crash.
+    runtime.shutdown_timeout(PATIENCE);
     if location.is_none() {
         let _ = std::fs::remove_file(settings.registry_socket()?);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// For how long requests under way go on when the registry is asked to end, and what they have begun to write.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Returns when the registry is to end: so long after it was asked to, of which it is told by `end`, or at once if it is
+/// asked again.
+async fn asked_to_end(end: oneshot::Sender<()>) {
+    let mut signals = Signals::catch();
+    signals.asked_to_end().await;
+    // It may have ended.
+    let _ = end.send(());
+    let _ = tokio::time::timeout(PATIENCE, signals.asked_to_end()).await;
 }
 
 /// What a push receives while as much is being written.
