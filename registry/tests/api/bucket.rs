@@ -648,3 +648,28 @@ async fn collections_on_two_replicas_take_nothing_that_somebody_relies_on() {
     assert!(pushes.iter().all(|pushes| *pushes > 0));
     assert_eq!(replicas[0].registry.verify(false).await.expect("reads").findings, []);
 }
+
+#[tokio::test]
+async fn a_registry_whose_store_does_not_answer_is_not_ready() {
+    let Some(moto) = Moto::start().await else { return };
+    let server = Server::start_on(&place(&moto.endpoint()), Options::default()).await;
+    expect(&server.get("/readyz").await, 200);
+    let ready = async || {
+        let ready = tokio::time::timeout(Duration::from_secs(10), server.get("/readyz")).await;
+        ready.expect("it says so before who watches gives up")
+    };
+    moto.pause();
+    let hung = ready().await;
+    expect(&hung, 503);
+    assert_eq!(hung.text().await.expect("text"), "the storage does not answer\n");
+    expect(&server.get("/healthz").await, 200);
+    moto.resume();
+    let is_ready = async {
+        while server.get("/readyz").await.status() != 200 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), is_ready).await.expect("it is ready again");
+    drop(moto);
+    expect(&ready().await, 503);
+}

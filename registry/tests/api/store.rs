@@ -82,6 +82,19 @@ impl Moto {
         panic!("moto did not start");
     }
 
+    /// Has it answer nobody, as a machine that hangs.
+    pub fn pause(&self) {
+        self.signal(rustix::process::Signal::STOP);
+    }
+
+    pub fn resume(&self) {
+        self.signal(rustix::process::Signal::CONT);
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
+        rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal).expect("it runs");
+    }
+
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.address)
     }
