@@ -40,7 +40,8 @@ impl Source {
         if let Err(failed) = &fetched
             && teller.borrow().is_some()
         {
-            tracing::error!(%name, %digest, ?failed, "clients are not given the end of a blob from an upstream");
+            let upstream = &self.upstream.url;
+            tracing::error!(upstream, %name, %digest, ?failed, "clients are not given the end of a blob from an upstream");
             if let Failed::NoRoom(_) = failed {
                 remember(&self.no_room, Wanted::Blob(digest.clone()).key(name));
             }

@@ -75,20 +75,15 @@ impl From<FetchError> for Failed {
     }
 }
 
+/// What the client is told; the log is told by who knows the upstream.
 impl From<Failed> for ApiError {
     fn from(failed: Failed) -> ApiError {
         match failed {
             Failed::NotThere => Problem::NotFound.into(),
             // A 401 would have the client prove itself to us, which would not help.
-            Failed::Denied(why) => {
-                tracing::warn!(why, "an upstream refuses us");
-                ApiError::new(Problem::Denied, why)
-            }
+            Failed::Denied(why) => ApiError::new(Problem::Denied, why),
             Failed::Away(why) => ApiError::new(Problem::UpstreamAway, why).with_header(header::RETRY_AFTER, "5"),
-            Failed::Wrong(why) => {
-                tracing::error!(why, "an upstream is not believed");
-                ApiError::new(Problem::UpstreamWrong, why)
-            }
+            Failed::Wrong(why) => ApiError::new(Problem::UpstreamWrong, why),
             Failed::NoRoom(why) => ApiError::new(Problem::Full, why),
             Failed::Busy => {
                 let why = "too much is fetched from the upstream already";

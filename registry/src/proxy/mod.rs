@@ -190,9 +190,9 @@ impl Asking<'_> {
             Err(Failed::NoRoom(why)) => {
                 self.warn_of_no_room(&why);
                 let passed = self.source.pass_manifest(self.registry, self.remote, reference, self.is_head).await;
-                passed_on(passed)
+                self.passed_on(passed)
             }
-            fetched => here(fetched),
+            fetched => self.here(fetched),
         }
     }
 
@@ -203,7 +203,7 @@ impl Asking<'_> {
             match source.blob_size(name, remote, digest).await {
                 Ok(Some(size)) => return Ok(Brought::Answer(Box::new(passing::size_of_blob(digest, size)))),
                 Ok(None) => {}
-                Err(failed) => return here(Err(failed)),
+                Err(failed) => return self.here(Err(failed)),
             }
         }
         if source.had_no_room(name, digest) {
@@ -212,7 +212,7 @@ impl Asking<'_> {
         match self.fetch_blob(digest).await {
             Ok(brought) => Ok(brought),
             Err(Failed::NoRoom(why)) => self.pass_blob(digest, &why).await,
-            Err(failed) => here(Err(failed)),
+            Err(failed) => self.here(Err(failed)),
         }
     }
 
@@ -251,17 +251,14 @@ impl Asking<'_> {
 
     async fn pass_blob(&self, digest: &cfc_oci::Digest, why: &str) -> Result<Brought, ApiError> {
         self.warn_of_no_room(why);
-        passed_on(self.source.pass_blob(self.remote, digest).await)
+        self.passed_on(self.source.pass_blob(self.remote, digest).await)
     }
 
     async fn for_referrers(&self, subject: &cfc_oci::Digest) -> Result<Brought, ApiError> {
         match self.source.referrers(self.registry, self.remote, subject).await {
             Ok(referrers) => Ok(Brought::Referrers(referrers)),
-            Err(failed @ (Failed::Away(_) | Failed::Busy)) => {
-                tracing::warn!(name = %self.name, %subject, ?failed, "serving the referrers that are kept");
-                Ok(Brought::Here)
-            }
-            Err(failed) => here(Err(failed)),
+            Err(failed @ (Failed::Away(_) | Failed::Busy)) => self.what_is_kept(failed).await,
+            Err(failed) => self.here(Err(failed)),
         }
     }
 
@@ -270,31 +267,44 @@ impl Asking<'_> {
         match self.source.tags(self.registry, self.remote).await {
             Ok(tags) => Ok(Brought::Tags(tags)),
             Err(Failed::NotThere) => Err(ApiError::new(Problem::NameUnknown, self.name)),
-            Err(failed @ (Failed::Away(_) | Failed::Busy)) => {
-                tracing::warn!(name = %self.name, ?failed, "serving the tags that are kept");
-                Ok(Brought::Here)
-            }
-            Err(failed) => Err(failed.into()),
+            Err(failed @ (Failed::Away(_) | Failed::Busy)) => self.what_is_kept(failed).await,
+            Err(failed) => Err(self.failed(failed)),
         }
+    }
+
+    /// The list that is kept, while the upstream gives none. Of a repository of which nothing is kept nobody knows whether
+    /// it is there.
+    async fn what_is_kept(&self, failed: Failed) -> Result<Brought, ApiError> {
+        if !self.registry.metadata.has_repository(self.name).await? {
+            return Err(self.failed(failed));
+        }
+        self.source.log(self.name, &failed);
+        Ok(Brought::Here)
+    }
+
+    /// That there is nothing the handler finds out for itself, and says in its own words.
+    fn here(&self, fetched: Result<(), Failed>) -> Result<Brought, ApiError> {
+        match fetched {
+            Ok(()) | Err(Failed::NotThere) => Ok(Brought::Here),
+            Err(failed) => Err(self.failed(failed)),
+        }
+    }
+
+    fn passed_on(&self, passed: Result<Response, Failed>) -> Result<Brought, ApiError> {
+        match passed {
+            Ok(answer) => Ok(Brought::Answer(Box::new(answer))),
+            Err(failed) => self.here(Err(failed)),
+        }
+    }
+
+    /// The client's answer when the upstream gave nothing, of which the log learns too.
+    fn failed(&self, failed: Failed) -> ApiError {
+        self.source.log(self.name, &failed);
+        failed.into()
     }
 
     fn warn_of_no_room(&self, why: &str) {
         tracing::warn!(name = %self.name, why, "passing on what there is no room for");
-    }
-}
-
-/// That there is nothing the handler finds out for itself, and says in its own words.
-fn here(fetched: Result<(), Failed>) -> Result<Brought, ApiError> {
-    match fetched {
-        Ok(()) | Err(Failed::NotThere) => Ok(Brought::Here),
-        Err(failed) => Err(failed.into()),
-    }
-}
-
-fn passed_on(passed: Result<Response, Failed>) -> Result<Brought, ApiError> {
-    match passed {
-        Ok(answer) => Ok(Brought::Answer(Box::new(answer))),
-        Err(failed) => here(Err(failed)),
     }
 }
 

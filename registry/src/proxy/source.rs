@@ -32,6 +32,9 @@ const RENEWAL_PATIENCE: Duration = Duration::from_secs(10);
 /// For how long an upstream that was away is not asked by those who have something to fall back on.
 const AWAY_FOR: Duration = Duration::from_secs(5);
 
+/// How often the log is told that the same fails in one repository, whose clients come as often as they like.
+const LOGGED_EVERY: Duration = Duration::from_secs(5);
+
 /// What is remembered of, and fetched for, one repository: a kind and a reference.
 pub(super) type Key = (String, String);
 
@@ -58,6 +61,8 @@ pub(super) struct Source {
     pub(super) passing: Arc<Semaphore>,
     /// When it was away last.
     away: Mutex<Option<Instant>>,
+    /// What failed in a repository when the log was told of it last.
+    logged: Mutex<HashMap<Key, Instant>>,
 }
 
 /// What is to be fetched.
@@ -106,6 +111,7 @@ impl Source {
             questions: turns(),
             passing: turns(),
             away: Mutex::default(),
+            logged: Mutex::default(),
             upstream,
         })
     }
@@ -136,9 +142,27 @@ impl Source {
             }
             Asked::Answered(failed) => failed,
             Asked::Unanswered(why) => {
-                tracing::warn!(%name, %tag, why, "serving a tag as it was");
+                tracing::warn!(upstream = self.upstream.url, %name, %tag, why, "serving a tag as it was");
                 Ok(())
             }
+        }
+    }
+
+    /// Tells the log which upstream did not give what a client wants, and why.
+    pub(super) fn log(&self, name: &RepositoryName, failed: &Failed) {
+        let key = (name.to_string(), failed.outcome().to_string());
+        if lock(&self.logged).get(&key).is_some_and(|when| when.elapsed() < LOGGED_EVERY) {
+            return;
+        }
+        remember(&self.logged, key);
+        let upstream = &self.upstream.url;
+        match failed {
+            Failed::Denied(why) => tracing::warn!(upstream, %name, why, "an upstream refuses us"),
+            Failed::Away(why) => tracing::warn!(upstream, %name, why, "an upstream is away"),
+            Failed::Wrong(why) => tracing::error!(upstream, %name, why, "an upstream is not believed"),
+            Failed::Busy => tracing::warn!(upstream, %name, "too much is fetched from an upstream already"),
+            // Nothing failed, or the log has it.
+            Failed::NotThere | Failed::NoRoom(_) | Failed::Storage => {}
         }
     }
 

@@ -408,6 +408,12 @@ async fn tags_are_those_of_the_upstream_and_while_it_is_away_those_that_are_kept
     assert_eq!(listed(all).await.0, r#"["v10"]"#);
     let before = asked_for(&asked, "/tags/list");
     assert_eq!(listed(all).await.0, r#"["v10"]"#);
+    // Of what was never pulled nobody knows whether it is there.
+    for path in ["/v2/hub/new/tags/list", "/v2/hub/a/b/tags/list?n=1"] {
+        let away = server.get(path).await;
+        assert_eq!(header(&away, "retry-after"), "5");
+        expect_error(away, 503, "UNKNOWN").await;
+    }
     assert_eq!(asked_for(&asked, "/tags/list"), before, "it is left alone for a while");
 }
 
@@ -821,6 +827,7 @@ async fn what_refers_to_an_image_of_an_upstream_is_listed() {
         }
         path if path == format!("/v2/api/referrers/{of}?last=x") => answer(200, pages[1].clone()),
         path if path == format!("/v2/tag/manifests/{tag}") => answer(200, by_tag.clone()),
+        "/v2/tag/manifests/by-hand" => answer(200, list(&[])).with("content-type", cfc_oci::media_type::INDEX),
         path if path.starts_with("/v2/odd/") => answer(200, "<html>"),
         _ => answer(404, "404 page not found"),
     })
@@ -852,8 +859,12 @@ async fn what_refers_to_an_image_of_an_upstream_is_listed() {
     assert_eq!(listed("tag", "").await, digests(&["d"]));
     assert_eq!(listed("none", "").await, digests(&[]));
     expect_error(server.get(&format!("/v2/hub/odd/referrers/{subject}")).await, 502, "UNKNOWN").await;
+    expect(&server.get("/v2/hub/tag/manifests/by-hand").await, 200);
     *is_away.lock().expect("nobody panics") = true;
-    assert_eq!(listed("api", "").await, digests(&[]), "what is kept here, which is nothing");
+    assert_eq!(listed("tag", "").await, digests(&[]), "what is kept here, which is nothing");
+    // Of what was never pulled nobody knows whether something refers to it.
+    let away = expect_error(server.get(&format!("/v2/hub/api/referrers/{subject}")).await, 503, "UNKNOWN").await;
+    assert!(away.contains("it answered 500") || away.contains("it was away"), "{away}");
 }
 
 /// An upstream that answers until it is silenced, and whether it is and how often it was asked.
