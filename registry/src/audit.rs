@@ -2,10 +2,11 @@
 //! query.
 
 use std::fs::File;
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{Stdout, Write};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -84,15 +85,30 @@ impl Entry {
 /// Where entries go. They are written by a thread of its own, so that no client waits for it.
 pub struct AuditLog {
     /// There until this is dropped.
-    lines: Option<SyncSender<String>>,
+    orders: Option<SyncSender<Order>>,
+    /// Whether the file is to be opened again before anything else is written.
+    reopen: Arc<AtomicBool>,
     writer: JoinHandle<()>,
     lost: AtomicU64,
+}
+
+/// What the thread that writes is to do.
+enum Order {
+    Write(String),
+    /// See whether the file is to be opened again.
+    Look,
+}
+
+/// What is written to.
+enum Target {
+    Stdout(Lines<Stdout>),
+    File(Rotated),
 }
 
 /// What waits is written, unless that takes too long.
 impl Drop for AuditLog {
     fn drop(&mut self) {
-        self.lines = None;
+        self.orders = None;
         let started = Instant::now();
         while !self.writer.is_finished() && started.elapsed() < FAREWELL {
             std::thread::sleep(Duration::from_millis(1));
@@ -105,39 +121,106 @@ impl AuditLog {
     /// on; ten are kept.
     pub fn to_file(path: &Path, limit: u64) -> Result<AuditLog, StorageError> {
         let file = Rotated::open(path, limit).map_err(|e| StorageError::new("write", path.display(), e))?;
-        Ok(AuditLog::to(file))
+        Ok(AuditLog::to(Target::File(file)))
     }
 
     /// To the standard output.
     pub fn to_stdout() -> AuditLog {
-        AuditLog::to(std::io::stdout())
+        AuditLog::to(Target::Stdout(Lines::new(std::io::stdout())))
     }
 
-    fn to(target: impl Write + Send + 'static) -> AuditLog {
-        let (lines, waiting) = sync_channel(WAITING);
-        let writer = std::thread::spawn(move || write_all(&waiting, target));
-        AuditLog { lines: Some(lines), writer, lost: AtomicU64::new(0) }
+    fn to(target: Target) -> AuditLog {
+        let (orders, waiting) = sync_channel(WAITING);
+        let reopen = Arc::<AtomicBool>::default();
+        let asked = reopen.clone();
+        let writer = std::thread::spawn(move || write_all(&waiting, target, &asked));
+        AuditLog { orders: Some(orders), reopen, writer, lost: AtomicU64::new(0) }
+    }
+
+    /// Goes on in the file that has the log's name by then, for who has renamed it or taken it away (as logrotate does). What
+    /// cannot be opened leaves the log where it is, and the other log says so. Does not wait for it.
+    pub(crate) fn reopen(&self) {
+        self.reopen.store(true, Ordering::Release);
+        if let Some(orders) = &self.orders {
+            // Where no order has room, the next one that is carried out looks.
+            let _ = orders.try_send(Order::Look);
+        }
     }
 
     pub(crate) fn write(&self, entry: &Entry) {
-        let Some(lines) = &self.lines else { return };
+        let Some(orders) = &self.orders else { return };
         let line = serde_json::to_string(entry).expect("an entry has only string keys");
-        if lines.try_send(line).is_err() {
+        if orders.try_send(Order::Write(line)).is_err() {
             self.lost.fetch_add(1, Ordering::Relaxed);
             return;
         }
         let lost = self.lost.swap(0, Ordering::Relaxed);
-        if lost > 0 && lines.try_send(format!("{{\"lost\":{lost}}}")).is_err() {
+        if lost > 0 && orders.try_send(Order::Write(format!("{{\"lost\":{lost}}}"))).is_err() {
             self.lost.fetch_add(lost, Ordering::Relaxed);
         }
     }
 }
 
-fn write_all(lines: &Receiver<String>, mut target: impl Write) {
-    while let Ok(line) = lines.recv() {
-        if let Err(error) = target.write_all(format!("{line}\n").as_bytes()).and_then(|()| target.flush()) {
+fn write_all(orders: &Receiver<Order>, mut target: Target, reopen: &AtomicBool) {
+    while let Ok(order) = orders.recv() {
+        if reopen.swap(false, Ordering::AcqRel) {
+            target.reopen();
+        }
+        let Order::Write(line) = order else { continue };
+        let written = match &mut target {
+            Target::Stdout(lines) => lines.write(&line).1,
+            Target::File(file) => file.write(&line),
+        };
+        if let Err(error) = written {
             tracing::error!(%error, line, "cannot write the audit log");
         }
+    }
+}
+
+impl Target {
+    fn reopen(&mut self) {
+        let Target::File(file) = self else { return };
+        match Rotated::open(&file.path, file.limit) {
+            Ok(opened) => *file = opened,
+            Err(error) => {
+                tracing::error!(file = %file.path.display(), %error, "cannot open the audit log again, going on in the old file");
+            }
+        }
+    }
+}
+
+/// Whole lines, each on its own: one of which only a part could be written, as on a full disk, is ended before the next.
+struct Lines<W> {
+    target: W,
+    is_broken: bool,
+}
+
+impl<W: Write> Lines<W> {
+    fn new(target: W) -> Lines<W> {
+        Lines { target, is_broken: false }
+    }
+
+    /// How many bytes were written, and whether that was all.
+    fn write(&mut self, line: &str) -> (usize, std::io::Result<()>) {
+        let start = if self.is_broken { "\n" } else { "" };
+        let text = format!("{start}{line}\n");
+        let mut written = 0;
+        let mut write = || {
+            while written < text.len() {
+                match self.target.write(&text.as_bytes()[written..]) {
+                    Ok(0) => return Err(std::io::ErrorKind::WriteZero.into()),
+                    Ok(count) => written += count,
+                    Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            self.target.flush()
+        };
+        let done = write();
+        if written > 0 {
+            self.is_broken = !text.as_bytes()[..written].ends_with(b"\n");
+        }
+        (written, done)
     }
 }
 
@@ -145,15 +228,18 @@ fn write_all(lines: &Receiver<String>, mut target: impl Write) {
 struct Rotated {
     path: PathBuf,
     limit: u64,
-    file: File,
+    lines: Lines<File>,
     length: u64,
 }
 
 impl Rotated {
     fn open(path: &Path, limit: u64) -> std::io::Result<Rotated> {
         let file = File::options().append(true).create(true).mode(0o600).open(path)?;
-        let length = file.metadata()?.len();
-        Ok(Rotated { path: path.to_path_buf(), limit, file, length })
+        let metadata = file.metadata()?;
+        let length = metadata.len();
+        // An end that cannot be read may be that of half a line, and an empty one does no harm.
+        let is_broken = metadata.is_file() && length > 0 && last_byte(path, length).ok() != Some(b'\n');
+        Ok(Rotated { path: path.to_path_buf(), limit, lines: Lines { target: file, is_broken }, length })
     }
 
     fn numbered(&self, number: u32) -> PathBuf {
@@ -177,29 +263,30 @@ impl Rotated {
             }
         }
         std::fs::rename(&new, &self.path)?;
-        (self.file, self.length) = (file, 0);
+        (self.lines, self.length) = (Lines::new(file), 0);
         Ok(())
     }
-}
 
-impl Write for Rotated {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+    fn write(&mut self, line: &str) -> std::io::Result<()> {
+        let size = line.len() as u64 + 1;
         if self.length > 0
-            && self.length + bytes.len() as u64 > self.limit
+            && self.length + size > self.limit
             && let Err(error) = self.rotate()
         {
             tracing::error!(file = %self.path.display(), %error, "the full audit log is gone on with");
             // It is tried again when as much again has been written.
             self.length = 0;
         }
-        let written = self.file.write(bytes)?;
+        let (written, done) = self.lines.write(line);
         self.length += written as u64;
-        Ok(written)
+        done
     }
+}
 
-    fn flush(&mut self) -> std::io::Result<()> {
-        self.file.flush()
-    }
+fn last_byte(path: &Path, length: u64) -> std::io::Result<u8> {
+    let mut byte = [0];
+    File::open(path)?.read_exact_at(&mut byte, length - 1)?;
+    Ok(byte[0])
 }
 
 #[cfg(test)]
@@ -212,7 +299,7 @@ mod tests {
         let path = directory.path().join("audit.log");
         let mut file = Rotated::open(&path, 10).expect("opens");
         for number in 0..25 {
-            file.write_all(format!("{number:07}\n").as_bytes()).expect("writes");
+            file.write(&format!("{number:07}")).expect("writes");
         }
         assert_eq!(std::fs::read_to_string(&path).expect("reads"), "0000024\n");
         let name = |number| directory.path().join(format!("audit.log.{number}"));
@@ -220,7 +307,7 @@ mod tests {
         assert!(!name(10).exists());
         // What is there already is gone on with.
         let mut again = Rotated::open(&path, 20).expect("opens");
-        again.write_all(b"more\n").expect("writes");
+        again.write("more").expect("writes");
         assert_eq!(std::fs::read_to_string(&path).expect("reads"), "0000024\nmore\n");
     }
 
@@ -231,10 +318,10 @@ mod tests {
         std::fs::create_dir(directory.path().join("audit.log.new")).expect("stands in the way");
         let mut file = Rotated::open(&path, 16).expect("opens");
         let lines: Vec<String> = (0..25).map(|number| format!("{number:07}\n")).collect();
-        lines.iter().for_each(|line| file.write_all(line.as_bytes()).expect("writes"));
+        lines.iter().for_each(|line| file.write(line.trim_end()).expect("writes"));
         assert_eq!(std::fs::read_to_string(&path).expect("reads"), lines.concat());
         std::fs::remove_dir(directory.path().join("audit.log.new")).expect("makes room");
-        (0..2).for_each(|_| file.write_all(b"further\n").expect("writes"));
+        (0..2).for_each(|_| file.write("further").expect("writes"));
         assert_eq!(std::fs::read_to_string(directory.path().join("audit.log.1")).expect("reads").lines().count(), 26);
     }
 
@@ -246,5 +333,57 @@ mod tests {
         (0..1000).for_each(|_| log.write(&Entry::default()));
         drop(log);
         assert_eq!(std::fs::read_to_string(&path).expect("reads").lines().count(), 1000);
+    }
+
+    #[test]
+    fn a_line_that_was_written_in_part_does_not_spoil_the_next() {
+        use std::io::Read;
+        // Takes what has room and refuses the rest, as a disk does.
+        let (target, mut reader) = std::os::unix::net::UnixStream::pair().expect("a pair");
+        target.set_nonblocking(true).expect("does not wait");
+        reader.set_nonblocking(true).expect("does not wait");
+        let mut read = || {
+            let mut bytes = Vec::new();
+            let end = reader.read_to_end(&mut bytes).expect_err("it goes on");
+            assert_eq!(end.kind(), std::io::ErrorKind::WouldBlock);
+            String::from_utf8(bytes).expect("text")
+        };
+        let mut lines = Lines::new(target);
+        let (written, refused) = lines.write(&"x".repeat(100 << 20));
+        assert!(refused.is_err() && written > 0);
+        // Nothing of the next one has room.
+        assert_eq!(lines.write("lost").0, 0);
+        assert_eq!(read().len(), written);
+        lines.write("second").1.expect("writes");
+        lines.write("third").1.expect("writes");
+        assert_eq!(read(), "\nsecond\nthird\n");
+    }
+
+    #[test]
+    fn half_a_line_that_an_earlier_process_left_is_ended() {
+        let directory = tempfile::TempDir::new().expect("directory");
+        let path = directory.path().join("audit.log");
+        std::fs::write(&path, "whole\nhal").expect("writes");
+        let mut file = Rotated::open(&path, 1000).expect("opens");
+        file.write("next").expect("writes");
+        Rotated::open(&path, 1000).expect("opens").write("last").expect("writes");
+        assert_eq!(std::fs::read_to_string(&path).expect("reads"), "whole\nhal\nnext\nlast\n");
+    }
+
+    #[test]
+    fn a_log_that_was_renamed_is_begun_anew_when_asked() {
+        let directory = tempfile::TempDir::new().expect("directory");
+        let path = |name: &str| directory.path().join(name);
+        let log = AuditLog::to_file(&path("audit.log"), 1 << 30).expect("opens");
+        let read = |name: &str| std::fs::read_to_string(path(name)).unwrap_or_default();
+        log.write(&Entry::default());
+        while read("audit.log").is_empty() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        std::fs::rename(path("audit.log"), path("audit.log.old")).expect("renames");
+        log.reopen();
+        log.write(&Entry::default());
+        drop(log);
+        assert_eq!((read("audit.log").lines().count(), read("audit.log.old").lines().count()), (1, 1));
     }
 }

@@ -201,6 +201,15 @@ impl Registry {
         Ok(Registry { inner: Arc::new(inner) })
     }
 
+    /// Goes on with the files as they are by now: the audit log in the one that has its name. What cannot be used stays
+    /// as it was, and the log says so.
+    pub fn reload(&self) {
+        let options = &self.inner.options;
+        if let Some(audit) = &options.audit {
+            audit.reopen();
+        }
+    }
+
     /// Answers one request that came by no socket, whole; for those who bring the registry's requests along themselves, as
     /// fuzzing does.
     pub async fn answer(&self, request: http::Request<Bytes>) -> Result<http::Response<Bytes>, StorageError> {
