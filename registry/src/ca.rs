@@ -10,11 +10,10 @@ use rcgen::{
     BasicConstraints, CertificateParams, CidrSubnet, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
     GeneralSubtree, IsCa, Issuer, KeyPair, KeyUsagePurpose, NameConstraints,
 };
-use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, TrustAnchor};
 use tokio_rustls::rustls::sign::CertifiedKey;
-use tokio_rustls::rustls::{self, RootCertStore, ServerConfig, crypto};
+use tokio_rustls::rustls::{self, RootCertStore, crypto};
 
 use crate::files::{create_secret, replace};
 use crate::renewing::Renewing;
@@ -105,10 +104,7 @@ impl LocalCa {
     pub fn serve(self) -> Result<Tls, StorageError> {
         let names = self.names.clone();
         let renewing = Renewing::new(self, names)?;
-        let builder = ServerConfig::builder_with_provider(Arc::new(crypto::ring::default_provider()));
-        let config = builder.with_safe_default_protocol_versions().map_err(|e| StorageError::new("use", "TLS", e))?;
-        let config = config.with_no_client_auth().with_cert_resolver(Arc::new(renewing));
-        Ok(Tls { acceptor: TlsAcceptor::from(Arc::new(config)) })
+        Tls::showing(Arc::new(renewing)).map_err(|error| StorageError::new("use", "TLS", error))
     }
 
     pub(crate) fn issue(&self, names: &[String]) -> Result<Arc<CertifiedKey>, StorageError> {

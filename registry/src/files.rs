@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{ErrorKind, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -39,6 +39,18 @@ pub(crate) async fn blocking_each<T: Send + 'static, R: Send + 'static>(
         blocking(move || work(item))
     };
     futures::stream::iter(items).map(each).buffered(EACH_AT_ONCE).try_collect().await
+}
+
+/// What changes with a file's content: its inode, size, and times of modification and of change.
+#[derive(PartialEq)]
+pub(crate) struct Version(u64, u64, [(i64, i64); 2]);
+
+impl Version {
+    pub(crate) fn of(path: &Path) -> std::io::Result<Version> {
+        let file = path.metadata()?;
+        let times = [(file.mtime(), file.mtime_nsec()), (file.ctime(), file.ctime_nsec())];
+        Ok(Version(file.ino(), file.size(), times))
+    }
 }
 
 /// A file that is complete and synced, but has no name yet that anybody looks for. Removed if it never gets one.

@@ -14,6 +14,7 @@ mod api;
 mod auth;
 mod ca;
 mod proxy;
+mod pair;
 mod renewing;
 mod route;
 mod sendfile;

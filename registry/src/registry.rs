@@ -201,12 +201,15 @@ impl Registry {
         Ok(Registry { inner: Arc::new(inner) })
     }
 
-    /// Goes on with the files as they are by now: the audit log in the one that has its name. What cannot be used stays
-    /// as it was, and the log says so.
+    /// Goes on with the files as they are by now: the audit log in the one that has its name, the certificate and key as
+    /// they say. What cannot be used stays as it was, and the log says so.
     pub fn reload(&self) {
         let options = &self.inner.options;
         if let Some(audit) = &options.audit {
             audit.reopen();
+        }
+        if let Some(tls) = &options.tls {
+            tls.reload();
         }
     }
 

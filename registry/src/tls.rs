@@ -4,14 +4,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::pki_types::pem;
+use tokio_rustls::rustls::server::ResolvesServerCert;
 use tokio_rustls::rustls::{self, ServerConfig, crypto};
+
+use crate::pair::Pair;
 
 /// A certificate with its key, ready to be shown.
 #[derive(Clone)]
 pub struct Tls {
     pub(crate) acceptor: TlsAcceptor,
+    /// Where it comes from, if that is two files.
+    pair: Option<Arc<Pair>>,
 }
 
 /// Why a certificate cannot be shown.
@@ -31,18 +35,25 @@ pub enum TlsError {
 }
 
 impl Tls {
-    /// The certificate with its chain and its key, both in PEM files.
+    /// The certificate with its chain and its key, both in PEM files. They are looked at again, every two seconds at most
+    /// when somebody connects; of a pair that cannot be shown the log is told, and the one before is shown on.
     pub fn open(certificate: &Path, key: &Path) -> Result<Tls, TlsError> {
-        let cannot = |path: &Path| {
-            let path = path.to_path_buf();
-            move |source| TlsError::Read { path, source }
-        };
-        let chain = CertificateDer::pem_file_iter(certificate).and_then(|chain| chain.collect::<Result<Vec<_>, _>>());
-        let chain = chain.map_err(cannot(certificate))?;
-        let key = PrivateKeyDer::from_pem_file(key).map_err(cannot(key))?;
+        let pair = Arc::new(Pair::open(certificate, key)?);
+        Ok(Tls { pair: Some(pair.clone()), ..Tls::showing(pair)? })
+    }
+
+    /// What `certificates` has for each connection.
+    pub(crate) fn showing(certificates: Arc<dyn ResolvesServerCert>) -> Result<Tls, rustls::Error> {
         let builder = ServerConfig::builder_with_provider(Arc::new(crypto::ring::default_provider()));
-        let config =
-            builder.with_safe_default_protocol_versions()?.with_no_client_auth().with_single_cert(chain, key)?;
-        Ok(Tls { acceptor: TlsAcceptor::from(Arc::new(config)) })
+        let config = builder.with_safe_default_protocol_versions()?.with_no_client_auth();
+        let config = config.with_cert_resolver(certificates);
+        Ok(Tls { acceptor: TlsAcceptor::from(Arc::new(config)), pair: None })
+    }
+
+    /// Looks at the files now.
+    pub(crate) fn reload(&self) {
+        if let Some(pair) = &self.pair {
+            pair.reload();
+        }
     }
 }

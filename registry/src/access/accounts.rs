@@ -1,7 +1,6 @@
 //! Users and their passwords, from an htpasswd file.
 
 use std::collections::HashMap;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,7 +9,7 @@ use tokio::sync::Semaphore;
 
 use super::User;
 use crate::StorageError;
-use crate::files::blocking;
+use crate::files::{Version, blocking};
 
 /// Passwords checked at the same time. Each check takes a processor for tens of milliseconds, on purpose; more at once
 /// would let whoever guesses keep all of them busy.
@@ -50,18 +49,6 @@ struct Loaded {
     nobody: String,
     /// Pairs of a name and a password that were right; forgotten with the file's content.
     right: Mutex<std::collections::HashSet<[u8; 32]>>,
-}
-
-/// What changes with a file's content: its inode, size, and times of modification and of change.
-#[derive(PartialEq)]
-struct Version(u64, u64, [(i64, i64); 2]);
-
-impl Version {
-    fn of(path: &Path) -> std::io::Result<Version> {
-        let file = path.metadata()?;
-        let times = [(file.mtime(), file.mtime_nsec()), (file.ctime(), file.ctime_nsec())];
-        Ok(Version(file.ino(), file.size(), times))
-    }
 }
 
 impl Accounts {

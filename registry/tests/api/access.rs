@@ -205,6 +205,59 @@ fn certificate(directory: &Path) -> Option<(PathBuf, PathBuf)> {
 }
 
 #[tokio::test]
+async fn a_certificate_that_was_replaced_is_shown_and_connections_stay() {
+    let directory = TempDir::new().expect("temporary directory");
+    let place = |name: &str| directory.path().join(name);
+    for name in ["old", "new", "shown"] {
+        std::fs::create_dir(place(name)).expect("creates");
+    }
+    let (Some(old), Some(new)) = (certificate(&place("old")), certificate(&place("new"))) else { return };
+    let (path, key) = (place("shown/certificate.pem"), place("shown/key.pem"));
+    let copy = |from: &Path, to: &Path| {
+        std::fs::copy(from, to).expect("copies");
+    };
+    copy(&old.0, &path);
+    copy(&old.1, &key);
+    let tls = Tls::open(&path, &key).expect("a certificate");
+    let server = Server::start_with(Options { tls: Some(tls), ..Options::default() }).await;
+    let url = format!("https://{}/v2/", server.address);
+    let trusting = |path: &Path| {
+        let trusted = reqwest::Certificate::from_pem(&std::fs::read(path).expect("reads")).expect("a certificate");
+        reqwest::Client::builder().no_proxy().tls_certs_only([trusted]).build().expect("client")
+    };
+    // Reads the answer to its end, so that the connection is used again.
+    let ping = async |client: &reqwest::Client| match client.get(&url).send().await {
+        Ok(answer) => answer.bytes().await.is_ok(),
+        Err(_) => false,
+    };
+    let connected = trusting(&old.0);
+    assert!(ping(&connected).await);
+    assert!(!ping(&trusting(&new.0)).await);
+
+    // Halfway, and with files that are none, the old one is shown.
+    for (certificate, key_of) in [(&new.0, &old.1), (&new.1, &new.0)] {
+        copy(certificate, &path);
+        copy(key_of, &key);
+        server.registry.reload();
+        assert!(ping(&trusting(&old.0)).await);
+    }
+    std::fs::remove_file(&key).expect("removes");
+    server.registry.reload();
+    assert!(ping(&trusting(&old.0)).await);
+
+    copy(&new.0, &path);
+    copy(&new.1, &key);
+    let is_shown = async {
+        while !ping(&trusting(&new.0)).await {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), is_shown).await.expect("it is shown by itself");
+    assert!(!ping(&trusting(&old.0)).await);
+    assert!(ping(&connected).await, "who is connected stays so");
+}
+
+#[tokio::test]
 async fn an_encrypted_registry_serves_blobs_of_any_size() {
     let directory = TempDir::new().expect("temporary directory");
     let Some((path, key)) = certificate(directory.path()) else { return };
