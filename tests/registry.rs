@@ -201,3 +201,24 @@ fn a_registry_for_everybody_wants_users_and_those_need_their_password() {
     // The operator needs no password.
     assert!(home.must(&["registry", "gc"]).starts_with("removed 0 blobs"));
 }
+
+/// What logrotate does, without `copytruncate`.
+#[test]
+fn on_sighup_the_registry_goes_on_and_its_audit_log_in_a_new_file() {
+    let home = Home::new();
+    let log = home.path("audit.json");
+    home.write("config.toml", &format!("[registry]\naudit_log = \"{}\"\n", log.display()));
+    let (mut server, address) = serve(&home);
+    let lines = |name: &str| std::fs::read_to_string(home.path(name)).unwrap_or_default().lines().count();
+    for round in 1..=3 {
+        assert_eq!(status(&address, "GET", "/v2/_catalog"), 200);
+        wait_for("the line", || (lines("audit.json") == 1).then_some(()));
+        std::fs::rename(&log, home.path("audit.json.old")).expect("renamed");
+        let pid = rustix::process::Pid::from_child(&server.0);
+        rustix::process::kill_process(pid, rustix::process::Signal::HUP).expect("it runs");
+        // It is there at once, for who looks after it.
+        wait_for("the new file", || log.exists().then_some(()));
+        assert_eq!((lines("audit.json"), lines("audit.json.old")), (0, 1), "{round}");
+    }
+    assert!(server.0.try_wait().expect("a child").is_none());
+}

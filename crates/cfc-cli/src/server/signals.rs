@@ -42,3 +42,9 @@ impl Signals {
         while self.next().await != Asked::ToEnd {}
     }
 }
+
+/// SIGHUP from now on, by which a registry that runs alone is asked to look at its files again. Must be called within a tokio
+/// runtime.
+pub fn hangups() -> Signal {
+    signal(SignalKind::hangup()).expect("SIGHUP can be caught")
+}

@@ -4,13 +4,14 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use cfc_registry::Registry;
+use tokio::signal::unix::Signal;
 use tokio::sync::oneshot;
 
 use crate::args::RegistryServe;
 use crate::failure::Failure;
 use crate::output;
 use crate::server::lock::DataLock;
-use crate::server::signals::Signals;
+use crate::server::signals::{self, Signals};
 use crate::server::{listen, registry};
 use crate::settings::Settings;
 
@@ -29,6 +30,7 @@ pub fn run(settings: &Settings, arguments: &RegistryServe) -> Result<ExitCode, F
     let runtime = tokio::runtime::Runtime::new()
         .map_err(|error| Failure::because("cannot start the asynchronous runtime", &error))?;
     runtime.block_on(async {
+        let hangups = signals::hangups();
         let listener = match arguments.listen {
             Some(address) => listen::bind_to("registry", address, "--listen").await?,
             None => listen::bind("registry", port, "--port").await?,
@@ -43,7 +45,8 @@ pub fn run(settings: &Settings, arguments: &RegistryServe) -> Result<ExitCode, F
         });
         tokio::select! {
             served = serving => served.map_err(Failure::from),
-            served = serve_operator(settings, location.is_some(), registry) => served,
+            served = serve_operator(settings, location.is_some(), registry.clone()) => served,
+            () = reload(hangups, registry) => Ok(()),
             () = asked_to_end(end) => Ok(()),
         }
     })?;
@@ -66,6 +69,13 @@ async fn asked_to_end(end: oneshot::Sender<()>) {
     // It may have ended.
     let _ = end.send(());
     let _ = tokio::time::timeout(PATIENCE, signals.asked_to_end()).await;
+}
+
+/// Has the registry look at its files again whenever it is asked to.
+async fn reload(mut hangups: Signal, registry: Registry) {
+    while hangups.recv().await.is_some() {
+        registry.reload();
+    }
 }
 
 /// What a push receives while as much is being written.
