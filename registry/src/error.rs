@@ -73,6 +73,7 @@ problems! {
     Quota: 403 "DENIED" "the quota is used up",
     BlobTooLarge: 413 "SIZE_INVALID" "the blob is too large",
     TagImmutable: 403 "DENIED" "the tag keeps pointing where it points",
+    Needed: 403 "DENIED" "an immutable tag needs this",
     NotFound: 404 "UNSUPPORTED" "there is nothing at this path",
     MethodNotAllowed: 405 "UNSUPPORTED" "the operation is not supported",
     Busy: 429 "TOOMANYREQUESTS" "another request is writing to this upload",

@@ -269,6 +269,13 @@ impl Options {
         let name = format!("{repository}:{tag}");
         self.immutable_tags.iter().any(|pattern| crate::access::matches(pattern, &name))
     }
+
+    /// Whether a repository can have tags that keep pointing where they point: the beginning of a pattern means it.
+    pub(crate) fn can_have_immutable_tags(&self, repository: &RepositoryName) -> bool {
+        let start = format!("{repository}:");
+        let begins = |pattern: &str, end| pattern.get(..end).is_some_and(|begin| crate::access::matches(begin, &start));
+        self.immutable_tags.iter().any(|pattern| (1..=pattern.len()).any(|end| begins(pattern, end)))
+    }
 }
 
 impl Inner {

@@ -4,10 +4,11 @@ use std::ops::Range;
 
 use axum::body::Body;
 use axum::response::Response;
-use cfc_oci::{Digest, RepositoryName};
+use cfc_oci::{Digest, RepositoryName, Tag};
 use http::{HeaderValue, StatusCode, header};
 
-use super::{Call, empty, is_unchanged, set, set_digest};
+use super::{Call, empty, is_unchanged, needed, set, set_digest};
+use crate::StorageError;
 use crate::error::{ApiError, Problem};
 use crate::proxy::Portion;
 use crate::range::{Wanted, wanted_by};
@@ -54,13 +55,40 @@ async fn elsewhere(call: &Call<'_>, digest: &Digest) -> Result<Option<Response>,
     Ok(Some(response))
 }
 
-/// Unlinks the blob from this repository; others may hold it still.
+/// Unlinks the blob from this repository, unless an immutable tag needs it there; others may hold it still.
 pub(super) async fn delete(call: &Call<'_>, name: &RepositoryName, digest: &Digest) -> Result<Response, ApiError> {
-    if call.registry.metadata.unlink_blob(name, digest).await? {
-        Ok(empty(StatusCode::ACCEPTED))
-    } else {
-        Err(ApiError::new(Problem::BlobUnknown, digest))
+    // It may have to come back.
+    let _hold = call.registry.holds.hold([digest.clone()]);
+    if let Some(tag) = needed_by(call, name, digest).await? {
+        return Err(needed(&tag, digest));
     }
+    if !call.registry.metadata.unlink_blob(name, digest).await? {
+        return Err(ApiError::new(Problem::BlobUnknown, digest));
+    }
+    match needed_by(call, name, digest).await? {
+        Some(tag) => {
+            link_again(call, name, digest).await?;
+            Err(needed(&tag, digest))
+        }
+        None => Ok(empty(StatusCode::ACCEPTED)),
+    }
+}
+
+async fn needed_by(call: &Call<'_>, name: &RepositoryName, digest: &Digest) -> Result<Option<Tag>, StorageError> {
+    let options = &call.registry.options;
+    if !options.can_have_immutable_tags(name) {
+        return Ok(None);
+    }
+    call.registry.metadata.needed_by(name, digest, &|tag| options.is_immutable(name, tag)).await
+}
+
+/// Links a blob that was unlinked although somebody has pushed an immutable tag that needs it.
+async fn link_again(call: &Call<'_>, name: &RepositoryName, digest: &Digest) -> Result<(), StorageError> {
+    call.registry.metadata.link_blob(name, digest).await?;
+    if !call.registry.blobs.stays(digest).await? {
+        tracing::error!(repository = %name, %digest, "a blob that an immutable tag needs was deleted and collected");
+    }
+    Ok(())
 }
 
 /// The size of a blob that the repository holds.

@@ -12,7 +12,7 @@ use serde_json::json;
 use super::{Call, empty, is_unchanged, set, set_digest};
 use crate::error::{ApiError, Problem};
 use crate::manifest::ManifestFacts;
-use crate::metadata::{Deletion, Publication};
+use crate::metadata::{Deletion, IsImmutable, Publication};
 use crate::registry::Inner;
 use crate::route::ManifestName;
 use crate::webhook::Target;
@@ -109,13 +109,16 @@ pub(super) async fn delete(
 ) -> Result<Response, ApiError> {
     let metadata = &call.registry.metadata;
     let is_immutable = |tag: &Tag| call.registry.options.is_immutable(name, tag);
+    let can_be_immutable = call.registry.options.can_have_immutable_tags(name);
+    let if_any: Option<IsImmutable<'_>> = if can_be_immutable { Some(&is_immutable) } else { None };
     let deleted = match reference {
         ManifestName::Tag(tag) if is_immutable(tag) => return Err(ApiError::new(Problem::TagImmutable, tag)),
         ManifestName::Tag(tag) => metadata.delete_tag(name, tag).await?,
-        ManifestName::Digest(digest) => match metadata.delete_manifest(name, digest, &is_immutable).await? {
+        ManifestName::Digest(digest) => match metadata.delete_manifest(name, digest, if_any).await? {
             Deletion::Done => true,
             Deletion::NotThere => false,
             Deletion::Kept(tag) => return Err(ApiError::new(Problem::TagImmutable, tag)),
+            Deletion::Needed(tag) => return Err(super::needed(&tag, digest)),
         },
         ManifestName::Impossible(_) => false,
     };

@@ -13,7 +13,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
-use cfc_oci::{Digest, RepositoryName};
+use cfc_oci::{Digest, RepositoryName, Tag};
 use futures::StreamExt;
 use http::{HeaderName, HeaderValue, Method, StatusCode, header, request::Parts};
 use http_body_util::BodyDataStream;
@@ -247,6 +247,11 @@ fn stream<'a>(call: &Call<'_>, body: &'a mut Body) -> ByteStream<'a> {
 
 fn not_allowed(methods: &str) -> ApiError {
     ApiError::from(Problem::MethodNotAllowed).with_header(header::ALLOW, methods)
+}
+
+/// What an immutable tag leads to cannot be deleted.
+fn needed(tag: &Tag, digest: &Digest) -> ApiError {
+    ApiError::new(Problem::Needed, format!("the immutable tag `{tag}` needs {digest}"))
 }
 
 /// An answer without a body.

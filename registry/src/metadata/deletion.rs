@@ -1,7 +1,7 @@
 //! [`Deletion`]: a manifest that is taken away with all that leads to it, while others push. How it meets a push is told
 //! in `publication.rs`.
 //!
-//! The manifest goes first, to where nobody looks for it. If an immutable tag turns out to point at it then, since somebody
+//! The manifest goes first, to where nobody looks for it. If an immutable tag turns out to lead to it then, since somebody
 //! has pushed that meanwhile, the manifest comes back, and nothing else has been touched. Else its tags go, and then what
 //! was put aside. Of who dies in between, a collection ends the deletion, or takes it back for an immutable tag.
 //!
@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use super::{IsImmutable, Metadata, SeenTag, join_manifest, key, split_manifest};
 use crate::StorageError;
+use crate::error::Chain;
 use crate::files::blocking;
 use crate::manifest::ManifestFacts;
 use crate::objects::Entry;
@@ -26,16 +27,21 @@ pub(crate) enum Deletion {
     NotThere,
     /// This tag keeps pointing at it.
     Kept(Tag),
+    /// This immutable tag leads to it through an index.
+    Needed(Tag),
 }
 
 impl Metadata {
     /// Removes a manifest and all that leads to it, or nothing. The repository leaves the catalog with its last manifest.
+    /// `is_immutable` is `None` where no tag can be.
     pub(crate) async fn delete_manifest(
         &self,
         name: &RepositoryName,
         digest: &Digest,
-        is_immutable: IsImmutable<'_>,
+        is_immutable: Option<IsImmutable<'_>>,
     ) -> Result<Deletion, StorageError> {
+        let can_be_needed = is_immutable.is_some();
+        let is_immutable = is_immutable.unwrap_or(&|_| false);
         let found = self.manifest(name, digest).await?;
         let before = self.tags_at(name, digest).await?;
         if let Some((tag, _)) = before.iter().find(|(tag, _)| is_immutable(tag)) {
@@ -46,30 +52,38 @@ impl Metadata {
             self.forget_manifest(name, digest, None, is_immutable).await?;
             return Ok(Deletion::NotThere);
         };
+        if can_be_needed && let Some(tag) = self.needed_by(name, digest, is_immutable).await? {
+            return Ok(Deletion::Needed(tag));
+        }
         let aside = key::aside(name, digest, Uuid::new_v4());
         self.objects.put(&aside, join_manifest(&found.0, &found.1)).await?;
         let was_there = self.objects.delete(&key::manifest(name, digest)).await?;
-        let kept = self.take_away_tags(name, digest, before, is_immutable).await?;
+        let kept = match self.immutable_tag_at(name, digest, is_immutable).await? {
+            Some(tag) => Some(Deletion::Kept(tag)),
+            None if can_be_needed => self.needed_by(name, digest, is_immutable).await?.map(Deletion::Needed),
+            None => None,
+        };
         match &kept {
-            Some(tag) => self.put_back(name, digest, &found, tag).await?,
-            None => self.forget_manifest(name, digest, subject(&found).as_ref(), is_immutable).await?,
+            Some(Deletion::Kept(tag)) => self.put_back(name, digest, &found, std::slice::from_ref(tag)).await?,
+            Some(_) => self.put_back(name, digest, &found, &[]).await?,
+            None => {
+                self.take_away_tags(name, digest, before, is_immutable).await?;
+                self.forget_manifest(name, digest, subject(&found).as_ref(), is_immutable).await?;
+            }
         }
         self.objects.delete(&aside).await?;
         Ok(match kept {
-            Some(tag) => Deletion::Kept(tag),
+            Some(kept) => kept,
             None if was_there => Deletion::Done,
             None => Deletion::NotThere,
         })
     }
 
-    /// Removes the tags that point at a manifest which has just been taken away: as they were seen `before`, and those that
-    /// a push has put which found the manifest before that. Leaves all of them, and gives the one, if one of these is
-    /// immutable.
-    async fn take_away_tags(
+    /// An immutable tag that points at a manifest, by the notes of its tags.
+    async fn immutable_tag_at(
         &self,
         name: &RepositoryName,
         digest: &Digest,
-        before: Vec<(Tag, SeenTag)>,
         is_immutable: IsImmutable<'_>,
     ) -> Result<Option<Tag>, StorageError> {
         for tag in self.tags_noted(name, digest).await? {
@@ -77,11 +91,22 @@ impl Metadata {
                 return Ok(Some(tag));
             }
         }
+        Ok(None)
+    }
+
+    /// Removes the tags that point at a manifest which has just been taken away: as they were seen `before`, and those that
+    /// a push has put which found the manifest before that.
+    async fn take_away_tags(
+        &self,
+        name: &RepositoryName,
+        digest: &Digest,
+        before: Vec<(Tag, SeenTag)>,
+        is_immutable: IsImmutable<'_>,
+    ) -> Result<(), StorageError> {
         for (tag, seen) in &before {
             self.remove_tag_as_seen(name, tag, seen).await?;
         }
-        self.settle_tags(name, digest, is_immutable).await?;
-        Ok(None)
+        self.settle_tags(name, digest, is_immutable).await
     }
 
     /// The tags that point at a manifest, by their notes.
@@ -106,19 +131,19 @@ impl Metadata {
         Ok(())
     }
 
-    /// Undoes a deletion for a tag that must not go.
+    /// Undoes a deletion, for `tags` that must not go.
     async fn put_back(
         &self,
         name: &RepositoryName,
         digest: &Digest,
         (media_type, bytes): &(String, Bytes),
-        tag: &Tag,
+        tags: &[Tag],
     ) -> Result<(), StorageError> {
         self.put_manifest(name, digest, media_type, bytes).await?;
-        self.note_again(name, digest, std::slice::from_ref(tag)).await
+        self.note_again(name, digest, tags).await
     }
 
-    /// Takes back deletions of those who have died, where an immutable tag points at the manifest. Of others, what was put
+    /// Takes back deletions of those who have died, where an immutable tag leads to the manifest. Of others, what was put
     /// aside goes after `grace`.
     pub(crate) async fn end_deletions(
         &self,
@@ -128,14 +153,24 @@ impl Metadata {
         let (aside, now) = self.list_aside().await?;
         for Entry { key, touched } in aside {
             let Some((name, digest)) = key::parse_aside(&key) else { continue };
-            let tags = self.tags_at(&name, &digest).await?;
-            let kept = tags.into_iter().find(|(tag, _)| is_immutable(&name, tag));
-            if let Some((tag, _)) = &kept
+            let is_immutable = |tag: &Tag| is_immutable(&name, tag);
+            let pointing = self.immutable_tag_at(&name, &digest, &is_immutable).await?;
+            let kept = match &pointing {
+                Some(tag) => Some(tag.clone()),
+                None => match self.needed_by(&name, &digest, &is_immutable).await {
+                    Ok(needed_by) => needed_by,
+                    Err(error) => {
+                        tracing::error!(repository = %name, %digest, error = %Chain(&error), "a deletion that was not ended is left as it is");
+                        continue;
+                    }
+                },
+            };
+            if let Some(tag) = &kept
                 && !self.claim_manifest(&name, &digest).await?
                 && let Some(object) = self.objects.get(&key).await?
             {
                 tracing::warn!(repository = %name, %digest, %tag, "a deletion that was not ended is taken back");
-                self.put_back(&name, &digest, &split_manifest(&key, object)?, tag).await?;
+                self.put_back(&name, &digest, &split_manifest(&key, object)?, pointing.as_slice()).await?;
             }
             let is_over = now.duration_since(touched).is_ok_and(|age| age >= grace);
             if kept.is_some() || is_over {
@@ -172,6 +207,7 @@ fn subject((media_type, bytes): &(String, Bytes)) -> Option<Digest> {
 mod tests {
     use std::path::Path;
     use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use cfc_oci::Descriptor;
 
@@ -210,13 +246,15 @@ mod tests {
             if is_noted_before {
                 metadata.note_tag(&name, &v1, &digest).await.expect("stores");
             }
+            // Asked for `z` by the first look at what points there, then by that at what needs it, which has listed all.
+            let asked = AtomicUsize::new(0);
             let is_immutable = |tag: &Tag| {
-                if *tag == z {
+                if *tag == z && asked.fetch_add(1, Ordering::Relaxed) > 0 {
                     point_v1_at(root, &digest);
                 }
                 *tag == v1
             };
-            let deletion = metadata.delete_manifest(&name, &digest, &is_immutable).await.expect("stores");
+            let deletion = metadata.delete_manifest(&name, &digest, Some(&is_immutable)).await.expect("stores");
             assert_eq!(deletion, Deletion::Kept(v1.clone()));
             for tag in [&z, &v1] {
                 let found = metadata.tag(&name, tag).await.expect("reads");

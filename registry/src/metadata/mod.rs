@@ -2,6 +2,7 @@
 
 mod deletion;
 pub(crate) mod key;
+mod needed;
 mod publication;
 mod referrers;
 mod sweep;

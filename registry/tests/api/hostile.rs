@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use cfc_oci::Digest;
 use cfc_registry::Options;
 
-use crate::harness::{Server, expect, expect_error, header, image, noise, send, sha512};
+use crate::harness::{Server, expect, expect_error, header, image, index, noise, send, sha512};
 use crate::process::Process;
 
 /// Sends a request line as it is, which HTTP clients would tidy up, and gives the status.
@@ -179,6 +179,59 @@ async fn an_immutable_tag_cannot_be_moved_in_any_way() {
             .collect();
         let found = server.get(&format!("/v2/a/b/manifests/{tag}")).await.text().await.expect("body");
         assert!(!winners.is_empty() && winners.iter().all(|json| **json == found), "two pushes of {tag} won");
+    }
+}
+
+#[tokio::test]
+async fn nothing_that_an_immutable_tag_needs_can_be_deleted() {
+    let immutable_tags = vec!["team/*:v*".to_string()];
+    let server = Server::start_with(Options { immutable_tags, ..Options::default() }).await;
+    let parts = |seed: &str| {
+        [format!("{{\"seed\":\"{seed}\"}}"), format!("layer of {seed}")].map(|part| Digest::of(part.as_bytes()))
+    };
+    for name in ["team/im", "other/im"] {
+        server.push_image(name, "v1", "x").await;
+        // An index in an index, which names an image by its digest only, and something that is not a manifest.
+        let (child, _) = server.push_image(name, "mutable", "y").await;
+        let entry = server.push_blob(name, b"a blob that an index names").await;
+        let inner = index(&[&child, &entry], "");
+        let inner_digest = Digest::of(inner.as_bytes());
+        expect(&server.put_manifest(name, &inner_digest.to_string(), &inner).await, 201);
+        let outer = index(&[&inner_digest], "");
+        expect(&server.put_manifest(name, "v2", &outer).await, 201);
+        let (free, _) = server.push_image(name, "latest", "z").await;
+        let [x, y] = ["x", "y"].map(parts);
+        // Nobody has to push such a layer, but who has may keep it.
+        let foreign = server.push_blob(name, b"a foreign layer").await;
+        let json = image(&x[0], &[&foreign], "").replace("image.layer.v1", "image.layer.nondistributable.v1");
+        expect(&server.put_manifest(name, "v3", &json).await, 201);
+
+        let mut needed = vec![("v2", format!("manifests/{child}")), ("v2", format!("manifests/{inner_digest}"))];
+        needed.extend(x.iter().map(|blob| ("v1", format!("blobs/{blob}"))));
+        needed.extend(y.iter().chain([&entry]).map(|blob| ("v2", format!("blobs/{blob}"))));
+        needed.push(("v3", format!("blobs/{foreign}")));
+        for (tag, what) in needed {
+            let path = format!("/v2/{name}/{what}");
+            if name == "team/im" {
+                let errors = expect_error(server.delete(&path).await, 403, "DENIED").await;
+                assert!(errors.contains("an immutable tag needs this"), "{errors}");
+                assert!(errors.contains(&format!("the immutable tag `{tag}` needs sha256:")), "{errors}");
+                expect(&server.get(&path).await, 200);
+            } else {
+                expect(&server.delete(&path).await, 202);
+                expect(&server.get(&path).await, 404);
+            }
+        }
+        // The tag is not what is needed, and nobody needs the rest.
+        if name == "team/im" {
+            expect(&server.delete(&format!("/v2/{name}/manifests/mutable")).await, 202);
+            expect(&server.get(&format!("/v2/{name}/manifests/{child}")).await, 200);
+        }
+        for blob in parts("z") {
+            expect(&server.delete(&format!("/v2/{name}/blobs/{blob}")).await, 202);
+        }
+        expect(&server.delete(&format!("/v2/{name}/manifests/{free}")).await, 202);
+        expect_error(server.delete(&format!("/v2/{name}/manifests/{free}")).await, 404, "MANIFEST_UNKNOWN").await;
     }
 }
 

@@ -8,7 +8,7 @@ use cfc_registry::{Options, RetentionRule, Rules};
 
 use crate::bucket::{keys, patch, store, through};
 use crate::faults::{Held, Manners, Proxy};
-use crate::harness::{Server, expect, header, image, noise, send};
+use crate::harness::{Server, expect, header, image, index, noise, send};
 use crate::process::Process;
 use crate::store::{Moto, place, place_alone};
 
@@ -716,6 +716,54 @@ async fn a_manifest_that_is_being_deleted_stays_for_an_immutable_tag_that_is_pus
         assert_eq!(tags(&fast).await, r#"["other","v1"]"#);
         expect(&fast.delete(&path).await, 403);
     }
+}
+
+#[tokio::test]
+async fn an_image_that_is_being_deleted_stays_for_an_immutable_index_that_is_pushed_meanwhile() {
+    let Some((endpoint, _store)) = store().await else { return };
+    for who_dies in [false, true] {
+        let (proxy, slow, fast) = two(&endpoint, || immutable(hasty())).await;
+        let (manifest, json) = fast.push_image("a", "other", "x").await;
+        let path = format!("/v2/a/manifests/{manifest}");
+        let [mut going, mut coming] = [(); 2].map(|()| proxy.hold("PUT repositories/a/_manifests/"));
+        let deleting = slow.delete(&path);
+        futures::pin_mut!(deleting);
+        comes(&mut going, deleting.as_mut()).await;
+        expect(&fast.put_manifest("a", "v1", &index(&[&manifest], "")).await, 201);
+        drop(going);
+        comes(&mut coming, deleting.as_mut()).await;
+        if who_dies {
+            expect(&fast.get(&path).await, 404);
+            fast.registry.collect(hasty().collection, false).await.expect("collects");
+        } else {
+            drop(coming);
+            expect(&deleting.await, 403);
+        }
+        expect(&fast.get(&path).await, 200);
+        assert!(tag_is_there(&slow, &fast, "other", &json).await);
+        assert_eq!(tags(&fast).await, r#"["other","v1"]"#);
+        expect(&fast.delete(&path).await, 403);
+    }
+}
+
+#[tokio::test]
+async fn a_layer_that_is_being_deleted_stays_for_an_immutable_tag_that_is_pushed_meanwhile() {
+    let Some((endpoint, _store)) = store().await else { return };
+    let (proxy, slow, fast) = two(&endpoint, || immutable(hasty())).await;
+    let (_, json) = fast.push_image("a", "other", "x").await;
+    let path = format!("/v2/a/blobs/{}", Digest::of(b"layer of x"));
+    let mut going = proxy.hold("PUT registry/links/");
+    let deleting = slow.delete(&path);
+    futures::pin_mut!(deleting);
+    comes(&mut going, deleting.as_mut()).await;
+    expect(&fast.put_manifest("a", "v1", &json).await, 201);
+    drop(going);
+    expect(&deleting.await, 403);
+    for server in [&slow, &fast] {
+        expect(&server.get(&path).await, 200);
+    }
+    fast.registry.collect(hasty().collection, false).await.expect("collects");
+    assert_eq!(fast.registry.verify(false).await.expect("reads").findings, []);
 }
 
 #[tokio::test]
