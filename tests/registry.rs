@@ -24,6 +24,18 @@ pub fn serve_with(home: &Home, environment: &[(&str, &str)]) -> (Ended, String) 
     (server, address)
 }
 
+/// As [`serve`], with what gives all that it has said to people by now.
+fn serve_heard(home: &Home) -> (Ended, String, impl Fn() -> String) {
+    let (port, log) = (free_port().to_string(), home.path("registry.log"));
+    let mut command = home.cfc();
+    command.args(["registry", "serve", "--port", &port]).stdout(std::process::Stdio::null());
+    command.stderr(std::fs::File::create(&log).expect("writable"));
+    let server = Ended(command.spawn().expect("cfc runs"));
+    let address = format!("127.0.0.1:{port}");
+    wait_for("the registry", || std::net::TcpStream::connect(&address).ok());
+    (server, address, move || std::fs::read_to_string(&log).expect("readable"))
+}
+
 /// The next request that comes to a server that a test plays.
 fn accept(listener: &TcpListener) -> TcpStream {
     let (mut stream, _) = listener.accept().expect("a connection");
@@ -221,4 +233,75 @@ fn on_sighup_the_registry_goes_on_and_its_audit_log_in_a_new_file() {
         assert_eq!((lines("audit.json"), lines("audit.json.old")), (0, 1), "{round}");
     }
     assert!(server.0.try_wait().expect("a child").is_none());
+}
+
+#[test]
+fn the_log_says_which_upstream_failed() {
+    let home = Home::new();
+    let (refusing, away) = (std::net::TcpListener::bind("127.0.0.1:0").expect("a port"), free_port());
+    let refusing_port = refusing.local_addr().expect("bound").port();
+    std::thread::spawn(move || {
+        use std::io::{Read, Write};
+        for mut stream in refusing.incoming().flatten() {
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+        }
+    });
+    let upstream = |prefix: &str, port: u16| {
+        format!("[[registry.upstream]]\nprefix = \"{prefix}\"\nurl = \"http://127.0.0.1:{port}\"\n")
+    };
+    home.write("config.toml", &(upstream("closed", refusing_port) + &upstream("away", away)));
+    let (_server, address, said) = serve_heard(&home);
+    for (path, expected) in [("closed/a/manifests/x", 403), ("away/a/manifests/x", 503), ("away/b/tags/list", 503)] {
+        assert_eq!(status(&address, "GET", &format!("/v2/{path}")), expected, "{path}");
+    }
+    let line = |what: &str, port: u16, name: &str| {
+        let line = |line: &&str| line.contains(what) && line.contains(&format!(":{port}")) && line.contains(name);
+        wait_for(what, || said().lines().find(line).map(str::to_string))
+    };
+    assert!(line("an upstream refuses us", refusing_port, "closed/a").contains("401"));
+    line("an upstream is away", away, "away/a");
+    line("an upstream is away", away, "away/b");
+    // However often clients ask.
+    let count = said().lines().count();
+    (0..20).for_each(|_| assert_eq!(status(&address, "GET", "/v2/away/a/manifests/x"), 503));
+    assert!(said().lines().count() <= count + 3, "{}", said());
+}
+
+/// A registry that certifies itself is an upstream whose authority only `ca` makes one to trust.
+#[test]
+fn a_registry_that_certifies_itself_is_the_upstream_of_another() {
+    let (first, second) = (Home::new(), Home::new());
+    first.write("app/Dockerfile", "FROM scratch\nCOPY Dockerfile /\n");
+    first.write("config.toml", "[registry]\ntls_names = [\"registry.test\"]\n");
+    first.must(&["build", "app", "-t", "app:1"]);
+    let (_upstream, address) = serve(&first);
+    let port = address.rsplit(':').next().expect("a port");
+    let ca = first.data().join("ca/ca.pem");
+    let reference = format!("localhost:{port}/team/app:1");
+    let trust = format!("[registries.\"localhost:{port}\"]\nca = \"{}\"\nhttp = false\n", ca.display());
+    first.write("config.toml", &trust);
+    first.must(&["push", "app:1", &reference]);
+
+    let upstream = format!("[[registry.upstream]]\nprefix = \"up\"\nurl = \"https://localhost:{port}\"\n");
+    let manifest = "/v2/up/team/app/manifests/1";
+    second.write("config.toml", &upstream);
+    {
+        let (_server, address, said) = serve_heard(&second);
+        assert_eq!(status(&address, "GET", manifest), 503);
+        wait_for("the reason", || said().contains("UnknownIssuer").then_some(()));
+    }
+    second.write("config.toml", &format!("{upstream}ca = \"{}\"\n", ca.display()));
+    {
+        let (_server, address) = serve(&second);
+        assert_eq!(status(&address, "GET", manifest), 200);
+        assert_eq!(status(&address, "GET", "/v2/up/team/app/tags/list"), 200);
+    }
+    for (file, why) in [("none.pem", "No such file"), ("empty.pem", "there is no certificate in it")] {
+        second.write("empty.pem", "");
+        let ca = second.path(file);
+        second.write("config.toml", &format!("{upstream}ca = \"{}\"\n", ca.display()));
+        let said = second.must_fail(&["registry", "serve", "--port", "0"]);
+        assert!(said.contains(file) && said.contains(why), "{said}");
+    }
 }

@@ -328,6 +328,8 @@ pub struct UpstreamEntry {
     /// Servers that it may redirect to wherever they are: `host`, `host:port`.
     #[serde(default)]
     pub redirects: Vec<String>,
+    /// A file of certificates (PEM) to trust besides the system's, there and where `realms` and `redirects` name.
+    pub ca: Option<PathBuf>,
     /// How long a tag is believed to point where it pointed: `"1m"`.
     pub fresh: Option<Span>,
     /// How many blobs are fetched at once, 16 unless said; others wait.
@@ -367,6 +369,7 @@ impl UpstreamEntry {
             credentials,
             realms: self.realms.clone(),
             redirects: self.redirects.clone(),
+            ca: self.ca.clone(),
             fresh: self.fresh.map_or(usual.fresh, Span::duration),
             fetches: self.fetches.map_or(usual.fetches, |fetches| fetches.get() as usize),
             timeout: self.timeout.map_or(usual.timeout, Span::duration),

@@ -2,6 +2,7 @@
 //! goes: the environment's proxies are not used, since they would resolve names for us, and not as we do.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,7 @@ use bytes::Bytes;
 use cfc_oci::{Descriptor, Digest, Index};
 use futures::StreamExt;
 use http::{Method, StatusCode, header};
-use reqwest::{Response, Url};
+use reqwest::{Certificate, ClientBuilder, Response, Url};
 use serde::Deserialize;
 
 use super::challenge::Challenge;
@@ -79,19 +80,27 @@ impl Client {
         upstream.realms.iter().chain(&upstream.redirects).try_for_each(|name| check_name(name)).map_err(cannot)?;
         // Whoever installs one first wins, and any is fine.
         let _ = tokio_rustls::rustls::crypto::ring::default_provider().install_default();
-        let build = |finish: &dyn Fn(reqwest::ClientBuilder) -> reqwest::ClientBuilder| {
+        let trusted = upstream.ca.as_deref().map_or(Ok(Vec::new()), certificates).map_err(cannot)?;
+        let build = |trusted: &[Certificate], finish: &dyn Fn(ClientBuilder) -> ClientBuilder| {
             let builder = || {
                 let builder = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).no_proxy();
                 finish(builder.connect_timeout(CONNECT_PATIENCE).read_timeout(READ_PATIENCE))
             };
-            let built = match (builder().build(), base.scheme()) {
-                // Where the system has no certificates to trust, what is not encrypted needs none.
-                (Err(_), "http") => builder().tls_certs_only([]).build(),
-                (built, _) => built,
+            let usual = match trusted {
+                [] => builder(),
+                trusted => builder().tls_certs_merge(trusted.iter().cloned()),
+            };
+            let built = match usual.build() {
+                // Where the system has no certificates to trust, what is not encrypted needs none, and these may do.
+                Err(_) if base.scheme() == "http" || upstream.ca.is_some() => {
+                    builder().tls_certs_only(trusted.iter().cloned()).build()
+                }
+                built => built,
             };
             built.map_err(|error| cannot(crate::error::Chain(&error).to_string()))
         };
-        let (named, foreign) = (build(&|builder| builder)?, build(&|builder| builder.dns_resolver(outside()))?);
+        let named = build(&trusted, &|builder| builder)?;
+        let foreign = build(&[], &|builder| builder.dns_resolver(outside()))?;
         Ok(Client { upstream: upstream.clone(), base, named, foreign, tokens: Mutex::default() })
     }
 
@@ -328,6 +337,17 @@ fn base(text: &str) -> Result<Url, String> {
     match is_whole && is_plain && url.query().is_none() && url.fragment().is_none() {
         true => Ok(url),
         false => Err("expected `https://registry.example`, without a user, a query or a fragment".to_string()),
+    }
+}
+
+/// The certificates of a PEM file.
+fn certificates(path: &Path) -> Result<Vec<Certificate>, String> {
+    let cannot = |why: String| format!("its `ca`, `{}`: {why}", path.display());
+    let bytes = std::fs::read(path).map_err(|error| cannot(error.to_string()))?;
+    let certificates = Certificate::from_pem_bundle(&bytes).map_err(|error| cannot(error.to_string()))?;
+    match certificates.is_empty() {
+        true => Err(cannot("there is no certificate in it".to_string())),
+        false => Ok(certificates),
     }
 }
 

@@ -20,6 +20,7 @@ mod client;
 mod destination;
 mod resuming;
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -60,6 +61,9 @@ pub struct Upstream {
     /// Servers that the upstream may redirect to wherever they are, as `host` or `host:port`. Others must be ones that
     /// everybody could reach.
     pub redirects: Vec<String>,
+    /// A file of certificates (PEM) to trust besides the system's, for its own server and those that `realms` and `redirects`
+    /// name.
+    pub ca: Option<PathBuf>,
     /// How long a tag is believed to point where it pointed.
     pub fresh: Duration,
     /// Blobs that are fetched at once; others wait. As many manifests and smaller things besides.
@@ -77,6 +81,7 @@ impl Upstream {
             credentials: None,
             realms: Vec::new(),
             redirects: Vec::new(),
+            ca: None,
             fresh: Duration::from_secs(60),
             fetches: FETCHES,
             timeout: TIMEOUT,
