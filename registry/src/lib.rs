@@ -64,7 +64,7 @@ pub use bucket::{BucketError, BucketKeys, BucketLocation};
 pub use ca::LocalCa;
 pub use collect::{Collected, Rules};
 pub use error::StorageError;
-pub use proxy::Upstream;
+pub use proxy::{Login, Upstream};
 pub use quota::{QuotaRule, Quotas};
 pub use rates::RateLimits;
 pub use registry::{Limits, Options, Registry};

@@ -320,7 +320,7 @@ pub struct UpstreamEntry {
     pub url: String,
     /// Who we are there.
     pub username: Option<String>,
-    /// A file with the password.
+    /// A file with the password, which may be replaced.
     pub password_file: Option<PathBuf>,
     /// Token services, besides the upstream's own server, that get the password and may be anywhere: `host`, `host:port`.
     #[serde(default)]
@@ -352,11 +352,7 @@ impl UpstreamEntry {
         }
         let credentials = match (&self.username, &self.password_file) {
             (None, None) => None,
-            (Some(name), Some(path)) => {
-                let password = std::fs::read_to_string(path)
-                    .map_err(|error| Failure::because(format!("cannot read `{}`", path.display()), &error))?;
-                Some((name.clone(), password.trim_end().to_string()))
-            }
+            (Some(name), Some(path)) => Some(cfc_registry::Login::from_file(name, path)?),
             _ => return Err(wrong("`username` and `password_file` need each other".to_string())),
         };
         if self.timeout.is_some_and(|timeout| timeout.duration().is_zero()) {

@@ -15,8 +15,9 @@ use serde::Deserialize;
 
 use super::challenge::Challenge;
 use super::destination::{Road, check_name, is_named, outside, road};
-use super::{Upstream, lock};
+use super::{Login, Upstream, lock};
 use crate::StorageError;
+use crate::files::blocking;
 
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
 /// An upstream that says nothing for this long is away.
@@ -280,7 +281,10 @@ impl Client {
         let headers = refusal.headers().get_all(header::WWW_AUTHENTICATE);
         let challenge = headers.iter().filter_map(|value| value.to_str().ok()).find_map(Challenge::parse);
         match (challenge, &self.upstream.credentials) {
-            (Some(Challenge::Basic), Some((name, password))) => Ok(basic(name, password)),
+            (Some(Challenge::Basic), Some(login)) => {
+                let (name, password) = current(login).await;
+                Ok(basic(&name, &password))
+            }
             (Some(Challenge::Bearer { realm, service }), _) => {
                 let token = self.token(own, &realm, service.as_deref(), scope).await?;
                 Ok(format!("Bearer {token}"))
@@ -302,10 +306,11 @@ impl Client {
             url.query_pairs_mut().append_pair("service", service);
         }
         let mut request = self.on(road).get(url);
-        if let Some((name, password)) = &self.upstream.credentials {
+        if let Some(login) = &self.upstream.credentials {
             if !is_trusted {
                 return Err(refused("may not get our password: name its host in `realms`"));
             }
+            let (name, password) = current(login).await;
             request = request.basic_auth(name, Some(password));
         }
         let response = request.send().await.map_err(|error| FetchError::Unreachable(describe(&error)))?;
@@ -385,6 +390,12 @@ fn next_page(url: &Url, response: &Response) -> Option<Url> {
     let (target, kind) = links.strip_prefix('<')?.split_once('>')?;
     let next = url.join(target).ok()?;
     (kind.contains("rel=\"next\"") && next.origin() == url.origin()).then_some(next)
+}
+
+/// The user name and the password as they are now.
+async fn current(login: &Login) -> (String, String) {
+    let login = login.clone();
+    blocking(move || login.current()).await
 }
 
 fn basic(name: &str, password: &str) -> String {

@@ -18,6 +18,7 @@ mod window;
 mod challenge;
 mod client;
 mod destination;
+mod login;
 mod resuming;
 
 use std::path::PathBuf;
@@ -34,6 +35,7 @@ use crate::registry::Inner;
 use crate::route::{ManifestName, Resource};
 pub(crate) use coming::Portion;
 use failed::Failed;
+pub use login::Login;
 use source::{Fetch, Source, Wanted, ended};
 
 /// How long it is believed that there is nothing.
@@ -53,8 +55,8 @@ pub struct Upstream {
     pub prefix: String,
     /// `https://registry.example`.
     pub url: String,
-    /// Who we are there: a user name and a password.
-    pub credentials: Option<(String, String)>,
+    /// Who we are there.
+    pub credentials: Option<Login>,
     /// Token services, besides the upstream's own server, that get these credentials and may be anywhere, as `host` or
     /// `host:port`.
     pub realms: Vec<String>,

@@ -10,7 +10,7 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
 use cfc_oci::Digest;
-use cfc_registry::{Options, QuotaRule, Quotas, Registry, Upstream};
+use cfc_registry::{Login, Options, QuotaRule, Quotas, Registry, Upstream};
 use tempfile::TempDir;
 
 use crate::hand::pass_on;
@@ -26,7 +26,7 @@ fn at(port: u16) -> String {
 }
 
 fn with_password(upstream: Upstream) -> Upstream {
-    Upstream { credentials: Some(("ann".to_string(), "secret".to_string())), ..upstream }
+    Upstream { credentials: Some(Login::new("ann", "secret")), ..upstream }
 }
 
 async fn start(upstreams: Vec<Upstream>) -> Server {
@@ -266,6 +266,35 @@ async fn a_password_goes_to_the_upstream_and_no_other_token_service() {
         assert!(asked.lock().expect("nobody panics").iter().all(|(_, proof)| proof.is_empty()), "{realm}");
     }
     assert_eq!(stolen.lock().expect("nobody panics").len(), 0);
+}
+
+#[tokio::test]
+async fn a_password_that_was_replaced_is_used_and_one_that_is_gone_goes_on() {
+    let directory = TempDir::new().expect("temporary directory");
+    let file = directory.path().join("password");
+    std::fs::write(&file, "old\n").expect("writes");
+    let login = Login::from_file("ann", &file).expect("a password");
+    let wanted = Arc::new(Mutex::new("old"));
+    let (expected, json) = (wanted.clone(), crate::harness::index(&[], ""));
+    let (port, _) = fake(move |_, proof| {
+        let login = format!("ann:{}", expected.lock().expect("nobody panics"));
+        match proof == format!("Basic {}", cfc_oci::base64::encode(login.as_bytes())) {
+            true => answer(200, json.clone()).with("content-type", cfc_oci::media_type::INDEX),
+            false => answer(401, "").with("www-authenticate", "Basic realm=\"x\""),
+        }
+    })
+    .await;
+    let server = start(vec![Upstream { credentials: Some(login), ..upstream("hub", &at(port)) }]).await;
+    expect(&server.get("/v2/hub/a/manifests/v1").await, 200);
+    *wanted.lock().expect("nobody panics") = "new";
+    expect(&server.get("/v2/hub/a/manifests/v2").await, 403);
+    std::fs::write(&file, "new\n").expect("writes");
+    expect(&server.get("/v2/hub/a/manifests/v3").await, 200);
+    std::fs::write(&file, "\n").expect("writes");
+    expect(&server.get("/v2/hub/a/manifests/v4").await, 200);
+    std::fs::remove_file(&file).expect("removes");
+    expect(&server.get("/v2/hub/a/manifests/v5").await, 200);
+    assert!(Login::from_file("ann", &file).is_err());
 }
 
 #[tokio::test]
