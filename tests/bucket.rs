@@ -119,6 +119,23 @@ fn a_bucket_that_is_none_is_refused() {
     let output = home.run(&["registry", "serve", "--bucket", "gs://images"]);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.code() == Some(2) && said.contains("expected `s3://BUCKET`"), "{said}");
+    let output = home.run(&["registry", "serve", "--bucket", "s3://images", "--endpoint", "127.0.0.1:6140"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(2) && said.contains("'--endpoint <URL>'"), "{said}");
+    assert!(said.contains("write it as `https://127.0.0.1:6140`, or `http://127.0.0.1:6140`"), "{said}");
+    home.write("config.toml", "[registry]\nbucket = \"s3://images\"\nendpoint = \"s3.local\"\n");
+    let said = home.must_fail(&["registry", "serve"]);
+    assert!(
+        said.contains("`endpoint` below `[registry]`") && said.contains("write it as `https://s3.local`"),
+        "{said}"
+    );
+    home.write("config.toml", "");
+    let mut command = home.cfc();
+    command.args(["registry", "usage", "--bucket", "s3://images"]).env("AWS_ENDPOINT_URL", "s3.local");
+    let output = command.env_remove("AWS_ENDPOINT_URL_S3").output().expect("cfc runs");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(1) && said.contains("cannot use `AWS_ENDPOINT_URL`"), "{said}");
+    assert!(said.contains("write it as `https://s3.local`"), "{said}");
     let said = home.must_fail(&["registry", "usage", "--endpoint", "http://127.0.0.1:1"]);
     assert!(said.contains("`--endpoint` is for a bucket"), "{said}");
     home.write("config.toml", "[registry]\nbucket = \"s3://images\"\nredirect = \"10s\"\n");

@@ -60,7 +60,7 @@ pub use auth::{Access, Action, Authorizer, Challenge, Credentials, Decision, Tok
 pub use backend::{
     AppendError, BlobBackend, BlobStream, ByteStream, CommitError, Content, Growing, UploadBackend, UploadStatus,
 };
-pub use bucket::{BucketError, BucketKeys, BucketLocation};
+pub use bucket::{BucketError, BucketKeys, BucketLocation, EndpointError, check_endpoint};
 pub use ca::LocalCa;
 pub use collect::{Collected, Rules};
 pub use error::StorageError;

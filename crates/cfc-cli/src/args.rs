@@ -296,8 +296,12 @@ pub struct BucketChoice {
     #[arg(long, value_name = "URL")]
     pub bucket: Option<cfc_registry::BucketLocation>,
     /// Where the bucket's store is [default: $AWS_ENDPOINT_URL, else AWS]
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", value_parser = endpoint)]
     pub endpoint: Option<String>,
+}
+
+fn endpoint(text: &str) -> Result<String, cfc_registry::EndpointError> {
+    cfc_registry::check_endpoint(text).map(|()| text.to_string())
 }
 
 #[derive(Debug, Args)]

@@ -44,7 +44,7 @@ use std::time::Duration;
 use crate::StorageError;
 
 pub(crate) use format::UnknownFormat;
-pub use location::{BucketError, BucketKeys, BucketLocation};
+pub use location::{BucketError, BucketKeys, BucketLocation, EndpointError, check_endpoint};
 use memory::Memory;
 pub(crate) use objects::BucketObjects;
 use store::Store;

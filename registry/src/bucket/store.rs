@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, TryStreamExt};
-use object_store::aws::{AmazonS3, AmazonS3Builder};
+use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::list::{PaginatedListOptions, PaginatedListStore};
 use object_store::multipart::{MultipartStore, PartId};
 use object_store::path::Path;
@@ -18,7 +18,7 @@ use object_store::{
 use tokio::runtime::Handle;
 use uuid::Uuid;
 
-use super::BucketLocation;
+use super::{BucketLocation, check_endpoint};
 use crate::{BlobStream, StorageError};
 
 /// How often something is tried that the client library does not repeat by itself: what may have been done although no
@@ -72,16 +72,14 @@ impl Store {
         // The client library's TLS takes the process's provider; another part may have installed it.
         let _ = tokio_rustls::rustls::crypto::ring::default_provider().install_default();
         let mut builder = AmazonS3Builder::from_env().with_bucket_name(&location.bucket);
-        if let Some(endpoint) = &location.endpoint {
-            builder = builder.with_endpoint(endpoint);
+        let endpoint = endpoint(location)?;
+        if let Some(endpoint) = &endpoint {
+            // The client library prefers the second, which the environment may have set, to the first.
+            builder = builder.with_endpoint(endpoint).with_config(AmazonS3ConfigKey::S3Endpoint, endpoint);
         }
         if let Some(keys) = &location.keys {
             builder = builder.with_access_key_id(&keys.id).with_secret_access_key(&keys.secret);
         }
-        let endpoint = location.endpoint.clone().or_else(|| {
-            let names = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"];
-            names.iter().find_map(|name| std::env::var(name).ok())
-        });
         let is_plain = endpoint.as_ref().is_some_and(|endpoint| endpoint.starts_with("http://"));
         let equal_parts = AtomicBool::new(endpoint.is_some_and(|endpoint| is_known_for_equal_parts(&endpoint)));
         // A pull lasts as long as its client takes: only silence is a fault, not duration.
@@ -370,6 +368,16 @@ async fn again<T, F: Future<Output = Result<T, object_store::Error>>>(
             done => return done,
         }
     }
+}
+
+/// Where the store is; `None` for AWS. The variables are those that AWS's own programs take, the first first.
+fn endpoint(location: &BucketLocation) -> Result<Option<String>, StorageError> {
+    let names = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"];
+    let in_environment = || names.iter().find_map(|name| Some((*name, std::env::var(name).ok()?)));
+    let found = location.endpoint.clone().map(|endpoint| ("endpoint", endpoint)).or_else(in_environment);
+    let Some((name, endpoint)) = found else { return Ok(None) };
+    check_endpoint(&endpoint).map_err(|error| StorageError::new("use", name, error))?;
+    Ok(Some(endpoint))
 }
 
 /// Whether a store at `endpoint` is known to want parts of one size.

@@ -56,6 +56,11 @@ pub fn bucket_location(settings: &Settings, choice: &BucketChoice) -> Result<Opt
         }
         (None, None) => return Ok(None),
     };
+    if let Some(endpoint) = &entry.endpoint {
+        cfc_registry::check_endpoint(endpoint).map_err(|error| {
+            Failure::because("cannot use `endpoint` below `[registry]` in the configuration file", &error)
+        })?;
+    }
     let redirect = entry.redirect.map(|lifetime| lifetime.duration());
     if redirect.is_some_and(|lifetime| !REDIRECTS.contains(&lifetime)) {
         let what = "`redirect` below `[registry]` in the configuration file is not between a minute and seven days";
