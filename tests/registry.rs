@@ -5,6 +5,7 @@ use std::net::{TcpListener, TcpStream};
 
 use cfc_oci::Digest;
 
+use crate::ordinary_user::OrdinaryUser;
 use crate::support::{Ended, Home, free_port, http, wait_for};
 
 /// `cfc registry serve` on this home's data directory, and its address.
@@ -182,6 +183,58 @@ fn what_is_corrupt_is_named_and_taken_away() {
     assert_eq!(status(&address, "HEAD", &format!("/v2/team/app/blobs/sha256:{name}")), 404);
     home.must(&["push", "app:1", &reference]);
     home.must(&["registry", "verify"]);
+}
+
+#[test]
+fn a_directory_without_a_registry_is_named_and_left_as_it_was() {
+    let home = Home::new();
+    let typo = home.path("typo");
+    let typo = typo.to_str().expect("UTF-8");
+    for command in [
+        &["verify"][..],
+        &["verify", "--quarantine"],
+        &["usage"],
+        &["gc"],
+        &["gc", "--dry-run"],
+        &["gc", "--dry-run", "--grace", "0s"],
+        &["retain"],
+        &["retain", "--dry-run"],
+    ] {
+        let said = home.must_fail(&[&["--data", typo, "registry"], command].concat());
+        assert!(said.contains("there is no registry in the data directory `[HOME]/typo`"), "{command:?}: {said}");
+        assert!(said.contains("--data DIR"), "{command:?}: {said}");
+        assert!(!home.path("typo").exists(), "{command:?}");
+    }
+}
+
+/// As by cron, which sets no XDG_RUNTIME_DIR, and as by root.
+#[test]
+fn an_operator_whose_sockets_are_elsewhere_is_told_where_the_registrys_was_looked_for() {
+    let Some(user) = OrdinaryUser::with_a_single_id() else { return };
+    let home = Home::of(user);
+    let (_server, _) = serve(&home);
+    let elsewhere = || {
+        let mut command = home.cfc();
+        command.env("XDG_RUNTIME_DIR", home.path("elsewhere"));
+        command
+    };
+    let by_root = || {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_cfc"));
+        command.env("CFC_DATA", home.data()).env("CFC_CONFIG", home.path("config.toml"));
+        command
+    };
+    for (mut command, verb, socket) in [
+        (elsewhere(), "gc", "its operator's socket is not at `[HOME]/elsewhere/cfc/"),
+        (elsewhere(), "retain", "its operator's socket is not at `[HOME]/elsewhere/cfc/"),
+        (by_root(), "gc", "its operator's socket is not at `/run/cfc/"),
+    ] {
+        let output = command.args(["registry", verb]).output().expect("cfc runs");
+        let said = home.redact(&String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.code() == Some(1) && said.contains("a registry (process "), "{said}");
+        assert!(said.contains("runs on the data directory `[HOME]/data`") && said.contains(socket), "{said}");
+        assert!(said.contains("with the same XDG_RUNTIME_DIR"), "{said}");
+    }
+    assert!(home.must(&["registry", "gc"]).starts_with("removed 0 blobs"));
 }
 
 #[test]

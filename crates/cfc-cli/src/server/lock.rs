@@ -25,8 +25,23 @@ impl DataLock {
         self.file.try_clone()
     }
 
-    /// Takes the lock, or says which process has it.
+    /// Takes the lock.
+    ///
+    /// # Errors
+    /// When another process has it, and when there can be none.
     pub fn acquire(settings: &Settings) -> Result<DataLock, Failure> {
+        DataLock::take(settings)?.map_err(|holder| {
+            let data = settings.data.display();
+            Failure::new(format!("another cfc server (process {holder}) uses the data directory `{data}`"))
+                .hint("stop that one, or give this one its own directory with --data DIR")
+        })
+    }
+
+    /// Takes the lock; else the id of the process that has it, as it has written it down.
+    ///
+    /// # Errors
+    /// When there can be no lock, as where the data directory is another user's.
+    pub fn take(settings: &Settings) -> Result<Result<DataLock, String>, Failure> {
         let path = settings.data.join("lock");
         let cannot =
             |error: &dyn std::error::Error| Failure::because(format!("cannot lock `{}`", path.display()), error);
@@ -37,12 +52,7 @@ impl DataLock {
             Err(rustix::io::Errno::WOULDBLOCK) => {
                 let mut holder = String::new();
                 let _ = file.read_to_string(&mut holder);
-                let data = settings.data.display();
-                return Err(Failure::new(format!(
-                    "another cfc server (process {}) uses the data directory `{data}`",
-                    holder.trim()
-                ))
-                .hint("stop that one, or give this one its own directory with --data DIR"));
+                return Ok(Err(holder.trim().to_string()));
             }
             Err(error) => return Err(cannot(&std::io::Error::from(error))),
         }
@@ -52,6 +62,6 @@ impl DataLock {
             writeln!(file, "{}", std::process::id())
         };
         write(&mut file).map_err(|e| cannot(&e))?;
-        Ok(DataLock { file })
+        Ok(Ok(DataLock { file }))
     }
 }

@@ -82,9 +82,23 @@ pub async fn open_beside(settings: &Settings, choice: &BucketChoice) -> Result<R
     match bucket_location(settings, choice)? {
         Some(location) => Ok(Registry::open_bucket_beside(&location, options).await?),
         None => {
-            settings.create_data_directory()?;
+            require(settings)?;
             Ok(Registry::open_beside(&bucket_directory(settings), options)?)
         }
+    }
+}
+
+/// Refuses a data directory in which no registry has been served yet. Makes nothing.
+pub fn require(settings: &Settings) -> Result<(), Failure> {
+    let directory = bucket_directory(settings).join("registry");
+    match directory.metadata() {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let what = format!("there is no registry in the data directory `{}`", settings.data.display());
+            Err(Failure::new(what)
+                .hint("name the right one with --data DIR or CFC_DATA, or a bucket with --bucket URL"))
+        }
+        Err(error) => Err(Failure::because(format!("cannot look at `{}`", directory.display()), &error)),
     }
 }
 

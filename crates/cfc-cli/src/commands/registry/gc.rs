@@ -6,9 +6,9 @@ use cfc_registry::{AskError, Collected, Options, Rules};
 
 use crate::args::RegistryGc;
 use crate::commands::client_runtime;
+use crate::commands::registry::{Writer, writer};
 use crate::failure::Failure;
 use crate::output;
-use crate::server::lock::DataLock;
 use crate::server::registry;
 use crate::settings::Settings;
 
@@ -35,6 +35,9 @@ async fn collect(settings: &Settings, arguments: &RegistryGc) -> Result<Collecte
             "by `gc_grace` and `gc_untagged` of this machine's configuration file, which must be those of all who serve the bucket",
         );
     }
+    if !is_in_bucket {
+        registry::require(settings)?;
+    }
     if arguments.dry_run
         && !is_in_bucket
         && !has_rules
@@ -46,23 +49,18 @@ async fn collect(settings: &Settings, arguments: &RegistryGc) -> Result<Collecte
         let registry = registry::open_beside(settings, &arguments.place).await?;
         return Ok(registry.collect(rules, arguments.dry_run).await?);
     }
-    settings.create_data_directory()?;
-    match DataLock::acquire(settings) {
-        Ok(_lock) => {
+    match writer(settings)? {
+        Writer::Us(_lock) => {
             let options = Options { collection: rules, ..options };
             let registry = cfc_registry::Registry::open(&registry::bucket_directory(settings), options)?;
             Ok(registry.collect(rules, false).await?)
         }
-        Err(busy) => {
-            let socket = settings.registry_socket()?;
-            if !socket.exists() {
-                return Err(busy);
-            }
-            if has_rules {
-                let hint =
-                    "set `gc_grace` and `gc_untagged` below `[registry]` in the configuration file, or stop it first";
-                return Err(Failure::new("a registry is running here and collects by its own rules").hint(hint));
-            }
+        Writer::Server(_) if has_rules => {
+            let hint =
+                "set `gc_grace` and `gc_untagged` below `[registry]` in the configuration file, or stop it first";
+            Err(Failure::new("a registry is running here and collects by its own rules").hint(hint))
+        }
+        Writer::Server(socket) => {
             let asked = cfc_registry::ask_to_collect(&socket).await;
             asked.map_err(|error| Failure::because("the registry that is running here did not collect", &error))
         }

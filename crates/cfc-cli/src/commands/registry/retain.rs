@@ -6,9 +6,9 @@ use cfc_registry::Retired;
 
 use crate::args::RegistryRetain;
 use crate::commands::client_runtime;
+use crate::commands::registry::{Writer, writer};
 use crate::failure::Failure;
 use crate::output;
-use crate::server::lock::DataLock;
 use crate::server::registry;
 use crate::settings::Settings;
 
@@ -34,18 +34,13 @@ async fn retain(settings: &Settings, arguments: &RegistryRetain) -> Result<Vec<R
         let registry = registry::open_beside(settings, &arguments.place).await?;
         return Ok(registry.retain(arguments.dry_run).await?);
     }
-    settings.create_data_directory()?;
-    let directory = registry::bucket_directory(settings);
-    match DataLock::acquire(settings) {
-        Ok(_lock) => {
+    match writer(settings)? {
+        Writer::Us(_lock) => {
+            let directory = registry::bucket_directory(settings);
             let registry = cfc_registry::Registry::open(&directory, registry::options(settings)?)?;
             Ok(registry.retain(false).await?)
         }
-        Err(busy) => {
-            let socket = settings.registry_socket()?;
-            if !socket.exists() {
-                return Err(busy);
-            }
+        Writer::Server(socket) => {
             let asked = cfc_registry::ask_to_retain(&socket).await;
             asked.map_err(|error| Failure::because("the registry that is running here did not do it", &error))
         }
