@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 
 use crate::registry::serve_with;
-use crate::support::{Home, http, wait_for};
+use crate::support::{Ended, Home, free_port, http, wait_for};
 
 #[test]
 fn settings_that_would_leave_nothing_of_the_registry_are_refused_by_name() {
@@ -14,6 +14,7 @@ fn settings_that_would_leave_nothing_of_the_registry_are_refused_by_name() {
         |line: &str| format!("[[registry.upstream]]\nprefix = \"hub\"\nurl = \"https://r.example\"\n{line}\n");
     let retention = |lines: &str| format!("[[registry.retention]]\nrepositories = [\"**\"]\n{lines}\n");
     let registry = |line: &str| format!("[registry]\n{line}\n");
+    let allow = |lines: &str| format!("[[registry.allow]]\n{lines}\n");
     for (config, expected) in [
         (registry("idle_timeout = 0"), "`idle_timeout = 0` below `[registry]`"),
         (registry("idle_timeout = \"0s\""), "`idle_timeout = 0` below `[registry]`"),
@@ -35,7 +36,21 @@ fn settings_that_would_leave_nothing_of_the_registry_are_refused_by_name() {
         (upstream("").replace("https://r.example", "https://ann:secret@r.example"), "without a user"),
         ("[[registry.quotas]]\nrepositories = [\"a b\"]\nsize = \"1GB\"\n".to_string(), "below `[[registry.quotas]]`"),
         (retention("keep_last = 0"), "`[[registry.retention]]` for [\"**\"] in the configuration file keeps nothing"),
+        (retention("").replace("\"**\"", "\"ci/**\""), "`[[registry.retention]]` for [\"ci/**\"] in the"),
         (retention("keep_younger = \"0s\""), "keeps nothing"),
+        (registry("quota = \"0\""), "`quota = 0` below `[registry]`"),
+        (registry("endpoint = \"https://s3.example\""), "`endpoint` below `[registry]`"),
+        (registry("redirect = \"20m\""), "`redirect` below `[registry]`"),
+        (registry("single_replica = true"), "is for a bucket, and there is none"),
+        (upstream("") + &upstream(""), "two `[[registry.upstream]]` in the configuration file have the prefix `hub`"),
+        (allow("users = []\nactions = [\"catalog\"]"), "`users = []` below `[[registry.allow]]`"),
+        (allow("users = [\"ann\"]\nactions = []"), "`actions = []` below `[[registry.allow]]`"),
+        (
+            allow("users = [\"ann\"]\nactions = [\"catalog\", \"pull\"]"),
+            "no `repositories` are named for users [\"ann\"]",
+        ),
+        (allow("users = [\"*\"]\nactions = [\"push\"]"), "no `repositories` are named"),
+        (allow("users = [\"*\"]\nactions = [\"delete\"]"), "no `repositories` are named"),
         (retention("keep_last = 0\nkeep_younger = \"0s\""), "keeps nothing"),
         (retention("keep_last = 1\ntags = []"), "`tags = []` below `[[registry.retention]]`"),
         (
@@ -90,4 +105,39 @@ fn receivers_are_told_directly_whatever_proxies_the_environment_names() {
     told.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").expect("answers");
     proxy.set_nonblocking(true).expect("a socket");
     assert!(proxy.accept().is_err(), "the proxy was asked");
+}
+
+#[test]
+fn what_is_allowed_and_seldom_meant_is_warned_of() {
+    let home = Home::new();
+    let users = home.write("users", "");
+    let rules = "[[registry.allow]]\nusers = [\"bob\", \"*\", \"anonymous\"]\nactions = [\"catalog\", \"collect\"]\n";
+    home.write("config.toml", &format!("[registry]\ngc_grace = 0\nhtpasswd = {users:?}\n{rules}"));
+    let said = said_at_start(&home);
+    for expected in ["`gc_grace = 0`", "`htpasswd` names no user", "is not in `htpasswd`", "user=\"bob\""] {
+        assert!(said.contains(expected), "{expected}\n{said}");
+    }
+    assert!(!said.contains("anonymous\"") && !said.contains("user=\"*\""), "{said}");
+
+    home.write("users", "bob:$2y$05$IcT/XsfK3RYYU73Zh0gq.e5OQJiUvRSXw20299C0G/y0ydKn7LOge\n");
+    home.write("config.toml", &format!("[registry]\nhtpasswd = {users:?}\n{rules}"));
+    let said = said_at_start(&home);
+    assert!(!said.contains("WARN"), "{said}");
+}
+
+/// What `cfc registry serve` tells its log until it serves.
+fn said_at_start(home: &Home) -> String {
+    let port = free_port().to_string();
+    let log = home.path("log");
+    let mut command = home.cfc();
+    command.args(["registry", "serve", "--port", &port]).stderr(std::fs::File::create(&log).expect("made"));
+    let _server = Ended(command.stdout(std::process::Stdio::piped()).spawn().expect("cfc runs"));
+    wait_for("the registry", || http_ok(&port));
+    std::fs::read_to_string(&log).expect("readable")
+}
+
+fn http_ok(port: &str) -> Option<()> {
+    std::net::TcpStream::connect(format!("127.0.0.1:{port}")).ok()?;
+    let request = "GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    (http(&format!("127.0.0.1:{port}"), request).0 == 200).then_some(())
 }

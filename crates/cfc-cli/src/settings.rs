@@ -1,6 +1,6 @@
 //! Where state lives and who serves: flag over environment over configuration file over default.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
@@ -292,7 +292,8 @@ impl RetentionEntry {
     pub fn rule(&self) -> Result<cfc_registry::RetentionRule, Failure> {
         let keeps_some = self.keep_last.is_some_and(|count| count > 0);
         if !keeps_some && self.keep_younger.is_none_or(|age| age.duration().is_zero()) {
-            let what = format!("`[[registry.retention]]` for {:?} in the configuration file keeps nothing", self.tags);
+            let repositories = &self.repositories;
+            let what = format!("`[[registry.retention]]` for {repositories:?} in the configuration file keeps nothing");
             return Err(Failure::new(what).hint("say what stays: `keep_last = 10`, `keep_younger = \"30d\"`, or both"));
         }
         check_patterns("[[registry.retention]]", &self.repositories)?;
@@ -424,6 +425,28 @@ impl WebhookEntry {
     }
 }
 
+/// Refuses a rule that allows something to nobody, or nowhere.
+fn check_rule(rule: &cfc_registry::Rule) -> Result<(), Failure> {
+    use cfc_registry::Permission::{Delete, Pull, Push};
+    let wrong = |what: &str| Failure::new(format!("{what} below `[[registry.allow]]` in the configuration file"));
+    if rule.users.is_empty() {
+        return Err(wrong("nobody is allowed anything by `users = []`")
+            .hint("name users; `*` is every user, `anonymous` everybody"));
+    }
+    if rule.actions.is_empty() {
+        return Err(wrong("nothing is allowed by `actions = []`").hint("name some: `actions = [\"pull\"]`"));
+    }
+    let is_somewhere = rule.actions.iter().any(|action| [Pull, Push, Delete].contains(action));
+    if rule.repositories.is_empty() && is_somewhere {
+        let what = format!("no `repositories` are named for users {:?} to pull from, push to or delete in", rule.users);
+        return Err(wrong(&what).hint("name patterns: `repositories = [\"team/*\"]`; `**` is all of them"));
+    }
+    match rule.repositories.is_empty() {
+        true => Ok(()),
+        false => check_patterns("[[registry.allow]]", &rule.repositories),
+    }
+}
+
 /// Refuses patterns of repositories that no repository could match.
 fn check_patterns(place: &str, patterns: &[String]) -> Result<(), Failure> {
     let wrong = |what: &str| Failure::new(format!("`repositories` below `{place}` in the configuration file: {what}"));
@@ -452,6 +475,7 @@ impl RegistryEntry {
             ("audit_log_size", self.audit_log_size.is_some_and(|size| size.bytes() == 0), "keep ten lines"),
             ("max_manifest", self.max_manifest.is_some_and(|size| size.bytes() == 0), "refuse every manifest"),
             ("max_blob", self.max_blob.is_some_and(|size| size.bytes() == 0), "refuse every blob"),
+            ("quota", self.quota.is_some_and(|size| size.bytes() == 0), "refuse every push"),
         ];
         for (name, is_zero, consequence) in zeros {
             if is_zero {
@@ -463,10 +487,27 @@ impl RegistryEntry {
             let what = "`upload_memory` below `[registry]` in the configuration file is less than one part may have";
             return Err(Failure::new(what).hint("give it 128MB at least, or leave it out for 512MB"));
         }
-        for rule in self.allow.iter().filter(|rule| !rule.repositories.is_empty()) {
-            check_patterns("[[registry.allow]]", &rule.repositories)?;
+        self.allow.iter().try_for_each(check_rule)?;
+        let mut prefixes = BTreeSet::new();
+        if let Some(twice) = self.upstream.iter().find(|upstream| !prefixes.insert(&upstream.prefix)) {
+            let prefix = &twice.prefix;
+            let what = format!("two `[[registry.upstream]]` in the configuration file have the prefix `{prefix}`");
+            return Err(Failure::new(what).hint("give each its own: a repository is of one upstream only"));
         }
         self.quotas.iter().try_for_each(|quota| check_patterns("[[registry.quotas]]", &quota.repositories))
+    }
+
+    /// Refuses what says something of a bucket, for a registry that is in none.
+    pub fn check_without_bucket(&self) -> Result<(), Failure> {
+        let settings = [
+            ("endpoint", self.endpoint.is_some()),
+            ("redirect", self.redirect.is_some()),
+            ("single_replica", self.single_replica),
+        ];
+        let Some((name, _)) = settings.iter().find(|(_, is_set)| *is_set) else { return Ok(()) };
+        let what = format!("`{name}` below `[registry]` in the configuration file is for a bucket, and there is none");
+        Err(Failure::new(what)
+            .hint("name it there, `bucket = \"s3://BUCKET\"`, or with --bucket; for the data directory leave it out"))
     }
 
     /// Whether the registry shows a certificate.

@@ -68,6 +68,11 @@ impl Accounts {
         self.current().hashes.get(name).cloned()
     }
 
+    /// Whether there is any user.
+    pub(super) fn has_any(&self) -> bool {
+        !self.current().hashes.is_empty()
+    }
+
     /// Who has this name and password; `None` when nobody has.
     pub(super) async fn user(&self, name: &str, password: &str) -> Result<Option<User>, Busy> {
         let key = self.remembered(name, password);

@@ -4,6 +4,7 @@
 mod accounts;
 mod pattern;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -95,6 +96,18 @@ impl AccessRules {
     /// What makes passwords that expire; `None` without tokens.
     pub fn minter(&self) -> Option<Minter> {
         self.tokens.clone().map(Minter)
+    }
+
+    /// Whether the file has any user, as it is now.
+    pub fn has_users(&self) -> bool {
+        self.accounts.has_any()
+    }
+
+    /// Names of users in the rules that the file does not have, as it is now: each once, sorted.
+    pub fn unknown_users(&self) -> BTreeSet<&str> {
+        let names = self.rules.iter().flat_map(|rule| &rule.users).map(String::as_str);
+        let names = names.filter(|name| ![EVERYBODY, EVERY_USER].contains(name));
+        names.filter(|name| self.accounts.hash(name).is_none()).collect()
     }
 
     fn allows(&self, user: &User, access: &Access) -> bool {

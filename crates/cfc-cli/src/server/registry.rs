@@ -1,6 +1,6 @@
 //! The registry over the data directory's bucket.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,7 +54,10 @@ pub fn bucket_location(settings: &Settings, choice: &BucketChoice) -> Result<Opt
         (None, None) if choice.endpoint.is_some() => {
             return Err(Failure::new("`--endpoint` is for a bucket").hint("name it with --bucket s3://BUCKET"));
         }
-        (None, None) => return Ok(None),
+        (None, None) => {
+            entry.check_without_bucket()?;
+            return Ok(None);
+        }
     };
     if let Some(endpoint) = &entry.endpoint {
         cfc_registry::check_endpoint(endpoint).map_err(|error| {
@@ -187,6 +190,8 @@ pub fn open(settings: &Settings) -> Result<(Registry, Option<RegistryPasswords>)
             "`cfc serve` keeps its registry on loopback; run `cfc registry serve` with a data directory of its own";
         return Err(Failure::new(what).hint(hint));
     }
+    settings.file.registry.check_without_bucket()?;
+    warn(settings, None);
     let passwords = minter.map(|minter| Arc::new(move |grant: &RegistryGrant| password(&minter, grant)) as _);
     Ok((Registry::open(&bucket_directory(settings), options)?, passwords))
 }
@@ -208,6 +213,7 @@ pub async fn open_alone(settings: &Settings, location: Option<&BucketLocation>) 
     options.authorizer = access.map(|rules| Arc::new(rules) as _);
     options.audit = audit(settings)?;
     options.tls = tls(settings)?;
+    warn(settings, location);
     match location {
         Some(location) => Ok(Registry::open_bucket(location, options).await?),
         None => Ok(Registry::open(&bucket_directory(settings), options)?),
@@ -220,13 +226,44 @@ fn access(settings: &Settings) -> Result<Option<AccessRules>, Failure> {
     Ok(rules(settings)?.map(|rules| rules.with_tokens(&key)).transpose()?)
 }
 
+/// Tells the log what is allowed and seldom meant.
+fn warn(settings: &Settings, location: Option<&BucketLocation>) {
+    let entry = &settings.file.registry;
+    if entry.gc_grace.is_some_and(|grace| grace.duration().is_zero()) {
+        tracing::warn!(
+            "`gc_grace = 0`: a collection removes what clients have just pushed and have not named in a manifest yet"
+        );
+    }
+    if entry.tls_names.is_some() && location.is_some_and(|location| !location.single_replica) {
+        let directory = ca_directory(settings);
+        tracing::warn!(
+            directory = %directory.display(),
+            "`tls_names` with `bucket`: each registry of the bucket certifies itself by an authority in its own data \
+             directory; give all of them the same `ca` directory, or `tls_certificate` and `tls_key`"
+        );
+    }
+}
+
+/// Tells the log of users who cannot be let in.
+fn warn_of_users(file: &Path, rules: &AccessRules) {
+    let file = file.display();
+    if !rules.has_users() {
+        tracing::warn!(%file, "`htpasswd` names no user: only what `anonymous` may do is allowed to anybody");
+    }
+    for name in rules.unknown_users() {
+        tracing::warn!(%file, user = name, "a user of `[[registry.allow]]` is not in `htpasswd`");
+    }
+}
+
 /// Who may do what, if the configuration file names users.
 fn rules(settings: &Settings) -> Result<Option<AccessRules>, Failure> {
     let entry = &settings.file.registry;
     match &entry.htpasswd {
         Some(file) => {
-            let rules = AccessRules::new(file, entry.allow.clone());
-            rules.map(Some).map_err(|error| Failure::because("cannot use `htpasswd` below `[registry]`", &error))
+            let rules = AccessRules::new(file, entry.allow.clone())
+                .map_err(|error| Failure::because("cannot use `htpasswd` below `[registry]`", &error))?;
+            warn_of_users(file, &rules);
+            Ok(Some(rules))
         }
         None if entry.allow.is_empty() => Ok(None),
         None => Err(Failure::new("`[[registry.allow]]` in the configuration file needs users")
