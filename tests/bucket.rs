@@ -1,6 +1,8 @@
 //! `cfc registry serve --bucket`: several processes on one bucket, looked after by commands that share nothing with them
 //! but the bucket.
 
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::process::{Command, Stdio};
 
 use crate::support::{Ended, Home, free_port, http, repository, skipped, wait_for};
@@ -143,4 +145,35 @@ fn a_bucket_that_is_none_is_refused() {
     assert!(said.contains("`redirect`") && said.contains("seven days"), "{said}");
     let said = home.must_fail(&["serve"]);
     assert!(said.contains("is for a registry that runs alone"), "{said}");
+}
+
+#[test]
+fn who_is_nobody_to_the_store_is_told_which_keys_it_wants() {
+    let home = Home::new();
+    let metadata = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let place = format!("http://{}", metadata.local_addr().expect("bound"));
+    // A machine without a role.
+    std::thread::spawn(move || {
+        for mut client in metadata.incoming().flatten() {
+            let _ = client.read(&mut [0; 4096]);
+            let _ = client.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+        }
+    });
+    let said = |keys: &[(&str, &str)]| {
+        let mut command = home.cfc();
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("AWS_")) {
+            command.env_remove(name);
+        }
+        command.envs(keys.iter().copied()).env("AWS_METADATA_ENDPOINT", &place);
+        command.args(["registry", "usage", "--bucket", "s3://images", "--endpoint", "http://127.0.0.1:1"]);
+        let output = command.output().expect("cfc runs");
+        assert_eq!(output.status.code(), Some(1));
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let nothing = said(&[]);
+    assert!(nothing.contains("AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are not set"), "{nothing}");
+    let half = said(&[("AWS_ACCESS_KEY_ID", "test")]);
+    assert!(half.contains("AWS_ACCESS_KEY_ID is set, and AWS_SECRET_ACCESS_KEY is not"), "{half}");
+    let half = said(&[("AWS_SECRET_ACCESS_KEY", "test")]);
+    assert!(half.contains("AWS_SECRET_ACCESS_KEY is set, and AWS_ACCESS_KEY_ID is not"), "{half}");
 }

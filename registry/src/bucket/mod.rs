@@ -56,6 +56,7 @@ impl BucketLocation {
     /// whoever is the first there.
     pub async fn token_key(&self) -> Result<String, StorageError> {
         let store = Store::open(self)?;
+        store.require_credentials(self).await?;
         loop {
             if let Some(bytes) = store.get(TOKEN_KEY).await? {
                 return Ok(String::from_utf8_lossy(&bytes).into_owned());
@@ -103,6 +104,7 @@ impl Bucket {
         upload_memory: u64,
     ) -> Result<Bucket, StorageError> {
         let store = Arc::new(Store::open(location)?);
+        store.require_credentials(location).await?;
         let objects = Arc::new(BucketObjects::new(store.clone(), periods));
         objects.format.require_known(&store).await?;
         store.read_clock().await?;

@@ -89,6 +89,7 @@ impl Store {
             .with_read_timeout(SILENCE)
             .with_allow_http(is_plain);
         let backoff = BackoffConfig { init_backoff: Duration::from_millis(50), ..BackoffConfig::default() };
+        require_both_keys(&builder).map_err(|what| StorageError::new("use", location, what))?;
         // Bulk deletion is not in every store. Under TLS nobody can change a body, so it need not be hashed once more.
         let s3 = builder
             .with_client_options(client)
@@ -99,6 +100,13 @@ impl Store {
             .map_err(|e| StorageError::new("use", location, e))?;
         let prefix = location.prefix.clone();
         Ok(Store { s3, prefix, runtime: Handle::current(), ahead: AtomicI64::new(0), equal_parts })
+    }
+
+    /// Fails when nothing says who we are to the store, which else its first request would in the words of whatever was
+    /// asked last.
+    pub(super) async fn require_credentials(&self, location: &BucketLocation) -> Result<(), StorageError> {
+        let found = self.s3.credentials().get_credential().await;
+        found.map(|_| ()).map_err(|error| StorageError::new("use", location, NoCredentials(error)))
     }
 
     /// Waits for `future` on a thread that may block.
@@ -367,6 +375,23 @@ async fn again<T, F: Future<Output = Result<T, object_store::Error>>>(
             }
             done => return done,
         }
+    }
+}
+
+/// Nothing says who we are to a store.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "nothing says who we are to the store: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are not set, and no role was found"
+)]
+struct NoCredentials(#[source] object_store::Error);
+
+/// Says which of the two keys is missing beside the other.
+fn require_both_keys(builder: &AmazonS3Builder) -> Result<(), &'static str> {
+    let has = |key: AmazonS3ConfigKey| builder.get_config_value(&key).is_some();
+    match (has(AmazonS3ConfigKey::AccessKeyId), has(AmazonS3ConfigKey::SecretAccessKey)) {
+        (true, false) => Err("AWS_ACCESS_KEY_ID is set, and AWS_SECRET_ACCESS_KEY is not"),
+        (false, true) => Err("AWS_SECRET_ACCESS_KEY is set, and AWS_ACCESS_KEY_ID is not"),
+        _ => Ok(()),
     }
 }
 
