@@ -76,9 +76,12 @@ struct TokenAnswer {
 impl Client {
     /// Fails when the URL is none, or no connection could be made as safely as it must be.
     pub(super) fn new(upstream: &Upstream) -> Result<Client, StorageError> {
-        let cannot = |why: String| StorageError::new("use", format!("{} as upstream", upstream.url), why);
+        let cannot = |why: String| StorageError::new("use the upstream", &upstream.url, why);
         let base = base(&upstream.url).map_err(cannot)?;
-        upstream.realms.iter().chain(&upstream.redirects).try_for_each(|name| check_name(name)).map_err(cannot)?;
+        for (key, names) in [("realms", &upstream.realms), ("redirects", &upstream.redirects)] {
+            let checked = names.iter().try_for_each(|name| check_name(name));
+            checked.map_err(|why| cannot(format!("`{key}`: {why}")))?;
+        }
         // Whoever installs one first wins, and any is fine.
         let _ = tokio_rustls::rustls::crypto::ring::default_provider().install_default();
         let trusted = upstream.ca.as_deref().map_or(Ok(Vec::new()), certificates).map_err(cannot)?;

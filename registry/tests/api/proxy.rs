@@ -739,7 +739,7 @@ async fn an_upstream_that_cannot_be_asked_safely_is_refused_at_the_start() {
     for url in ["nonsense", "ftp://r.example", "https://ann:secret@r.example", "https://r.example/?x=y", "https://"] {
         let options = Options { upstreams: vec![Upstream::new("hub", url)], ..Options::default() };
         let refused = Registry::open(directory.path(), options).err().expect(url).to_string();
-        assert!(refused.starts_with("cannot use `") && refused.ends_with("as upstream`"), "{refused}");
+        assert!(refused.starts_with("cannot use the upstream `") && refused.ends_with("`"), "{refused}");
     }
 }
 
