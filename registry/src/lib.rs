@@ -14,6 +14,7 @@ mod api;
 mod auth;
 mod ca;
 mod pair;
+mod pem;
 mod proxy;
 mod renewing;
 mod route;
@@ -64,6 +65,7 @@ pub use bucket::{BucketError, BucketKeys, BucketLocation, EndpointError, check_e
 pub use ca::LocalCa;
 pub use collect::{Collected, Rules};
 pub use error::StorageError;
+pub use pem::UnfitPem;
 pub use proxy::{Login, Upstream};
 pub use quota::{QuotaRule, Quotas};
 pub use rates::RateLimits;

@@ -5,14 +5,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio_rustls::rustls::crypto;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::server::{ClientHello, ResolvesServerCert};
 use tokio_rustls::rustls::sign::CertifiedKey;
 
 use crate::TlsError;
 use crate::error::Chain;
 use crate::files::Version;
+use crate::pem::{read_chain, read_key};
 
 /// How often the files are looked at, at most.
 const LOOKED_AT: Duration = Duration::from_secs(2);
@@ -88,12 +87,12 @@ fn versions(certificate: &Path, key: &Path) -> [Option<Version>; 2] {
 }
 
 fn read(certificate: &Path, key: &Path) -> Result<CertifiedKey, TlsError> {
-    let cannot = |path: &Path| {
+    let of = |path: &Path, part| {
         let path = path.to_path_buf();
-        move |source| TlsError::Read { path, source }
+        move |source| TlsError::File { path, part, source }
     };
-    let chain = CertificateDer::pem_file_iter(certificate).and_then(|chain| chain.collect::<Result<Vec<_>, _>>());
-    let chain = chain.map_err(cannot(certificate))?;
-    let key = PrivateKeyDer::from_pem_file(key).map_err(cannot(key))?;
-    Ok(CertifiedKey::from_der(chain, key, &crypto::ring::default_provider())?)
+    let chain = read_chain(certificate).map_err(of(certificate, "certificate"))?;
+    let private = read_key(key).map_err(of(key, "key"))?;
+    let shown = CertifiedKey::from_der(chain, private, &crypto::ring::default_provider());
+    shown.map_err(|source| TlsError::of(certificate, key, source))
 }
