@@ -27,7 +27,7 @@ const FAREWELL: Duration = Duration::from_secs(2);
 /// Files that are kept beside the one that is written to.
 const KEPT: u32 = 9;
 
-/// What is done with a request.
+/// What is done with a request, or by the registry itself.
 #[derive(Default, Serialize)]
 pub(crate) struct Entry {
     pub time: String,
@@ -39,6 +39,8 @@ pub(crate) struct Entry {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
     pub action: &'static str,
+    /// Empty where nobody has asked.
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub method: String,
     pub kind: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -58,10 +60,10 @@ pub(crate) struct Entry {
 
 impl Entry {
     pub(crate) fn finish(&mut self, method: &Method, kind: Kind, status: u16, took: Duration, bytes: (u64, u64)) {
-        self.time = cfc_oci::rfc3339(crate::token::now() as i64);
-        self.action = match (kind, method.as_str()) {
+        let action = match (kind, method.as_str()) {
             (Kind::Token, _) => "token",
             (Kind::Collection, _) => "collect",
+            (Kind::Retention, _) => "retain",
             (Kind::Catalog, _) => "catalog",
             (Kind::Upload, _) => "push",
             (_, "DELETE") => "delete",
@@ -69,6 +71,14 @@ impl Entry {
             _ => "pull",
         };
         self.method = method.as_str().chars().take(20).collect();
+        self.end(action, kind, status, took);
+        (self.bytes_in, self.bytes_out) = bytes;
+    }
+
+    /// Ends what the registry has done by itself, with the status that a client would get who asks for the same.
+    pub(crate) fn end(&mut self, action: &'static str, kind: Kind, status: u16, took: Duration) {
+        self.time = cfc_oci::rfc3339(crate::token::now() as i64);
+        self.action = action;
         self.kind = kind.text();
         self.status = status;
         self.outcome = match status {
@@ -78,7 +88,6 @@ impl Entry {
             _ => "failed",
         };
         self.milliseconds = milliseconds(took);
-        (self.bytes_in, self.bytes_out) = bytes;
     }
 }
 

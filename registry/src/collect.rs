@@ -7,11 +7,12 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use cfc_oci::{Digest, RepositoryName, Tag};
 use serde::{Deserialize, Serialize};
 
+use crate::audit::Entry;
 use crate::error::Chain;
 use crate::files::blocking;
 use crate::leads::Leads;
@@ -19,6 +20,7 @@ use crate::loose::{Leading, LooseEnds};
 use crate::manifest::ManifestFacts;
 use crate::metadata::Found;
 use crate::registry::Inner;
+use crate::visit::Kind;
 use crate::{Registry, StorageError};
 
 /// What garbage collection may remove.
@@ -70,13 +72,28 @@ impl Registry {
 
     /// Collects garbage as the registry's options say, for as long as this is awaited.
     pub async fn collect_regularly(&self) {
-        let Some(every) = self.inner.options.collect_every else { return std::future::pending().await };
+        let options = &self.inner.options;
+        if !options.retention.is_empty() && options.collection.untagged.is_none() {
+            tracing::warn!("retention removes tags, but what they pointed at stays: `gc_untagged` is not set");
+        }
+        let Some(every) = options.collect_every else { return std::future::pending().await };
         loop {
             tokio::time::sleep(every).await;
-            if let Err(error) = self.retain(false).await {
-                tracing::error!(error = %Chain(&error), "cannot remove tags that are not kept");
+            match self.retain(false).await {
+                Ok(retired) if retired.is_empty() => {}
+                // A warning, since nobody has asked for it and they do not come back.
+                Ok(retired) => tracing::warn!(tags = retired.len(), "retention has removed tags"),
+                Err(error) => tracing::error!(error = %Chain(&error), "cannot remove tags that are not kept"),
             }
-            match self.collect(self.inner.options.collection, false).await {
+            let began = Instant::now();
+            let collected = self.collect(self.inner.options.collection, false).await;
+            if let Some(log) = &self.inner.options.audit {
+                let mut entry = Entry::default();
+                let status = if collected.is_ok() { 200 } else { 500 };
+                entry.end("collect", Kind::Collection, status, began.elapsed());
+                log.write(&entry);
+            }
+            match collected {
                 Ok(collected) => tracing::info!(?collected, "garbage collected"),
                 Err(error) => tracing::error!(%error, cause = ?error.source, "cannot collect garbage"),
             }

@@ -2,16 +2,19 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use cfc_oci::{Digest, RepositoryName, Tag};
 use serde::{Deserialize, Serialize};
 
 use crate::access::matches;
+use crate::audit::Entry;
 use crate::files::{blocking, blocking_each};
 use crate::metadata::{Found, SeenTag};
 use crate::registry::Inner;
-use crate::{Registry, StorageError};
+use crate::visit::Kind;
+use crate::webhook::{Cause, Target};
+use crate::{HookEvent, Registry, StorageError};
 
 /// Which tags stay. The first rule that is about a tag decides; a tag that no rule is about stays. Immutable tags stay.
 /// So do, whatever their number and age, tags that are named after a manifest which is there, `sha256-<hex>` with or
@@ -73,14 +76,32 @@ impl Inner {
         Ok(retired)
     }
 
-    /// False when the tag was pushed again meanwhile.
+    /// Removes a tag, and says so to whoever wants to know of deletions. False when the tag was pushed again meanwhile.
     async fn retire(&self, candidate: &Candidate) -> Result<bool, StorageError> {
         let Candidate { repository, tag, seen, .. } = candidate;
+        let began = Instant::now();
         let is_retired = self.metadata.delete_tag_as_seen(repository, tag, seen).await?;
         if is_retired {
             tracing::info!(%repository, %tag, digest = %seen.manifest, "a tag is not kept");
+            self.note_retired(candidate, began.elapsed());
         }
         Ok(is_retired)
+    }
+
+    fn note_retired(&self, Candidate { repository, tag, seen, .. }: &Candidate, took: Duration) {
+        if let Some(log) = &self.options.audit {
+            let mut entry = Entry {
+                repository: Some(repository.to_string()),
+                reference: Some(tag.to_string()),
+                digest: Some(seen.manifest.to_string()),
+                ..Entry::default()
+            };
+            entry.end("retain", Kind::Manifest, 202, took);
+            log.write(&entry);
+        }
+        let target = Target { repository: repository.to_string(), ..Target::default() };
+        let url = self.options.url.as_deref();
+        self.hooks.tell(HookEvent::Delete, &Cause::Retention { url }, vec![target.tagged(tag)]);
     }
 
     async fn tags_to_retire(self: &Arc<Self>) -> Result<Vec<Candidate>, StorageError> {

@@ -61,6 +61,7 @@ kinds! {
     Manifest "manifest",
     Other "other",
     Referrers "referrers",
+    Retention "retention",
     Tags "tags",
     Token "token",
     Upload "upload",
@@ -139,6 +140,10 @@ impl Visit {
 
     pub(crate) fn is_for_a_token(&mut self) {
         self.kind = Kind::Token;
+    }
+
+    pub(crate) fn is_for_retention(&mut self) {
+        self.kind = Kind::Retention;
     }
 
     /// Learns how the client calls itself.

@@ -28,6 +28,9 @@ const WAITING: usize = 1000;
 /// A receiver has this long to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// What stands in the place of a client's name for itself in an event of what retention did.
+const RETENTION: &str = "cfc-registry-retention";
+
 /// What is kept of a client's own words.
 const MAX_WORDS: usize = 200;
 
@@ -137,12 +140,20 @@ struct Source {
 }
 
 /// Who did it, and how.
-pub(crate) struct Cause<'a> {
-    pub parts: &'a Parts,
-    pub address: Option<std::net::IpAddr>,
-    pub user: Option<String>,
-    /// The URL under which the client knows the registry.
-    pub base: &'a str,
+pub(crate) enum Cause<'a> {
+    /// A client.
+    Request {
+        parts: &'a Parts,
+        address: Option<std::net::IpAddr>,
+        user: Option<String>,
+        /// The URL under which the client knows the registry.
+        base: &'a str,
+    },
+    /// The registry, by its own rules about tags.
+    Retention {
+        /// Under which URL clients know it, if that is configured.
+        url: Option<&'a str>,
+    },
 }
 
 impl Target {
@@ -208,29 +219,69 @@ impl Hook {
 }
 
 fn event(action: HookEvent, cause: &Cause<'_>, mut target: Target) -> Event {
-    let text = |name| {
-        let value = cause.parts.headers.get(name).and_then(|value| value.to_str().ok());
-        value.unwrap_or_default().chars().take(MAX_WORDS).collect::<String>()
-    };
-    let unique = || uuid::Uuid::new_v4().to_string();
-    let at = |digest: &Digest| format!("{}/v2/{}/manifests/{digest}", cause.base, target.repository);
+    let at = |digest: &Digest| format!("{}/v2/{}/manifests/{digest}", cause.base(), target.repository);
     target.url = target.digest.as_ref().filter(|_| action == HookEvent::Push).map(at);
-    let host = text(header::HOST);
+    let request = cause.request();
+    let source = Source { addr: request.host.clone(), instance: instance().to_string() };
     Event {
         id: unique(),
         timestamp: cfc_oci::rfc3339(crate::token::now() as i64),
         action,
         target,
-        request: RequestRecord {
-            id: unique(),
-            addr: cause.address.map(|address| address.to_string()).unwrap_or_default(),
-            host: host.clone(),
-            method: cause.parts.method.to_string(),
-            useragent: text(header::USER_AGENT),
-        },
-        actor: Actor { name: cause.user.clone() },
-        source: Source { addr: host, instance: instance().to_string() },
+        request,
+        actor: Actor { name: cause.user() },
+        source,
     }
+}
+
+impl Cause<'_> {
+    fn base(&self) -> &str {
+        match self {
+            Cause::Request { base, .. } => base,
+            Cause::Retention { url } => url.unwrap_or_default(),
+        }
+    }
+
+    fn user(&self) -> Option<String> {
+        match self {
+            Cause::Request { user, .. } => user.clone(),
+            Cause::Retention { .. } => None,
+        }
+    }
+
+    /// The request; of what nobody has asked for, one without an address and a method.
+    fn request(&self) -> RequestRecord {
+        match self {
+            Cause::Request { parts, address, .. } => {
+                let text = |name| {
+                    let value = parts.headers.get(name).and_then(|value| value.to_str().ok());
+                    value.unwrap_or_default().chars().take(MAX_WORDS).collect::<String>()
+                };
+                RequestRecord {
+                    id: unique(),
+                    addr: address.map(|address| address.to_string()).unwrap_or_default(),
+                    host: text(header::HOST),
+                    method: parts.method.to_string(),
+                    useragent: text(header::USER_AGENT),
+                }
+            }
+            Cause::Retention { url } => {
+                let host = url.and_then(|url| url.split_once("://")).map_or("", |(_, rest)| rest);
+                let host = host.split('/').next().unwrap_or_default().to_string();
+                RequestRecord {
+                    id: unique(),
+                    addr: String::new(),
+                    host,
+                    method: String::new(),
+                    useragent: RETENTION.to_string(),
+                }
+            }
+        }
+    }
+}
+
+fn unique() -> String {
+    uuid::Uuid::new_v4().to_string()
 }
 
 /// Tells this process from others.

@@ -88,6 +88,7 @@ async fn answer(
             return crate::token::answer(registry, &gate, parts, body, visit).await;
         }
         RETENTION if parts.extensions.get::<Operator>().is_some() && parts.method == Method::PUT => {
+            visit.is_for_retention();
             let retired = registry.retain(false).await?;
             return Ok(json(Body::from(serde_json::to_vec(&retired).expect("names are JSON"))));
         }
@@ -210,7 +211,7 @@ async fn base(call: &Call<'_>) -> Result<Response, ApiError> {
 impl Call<'_> {
     /// Tells others of what this request has done.
     fn tell(&self, event: HookEvent, targets: Vec<Target>) {
-        let cause = Cause {
+        let cause = Cause::Request {
             parts: self.parts,
             address: crate::visit::address(self.registry, self.parts),
             user: self.gate.name(),

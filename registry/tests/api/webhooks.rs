@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use cfc_registry::{HookEvent, Options, Webhook};
+use cfc_registry::{AuditLog, HookEvent, Options, RetentionRule, Webhook};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -165,6 +165,64 @@ async fn a_receiver_that_fails_is_tried_again_and_is_not_led_elsewhere() {
     let tags: Vec<_> = events.iter().map(|event| event["target"]["tag"].clone()).collect();
     assert_eq!(tags, ["v1", "v1", "v1", "v1", "v2"]);
     assert!(events[..4].iter().all(|event| event["id"] == events[0]["id"]), "one event has one id");
+}
+
+#[tokio::test]
+async fn what_retention_removes_is_told_and_written_down() {
+    let (url, got) = receiver(&[]).await;
+    let directory = tempfile::TempDir::new().expect("temporary directory");
+    let path = directory.path().join("audit.log");
+    let rule = RetentionRule {
+        repositories: vec!["**".to_string()],
+        tags: vec!["**".to_string()],
+        keep_last: Some(1),
+        keep_younger: None,
+        keep: Vec::new(),
+    };
+    let options = Options {
+        webhooks: vec![Webhook { events: vec![HookEvent::Delete], ..webhook(&url) }],
+        audit: Some(Arc::new(AuditLog::to_file(&path, 1 << 20).expect("opens"))),
+        retention: vec![rule],
+        collect_every: Some(Duration::from_millis(50)),
+        url: Some("https://registry.example:5000/".to_string()),
+        ..Options::default()
+    };
+    let server = Server::start_with(options).await;
+    let (digest, _) = server.push_image("a", "one", "one").await;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    server.push_image("a", "two", "two").await;
+    let event = events(&wait_for(&got, 1).await).remove(0);
+    assert_eq!((&event["action"], &event["target"]["tag"]), (&"delete".into(), &"one".into()));
+    assert_eq!(event["target"]["repository"], "a");
+    assert_eq!(event["request"]["useragent"], "cfc-registry-retention");
+    assert_eq!((&event["request"]["method"], &event["request"]["addr"]), (&"".into(), &"".into()));
+    assert_eq!(event["source"]["addr"], "registry.example:5000");
+    assert_eq!(event["actor"], serde_json::json!({}));
+    let own = |action: &str| -> Option<Value> {
+        let text = std::fs::read_to_string(&path).expect("reads");
+        let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        lines.into_iter().find(|line| line["action"] == action)
+    };
+    for (action, kind, status) in [("retain", "manifest", 202), ("collect", "collection", 200)] {
+        let mut line = own(action);
+        for _ in 0..1000 {
+            if line.is_some() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            line = own(action);
+        }
+        let line = line.expect(action);
+        assert_eq!((&line["kind"], &line["status"], &line["outcome"]), (&kind.into(), &status.into(), &"done".into()));
+        assert!(line["time"].is_string(), "{line}");
+        for nobodys in ["user", "claimed_user", "address", "method", "user_agent"] {
+            assert!(line.get(nobodys).is_none(), "{nobodys}: {line}");
+        }
+        if action == "retain" {
+            assert_eq!((&line["repository"], &line["reference"]), (&"a".into(), &"one".into()));
+            assert_eq!(line["digest"], digest.to_string());
+        }
+    }
 }
 
 #[tokio::test]
