@@ -40,6 +40,7 @@ fn settings_that_would_leave_nothing_of_the_registry_are_refused_by_name() {
         (retention("").replace("\"**\"", "\"ci/**\""), "`[[registry.retention]]` for [\"ci/**\"] in the"),
         (retention("keep_younger = \"0s\""), "keeps nothing"),
         (registry("quota = \"0\""), "`quota = 0` below `[registry]`"),
+        (registry("immutable_tags = [\"**:v*\", \"latest\"]"), "`immutable_tags` below `[registry]`"),
         (registry("endpoint = \"https://s3.example\""), "`endpoint` below `[registry]`"),
         (registry("redirect = \"20m\""), "`redirect` below `[registry]`"),
         (registry("single_replica = true"), "is for a bucket, and there is none"),

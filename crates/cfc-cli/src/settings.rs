@@ -488,6 +488,10 @@ impl RegistryEntry {
             return Err(Failure::new(what).hint("give it 128MB at least, or leave it out for 512MB"));
         }
         self.allow.iter().try_for_each(check_rule)?;
+        if let Some(pattern) = self.immutable_tags.iter().find(|pattern| !pattern.contains([':', '*'])) {
+            let what = format!("`immutable_tags` below `[registry]` in the configuration file: `{pattern}` is no tag");
+            return Err(Failure::new(what).hint("patterns are of REPOSITORY:TAG; `**:latest` is that tag everywhere"));
+        }
         let mut prefixes = BTreeSet::new();
         if let Some(twice) = self.upstream.iter().find(|upstream| !prefixes.insert(&upstream.prefix)) {
             let prefix = &twice.prefix;
