@@ -1,10 +1,10 @@
 //! `cfc registry serve --bucket`: several processes on one bucket, looked after by commands that share nothing with them
 //! but the bucket.
 
-use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
 
+use crate::registry::answer_all;
 use crate::support::{Ended, Home, free_port, http, repository, skipped, wait_for};
 
 const BUCKET: &str = "s3://cfc-test/images";
@@ -153,12 +153,7 @@ fn who_is_nobody_to_the_store_is_told_which_keys_it_wants() {
     let metadata = TcpListener::bind("127.0.0.1:0").expect("a port");
     let place = format!("http://{}", metadata.local_addr().expect("bound"));
     // A machine without a role.
-    std::thread::spawn(move || {
-        for mut client in metadata.incoming().flatten() {
-            let _ = client.read(&mut [0; 4096]);
-            let _ = client.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
-        }
-    });
+    answer_all(metadata, "404 Not Found");
     let said = |keys: &[(&str, &str)]| {
         let mut command = home.cfc();
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("AWS_")) {

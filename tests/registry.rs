@@ -26,14 +26,14 @@ pub fn serve_with(home: &Home, environment: &[(&str, &str)]) -> (Ended, String) 
 }
 
 /// As [`serve`], with what gives all that it has said to people by now.
-fn serve_heard(home: &Home) -> (Ended, String, impl Fn() -> String) {
+pub fn serve_heard(home: &Home) -> (Ended, String, impl Fn() -> String) {
     let (port, log) = (free_port().to_string(), home.path("registry.log"));
     let mut command = home.cfc();
     command.args(["registry", "serve", "--port", &port]).stdout(std::process::Stdio::null());
     command.stderr(std::fs::File::create(&log).expect("writable"));
     let server = Ended(command.spawn().expect("cfc runs"));
     let address = format!("127.0.0.1:{port}");
-    wait_for("the registry", || std::net::TcpStream::connect(&address).ok());
+    wait_for("the registry", || TcpStream::connect(&address).ok());
     (server, address, move || std::fs::read_to_string(&log).expect("readable"))
 }
 
@@ -42,6 +42,16 @@ fn accept(listener: &TcpListener) -> TcpStream {
     let (mut stream, _) = listener.accept().expect("a connection");
     read_head(&mut stream);
     stream
+}
+
+/// Gives everybody who asks the answer `status`, without a body, until the process ends.
+pub fn answer_all(listener: TcpListener, status: &'static str) {
+    std::thread::spawn(move || {
+        for mut client in listener.incoming().flatten() {
+            let _ = client.read(&mut [0; 4096]);
+            let _ = write!(client, "HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+        }
+    });
 }
 
 fn read_head(stream: &mut TcpStream) -> String {
@@ -291,15 +301,9 @@ fn on_sighup_the_registry_goes_on_and_its_audit_log_in_a_new_file() {
 #[test]
 fn the_log_says_which_upstream_failed() {
     let home = Home::new();
-    let (refusing, away) = (std::net::TcpListener::bind("127.0.0.1:0").expect("a port"), free_port());
+    let (refusing, away) = (TcpListener::bind("127.0.0.1:0").expect("a port"), free_port());
     let refusing_port = refusing.local_addr().expect("bound").port();
-    std::thread::spawn(move || {
-        use std::io::{Read, Write};
-        for mut stream in refusing.incoming().flatten() {
-            let _ = stream.read(&mut [0; 4096]);
-            let _ = stream.write_all(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
-        }
-    });
+    answer_all(refusing, "401 Unauthorized");
     let upstream = |prefix: &str, port: u16| {
         format!("[[registry.upstream]]\nprefix = \"{prefix}\"\nurl = \"http://127.0.0.1:{port}\"\n")
     };

@@ -3,8 +3,8 @@
 use std::io::{Read, Write};
 use std::net::TcpListener;
 
-use crate::registry::serve_with;
-use crate::support::{Ended, Home, free_port, http, wait_for};
+use crate::registry::{serve_heard, serve_with};
+use crate::support::{Home, http, wait_for};
 
 #[test]
 fn settings_that_would_leave_nothing_of_the_registry_are_refused_by_name() {
@@ -43,6 +43,10 @@ fn settings_that_would_leave_nothing_of_the_registry_are_refused_by_name() {
         (registry("immutable_tags = [\"**:v*\", \"latest\"]"), "`immutable_tags` below `[registry]`"),
         (registry("endpoint = \"https://s3.example\""), "`endpoint` below `[registry]`"),
         (registry("redirect = \"20m\""), "`redirect` below `[registry]`"),
+        (
+            registry("upload_memory = \"512MB\""),
+            "`upload_memory` below `[registry]` in the configuration file is for a",
+        ),
         (registry("single_replica = true"), "is for a bucket, and there is none"),
         (upstream("") + &upstream(""), "two `[[registry.upstream]]` in the configuration file have the prefix `hub`"),
         (allow("users = []\nactions = [\"catalog\"]"), "`users = []` below `[[registry.allow]]`"),
@@ -115,7 +119,7 @@ fn what_is_allowed_and_seldom_meant_is_warned_of() {
     let users = home.write("users", "");
     let rules = "[[registry.allow]]\nusers = [\"bob\", \"*\", \"anonymous\"]\nactions = [\"catalog\", \"collect\"]\n";
     home.write("config.toml", &format!("[registry]\ngc_grace = 0\nhtpasswd = {users:?}\n{rules}"));
-    let said = said_at_start(&home);
+    let said = serve_heard(&home).2();
     for expected in ["`gc_grace = 0`", "`htpasswd` names no user", "is not in `htpasswd`", "user=\"bob\""] {
         assert!(said.contains(expected), "{expected}\n{said}");
     }
@@ -123,23 +127,6 @@ fn what_is_allowed_and_seldom_meant_is_warned_of() {
 
     home.write("users", "bob:$2y$05$IcT/XsfK3RYYU73Zh0gq.e5OQJiUvRSXw20299C0G/y0ydKn7LOge\n");
     home.write("config.toml", &format!("[registry]\nhtpasswd = {users:?}\n{rules}"));
-    let said = said_at_start(&home);
+    let said = serve_heard(&home).2();
     assert!(!said.contains("WARN"), "{said}");
-}
-
-/// What `cfc registry serve` tells its log until it serves.
-fn said_at_start(home: &Home) -> String {
-    let port = free_port().to_string();
-    let log = home.path("log");
-    let mut command = home.cfc();
-    command.args(["registry", "serve", "--port", &port]).stderr(std::fs::File::create(&log).expect("made"));
-    let _server = Ended(command.stdout(std::process::Stdio::piped()).spawn().expect("cfc runs"));
-    wait_for("the registry", || http_ok(&port));
-    std::fs::read_to_string(&log).expect("readable")
-}
-
-fn http_ok(port: &str) -> Option<()> {
-    std::net::TcpStream::connect(format!("127.0.0.1:{port}")).ok()?;
-    let request = "GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
-    (http(&format!("127.0.0.1:{port}"), request).0 == 200).then_some(())
 }

@@ -9,7 +9,7 @@ const STRIDE: u64 = 16 << 20;
 /// Shorter ones are written as they come.
 const LEAST: u64 = 4 << 20;
 /// `EXT4_SUPER_MAGIC`, `linux/magic.h`.
-const EXT4: u64 = 0xef53;
+pub(super) const EXT4: u64 = 0xef53;
 
 /// Has ext4 choose the place of a growing file in large pieces, not block by block as the pages become dirty, which is a
 /// quarter of what writing costs there. Other file systems are left to their own ways: to btrfs, room that was asked for is

@@ -147,12 +147,13 @@ mod tests {
     use futures::StreamExt;
 
     use super::*;
+    use crate::local::room::EXT4;
 
     #[tokio::test]
     async fn a_request_that_tells_its_length_is_given_room_for_that_and_no_more() {
         const LENGTH: usize = (4 << 20) + 8192;
         let directory = tempfile::tempdir().expect("a directory");
-        let is_ext4 = rustix::fs::statfs(directory.path()).is_ok_and(|fs| fs.f_type as u64 == 0xef53);
+        let is_ext4 = rustix::fs::statfs(directory.path()).is_ok_and(|fs| fs.f_type as u64 == EXT4);
         if !is_ext4 {
             eprintln!("skipped: temporary files are not on ext4");
             return;
