@@ -22,7 +22,10 @@ fn settings_that_would_leave_nothing_of_the_registry_are_refused_by_name() {
         (registry("max_manifest = 0"), "`max_manifest = 0` below `[registry]`"),
         (registry("max_blob = \"0\""), "`max_blob = 0` below `[registry]`"),
         (registry("max_connections = 0"), "max_connections = 0"),
-        (registry("upload_memory = \"100MB\""), "`upload_memory` below `[registry]`"),
+        (
+            registry("bucket = \"s3://images\"\nupload_memory = \"100MB\""),
+            "`upload_memory` below `[registry]` in the configuration file is less than",
+        ),
         (webhook("events = [\"pull\"]"), "unknown variant `pull`"),
         (webhook("events = []"), "`events = []` below `[[registry.webhook]]`"),
         (webhook("repositories = [\"Team/*\"]"), "`repositories` below `[[registry.webhook]]`"),

@@ -506,6 +506,7 @@ impl RegistryEntry {
         let settings = [
             ("endpoint", self.endpoint.is_some()),
             ("redirect", self.redirect.is_some()),
+            ("upload_memory", self.upload_memory.is_some()),
             ("single_replica", self.single_replica),
         ];
         let Some((name, _)) = settings.iter().find(|(_, is_set)| *is_set) else { return Ok(()) };
