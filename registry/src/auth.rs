@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use cfc_oci::RepositoryName;
 use http::{HeaderMap, header};
 
+use crate::access::matches;
 use crate::error::{ApiError, Problem};
 use crate::registry::Inner;
 
@@ -47,7 +48,7 @@ pub enum Action {
     Continue,
     /// Delete tags, manifests and blobs.
     Delete,
-    /// List all repositories.
+    /// List repositories.
     Catalog,
     /// Remove what nothing refers to.
     Collect,
@@ -131,6 +132,25 @@ pub enum Decision {
     Busy,
 }
 
+/// Which repositories a client may know of that may list them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Catalog {
+    /// All of them.
+    Whole,
+    /// Those that one of these patterns means.
+    Matching(Vec<String>),
+}
+
+impl Catalog {
+    /// Whether the repository `name` is one of them.
+    pub(crate) fn lists(&self, name: &str) -> bool {
+        match self {
+            Catalog::Whole => true,
+            Catalog::Matching(patterns) => patterns.iter().any(|pattern| matches(pattern, name)),
+        }
+    }
+}
+
 /// Decides each request. Called before anything is read from the body.
 #[async_trait]
 pub trait Authorizer: Send + Sync {
@@ -143,6 +163,11 @@ pub trait Authorizer: Send + Sync {
             Credentials::Basic { username, .. } => Some(username.clone()),
             _ => None,
         }
+    }
+
+    /// Which repositories are listed for whoever presented `credentials`, to whom [`Action::Catalog`] is allowed.
+    async fn catalog(&self, _credentials: &Credentials) -> Catalog {
+        Catalog::Whole
     }
 
     /// Gives whoever presented `credentials` a token.
@@ -201,6 +226,14 @@ impl<'a> Gate<'a> {
     /// Whether the client may pull from, or do anything else with, a repository.
     pub(crate) async fn allows(&self, action: Action, repository: &RepositoryName) -> bool {
         self.ask(&Access { action, repository: Some(repository.clone()) }).await == Decision::Allow
+    }
+
+    /// Which repositories the client may know of, once it may list them.
+    pub(crate) async fn catalog(&self) -> Catalog {
+        match self.authorizer {
+            Some(authorizer) => authorizer.catalog(&self.credentials).await,
+            None => Catalog::Whole,
+        }
     }
 
     /// Goes on, or says why not. Counts as a request of the user.

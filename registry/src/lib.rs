@@ -57,7 +57,7 @@ mod range;
 pub use access::{AccessRules, Minter, Permission, Rule, check_pattern};
 pub use ask::{AskError, ask_to_collect, ask_to_retain, ask_what_to_collect};
 pub use audit::AuditLog;
-pub use auth::{Access, Action, Authorizer, Challenge, Credentials, Decision, TokenAnswer, TokenRequest};
+pub use auth::{Access, Action, Authorizer, Catalog, Challenge, Credentials, Decision, TokenAnswer, TokenRequest};
 pub use backend::{
     AppendError, BlobBackend, BlobStream, ByteStream, CommitError, Content, Growing, UploadBackend, UploadStatus,
 };

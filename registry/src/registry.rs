@@ -1,12 +1,12 @@
 //! [`Registry`]: a registry that is open, and what other parts of cfc ask it without HTTP.
 
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use cfc_oci::{Descriptor, Digest, RepositoryName, Tag};
+use ipnet::IpNet;
 
 use crate::bucket::{Bucket, BucketLocation, Periods};
 use crate::collect::Rules;
@@ -78,7 +78,7 @@ pub struct Options {
     /// How often one address or user may ask.
     pub rates: RateLimits,
     /// Proxies whose word counts about who is behind them (`X-Forwarded-For`).
-    pub trusted_proxies: Vec<IpAddr>,
+    pub trusted_proxies: Vec<IpNet>,
     /// How often a registry that is served collects garbage by itself; `None` for never.
     pub collect_every: Option<Duration>,
     /// How long after it was made a request may come to a bucket's store, by its clock. For so long at least, however soon

@@ -16,13 +16,15 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::{Semaphore, watch};
+use tokio_rustls::server::TlsStream;
 
 use crate::Registry;
 use crate::auth::Operator;
 use crate::sendfile::{Connection, FileQueue};
+use crate::tls::Tls;
 use crate::visit::Peer;
 
 /// How long accepting waits when the process has no descriptors left.
@@ -131,17 +133,47 @@ async fn answer(stream: TcpStream, peer: SocketAddr, registry: Registry, ended: 
     }
     let idle = registry.inner.options.limits.idle;
     let queue = FileQueue::default();
-    let connection = Connection::new(stream, queue.clone(), idle);
     let extensions = |queue| Extensions { is_operator: false, peer: Some(Peer(peer)), queue };
     match registry.inner.options.tls.clone() {
-        None => converse(connection, registry, extensions(Some(queue)), ended).await,
+        None => {
+            let connection = Connection::new(stream, queue.clone(), idle);
+            converse(connection, registry, extensions(Some(queue)), ended).await;
+        }
         // What is encrypted cannot be sent as a file.
-        Some(tls) => match tokio::time::timeout(idle, tls.acceptor.accept(connection)).await {
-            Ok(Ok(encrypted)) => converse(encrypted, registry, extensions(None), ended).await,
+        Some(tls) => match tokio::time::timeout(idle, encrypt(stream, &tls, queue, idle)).await {
+            Ok(Ok(Some(encrypted))) => converse(encrypted, registry, extensions(None), ended).await,
+            Ok(Ok(None)) => tracing::debug!("a client speaks HTTP where TLS is expected"),
             Ok(Err(error)) => tracing::debug!(%error, "no encrypted connection"),
             Err(_) => tracing::debug!("no encrypted connection in time"),
         },
     }
+}
+
+/// Agrees with a client on how to encrypt; `None` when it spoke HTTP, and was told.
+async fn encrypt(
+    mut stream: TcpStream,
+    tls: &Tls,
+    queue: FileQueue,
+    idle: Duration,
+) -> std::io::Result<Option<TlsStream<Connection>>> {
+    // The first byte of TLS is no letter (RFC 8446, section 5.1).
+    let mut first = [0];
+    if stream.peek(&mut first).await? == 1 && first[0].is_ascii_alphabetic() {
+        explain_https(&mut stream).await?;
+        return Ok(None);
+    }
+    tls.acceptor.accept(Connection::new(stream, queue, idle)).await.map(Some)
+}
+
+/// Tells a client that speaks HTTP what it should speak, in the words of Go's server, which clients know.
+async fn explain_https(stream: &mut TcpStream) -> std::io::Result<()> {
+    const ANSWER: &[u8] = b"HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n\
+        Client sent an HTTP request to an HTTPS server.\n";
+    // What was not read would make the kernel reset the connection, and the client lose the answer.
+    let mut request = [0; 16 * 1024];
+    let _ = stream.try_read(&mut request);
+    stream.write_all(ANSWER).await?;
+    stream.shutdown().await
 }
 
 async fn converse<C: AsyncRead + AsyncWrite + Unpin>(

@@ -229,13 +229,18 @@ pub(crate) fn address(registry: &Inner, parts: &Parts) -> Option<IpAddr> {
     let headers = parts.headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok());
     let named: Vec<&str> = headers.flat_map(|value| value.split(',')).collect();
     let named = named.iter().rev().map_while(|text| text.trim().parse::<IpAddr>().ok());
-    Some(named.map(|address| address.to_canonical()).find(|address| !proxies.contains(address)).unwrap_or(peer))
+    Some(
+        named
+            .map(|address| address.to_canonical())
+            .find(|address| !proxies.iter().any(|net| net.contains(address)))
+            .unwrap_or(peer),
+    )
 }
 
 /// Whether a request comes from one of our proxies, whose word counts.
 pub(crate) fn is_behind_proxy(registry: &Inner, parts: &Parts) -> bool {
     let peer = parts.extensions.get::<Peer>().map(|peer| peer.0.ip().to_canonical());
-    peer.is_some_and(|peer| registry.options.trusted_proxies.contains(&peer))
+    peer.is_some_and(|peer| registry.options.trusted_proxies.iter().any(|net| net.contains(&peer)))
 }
 
 /// How long something took, in milliseconds.

@@ -1,7 +1,6 @@
 //! Where state lives and who serves: flag over environment over configuration file over default.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -244,9 +243,9 @@ pub struct RegistryEntry {
     /// Who is told of what was pushed and deleted.
     #[serde(default)]
     pub webhook: Vec<WebhookEntry>,
-    /// Addresses of proxies that say truly who is behind them.
+    /// Addresses of proxies, or ranges of them, that say truly who is behind them.
     #[serde(default)]
-    pub trusted_proxies: Vec<IpAddr>,
+    pub trusted_proxies: Vec<AddressRange>,
     /// Larger manifests are refused: `"4MB"`.
     pub max_manifest: Option<Size>,
     /// Connections at once.

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::str::FromStr;
 
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::Deserialize;
 
 /// What the operator of this machine lets containers reach. By default that is the internet: not this machine, not the
@@ -19,21 +20,15 @@ pub struct EgressPolicy {
 /// Addresses that begin alike: `10.1.0.0/16`, `fd12::/16`, or one address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-pub struct AddressRange {
-    first: IpAddr,
-    prefix_length: u8,
-}
+pub struct AddressRange(IpNet);
 
 impl FromStr for AddressRange {
     type Err = String;
 
     fn from_str(text: &str) -> Result<AddressRange, String> {
-        let problem = || format!("expected an address or a range like `10.1.0.0/16`, found `{text}`");
-        let (address, length) = text.split_once('/').map_or((text, None), |(address, length)| (address, Some(length)));
-        let first: IpAddr = address.parse().map_err(|_| problem())?;
-        let longest = if first.is_ipv4() { 32 } else { 128 };
-        let prefix_length = length.map_or(Ok(longest), str::parse).map_err(|_| problem())?;
-        if prefix_length > longest { Err(problem()) } else { Ok(AddressRange { first, prefix_length }) }
+        let one = || text.parse::<IpAddr>().map(IpNet::from);
+        let net = text.parse::<IpNet>().or_else(|_| one());
+        net.map(AddressRange).map_err(|_| format!("expected an address or a range like `10.1.0.0/16`, found `{text}`"))
     }
 }
 
@@ -45,15 +40,9 @@ impl TryFrom<String> for AddressRange {
     }
 }
 
-impl AddressRange {
-    fn contains(&self, address: IpAddr) -> bool {
-        let (first, address, longest) = match (self.first, address) {
-            (IpAddr::V4(first), IpAddr::V4(address)) => (first.to_bits().into(), address.to_bits().into(), 32),
-            (IpAddr::V6(first), IpAddr::V6(address)) => (first.to_bits(), address.to_bits(), 128),
-            _ => return false,
-        };
-        let (first, address): (u128, u128) = (first, address);
-        (first ^ address).checked_shr(longest - u32::from(self.prefix_length)).unwrap_or(0) == 0
+impl From<AddressRange> for IpNet {
+    fn from(range: AddressRange) -> IpNet {
+        range.0
     }
 }
 
@@ -70,8 +59,7 @@ impl EgressPolicy {
     /// What builds may reach: everything but this machine's loopback, link-local addresses (those of a cloud's metadata
     /// among them), and addresses of nobody. Private networks too: a build often needs its company's own servers.
     pub fn of_builds() -> EgressPolicy {
-        let everything = |first: IpAddr| AddressRange { first, prefix_length: 0 };
-        let allowed = vec![everything(Ipv4Addr::UNSPECIFIED.into()), everything(Ipv6Addr::UNSPECIFIED.into())];
+        let allowed = [IpNet::V4(Ipv4Net::default()), IpNet::V6(Ipv6Net::default())].map(AddressRange).to_vec();
         EgressPolicy { allowed, resolvers: None }
     }
 
@@ -81,7 +69,7 @@ impl EgressPolicy {
         if let Some(reason) = never(address) {
             return Some(reason);
         }
-        if self.allowed.iter().any(|range| range.contains(address)) {
+        if self.allowed.iter().any(|range| range.0.contains(&address)) {
             return None;
         }
         if is_private(address) {

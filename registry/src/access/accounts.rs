@@ -53,7 +53,11 @@ struct Loaded {
 
 impl Accounts {
     pub(super) fn open(path: &Path) -> Result<Accounts, StorageError> {
-        let loaded = Loaded::read(path).map_err(|e| StorageError::new("read", path.display(), e))?;
+        let error = |e| StorageError::new("read", path.display(), e);
+        let (loaded, bad) = Loaded::read(path).map_err(error)?;
+        if let Some(line) = bad.first() {
+            return Err(error(std::io::Error::new(std::io::ErrorKind::InvalidData, line.clone())));
+        }
         Ok(Accounts {
             path: path.to_path_buf(),
             loaded: Mutex::new(Arc::new(loaded)),
@@ -103,15 +107,20 @@ impl Accounts {
         user()
     }
 
-    /// The file as it is now, so that who was taken out of it is out at once. One that cannot be read lets nobody in.
+    /// The file as it is now, so that who was taken out of it is out at once. A line that cannot be understood lets nobody
+    /// in, and shuts nobody else out; a file that cannot be read lets nobody in.
     fn current(&self) -> Arc<Loaded> {
         let version = Version::of(&self.path).ok();
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         if loaded.version != version || version.is_none() {
-            *loaded = Arc::new(Loaded::read(&self.path).unwrap_or_else(|error| {
+            let (read, bad) = Loaded::read(&self.path).unwrap_or_else(|error| {
                 tracing::error!(file = %self.path.display(), %error, "cannot read the users, nobody is let in");
-                Loaded::new(None, HashMap::new())
-            }));
+                (Loaded::new(None, HashMap::new()), Vec::new())
+            });
+            for line in bad {
+                tracing::error!(file = %self.path.display(), "{line}; whose line it is is not let in");
+            }
+            *loaded = Arc::new(read);
         }
         loaded.clone()
     }
@@ -133,25 +142,26 @@ impl Loaded {
         Loaded { version, hashes, nobody, right: Mutex::default() }
     }
 
-    /// Reads lines of `name:hash`. Hashes other than bcrypt's are weak, and refused.
-    fn read(path: &Path) -> std::io::Result<Loaded> {
+    /// Reads lines of `name:hash`, and says which it cannot use. Hashes other than bcrypt's are weak, and among those.
+    fn read(path: &Path) -> std::io::Result<(Loaded, Vec<String>)> {
         let version = Version::of(path)?;
         let text = std::fs::read_to_string(path)?;
         let mut hashes = HashMap::new();
+        let mut bad = Vec::new();
         for (number, line) in text.lines().enumerate() {
             let line = line.trim();
             if line.is_empty() || line.starts_with('#') {
                 continue;
             }
-            let pair = line.split_once(':').filter(|(_, hash)| is_bcrypt(hash));
-            let (name, hash) = pair.ok_or_else(|| {
-                let what =
-                    format!("line {}: expected `name:` and a bcrypt hash, as `htpasswd -B` writes it", number + 1);
-                std::io::Error::new(std::io::ErrorKind::InvalidData, what)
-            })?;
-            hashes.insert(name.to_string(), hash.to_string());
+            match line.split_once(':').filter(|(_, hash)| is_bcrypt(hash)) {
+                Some((name, hash)) => drop(hashes.insert(name.to_string(), hash.to_string())),
+                None => bad.push(format!(
+                    "line {}: expected `name:` and a bcrypt hash, as `htpasswd -B` writes it",
+                    number + 1
+                )),
+            }
         }
-        Ok(Loaded::new(Some(version), hashes))
+        Ok((Loaded::new(Some(version), hashes), bad))
     }
 }
 

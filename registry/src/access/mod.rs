@@ -13,7 +13,9 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::token::{Checked, Claims, Holder, Kind, SERVICE, Scope, Tokens};
-use crate::{Access, Action, Authorizer, Challenge, Credentials, Decision, StorageError, TokenAnswer, TokenRequest};
+use crate::{
+    Access, Action, Authorizer, Catalog, Challenge, Credentials, Decision, StorageError, TokenAnswer, TokenRequest,
+};
 use accounts::{Accounts, Busy};
 pub use pattern::check_pattern;
 pub(crate) use pattern::matches;
@@ -29,7 +31,8 @@ const EVERY_USER: &str = "*";
 pub struct Rule {
     /// Names of users; `*` is every user, `anonymous` everybody.
     pub users: Vec<String>,
-    /// Patterns of repositories: `*` stands for anything within one component of the name, `**` for anything.
+    /// Patterns of repositories: `*` stands for anything within one component of the name, `**` for anything. None is all of
+    /// them for what needs no repository.
     #[serde(default)]
     pub repositories: Vec<String>,
     /// What they may do.
@@ -46,7 +49,7 @@ pub enum Permission {
     Push,
     /// Delete tags, manifests and blobs.
     Delete,
-    /// List all repositories.
+    /// List repositories: those of the rule, or all where it names none.
     Catalog,
     /// Have garbage collected.
     Collect,
@@ -122,6 +125,20 @@ impl AccessRules {
             return *user != User::Nobody;
         }
         self.rules.iter().any(|rule| enough.iter().any(|permission| rule.allows(user, *permission, access)))
+    }
+
+    /// What is listed for a user who may list something.
+    fn catalog_of(&self, user: &User) -> Catalog {
+        if self.rules.is_empty() || matches!(user, User::Guest { .. }) {
+            return Catalog::Whole;
+        }
+        let access = Access { action: Action::Catalog, repository: None };
+        let rules = self.rules.iter().filter(|rule| rule.allows(user, Permission::Catalog, &access));
+        let places: Vec<&[String]> = rules.map(|rule| rule.repositories.as_slice()).collect();
+        match places.iter().any(|patterns| patterns.is_empty()) {
+            true => Catalog::Whole,
+            false => Catalog::Matching(places.concat()),
+        }
     }
 
     /// Who has this name and password.
@@ -219,7 +236,7 @@ impl Rule {
             User::Named(own) => name == EVERY_USER || name == own,
             User::Guest { .. } => false,
         };
-        // Listing all repositories and collecting garbage are nowhere in particular.
+        // Listing repositories and collecting garbage are nowhere in particular.
         let is_there = |name: &str| self.repositories.iter().any(|pattern| matches(pattern, name));
         let is_place = access.repository.as_ref().is_none_or(|name| is_there(name.as_str()));
         self.users.iter().any(is_meant) && self.actions.contains(&permission) && is_place
@@ -272,6 +289,18 @@ impl Authorizer for AccessRules {
             },
         };
         Some(name).filter(|name| !name.is_empty())
+    }
+
+    async fn catalog(&self, credentials: &Credentials) -> Catalog {
+        let user = match credentials {
+            Credentials::Anonymous => Some(User::Nobody),
+            Credentials::Basic { username, password } => self.user(username, password, None).await.unwrap_or_default(),
+            Credentials::Bearer(token) => match self.tokens.as_ref().map(|tokens| tokens.check(token, Kind::Access)) {
+                Some(Checked::Good(claims)) => self.holder(&claims),
+                _ => None,
+            },
+        };
+        user.map_or(Catalog::Matching(Vec::new()), |user| self.catalog_of(&user))
     }
 
     async fn issue(&self, credentials: &Credentials, request: &TokenRequest) -> TokenAnswer {

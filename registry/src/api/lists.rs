@@ -7,14 +7,17 @@ use http::{HeaderName, HeaderValue, Method, header};
 use serde_json::{Value, json};
 
 use super::{Call, not_allowed, set};
-use crate::Action;
 use crate::error::{ApiError, Problem};
 use crate::query::encode;
+use crate::{Action, Catalog};
 
 const OCI_FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
 
 /// A longer list of referrers is cut into pages, since clients refuse larger manifests.
 const MAX_REFERRERS_BYTES: usize = 4 * 1024 * 1024;
+
+/// Repositories that are looked at in one go for those that a client may know of.
+const CATALOG_BATCH: usize = 1000;
 
 pub(super) async fn tags(call: &Call<'_>, name: &RepositoryName) -> Result<Response, ApiError> {
     let limit = limit(call)?;
@@ -46,7 +49,8 @@ fn page_of_tags(name: &RepositoryName, tags: Vec<String>, limit: Option<usize>) 
     response
 }
 
-/// Repositories that hold a manifest: a list of names, or with `tags=true` an object of names and their tags.
+/// Repositories that hold a manifest and of which the client may know: a list of names, or with `tags=true` an object of
+/// names and their tags.
 pub(super) async fn catalog(call: &Call<'_>) -> Result<Response, ApiError> {
     call.gate.check(Action::Catalog, None).await?;
     if !matches!(call.parts.method, Method::GET | Method::HEAD) {
@@ -55,13 +59,34 @@ pub(super) async fn catalog(call: &Call<'_>) -> Result<Response, ApiError> {
     let limit = limit(call)?;
     let with_tags = call.query.first("tags") == Some("true");
     let wanted = limit.map_or(usize::MAX, |limit| limit.saturating_add(1));
-    let names = call.registry.metadata.page_of_repositories(call.query.first("last"), wanted).await?;
+    let names = listed(call, wanted).await?;
     let (page, next) = cut(names, limit);
     let repositories = if with_tags { names_and_tags(call, page).await? } else { json!(page) };
     let mut response = super::json(Body::from(json!({ "repositories": repositories }).to_string()));
     let path = if with_tags { "/v2/_catalog?tags=true" } else { "/v2/_catalog" };
     link_next(&mut response, path, limit, next);
     Ok(response)
+}
+
+/// The first names, as many as are `wanted`, of those that the client may know of.
+async fn listed(call: &Call<'_>, wanted: usize) -> Result<Vec<String>, ApiError> {
+    let catalog = call.gate.catalog().await;
+    let batch = match catalog {
+        Catalog::Whole => wanted,
+        Catalog::Matching(_) => wanted.max(CATALOG_BATCH),
+    };
+    let mut listed = Vec::new();
+    let mut last = call.query.first("last").map(str::to_string);
+    loop {
+        let names = call.registry.metadata.page_of_repositories(last.as_deref(), batch).await?;
+        let is_end = names.len() < batch;
+        last = names.last().cloned();
+        listed.extend(names.into_iter().filter(|name| catalog.lists(name)));
+        if is_end || listed.len() >= wanted {
+            listed.truncate(wanted);
+            return Ok(listed);
+        }
+    }
 }
 
 async fn names_and_tags(call: &Call<'_>, names: Vec<String>) -> Result<Value, ApiError> {

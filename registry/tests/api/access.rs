@@ -5,8 +5,9 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cfc_oci::Digest;
+use cfc_oci::{Digest, media_type};
 use cfc_registry::{AccessRules, Options, Permission, Rule, Tls, ask_to_collect};
+use serde_json::json;
 use tempfile::TempDir;
 
 use crate::harness::{Server, expect, expect_error, header, noise, operator, send};
@@ -85,6 +86,54 @@ async fn users_do_what_rules_allow_and_others_are_asked_who_they_are() {
 }
 
 #[tokio::test]
+async fn the_catalog_has_the_repositories_of_the_rules_that_allow_it() {
+    let directory = TempDir::new().expect("temporary directory");
+    let rule = |users: &[&str], repositories: &[&str], actions: &[Permission]| {
+        let owned = |texts: &[&str]| texts.iter().map(|text| text.to_string()).collect();
+        Rule { users: owned(users), repositories: owned(repositories), actions: actions.to_vec() }
+    };
+    let rules = vec![
+        rule(&["ann"], &["**"], &[Permission::Push, Permission::Pull]),
+        rule(&["ann"], &[], &[Permission::Catalog]),
+        rule(&["*"], &["team/*"], &[Permission::Pull, Permission::Catalog]),
+        rule(&["anonymous"], &["public/**"], &[Permission::Catalog]),
+    ];
+    let server = start(directory.path(), rules).await;
+    let digest = Digest::of(b"{}");
+    let ann = |method: &str, path: &str| server.request(method, path).basic_auth("ann", Some("secret"));
+    for name in ["a", "public/x", "secret/z", "team/a", "team/b", "team/b/c"] {
+        let path = format!("/v2/{name}/blobs/uploads/?digest={digest}");
+        expect(&send(ann("POST", &path).body("{}")).await, 201);
+        let image = crate::harness::image(&digest, &[], "");
+        let put = ann("PUT", &format!("/v2/{name}/manifests/v1")).header("content-type", media_type::MANIFEST);
+        expect(&send(put.body(image)).await, 201);
+    }
+    let list = |user: Option<(&'static str, &'static str)>, query: &str| {
+        let request = server.request("GET", &format!("/v2/_catalog{query}"));
+        let request = match user {
+            Some((name, password)) => request.basic_auth(name, Some(password)),
+            None => request,
+        };
+        async move {
+            let response = send(request).await;
+            let link = response.headers().get("link").map(|link| link.to_str().expect("ASCII").to_string());
+            (response.json::<serde_json::Value>().await.expect("JSON")["repositories"].clone(), link)
+        }
+    };
+    let bob = Some(("bob", "guess"));
+    let all = json!(["a", "public/x", "secret/z", "team/a", "team/b", "team/b/c"]);
+    assert_eq!(list(Some(("ann", "secret")), "").await, (all, None));
+    assert_eq!(list(bob, "").await, (json!(["public/x", "team/a", "team/b"]), None));
+    assert_eq!(list(None, "").await, (json!(["public/x"]), None));
+    let (first, link) = list(bob, "?n=2").await;
+    assert_eq!(first, json!(["public/x", "team/a"]));
+    assert!(link.is_some_and(|link| link.contains("last=team%2Fa") || link.contains("last=team/a")));
+    // No page says that there is more where that is for others.
+    assert_eq!(list(bob, "?n=2&last=team/a").await, (json!(["team/b"]), None));
+    assert_eq!(list(bob, "?tags=true&last=team/a").await.0, json!({ "team/b": ["v1"] }));
+}
+
+#[tokio::test]
 async fn who_is_taken_out_of_the_file_is_out_at_once() {
     let directory = TempDir::new().expect("temporary directory");
     let server = start(directory.path(), Vec::new()).await;
@@ -95,7 +144,11 @@ async fn who_is_taken_out_of_the_file_is_out_at_once() {
     assert_eq!(status(&server, ann, "GET", "/v2/_catalog").await, 401);
     assert_eq!(status(&server, bob, "GET", "/v2/_catalog").await, 401);
     assert_eq!(status(&server, Some(("bob", "other")), "GET", "/v2/_catalog").await, 200);
-    // A file that cannot be understood lets nobody in.
+    // A line that cannot be understood lets nobody in, and shuts nobody else out.
+    let lines = std::fs::read_to_string(&users).expect("reads");
+    std::fs::write(&users, format!("ann:$apr1$weak\n{lines}")).expect("writes");
+    assert_eq!(status(&server, ann, "GET", "/v2/_catalog").await, 401);
+    assert_eq!(status(&server, Some(("bob", "other")), "GET", "/v2/_catalog").await, 200);
     std::fs::write(&users, "bob:$apr1$weak\n").expect("writes");
     assert_eq!(status(&server, Some(("bob", "other")), "GET", "/v2/_catalog").await, 401);
     let refused = AccessRules::new(&users, Vec::new()).err().expect("refused");
@@ -276,8 +329,10 @@ async fn an_encrypted_registry_serves_blobs_of_any_size() {
     }
     let refused = Tls::open(&key, &path).err().expect("the wrong way round").to_string();
     assert!(refused.starts_with("cannot "), "{refused}");
-    // Without TLS there is no answer, and others do not wait for who says nothing.
+    // Who speaks HTTP is told what to speak, and others do not wait for who says nothing.
     let _silent = tokio::net::TcpStream::connect(server.address).await.expect("connects");
-    assert!(client.get(format!("http://{}/v2/", server.address)).send().await.is_err());
+    let told = send(client.get(format!("http://{}/v2/", server.address))).await;
+    assert_eq!(told.status(), 400);
+    assert_eq!(told.text().await.expect("text"), "Client sent an HTTP request to an HTTPS server.\n");
     expect(&send(client.get(format!("https://{}/v2/", server.address))).await, 200);
 }

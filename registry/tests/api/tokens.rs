@@ -80,7 +80,7 @@ async fn a_proxy_of_ours_says_what_was_asked_of_it() {
             challenge.split('"').nth(1).expect("a realm").to_string()
         }
     };
-    let trusted_proxies = vec!["127.0.0.1".parse().expect("an address")];
+    let trusted_proxies = vec!["127.0.0.0/8".parse().expect("a range")];
     let server = Server::start_with(Options { authorizer: access(), trusted_proxies, ..Options::default() }).await;
     assert_eq!(realm(&server, "https", "r.example").await, "https://r.example/token");
     assert_eq!(realm(&server, "https", "r.example:8443, inner").await, "https://r.example:8443/token");
@@ -91,7 +91,7 @@ async fn a_proxy_of_ours_says_what_was_asked_of_it() {
     let server = Server::start_with(Options { authorizer: access(), ..Options::default() }).await;
     assert_eq!(realm(&server, "https", "r.example").await, "http://inner:5000/token");
     // What the operator says counts more.
-    let trusted_proxies = vec!["127.0.0.1".parse().expect("an address")];
+    let trusted_proxies = vec!["127.0.0.0/8".parse().expect("a range")];
     let url = Some("https://said.example".to_string());
     let server = Server::start_with(Options { authorizer: access(), trusted_proxies, url, ..Options::default() }).await;
     assert_eq!(realm(&server, "http", "r.example").await, "https://said.example/token");

@@ -258,7 +258,7 @@ async fn only_our_own_proxies_say_who_is_behind_them() {
     let rates = RateLimits { by_address: Some(2), by_user: None };
     let ask = |server: &Server, from: &str| send(server.request("GET", "/v2/").header("x-forwarded-for", from));
     let trusting =
-        Options { rates, trusted_proxies: vec!["127.0.0.1".parse().expect("an address")], ..Options::default() };
+        Options { rates, trusted_proxies: vec!["127.0.0.0/8".parse().expect("a range")], ..Options::default() };
     let server = Server::start_with(trusting).await;
     for number in 0..10 {
         // Whatever a client has put in front does not count.

@@ -137,7 +137,7 @@ pub fn options(settings: &Settings) -> Result<Options, Failure> {
     options.retention = entry.retention.iter().map(RetentionEntry::rule).collect::<Result<_, _>>()?;
     options.upstreams = entry.upstream.iter().map(UpstreamEntry::upstream).collect::<Result<_, _>>()?;
     options.webhooks = entry.webhook.iter().map(WebhookEntry::webhook).collect::<Result<_, _>>()?;
-    options.trusted_proxies = entry.trusted_proxies.clone();
+    options.trusted_proxies = entry.trusted_proxies.iter().copied().map(Into::into).collect();
     if let Some(size) = entry.max_manifest {
         options.max_manifest_bytes = usize::try_from(size.bytes()).unwrap_or(usize::MAX);
     }
