@@ -116,6 +116,33 @@ fn three_registries_are_one() {
 }
 
 #[test]
+fn what_is_seldom_meant_for_a_bucket_is_warned_of() {
+    let Some((_store, endpoint)) = store() else { return };
+    let home = Home::new();
+    let said = |settings: &str| {
+        home.write("config.toml", &format!("[registry]\n{settings}"));
+        let port = free_port().to_string();
+        let mut command =
+            cfc(&home, &["registry", "serve", "--bucket", BUCKET, "--endpoint", &endpoint, "--port", &port]);
+        // What the command line says counts more.
+        command.env("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1");
+        let log = home.path("log");
+        command.stderr(std::fs::File::create(&log).expect("is made")).stdout(Stdio::null());
+        let _server = Ended(command.spawn().expect("cfc runs"));
+        let address = format!("127.0.0.1:{port}");
+        wait_for("the registry", || std::net::TcpStream::connect(&address).ok());
+        // It listens before it answers; in plain HTTP, only that it is encrypted.
+        assert_eq!(ask(&address, "GET", "/v2/").0, 400);
+        std::fs::read_to_string(log).expect("a log")
+    };
+    let warned = said("gc_grace = \"19m\"\ntls_names = [\"localhost\"]\n");
+    assert!(warned.contains("`gc_grace` of less than 20 minutes"), "{warned}");
+    assert!(warned.contains("`tls_names` with `bucket`"), "{warned}");
+    let quiet = said("gc_grace = \"20m\"\ntls_names = [\"localhost\"]\nsingle_replica = true\n");
+    assert!(!quiet.contains("WARN"), "{quiet}");
+}
+
+#[test]
 fn a_bucket_that_is_none_is_refused() {
     let home = Home::new();
     let output = home.run(&["registry", "serve", "--bucket", "gs://images"]);

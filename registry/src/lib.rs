@@ -69,7 +69,7 @@ pub use pem::UnfitPem;
 pub use proxy::{Login, Upstream};
 pub use quota::{QuotaRule, Quotas};
 pub use rates::RateLimits;
-pub use registry::{Limits, Options, Registry};
+pub use registry::{LATE_REQUESTS, Limits, Options, Registry};
 pub use retention::{RetentionRule, Retired};
 pub use serve::{serve, serve_operator, serve_until};
 pub use tls::{Tls, TlsError};

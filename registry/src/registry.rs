@@ -86,9 +86,9 @@ pub struct Options {
     pub late_requests: Duration,
 }
 
-/// Stores take a request for a quarter of an hour after it was signed (S3's `RequestTimeTooSkewed`); the rest is for the
-/// clocks of those who sign.
-const LATE_REQUESTS: Duration = Duration::from_secs((15 + 5) * 60);
+/// How long after it was made a request may come to a bucket's store: a quarter of an hour after it was signed (S3's
+/// `RequestTimeTooSkewed`), and what the clocks of those who sign are wrong by.
+pub const LATE_REQUESTS: Duration = Duration::from_secs((15 + 5) * 60);
 
 impl Default for Options {
     fn default() -> Options {

@@ -234,6 +234,12 @@ fn warn(settings: &Settings, location: Option<&BucketLocation>) {
             "`gc_grace = 0`: a collection removes what clients have just pushed and have not named in a manifest yet"
         );
     }
+    if entry.gc_grace.is_some_and(|grace| grace.duration() < cfc_registry::LATE_REQUESTS) && location.is_some() {
+        tracing::warn!(
+            "`gc_grace` of less than 20 minutes with `bucket`: the store takes requests a quarter of an hour after they were \
+             made, and one of a push may bring back what a collection has removed"
+        );
+    }
     if entry.tls_names.is_some() && location.is_some_and(|location| !location.single_replica) {
         let directory = ca_directory(settings);
         tracing::warn!(
