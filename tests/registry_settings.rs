@@ -3,6 +3,8 @@
 use std::io::{Read, Write};
 use std::net::TcpListener;
 
+use cfc_oci::Digest;
+
 use crate::registry::{serve_heard, serve_with};
 use crate::support::{Home, http, wait_for};
 
@@ -15,6 +17,8 @@ fn settings_that_would_leave_nothing_of_the_registry_are_refused_by_name() {
     let retention = |lines: &str| format!("[[registry.retention]]\nrepositories = [\"**\"]\n{lines}\n");
     let registry = |line: &str| format!("[registry]\n{line}\n");
     let allow = |lines: &str| format!("[[registry.allow]]\n{lines}\n");
+    let quota =
+        |pattern: &str, size: &str| format!("[[registry.quotas]]\nrepositories = [{pattern:?}]\nsize = {size:?}\n");
     for (config, expected) in [
         (registry("idle_timeout = 0"), "`idle_timeout = 0` below `[registry]`"),
         (registry("idle_timeout = \"0s\""), "`idle_timeout = 0` below `[registry]`"),
@@ -42,6 +46,8 @@ fn settings_that_would_leave_nothing_of_the_registry_are_refused_by_name() {
         (retention("keep_last = 0"), "`[[registry.retention]]` for [\"**\"] in the configuration file keeps nothing"),
         (retention("").replace("\"**\"", "\"ci/**\""), "`[[registry.retention]]` for [\"ci/**\"] in the"),
         (retention("keep_younger = \"0s\""), "keeps nothing"),
+        (quota("a/*", "0") + &quota("**", "0B"), "`size = 0` of `**` below `[[registry.quotas]]`"),
+        (quota("**", "0") + &quota("a/*", "1GB"), "would refuse every push"),
         (registry("quota = \"0\""), "`quota = 0` below `[registry]`"),
         (registry("immutable_tags = [\"**:v*\", \"latest\"]"), "`immutable_tags` below `[registry]`"),
         (registry("endpoint = \"https://s3.example\""), "`endpoint` below `[registry]`"),
@@ -127,6 +133,24 @@ fn what_is_allowed_and_seldom_meant_is_warned_of() {
         assert!(said.contains(expected), "{expected}\n{said}");
     }
     assert!(!said.contains("anonymous\"") && !said.contains("user=\"*\""), "{said}");
+
+    // Only what is named before has room.
+    home.write("config.toml", "[[registry.quotas]]\nrepositories = [\"team/*\"]\nsize = \"1GB\"\n\n[[registry.quotas]]\nrepositories = [\"**\"]\nsize = 0\n");
+    {
+        let (_server, address, said) = serve_heard(&home);
+        let push = |name: &str| {
+            let digest = Digest::of(b"abc");
+            let head =
+                format!("POST /v2/{name}/blobs/uploads/?digest={digest} HTTP/1.1\r\nHost: x\r\nConnection: close");
+            http(&address, &format!("{head}\r\nContent-Length: 3\r\n\r\nabc")).0
+        };
+        assert_eq!((push("team/a"), push("other")), (201, 403));
+        assert!(
+            said().contains("nothing can be pushed there") && said().contains("repositories=[\"**\"]"),
+            "{}",
+            said()
+        );
+    }
 
     home.write("users", "bob:$2y$05$IcT/XsfK3RYYU73Zh0gq.e5OQJiUvRSXw20299C0G/y0ydKn7LOge\n");
     home.write("config.toml", &format!("[registry]\nhtpasswd = {users:?}\n{rules}"));

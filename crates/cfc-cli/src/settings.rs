@@ -497,7 +497,20 @@ impl RegistryEntry {
             let what = format!("two `[[registry.upstream]]` in the configuration file have the prefix `{prefix}`");
             return Err(Failure::new(what).hint("give each its own: a repository is of one upstream only"));
         }
-        self.quotas.iter().try_for_each(|quota| check_patterns("[[registry.quotas]]", &quota.repositories))
+        self.quotas.iter().try_for_each(|quota| check_patterns("[[registry.quotas]]", &quota.repositories))?;
+        self.check_quotas()
+    }
+
+    /// Refuses quotas that leave no repository any room. Such as leave none to some may be meant: what comes from an
+    /// upstream is passed on then.
+    fn check_quotas(&self) -> Result<(), Failure> {
+        let is_of_all = |quota: &QuotaEntry| quota.repositories.iter().any(|pattern| pattern == "**");
+        let first = self.quotas.iter().find(|quota| quota.size.bytes() > 0 || is_of_all(quota));
+        if first.is_none_or(|quota| quota.size.bytes() > 0) {
+            return Ok(());
+        }
+        let what = "`size = 0` of `**` below `[[registry.quotas]]` in the configuration file would refuse every push";
+        Err(Failure::new(what).hint("the first rule that matches holds: put those for who may push before it"))
     }
 
     /// Refuses what says something of a bucket, for a registry that is in none.

@@ -240,6 +240,13 @@ fn warn(settings: &Settings, location: Option<&BucketLocation>) {
              made, and one of a push may bring back what a collection has removed"
         );
     }
+    for quota in entry.quotas.iter().filter(|quota| quota.size.bytes() == 0) {
+        tracing::warn!(
+            repositories = ?quota.repositories,
+            "`size = 0` below `[[registry.quotas]]`: nothing can be pushed there, and what comes from an upstream is \
+             passed on without being kept"
+        );
+    }
     if entry.tls_names.is_some() && location.is_some_and(|location| !location.single_replica) {
         let directory = ca_directory(settings);
         tracing::warn!(
