@@ -155,6 +155,17 @@ fn garbage_is_collected_by_the_server_that_runs_or_without_one() {
     home.write("config.toml", "");
     let told = home.must(&["registry", "gc", "--dry-run"]);
     assert!(told.starts_with("would remove 2 blobs"), "{told}");
+    let listed = home.must(&["registry", "gc", "--dry-run", "--list"]);
+    let rows: Vec<&str> = listed.lines().skip(1).collect();
+    assert_eq!(rows.len(), 2, "{listed}");
+    for row in rows {
+        assert!(row.starts_with("blob") && row.ends_with("team/app      no manifest there names it"), "{listed}");
+    }
+    let told: serde_json::Value =
+        serde_json::from_str(&home.must(&["registry", "gc", "--dry-run", "--json", "--list"])).expect("JSON");
+    assert_eq!((&told["blobs"], &told["removed"][1]["repositories"][0]), (&2.into(), &"team/app".into()), "{told}");
+    let told = home.must(&["registry", "gc", "--dry-run", "--json"]);
+    assert!(told.contains("\"blobs\": 2") && !told.contains("removed"), "{told}");
     let told = home.must(&["registry", "gc", "--dry-run", "--grace", "1h"]);
     assert!(told.starts_with("would remove 0 blobs"), "{told}");
     home.write("config.toml", "[registry]\ngc_grace = \"0s\"\n");
@@ -185,9 +196,13 @@ fn what_is_corrupt_is_named_and_taken_away() {
     let blob = std::fs::read_dir(fan).expect("blobs").next().expect("one").expect("readable").path();
     std::fs::remove_file(&blob).expect("removed");
     std::fs::write(&blob, "rotten").expect("written");
+    let output = home.cfc().args(["registry", "verify", "--json"]).output().expect("cfc runs");
+    assert_eq!(output.status.code(), Some(1));
+    let verified = String::from_utf8_lossy(&output.stdout).to_string();
     let output = home.cfc().args(["registry", "verify", "--quarantine"]).output().expect("cfc runs");
     assert_eq!(output.status.code(), Some(1));
     let named = String::from_utf8_lossy(&output.stdout).to_string();
+    assert!(verified.contains("\"kind\": \"corrupt-blob\"") && verified.contains("\"blobs\": 2"), "{verified}");
     let name = blob.file_name().expect("a name").to_string_lossy().to_string();
     assert!(named.contains(&format!("blob: its name says sha256:{name}, its bytes hash to")), "{named}");
     assert_eq!(status(&address, "HEAD", &format!("/v2/team/app/blobs/sha256:{name}")), 404);
@@ -245,6 +260,36 @@ fn an_operator_whose_sockets_are_elsewhere_is_told_where_the_registrys_was_looke
         assert!(said.contains("with the same XDG_RUNTIME_DIR"), "{said}");
     }
     assert!(home.must(&["registry", "gc"]).starts_with("removed 0 blobs"));
+    // Who only looks is told by which rules that is.
+    for verb in ["gc", "retain"] {
+        for (mut command, is_theirs) in [(home.cfc(), true), (elsewhere(), false), (by_root(), false)] {
+            let output = command.args(["registry", verb, "--dry-run"]).output().expect("cfc runs");
+            let said = home.redact(&String::from_utf8_lossy(&output.stderr));
+            assert!(output.status.success(), "{said}");
+            let is_said =
+                said.contains("a registry (process ") && said.contains("of your configuration file, and not by");
+            assert_eq!(is_said, !is_theirs, "{verb}: {said}");
+        }
+    }
+}
+
+#[test]
+fn which_tags_are_not_kept_says_the_server_that_runs() {
+    let home = Home::new();
+    home.write("app/Dockerfile", "FROM scratch\nCOPY Dockerfile /\n");
+    home.must(&["build", "app", "-t", "app:1"]);
+    let rule = "[[registry.retention]]\nrepositories = [\"ci/*\"]\nkeep_last = 1\n";
+    home.write("config.toml", rule);
+    let (mut server, address) = serve(&home);
+    for tag in [1, 2] {
+        home.must(&["push", "app:1", &format!("{address}/ci/app:{tag}")]);
+    }
+    home.write("config.toml", "");
+    assert!(home.must(&["registry", "retain", "--dry-run"]).starts_with("ci/app:1 sha256:"));
+    server.end();
+    assert_eq!(home.must(&["registry", "retain", "--dry-run"]), "");
+    home.write("config.toml", rule);
+    assert!(home.must(&["registry", "retain", "--dry-run", "--json"]).contains("\"tag\": \"1\""));
 }
 
 #[test]

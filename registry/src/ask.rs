@@ -3,13 +3,22 @@
 use std::path::Path;
 
 use bytes::Bytes;
-use http::{Request, header};
+use http::{Method, Request, header};
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use crate::{Collected, Retired};
+use crate::{Listing, Retired};
+
+/// How a registry is to collect garbage.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CollectionRequest {
+    /// It only says what it would remove.
+    pub is_dry_run: bool,
+    /// It says what each thing is that goes.
+    pub is_listed: bool,
+}
 
 /// Why a registry did not do what it was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -34,24 +43,26 @@ pub enum AskError {
 }
 
 /// Has the registry that serves its operator on `socket` collect garbage by its own rules, and waits until it has.
-pub async fn ask_to_collect(socket: &Path) -> Result<Collected, AskError> {
-    ask(socket, "/v2/gc/layers").await
-}
-
-/// Has the registry that serves its operator on `socket` say what it would collect by its own rules.
-pub async fn ask_what_to_collect(socket: &Path) -> Result<Collected, AskError> {
-    ask(socket, "/v2/gc/layers?dry-run=true").await
+pub async fn ask_to_collect(socket: &Path, request: CollectionRequest) -> Result<Listing, AskError> {
+    let CollectionRequest { is_dry_run, is_listed } = request;
+    ask(socket, Method::PUT, &format!("/v2/gc/layers?dry-run={is_dry_run}&list={is_listed}")).await
 }
 
 /// Has the registry that serves its operator on `socket` remove the tags that its rules do not keep.
 pub async fn ask_to_retain(socket: &Path) -> Result<Vec<Retired>, AskError> {
-    ask(socket, crate::api::RETENTION).await
+    ask(socket, Method::PUT, crate::api::RETENTION).await
 }
 
-async fn ask<Answer: DeserializeOwned>(socket: &Path, path: &str) -> Result<Answer, AskError> {
+/// Has the registry that serves its operator on `socket` say which tags its rules do not keep.
+pub async fn ask_what_to_retain(socket: &Path) -> Result<Vec<Retired>, AskError> {
+    ask(socket, Method::GET, crate::api::RETENTION).await
+}
+
+async fn ask<Answer: DeserializeOwned>(socket: &Path, method: Method, path: &str) -> Result<Answer, AskError> {
     let stream = UnixStream::connect(socket).await.map_err(AskError::Connect)?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let request = Request::put(path).header(header::HOST, "localhost").header(header::CONTENT_LENGTH, 0);
+    let request =
+        Request::builder().method(method).uri(path).header(header::HOST, "localhost").header(header::CONTENT_LENGTH, 0);
     let request = request.body(Empty::<Bytes>::new()).expect("a valid request");
     let answer = async {
         let response = sender.send_request(request).await?;

@@ -20,6 +20,7 @@ use crate::loose::{Leading, LooseEnds};
 use crate::manifest::ManifestFacts;
 use crate::metadata::Found;
 use crate::registry::Inner;
+use crate::removed::{Listing, Notes};
 use crate::visit::Kind;
 use crate::{Registry, StorageError};
 
@@ -70,6 +71,11 @@ impl Registry {
         self.inner.clone().collect(rules, is_dry_run).await
     }
 
+    /// As [`collect`](Self::collect), and says what each thing is that goes.
+    pub async fn collect_and_list(&self, rules: Rules, is_dry_run: bool) -> Result<Listing, StorageError> {
+        self.inner.clone().collect_noting(rules, is_dry_run, Some(Notes::default())).await
+    }
+
     /// Collects garbage as the registry's options say, for as long as this is awaited.
     pub async fn collect_regularly(&self) {
         let options = &self.inner.options;
@@ -103,6 +109,16 @@ impl Registry {
 
 impl Inner {
     pub(crate) async fn collect(self: Arc<Self>, rules: Rules, is_dry_run: bool) -> Result<Collected, StorageError> {
+        Ok(self.collect_noting(rules, is_dry_run, None).await?.counts)
+    }
+
+    /// Collects, and lists what goes where there are notes for it.
+    pub(crate) async fn collect_noting(
+        self: Arc<Self>,
+        rules: Rules,
+        is_dry_run: bool,
+        notes: Option<Notes>,
+    ) -> Result<Listing, StorageError> {
         let _alone = self.collecting.lock().await;
         self.metadata.require_known_format().await?;
         if !is_dry_run {
@@ -111,7 +127,7 @@ impl Inner {
             self.metadata.end_deletions(rules.grace, &is_immutable).await?;
         }
         let registry = self.clone();
-        let collected = blocking(move || Collection::begin(&registry, rules, is_dry_run)?.finish()).await;
+        let collected = blocking(move || Collection::begin(&registry, rules, is_dry_run, notes)?.finish()).await;
         if !is_dry_run {
             let done = collected.as_ref().ok().filter(|done| done.failure.is_none());
             self.metrics.collection_ended(done.map(|done| &done.counts));
@@ -125,7 +141,8 @@ impl Inner {
             collected.loose_ends.tie_up(&self).await?;
             self.take_stock_again().await?;
         }
-        collected.failure.map_or(Ok(collected.counts), Err)
+        let Done { counts, notes, .. } = collected;
+        collected.failure.map_or_else(|| Ok(Listing { counts, removed: notes.map(Notes::finish) }), Err)
     }
 }
 
@@ -134,6 +151,8 @@ struct Done {
     counts: Collected,
     forgotten: Vec<(RepositoryName, Digest, Option<Digest>)>,
     loose_ends: LooseEnds,
+    /// What was removed, thing by thing, where that is asked for.
+    notes: Option<Notes>,
     /// What went wrong in the end, when all else had been done.
     failure: Option<StorageError>,
 }
@@ -158,11 +177,17 @@ struct Contents {
 }
 
 impl<'a> Collection<'a> {
-    fn begin(registry: &'a Inner, rules: Rules, is_dry_run: bool) -> Result<Collection<'a>, StorageError> {
+    fn begin(
+        registry: &'a Inner,
+        rules: Rules,
+        is_dry_run: bool,
+        notes: Option<Notes>,
+    ) -> Result<Collection<'a>, StorageError> {
         let done = Done {
             counts: Collected::default(),
             forgotten: Vec::new(),
             loose_ends: LooseEnds::default(),
+            notes,
             failure: None,
         };
         let now = registry.metadata.now()?;
@@ -272,6 +297,10 @@ impl<'a> Collection<'a> {
                 if kept.contains(&digest) {
                     continue;
                 }
+                let bytes = match &self.done.notes {
+                    Some(_) => metadata.peek_manifest(name, &digest)?.map_or(0, |(_, bytes)| bytes.len() as u64),
+                    None => 0,
+                };
                 let removed = if self.is_dry_run {
                     is_stale(&digest)?
                 } else {
@@ -283,6 +312,9 @@ impl<'a> Collection<'a> {
                     continue;
                 }
                 self.done.counts.manifests += 1;
+                if let Some(notes) = &mut self.done.notes {
+                    notes.manifest(name, &digest, bytes);
+                }
                 let facts = contents.manifests.remove(&digest);
                 if !self.is_dry_run {
                     self.done.forgotten.push((name.clone(), digest, facts.and_then(|facts| facts.subject)));
@@ -310,6 +342,9 @@ impl<'a> Collection<'a> {
             };
             if unlinked {
                 self.done.counts.unlinked += 1;
+                if let Some(notes) = &mut self.done.notes {
+                    notes.link(&name, &digest);
+                }
             } else {
                 linked.insert(digest);
             }
@@ -323,6 +358,7 @@ impl<'a> Collection<'a> {
         let cutoff = self.now.checked_sub(self.rules.grace).unwrap_or(SystemTime::UNIX_EPOCH);
         for (digest, size) in registry.blobs.list()? {
             if linked.contains(&digest) {
+                self.note_blob(&digest, size, false);
                 continue;
             }
             let is_wanted = || Ok(registry.holds.is_held(&digest) || registry.metadata.is_linked(&digest)?);
@@ -334,8 +370,15 @@ impl<'a> Collection<'a> {
                 self.done.counts.blobs += 1;
                 self.done.counts.bytes += size;
             }
+            self.note_blob(&digest, size, removed);
         }
         Ok(())
+    }
+
+    fn note_blob(&mut self, digest: &Digest, size: u64, is_removed: bool) {
+        if let Some(notes) = &mut self.done.notes {
+            notes.blob(digest, size, is_removed);
+        }
     }
 }
 

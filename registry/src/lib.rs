@@ -39,6 +39,7 @@ mod loose;
 mod metrics;
 mod quota;
 mod rates;
+mod removed;
 mod retention;
 mod usage;
 mod verify;
@@ -55,7 +56,7 @@ mod quick;
 mod range;
 
 pub use access::{AccessRules, Minter, Permission, Rule, check_pattern};
-pub use ask::{AskError, ask_to_collect, ask_to_retain, ask_what_to_collect};
+pub use ask::{AskError, CollectionRequest, ask_to_collect, ask_to_retain, ask_what_to_retain};
 pub use audit::AuditLog;
 pub use auth::{Access, Action, Authorizer, Catalog, Challenge, Credentials, Decision, TokenAnswer, TokenRequest};
 pub use backend::{
@@ -70,6 +71,7 @@ pub use proxy::{Login, Upstream};
 pub use quota::{QuotaRule, Quotas};
 pub use rates::RateLimits;
 pub use registry::{LATE_REQUESTS, Limits, Options, Registry};
+pub use removed::{Listing, RemovalReason, Removed, RemovedKind};
 pub use retention::{RetentionRule, Retired};
 pub use serve::{serve, serve_operator, serve_until};
 pub use tls::{Tls, TlsError};

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
 use cfc_oci::{Digest, Hasher, RepositoryName, Tag};
+use serde::Serialize;
 
 use crate::error::Chain;
 use crate::files::blocking;
@@ -12,7 +13,8 @@ use crate::metadata::Found;
 use crate::{Registry, StorageError};
 
 /// What is not as it should be.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Finding {
     /// A blob's bytes are others than its name says.
     CorruptBlob {
@@ -94,7 +96,7 @@ impl fmt::Display for Finding {
 }
 
 /// What a verification has read, and what it found.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize)]
 pub struct Verified {
     /// Blobs read.
     pub blobs: u64,

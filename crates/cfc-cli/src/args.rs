@@ -308,9 +308,16 @@ fn endpoint(text: &str) -> Result<String, cfc_registry::EndpointError> {
 pub struct RegistryGc {
     #[command(flatten)]
     pub place: BucketChoice,
-    /// Only say what would be removed
+    /// Only say what would be removed; uploads that nobody goes on with, which go too, are not looked for
     #[arg(long)]
     pub dry_run: bool,
+    /// Say of each thing what it is, its digest, its size, in which repositories, and why it goes; the summary is on stderr
+    /// then. A link is that a repository holds a blob which stays for others
+    #[arg(long)]
+    pub list: bool,
+    /// Print JSON: `blobs`, `bytes`, `manifests`, `unlinked` and `uploads` count; with --list, `removed` has each thing
+    #[arg(long)]
+    pub json: bool,
     /// Keep what was pushed, mounted or looked for within this time, and an eighth of `gc_grace` longer [default: 24h]
     #[arg(long, value_name = "TIME")]
     pub grace: Option<Span>,
@@ -359,6 +366,9 @@ pub struct RegistryVerify {
     /// Take corrupt content away, so that it can be pushed again
     #[arg(long)]
     pub quarantine: bool,
+    /// Print JSON: `blobs`, `bytes`, `manifests` count what was read; `findings` each have a `kind`
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Subcommand)]

@@ -31,7 +31,7 @@ use crate::{Action, ByteStream, HookEvent, Registry};
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
-/// Where the operator, and nobody else, has tags removed that are not kept.
+/// Where the operator, and nobody else, has tags removed that are not kept (PUT), or asks which these are (GET).
 pub(crate) const RETENTION: &str = "/operator/retention";
 
 /// What of a refused body is read, so that its client gets to read the answer before the connection closes.
@@ -87,9 +87,11 @@ async fn answer(
             visit.is_for_a_token();
             return crate::token::answer(registry, &gate, parts, body, visit).await;
         }
-        RETENTION if parts.extensions.get::<Operator>().is_some() && parts.method == Method::PUT => {
+        RETENTION
+            if parts.extensions.get::<Operator>().is_some() && [Method::GET, Method::PUT].contains(&parts.method) =>
+        {
             visit.is_for_retention();
-            let retired = registry.retain(false).await?;
+            let retired = registry.retain(parts.method == Method::GET).await?;
             return Ok(json(Body::from(serde_json::to_vec(&retired).expect("names are JSON"))));
         }
         "/metrics" => {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cfc_oci::{Digest, media_type};
-use cfc_registry::{AccessRules, Options, Permission, Rule, Tls, ask_to_collect};
+use cfc_registry::{AccessRules, CollectionRequest, Options, Permission, Rule, Tls, ask_to_collect};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -181,12 +181,12 @@ async fn the_operator_needs_no_password_on_his_own_socket() {
     let server = start(directory.path(), rules()).await;
     let socket = directory.path().join("operator");
     let serving = operator(&server.registry, &socket).await;
-    ask_to_collect(&socket).await.expect("collects");
+    ask_to_collect(&socket, CollectionRequest::default()).await.expect("collects");
     let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&socket).expect("there").permissions());
     assert_eq!(mode & 0o777, 0o600);
     serving.abort();
     let _ = serving.await;
-    assert!(ask_to_collect(&socket).await.is_err());
+    assert!(ask_to_collect(&socket, CollectionRequest::default()).await.is_err());
 }
 
 /// Runs in a process of its own, in which files may run out.
@@ -204,7 +204,7 @@ async fn operator_without_descriptors() {
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert!(!serving.is_finished(), "the operator's socket is closed");
     drop((all, client));
-    ask_to_collect(&socket).await.expect("collects");
+    ask_to_collect(&socket, CollectionRequest::default()).await.expect("collects");
     eprintln!("went on");
 }
 

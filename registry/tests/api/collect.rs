@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use cfc_oci::{Digest, media_type};
-use cfc_registry::{Collected, Options, Rules};
+use cfc_registry::{Collected, CollectionRequest, Options, RemovalReason, Removed, RemovedKind, Rules, ask_to_collect};
 use serde_json::Value;
 
 use crate::harness::{Server, expect, image, index, noise, send};
@@ -34,10 +34,64 @@ fn set_age(path: &Path, age: Duration) {
 }
 
 async fn collect(server: &Server, rules: Rules) -> Collected {
-    let expected = server.registry.collect(rules, true).await.expect("tells");
-    let collected = server.registry.collect(rules, false).await.expect("collects");
-    assert_eq!(Collected { uploads: 0, ..collected }, expected, "the dry run told something else");
+    let expected = server.registry.collect_and_list(rules, true).await.expect("tells");
+    let listing = server.registry.collect_and_list(rules, false).await.expect("collects");
+    let collected = listing.counts;
+    assert_eq!(Collected { uploads: 0, ..collected }, expected.counts, "the dry run told something else");
+    let removed = listing.removed.expect("was asked for");
+    assert_eq!(Some(&removed), expected.removed.as_ref(), "the dry run listed something else");
+    assert_eq!(Collected { uploads: 0, ..collected }, count(&removed));
     collected
+}
+
+/// What a list adds up to.
+fn count(removed: &[Removed]) -> Collected {
+    let of = |kind| removed.iter().filter(move |removed| removed.kind == kind);
+    let links = removed.iter().filter(|removed| removed.kind != RemovedKind::Manifest);
+    Collected {
+        manifests: of(RemovedKind::Manifest).count() as u64,
+        unlinked: links.map(|removed| removed.repositories.len() as u64).sum(),
+        blobs: of(RemovedKind::Blob).count() as u64,
+        bytes: of(RemovedKind::Blob).map(|removed| removed.bytes).sum(),
+        uploads: 0,
+    }
+}
+
+#[tokio::test]
+async fn the_operator_is_told_what_each_thing_is_that_goes() {
+    let collection = Rules { grace: Duration::ZERO, untagged: Some(Duration::ZERO) };
+    let server = Server::start_with(Options { collection, collect_every: None, ..Options::default() }).await;
+    server.push_image("a", "kept", "x").await;
+    // Each names a blob that the other repository holds as well.
+    let (gone, json) = server.push_image("a", "gone", "y").await;
+    server.push_image("b", "kept", "y").await;
+    let shared = server.push_blob("b", b"both").await;
+    server.push_blob("a", b"both").await;
+    let orphan = server.push_blob("a", b"orphan").await;
+    server.push_image("a", "gone", "x").await;
+
+    let path = "/v2/gc/layers?dry-run=true&list=true";
+    expect(&send(server.request("PUT", path)).await, 403);
+    let socket = server.root().join("operator");
+    crate::harness::operator(&server.registry, &socket).await;
+    let ask = |is_dry_run, is_listed| ask_to_collect(&socket, CollectionRequest { is_dry_run, is_listed });
+    assert_eq!(ask(true, false).await.expect("tells").removed, None);
+    let told = ask(true, true).await.expect("tells");
+    let removed = told.removed.clone().expect("was asked for");
+    let find = |digest: &Digest| {
+        let found = removed.iter().find(|removed| removed.digest == *digest).expect("it is there");
+        let repositories: Vec<&str> = found.repositories.iter().map(|name| name.as_str()).collect();
+        (found.kind, found.bytes, repositories.join(","), found.reason)
+    };
+    use RemovalReason::{Unnamed, Untagged};
+    assert_eq!(find(&gone), (RemovedKind::Manifest, json.len() as u64, "a".to_string(), Untagged));
+    assert_eq!(find(&orphan), (RemovedKind::Blob, 6, "a".to_string(), Unnamed));
+    assert_eq!(find(&shared), (RemovedKind::Blob, 4, "a,b".to_string(), Unnamed));
+    let layer = Digest::of(b"layer of y");
+    assert_eq!(find(&layer), (RemovedKind::Link, 10, "a".to_string(), Unnamed));
+    assert_eq!(told.counts, count(&removed));
+    assert_eq!(ask(false, true).await.expect("collects"), told);
+    assert_eq!(ask(false, true).await.expect("collects").removed, Some(Vec::new()));
 }
 
 #[tokio::test]

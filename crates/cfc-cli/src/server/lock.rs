@@ -37,6 +37,24 @@ impl DataLock {
         })
     }
 
+    /// The id of the process that has the lock, as it has written it down; `None` when none has it. For who need not be able
+    /// to write there.
+    pub fn holder(settings: &Settings) -> std::io::Result<Option<String>> {
+        let mut file = match File::open(settings.data.join("lock")) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            file => file?,
+        };
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => Ok(None),
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                let mut holder = String::new();
+                file.read_to_string(&mut holder)?;
+                Ok(Some(holder.trim().to_string()))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Takes the lock; else the id of the process that has it, as it has written it down.
     ///
     /// # Errors

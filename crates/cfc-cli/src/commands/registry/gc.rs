@@ -2,25 +2,37 @@
 
 use std::process::ExitCode;
 
-use cfc_registry::{AskError, Collected, Options, Rules};
+use cfc_registry::{Collected, CollectionRequest, Listing, Options, Registry, Removed, Rules};
 
 use crate::args::RegistryGc;
 use crate::commands::client_runtime;
-use crate::commands::registry::{Writer, writer};
+use crate::commands::registry::{Writer, answered, writer};
 use crate::failure::Failure;
 use crate::output;
 use crate::server::registry;
 use crate::settings::Settings;
 
 pub fn run(settings: &Settings, arguments: &RegistryGc) -> Result<ExitCode, Failure> {
-    let collected = client_runtime()?.block_on(collect(settings, arguments))?;
-    tell(&collected, arguments.dry_run);
+    let listing = client_runtime()?.block_on(collect(settings, arguments))?;
+    if arguments.list && listing.removed.is_none() {
+        let hint = "it is of an earlier version: upgrade it, or leave out --list";
+        return Err(Failure::new("the registry that is running here does not say what each thing is").hint(hint));
+    }
+    match (arguments.json, &listing.removed) {
+        (true, _) => output::data(serde_json::to_string_pretty(&listing)?),
+        (false, None) => output::data(summary(&listing.counts, arguments.dry_run)),
+        (false, Some(removed)) => {
+            list(removed);
+            output::tell(summary(&listing.counts, arguments.dry_run));
+        }
+    }
     Ok(ExitCode::SUCCESS)
 }
 
 /// A bucket's we collect ourselves, whoever serves it. Of a data directory the server that runs does it, or says what it
 /// would do, since it alone knows its rules and what its clients are about; without one we do it here.
-async fn collect(settings: &Settings, arguments: &RegistryGc) -> Result<Collected, Failure> {
+async fn collect(settings: &Settings, arguments: &RegistryGc) -> Result<Listing, Failure> {
+    let request = CollectionRequest { is_dry_run: arguments.dry_run, is_listed: arguments.list };
     let options = registry::options(settings)?;
     // A registry that serves notes at most so much later that somebody has asked for something.
     let lag = options.collection.refresh();
@@ -41,19 +53,20 @@ async fn collect(settings: &Settings, arguments: &RegistryGc) -> Result<Collecte
     if arguments.dry_run
         && !is_in_bucket
         && !has_rules
-        && let Some(told) = ask(settings).await?
+        && let asked = cfc_registry::ask_to_collect(&settings.registry_socket()?, request).await
+        && let Some(told) = answered(settings, "`gc_grace` and `gc_untagged`", asked)?
     {
         return Ok(told);
     }
     if is_in_bucket || arguments.dry_run {
         let registry = registry::open_beside(settings, &arguments.place).await?;
-        return Ok(registry.collect(rules, arguments.dry_run).await?);
+        return by_ourselves(&registry, rules, request).await;
     }
     match writer(settings)? {
         Writer::Us(_lock) => {
             let options = Options { collection: rules, ..options };
             let registry = cfc_registry::Registry::open(&registry::bucket_directory(settings), options)?;
-            Ok(registry.collect(rules, false).await?)
+            by_ourselves(&registry, rules, request).await
         }
         Writer::Server(_) if has_rules => {
             let hint =
@@ -61,25 +74,38 @@ async fn collect(settings: &Settings, arguments: &RegistryGc) -> Result<Collecte
             Err(Failure::new("a registry is running here and collects by its own rules").hint(hint))
         }
         Writer::Server(socket) => {
-            let asked = cfc_registry::ask_to_collect(&socket).await;
+            let asked = cfc_registry::ask_to_collect(&socket, request).await;
             asked.map_err(|error| Failure::because("the registry that is running here did not collect", &error))
         }
     }
 }
 
-/// What the server that runs on the data directory would remove; `None` when none runs.
-async fn ask(settings: &Settings) -> Result<Option<Collected>, Failure> {
-    match cfc_registry::ask_what_to_collect(&settings.registry_socket()?).await {
-        Ok(told) => Ok(Some(told)),
-        Err(AskError::Connect(_)) => Ok(None),
-        Err(error) => Err(Failure::because("the registry that is running here did not say", &error)),
-    }
+async fn by_ourselves(registry: &Registry, rules: Rules, request: CollectionRequest) -> Result<Listing, Failure> {
+    Ok(match request.is_listed {
+        true => registry.collect_and_list(rules, request.is_dry_run).await?,
+        false => Listing { counts: registry.collect(rules, request.is_dry_run).await?, removed: None },
+    })
 }
 
-fn tell(collected: &Collected, is_dry_run: bool) {
-    let verb = if is_dry_run { "would remove" } else { "removed" };
-    output::data(format!(
-        "{verb} {} blobs ({} bytes), {} manifests, {} links of blobs to repositories, {} uploads",
-        collected.blobs, collected.bytes, collected.manifests, collected.unlinked, collected.uploads
-    ));
+const HEADER: [&str; 5] = ["KIND", "DIGEST", "BYTES", "REPOSITORIES", "WHY"];
+
+fn list(removed: &[Removed]) {
+    let row = |removed: &Removed| {
+        let repositories: Vec<&str> = removed.repositories.iter().map(|name| name.as_str()).collect();
+        let repositories = if repositories.is_empty() { "-".to_string() } else { repositories.join(",") };
+        let Removed { kind, digest, bytes, reason, .. } = removed;
+        vec![kind.to_string(), digest.to_string(), bytes.to_string(), repositories, reason.to_string()]
+    };
+    output::table(&HEADER, &removed.iter().map(row).collect::<Vec<_>>());
+}
+
+/// In one line. What a dry run does not look for is left out.
+fn summary(collected: &Collected, is_dry_run: bool) -> String {
+    let Collected { blobs, bytes, manifests, unlinked, uploads } = collected;
+    let what =
+        format!("{blobs} blobs ({bytes} bytes), {manifests} manifests, {unlinked} links of blobs to repositories");
+    match is_dry_run {
+        true => format!("would remove {what}"),
+        false => format!("removed {what}, {uploads} uploads"),
+    }
 }

@@ -10,8 +10,11 @@ mod verify;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use cfc_registry::AskError;
+
 use crate::args::Registry;
 use crate::failure::Failure;
+use crate::output;
 use crate::server::lock::DataLock;
 use crate::server::registry;
 use crate::settings::Settings;
@@ -25,6 +28,35 @@ pub fn run(settings: &Settings, command: &Registry) -> Result<ExitCode, Failure>
         Registry::Verify(arguments) => verify::run(settings, arguments),
         Registry::Usage(arguments) => usage::run(settings, arguments),
     }
+}
+
+/// What the server that runs on the data directory answers, else `None`; then the person is told by which rules we go
+/// ourselves, which `settings` names, unless no server runs.
+fn answered<T>(settings: &Settings, rules: &str, answer: Result<T, AskError>) -> Result<Option<T>, Failure> {
+    let error = match answer {
+        Ok(told) => return Ok(Some(told)),
+        Err(AskError::Connect(error)) => error,
+        // Of an earlier version, which does not know the question.
+        Err(AskError::Refused { status, .. }) if status.as_u16() == 404 => {
+            output::tell(format!(
+                "the registry that runs here does not say what it would do; this goes by {rules} of your configuration file"
+            ));
+            return Ok(None);
+        }
+        Err(error) => return Err(Failure::because("the registry that is running here did not say", &error)),
+    };
+    let socket = settings.registry_socket()?;
+    let who = match DataLock::holder(settings) {
+        Ok(None) => return Ok(None),
+        Ok(Some(holder)) => format!("a registry (process {holder}) may run here"),
+        Err(error) => format!("a registry may run here (the data directory's lock cannot be looked at: {error})"),
+    };
+    output::tell(format!(
+        "{who}, and its operator's socket `{}` cannot be reached ({error}): this goes by {rules} of your configuration file, \
+         and not by what that registry does. Run it as the user who runs the registry, with the same XDG_RUNTIME_DIR",
+        socket.display()
+    ));
+    Ok(None)
 }
 
 /// Who may change a registry that is in the data directory.

@@ -6,7 +6,7 @@ use cfc_registry::Retired;
 
 use crate::args::RegistryRetain;
 use crate::commands::client_runtime;
-use crate::commands::registry::{Writer, writer};
+use crate::commands::registry::{Writer, answered, writer};
 use crate::failure::Failure;
 use crate::output;
 use crate::server::registry;
@@ -26,10 +26,17 @@ pub fn run(settings: &Settings, arguments: &RegistryRetain) -> Result<ExitCode, 
     Ok(ExitCode::SUCCESS)
 }
 
-/// In a bucket we do it ourselves, whoever serves it. In a data directory the server that runs does it, since it alone
-/// writes; without one we do it here.
+/// In a bucket we do it ourselves, whoever serves it. In a data directory the server that runs does it, or says what it
+/// would do, since it alone writes and knows its rules; without one we do it here.
 async fn retain(settings: &Settings, arguments: &RegistryRetain) -> Result<Vec<Retired>, Failure> {
     let is_in_bucket = registry::bucket_location(settings, &arguments.place)?.is_some();
+    if arguments.dry_run && !is_in_bucket {
+        registry::require(settings)?;
+        let asked = cfc_registry::ask_what_to_retain(&settings.registry_socket()?).await;
+        if let Some(told) = answered(settings, "`[[registry.retention]]`", asked)? {
+            return Ok(told);
+        }
+    }
     if arguments.dry_run || is_in_bucket {
         let registry = registry::open_beside(settings, &arguments.place).await?;
         return Ok(registry.retain(arguments.dry_run).await?);

@@ -9,13 +9,16 @@ use crate::output;
 use crate::server::registry;
 use crate::settings::Settings;
 
-/// Prints a line for each finding; exits with 1 if there are any.
+/// Prints a line for each finding, or JSON; exits with 1 if there are any.
 pub fn run(settings: &Settings, arguments: &RegistryVerify) -> Result<ExitCode, Failure> {
     let verified = client_runtime()?.block_on(async {
         let registry = registry::open_beside(settings, &arguments.place).await?;
         Ok::<_, Failure>(registry.verify(arguments.quarantine).await?)
     })?;
-    verified.findings.iter().for_each(output::data);
+    match arguments.json {
+        true => output::data(serde_json::to_string_pretty(&verified)?),
+        false => verified.findings.iter().for_each(output::data),
+    }
     output::tell(format!(
         "{} blobs ({} bytes) and {} manifests read, {} findings",
         verified.blobs,
