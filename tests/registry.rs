@@ -292,6 +292,61 @@ fn which_tags_are_not_kept_says_the_server_that_runs() {
     assert!(home.must(&["registry", "retain", "--dry-run", "--json"]).contains("\"tag\": \"1\""));
 }
 
+/// What a registry that runs does by itself, a command does without one.
+#[test]
+fn what_is_removed_by_hand_is_in_the_audit_log_and_told_to_receivers() {
+    let home = Home::new();
+    home.write("app/Dockerfile", "FROM scratch\nCOPY Dockerfile /\n");
+    home.must(&["build", "app", "-t", "app:1"]);
+    let receiver = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let hook = |url: &str| format!("[[registry.webhook]]\nurl = \"{url}\"\nevents = [\"delete\"]\n");
+    let hook = hook(&format!("http://{}/", receiver.local_addr().expect("bound")));
+    let rule = "[[registry.retention]]\nrepositories = [\"ci/*\"]\nkeep_last = 1\n";
+    let config = |log: &str| home.write("config.toml", &format!("[registry]\naudit_log = \"{log}\"\n{rule}{hook}"));
+    let log = home.path("audit.json");
+    config(log.to_str().expect("UTF-8"));
+    let push = |tags: &[u32]| {
+        let (_server, address) = serve(&home);
+        tags.iter().for_each(|tag| drop(home.must(&["push", "app:1", &format!("{address}/ci/app:{tag}")])));
+    };
+    push(&[1, 2]);
+    std::fs::remove_file(&log).expect("there was one");
+
+    let (end, ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for status in ["503 Busy", "200 OK", "400 Never"] {
+            let mut stream = receiver.accept().expect("a connection").0;
+            let head = read_head(&mut stream);
+            let length = head.to_ascii_lowercase();
+            let length = length.lines().find_map(|line| line.strip_prefix("content-length: ")).expect("a length");
+            let mut body = vec![0; length.parse().expect("a number")];
+            stream.read_exact(&mut body).expect("a body");
+            write!(stream, "HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").expect("answers");
+            end.send(String::from_utf8(body).expect("text")).expect("somebody listens");
+        }
+    });
+    // It comes at the second try, and the command waits for it.
+    let output = home.cfc().args(["registry", "retain"]).output().expect("cfc runs");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && !said.contains("were not told"), "{said}");
+    let told: Vec<String> = ended.try_iter().collect();
+    assert_eq!(told.len(), 2, "{said}");
+    assert!(told[1].contains("\"tag\":\"1\"") && told[1].contains("\"action\":\"delete\""), "{told:?}");
+    home.must(&["registry", "gc"]);
+    let lines = std::fs::read_to_string(&log).expect("a log");
+    let actions: Vec<&str> = lines.lines().filter_map(|line| line.split("\"action\":\"").nth(1)).collect();
+    assert!(actions.len() == 2 && actions[0].starts_with("retain") && actions[1].starts_with("collect"), "{lines}");
+
+    // What is not delivered is said, and the answer stays data.
+    push(&[3]);
+    config("-");
+    let output = home.cfc().args(["registry", "retain", "--json"]).output().expect("cfc runs");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("were not told") && said.contains("\"action\":\"retain\""), "{said}");
+    let retired: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert!(output.status.success() && retired[0]["tag"] == "2", "{retired}");
+}
+
 #[test]
 fn a_registry_for_everybody_wants_users_and_those_need_their_password() {
     let home = Home::new();

@@ -2,7 +2,7 @@
 //! query.
 
 use std::fs::File;
-use std::io::{Stdout, Write};
+use std::io::Write;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -110,7 +110,7 @@ enum Order {
 
 /// What is written to.
 enum Target {
-    Stdout(Lines<Stdout>),
+    Stream(Lines<Box<dyn Write + Send>>),
     File(Rotated),
 }
 
@@ -135,7 +135,12 @@ impl AuditLog {
 
     /// To the standard output.
     pub fn to_stdout() -> AuditLog {
-        AuditLog::to(Target::Stdout(Lines::new(std::io::stdout())))
+        AuditLog::to(Target::Stream(Lines::new(Box::new(std::io::stdout()))))
+    }
+
+    /// To the standard error, for who has other things to say on the output.
+    pub fn to_stderr() -> AuditLog {
+        AuditLog::to(Target::Stream(Lines::new(Box::new(std::io::stderr()))))
     }
 
     fn to(target: Target) -> AuditLog {
@@ -177,7 +182,7 @@ fn write_all(orders: &Receiver<Order>, mut target: Target, reopen: &AtomicBool) 
         }
         let Order::Write(line) = order else { continue };
         let written = match &mut target {
-            Target::Stdout(lines) => lines.write(&line).1,
+            Target::Stream(lines) => lines.write(&line).1,
             Target::File(file) => file.write(&line),
         };
         if let Err(error) = written {

@@ -213,6 +213,12 @@ impl Registry {
         }
     }
 
+    /// Waits until receivers of webhooks have been told of everything, but no longer than `patience`. How many events no
+    /// receiver has taken; what still waits is lost when the process ends.
+    pub async fn finish_telling(&self, patience: Duration) -> u64 {
+        self.inner.hooks.finish(patience).await
+    }
+
     /// Answers one request that came by no socket, whole; for those who bring the registry's requests along themselves, as
     /// fuzzing does.
     pub async fn answer(&self, request: http::Request<Bytes>) -> Result<http::Response<Bytes>, StorageError> {

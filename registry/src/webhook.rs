@@ -2,7 +2,8 @@
 //! was written to receive those receives these.
 //!
 //! Each receiver has a queue in memory and a task that empties it: no client waits for a receiver, and none waits for
-//! another. What waits when the process ends is lost, as is what finds a full queue.
+//! another. What waits when the process ends is lost, unless that [waits](Hooks::finish) for it, as is what finds a full
+//! queue.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,6 +28,9 @@ const WAITING: usize = 1000;
 
 /// A receiver has this long to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How often who waits for the end looks.
+const GLANCE: Duration = Duration::from_millis(10);
 
 /// What stands in the place of a client's name for itself in an event of what retention did.
 const RETENTION: &str = "cfc-registry-retention";
@@ -73,6 +77,8 @@ pub(crate) struct Hooks {
 /// How events ended.
 #[derive(Default)]
 pub(crate) struct Counts {
+    /// They wait, or waited, for a receiver.
+    pub queued: AtomicU64,
     pub delivered: AtomicU64,
     /// The receiver did not take it, however often it was tried.
     pub failed: AtomicU64,
@@ -199,6 +205,7 @@ impl Hooks {
                     tokio::spawn(deliver_all(waiting, hook.client.clone(), hook.webhook.clone(), self.counts.clone()));
                     queue
                 });
+                self.counts.queued.fetch_add(1, Ordering::Relaxed);
                 if queue.try_send(event.clone()).is_err() {
                     self.counts.dropped.fetch_add(1, Ordering::Relaxed);
                     tracing::error!(
@@ -208,6 +215,24 @@ impl Hooks {
                 }
             }
         }
+    }
+}
+
+impl Hooks {
+    /// Waits until every event has ended in some way, but no longer than `patience`. How many no receiver has taken.
+    pub(crate) async fn finish(&self, patience: Duration) -> u64 {
+        let until = tokio::time::Instant::now() + patience;
+        while self.counts.waiting() > 0 && tokio::time::Instant::now() < until {
+            tokio::time::sleep(GLANCE).await;
+        }
+        self.counts.queued.load(Ordering::Relaxed) - self.counts.delivered.load(Ordering::Relaxed)
+    }
+}
+
+impl Counts {
+    fn waiting(&self) -> u64 {
+        let ended = [&self.delivered, &self.failed, &self.dropped].map(|count| count.load(Ordering::Relaxed));
+        self.queued.load(Ordering::Relaxed).saturating_sub(ended.iter().sum())
     }
 }
 

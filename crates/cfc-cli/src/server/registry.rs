@@ -7,7 +7,7 @@ use std::time::Duration;
 use cfc_control::{RegistryGrant, RegistryPasswords};
 use cfc_registry::{
     AccessRules, AuditLog, BucketLocation, LocalCa, Minter, Options, Permission, QuotaRule, Quotas, RateLimits,
-    Registry, Tls,
+    Registry, Rules, Tls,
 };
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
@@ -91,6 +91,16 @@ pub async fn open_beside(settings: &Settings, choice: &BucketChoice) -> Result<R
     }
 }
 
+/// The registry for changing it as one that is served does by itself, while none is: in a bucket beside others, in the data
+/// directory alone, of which the caller holds the lock. It writes the audit log and tells the receivers of webhooks.
+pub async fn open_by_hand(settings: &Settings, choice: &BucketChoice, rules: Rules) -> Result<Registry, Failure> {
+    let options = Options { audit: audit_by_hand(settings)?, collection: rules, ..options(settings)? };
+    match bucket_location(settings, choice)? {
+        Some(location) => Ok(Registry::open_bucket_beside(&location, options).await?),
+        None => Ok(Registry::open(&bucket_directory(settings), options)?),
+    }
+}
+
 /// Refuses a data directory in which no registry has been served yet. Makes nothing.
 pub fn require(settings: &Settings) -> Result<(), Failure> {
     let directory = bucket_directory(settings).join("registry");
@@ -164,10 +174,24 @@ fn audit(settings: &Settings) -> Result<Option<Arc<AuditLog>>, Failure> {
     let log = match &entry.audit_log {
         None => return Ok(None),
         Some(path) if path.as_os_str() == "-" => AuditLog::to_stdout(),
-        Some(path) => AuditLog::to_file(path, size)
-            .map_err(|error| Failure::because("cannot use `audit_log` below `[registry]`", &error))?,
+        Some(path) => open_audit_log(path, size)?,
     };
     Ok(Some(Arc::new(log)))
+}
+
+/// The same, for a command. It begins no new file, since a registry of the same bucket may be writing to that one; and what
+/// would be on the standard output, where its answer is, is on the standard error.
+fn audit_by_hand(settings: &Settings) -> Result<Option<Arc<AuditLog>>, Failure> {
+    let log = match &settings.file.registry.audit_log {
+        None => return Ok(None),
+        Some(path) if path.as_os_str() == "-" => AuditLog::to_stderr(),
+        Some(path) => open_audit_log(path, u64::MAX)?,
+    };
+    Ok(Some(Arc::new(log)))
+}
+
+fn open_audit_log(path: &Path, size: u64) -> Result<AuditLog, Failure> {
+    AuditLog::to_file(path, size).map_err(|error| Failure::because("cannot use `audit_log` below `[registry]`", &error))
 }
 
 /// The registry of the data directory within the platform, and what makes the passwords for it that the control API

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use cfc_registry::{Collected, CollectionRequest, Listing, Options, Registry, Removed, Rules};
+use cfc_registry::{Collected, CollectionRequest, Listing, Removed, Rules};
 
 use crate::args::RegistryGc;
 use crate::commands::client_runtime;
@@ -58,16 +58,24 @@ async fn collect(settings: &Settings, arguments: &RegistryGc) -> Result<Listing,
     {
         return Ok(told);
     }
-    if is_in_bucket || arguments.dry_run {
+    if arguments.dry_run {
         let registry = registry::open_beside(settings, &arguments.place).await?;
-        return by_ourselves(&registry, rules, request).await;
+        return Ok(match request.is_listed {
+            true => registry.collect_and_list(rules, true).await?,
+            false => Listing { counts: registry.collect(rules, true).await?, removed: None },
+        });
+    }
+    let by_hand = async {
+        // How often what is found is touched, is what those who serve it go by.
+        let kept = if is_in_bucket { options.collection } else { rules };
+        let registry = registry::open_by_hand(settings, &arguments.place, kept).await?;
+        Ok(registry.collect_by_itself(rules, request.is_listed).await?)
+    };
+    if is_in_bucket {
+        return by_hand.await;
     }
     match writer(settings)? {
-        Writer::Us(_lock) => {
-            let options = Options { collection: rules, ..options };
-            let registry = cfc_registry::Registry::open(&registry::bucket_directory(settings), options)?;
-            by_ourselves(&registry, rules, request).await
-        }
+        Writer::Us(_lock) => by_hand.await,
         Writer::Server(_) if has_rules => {
             let hint =
                 "set `gc_grace` and `gc_untagged` below `[registry]` in the configuration file, or stop it first";
@@ -78,13 +86,6 @@ async fn collect(settings: &Settings, arguments: &RegistryGc) -> Result<Listing,
             asked.map_err(|error| Failure::because("the registry that is running here did not collect", &error))
         }
     }
-}
-
-async fn by_ourselves(registry: &Registry, rules: Rules, request: CollectionRequest) -> Result<Listing, Failure> {
-    Ok(match request.is_listed {
-        true => registry.collect_and_list(rules, request.is_dry_run).await?,
-        false => Listing { counts: registry.collect(rules, request.is_dry_run).await?, removed: None },
-    })
 }
 
 const HEADER: [&str; 5] = ["KIND", "DIGEST", "BYTES", "REPOSITORIES", "WHY"];

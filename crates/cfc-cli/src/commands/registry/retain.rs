@@ -1,6 +1,7 @@
 //! `cfc registry retain`: removes tags that are not kept.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use cfc_registry::Retired;
 
@@ -37,19 +38,37 @@ async fn retain(settings: &Settings, arguments: &RegistryRetain) -> Result<Vec<R
             return Ok(told);
         }
     }
-    if arguments.dry_run || is_in_bucket {
+    if arguments.dry_run {
         let registry = registry::open_beside(settings, &arguments.place).await?;
-        return Ok(registry.retain(arguments.dry_run).await?);
+        return Ok(registry.retain(true).await?);
+    }
+    if is_in_bucket {
+        return by_hand(settings, arguments).await;
     }
     match writer(settings)? {
-        Writer::Us(_lock) => {
-            let directory = registry::bucket_directory(settings);
-            let registry = cfc_registry::Registry::open(&directory, registry::options(settings)?)?;
-            Ok(registry.retain(false).await?)
-        }
+        Writer::Us(_lock) => by_hand(settings, arguments).await,
         Writer::Server(socket) => {
             let asked = cfc_registry::ask_to_retain(&socket).await;
             asked.map_err(|error| Failure::because("the registry that is running here did not do it", &error))
         }
     }
+}
+
+/// How long the receivers of webhooks are waited for.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// As a registry that is served does by itself: the audit log has each tag, and receivers of webhooks are told before we end.
+async fn by_hand(settings: &Settings, arguments: &RegistryRetain) -> Result<Vec<Retired>, Failure> {
+    let rules = registry::options(settings)?.collection;
+    let registry = registry::open_by_hand(settings, &arguments.place, rules).await?;
+    let retired = registry.retain(false).await;
+    // Also of what had been removed when something failed.
+    let untold = registry.finish_telling(PATIENCE).await;
+    if untold > 0 {
+        tracing::warn!(
+            events = untold,
+            "receivers of `[[registry.webhook]]` were not told of all tags that were removed"
+        );
+    }
+    Ok(retired?)
 }
