@@ -2,11 +2,13 @@
 //! are one table (distribution-spec, "Error Codes").
 
 use std::fmt;
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderName, HeaderValue, StatusCode, header};
+use rustix::io::Errno;
 use serde_json::{Value, json};
 
 use crate::bucket::UnknownFormat;
@@ -84,6 +86,8 @@ problems! {
     TooManyRequests: 429 "TOOMANYREQUESTS" "too many requests, try again later",
     Internal: 500 "UNKNOWN" "the registry could not do this; its log says why",
     Full: 507 "UNKNOWN" "the registry's disk is full",
+    Unwritable: 503 "UNAVAILABLE" "the registry's disk cannot be written to, clients may only pull; its log says why",
+    Overloaded: 503 "UNAVAILABLE" "the registry has too many files open, try again in a moment",
     Outdated: 503 "UNAVAILABLE" "a newer registry shares the store with this one, which only lets clients pull; ask the newer",
     Unreachable: 503 "UNKNOWN" "the store behind the registry does not answer as it should, try again in a moment",
 }
@@ -138,6 +142,10 @@ impl From<StorageError> for ApiError {
         tracing::error!(error = %Chain(&error), "storage failed");
         match error {
             error if is_disk_full(&error) => ApiError::from(Problem::Full),
+            error if is_read_only(&error) => ApiError::from(Problem::Unwritable),
+            error if is_out_of_files(&error) => {
+                ApiError::from(Problem::Overloaded).with_header(header::RETRY_AFTER, "2")
+            }
             error if error.source.is::<UnknownFormat>() => ApiError::from(Problem::Outdated),
             error if error.source.is::<object_store::Error>() => {
                 ApiError::from(Problem::Unreachable).with_header(header::RETRY_AFTER, "2")
@@ -204,12 +212,24 @@ impl IntoResponse for ApiError {
 
 /// Whether there is no room left where things are stored.
 pub(crate) fn is_disk_full(error: &StorageError) -> bool {
+    is_of_system(error, |e| matches!(e.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded))
+}
+
+/// Whether the kernel lets nobody write where things are stored, as after errors of the disk.
+pub(crate) fn is_read_only(error: &StorageError) -> bool {
+    is_of_system(error, |e| e.kind() == ErrorKind::ReadOnlyFilesystem)
+}
+
+/// Whether the process, or the machine, has no descriptors left, which others give back.
+fn is_out_of_files(error: &StorageError) -> bool {
+    is_of_system(error, |e| matches!(Errno::from_io_error(e), Some(Errno::MFILE | Errno::NFILE)))
+}
+
+/// Whether an error of the system is among the causes of which `is_meant` is true.
+fn is_of_system(error: &StorageError, is_meant: impl Fn(&std::io::Error) -> bool) -> bool {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = cause {
-        let full = |e: &std::io::Error| {
-            matches!(e.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
-        };
-        if error.downcast_ref::<std::io::Error>().is_some_and(full) {
+        if error.downcast_ref::<std::io::Error>().is_some_and(&is_meant) {
             return true;
         }
         cause = error.source();

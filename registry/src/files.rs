@@ -64,6 +64,13 @@ pub(crate) struct Staged {
 pub(crate) struct Unsynced(Vec<PathBuf>);
 
 impl Staged {
+    /// A new empty file in `directory`, not synced.
+    pub(crate) fn new(directory: &Path) -> Result<Staged, StorageError> {
+        let path = directory.join(Uuid::new_v4().to_string());
+        write_new(&path, b"")?;
+        Ok(Staged { path, is_published: false })
+    }
+
     /// Writes `bytes` to a new file in `directory`, which is on the same filesystem as where it will go.
     pub(crate) fn write(directory: &Path, bytes: &[u8]) -> Result<Staged, StorageError> {
         let path = directory.join(Uuid::new_v4().to_string());

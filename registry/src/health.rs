@@ -8,7 +8,7 @@ use cfc_oci::Digest;
 use http::{HeaderValue, StatusCode, header};
 
 use crate::bucket::UnknownFormat;
-use crate::error::Chain;
+use crate::error::{Chain, is_read_only};
 use crate::registry::Inner;
 
 /// How long the storage may take to answer: who watches the machine gives up after a few seconds, and is to learn why.
@@ -23,7 +23,8 @@ pub(crate) fn health() -> Response {
 pub(crate) async fn readiness(registry: &Inner) -> Response {
     let look = async {
         registry.blobs.stat(&Digest::of(b"")).await?;
-        registry.metadata.require_known_format().await
+        registry.metadata.require_known_format().await?;
+        registry.metadata.require_writable().await
     };
     match tokio::time::timeout(PATIENCE, look).await {
         Ok(Ok(())) => text(StatusCode::OK, "ok\n"),
@@ -33,9 +34,12 @@ pub(crate) async fn readiness(registry: &Inner) -> Response {
         }
         Ok(Err(error)) => {
             tracing::error!(error = %Chain(&error), "not ready");
-            let why = match error.source.is::<UnknownFormat>() {
-                true => "a newer registry shares the storage, and this one takes no pushes any more\n",
-                false => "the storage cannot be read\n",
+            let why = match &error {
+                error if error.source.is::<UnknownFormat>() => {
+                    "a newer registry shares the storage, and this one takes no pushes any more\n"
+                }
+                error if is_read_only(error) => "the storage cannot be written to, clients may only pull\n",
+                _ => "the storage cannot be used\n",
             };
             text(StatusCode::SERVICE_UNAVAILABLE, why)
         }

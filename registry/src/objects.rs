@@ -48,6 +48,11 @@ pub(crate) trait ObjectBackend: Send + Sync {
         Ok(())
     }
 
+    /// Fails when nothing can be changed at present, as on a disk that the kernel has stopped writing to after errors.
+    async fn require_writable(&self) -> Result<(), StorageError> {
+        Ok(())
+    }
+
     async fn get(&self, key: &str) -> Result<Option<Bytes>, StorageError>;
 
     async fn exists(&self, key: &str) -> Result<bool, StorageError>;

@@ -50,9 +50,18 @@ impl DirectoryObjects {
         SystemTime::now().duration_since(touched).is_ok_and(|age| age < self.refresh)
     }
 
+    /// False when there is no such object any more. Where nothing can be changed nothing can be collected either, so what is
+    /// there stays without being touched.
     async fn touch(&self, key: &str) -> Result<bool, StorageError> {
         let path = self.path(key);
-        blocking(move || files::touch(&path).map_err(|e| StorageError::new("touch", path.display(), e))).await
+        let touch = move || {
+            match files::touch(&path) {
+                Err(e) if e.kind() == std::io::ErrorKind::ReadOnlyFilesystem => path.try_exists(),
+                touched => touched,
+            }
+            .map_err(|e| StorageError::new("touch", path.display(), e))
+        };
+        blocking(touch).await
     }
 
     async fn find(&self, key: &str) -> Result<Option<(Bytes, SystemTime)>, StorageError> {
@@ -89,6 +98,11 @@ impl DirectoryObjects {
 
 #[async_trait]
 impl ObjectBackend for DirectoryObjects {
+    async fn require_writable(&self) -> Result<(), StorageError> {
+        let temporary = self.temporary.clone();
+        blocking(move || Staged::new(&temporary).map(drop)).await
+    }
+
     async fn get(&self, key: &str) -> Result<Option<Bytes>, StorageError> {
         Ok(self.find(key).await?.map(|(bytes, _)| bytes))
     }

@@ -93,8 +93,20 @@ impl SessionPaths {
             Err(e) => return Err(error(e)),
         };
         let size = file.metadata().map_err(error)?.len();
-        file.sync_data().map_err(error)?;
+        self.sync(&file)?;
         Ok(Some(size))
+    }
+
+    /// Puts what the upload's file holds on stable storage, or ends the upload: the kernel tells of lost bytes once, and
+    /// whoever opens the file later is told that all is well (`Documentation/core-api/errseq.rst`).
+    pub(super) fn sync(&self, file: &File) -> Result<(), StorageError> {
+        let Err(error) = file.sync_data() else { return Ok(()) };
+        let data = self.data();
+        tracing::error!(data = %data.display(), %error, "an upload cannot be put on the disk, and ends");
+        if let Err(error) = self.discard() {
+            tracing::error!(data = %data.display(), %error, "cannot remove an upload that is lost");
+        }
+        Err(StorageError::new("sync", data.display(), error))
     }
 
     /// Removes the upload; false when `repository` has no such upload.
@@ -132,7 +144,12 @@ impl SessionPaths {
         let Some(algorithm) = self.record(repository)? else { return Ok(None) };
         let path = self.data();
         let error = |e| StorageError::new("open", path.display(), e);
-        let file = std::fs::OpenOptions::new().read(true).write(true).open(&path).map_err(error)?;
+        let file = match std::fs::OpenOptions::new().read(true).write(true).open(&path) {
+            Ok(file) => file,
+            // It became a blob, or was lost, and whoever saw to that died before the record went.
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(error(e)),
+        };
         let size = file.metadata().map_err(error)?.len();
         let saved = std::fs::read(self.file("hash")).ok();
         let is_durable = saved.is_some();
@@ -224,9 +241,8 @@ impl Session {
     /// Puts everything written so far on stable storage, and writes the hash down for the next request. The hash is
     /// only a convenience, so it is neither synced nor replaced atomically. Returns the size.
     pub(super) fn acknowledge(&mut self) -> Result<u64, StorageError> {
-        let data = self.paths.data();
         self.give_back_room()?;
-        self.file.sync_data().map_err(|e| StorageError::new("sync", data.display(), e))?;
+        self.paths.sync(&self.file)?;
         if !self.is_durable {
             let record = self.paths.file("json");
             let synced = File::open(&record).and_then(|file| file.sync_all());
@@ -246,11 +262,9 @@ impl Session {
             self.paths.discard()?;
             return Err(CommitError::Mismatch { expected: expected.clone(), found, size: self.size });
         }
-        let data = self.paths.data();
         self.give_back_room()?;
-        let synced = self.file.sync_all();
-        synced.map_err(|e| StorageError::new("sync", data.display(), e))?;
-        publish(&data, blob)?;
+        self.paths.sync(&self.file)?;
+        publish(&self.paths.data(), blob)?;
         self.paths.remove_files()?;
         Ok(self.size)
     }
@@ -285,19 +299,19 @@ fn hash_rest(mut file: &File, path: &Path, hasher: &mut ResumableHasher) -> Resu
     }
 }
 
-/// Links `data`, already synced, to `blob`. The same content may have been published before; that is as good.
+/// Links `data`, already synced, to `blob`. What was published before as the same content gives way: it may have been
+/// damaged since, and this was read just now.
 fn publish(data: &Path, blob: &Path) -> Result<(), StorageError> {
     let directory = blob.parent().expect("a blob's path has a parent");
     create_directory(directory)?;
-    match std::fs::hard_link(data, blob) {
-        Ok(()) => {
-            let locked = std::fs::set_permissions(blob, PermissionsExt::from_mode(0o444));
-            locked.map_err(|e| StorageError::new("protect", blob.display(), e))?;
-            sync_directory(directory)
-        }
-        Err(e) if e.kind() == ErrorKind::AlreadyExists => sync_directory(directory),
-        Err(e) => Err(StorageError::new("link", blob.display(), e)),
-    }
+    let linked = match std::fs::hard_link(data, blob) {
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => std::fs::rename(data, blob),
+        linked => linked,
+    };
+    linked.map_err(|e| StorageError::new("link", blob.display(), e))?;
+    let locked = std::fs::set_permissions(blob, PermissionsExt::from_mode(0o444));
+    locked.map_err(|e| StorageError::new("protect", blob.display(), e))?;
+    sync_directory(directory)
 }
 
 /// Creates `directory` with its parents and syncs each into its parent.

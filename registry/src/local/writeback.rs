@@ -41,15 +41,7 @@ impl Writeback {
         let Some(file) = self.file.clone() else { return };
         let paths = self.paths.clone();
         self.started = size;
-        self.running = Some(tokio::task::spawn_blocking(move || sync(&file, &paths)));
-    }
-}
-
-fn sync(file: &File, paths: &SessionPaths) {
-    let Err(error) = file.sync_data() else { return };
-    tracing::error!(data = %paths.data().display(), %error, "an upload cannot be put on the disk, and ends");
-    if let Err(error) = paths.discard() {
-        tracing::error!(data = %paths.data().display(), %error, "cannot remove an upload that is lost");
+        self.running = Some(tokio::task::spawn_blocking(move || drop(paths.sync(&file))));
     }
 }
 

@@ -41,6 +41,11 @@ impl Metadata {
         self.objects.require_known_format().await
     }
 
+    /// Fails when nothing can be changed here at present.
+    pub(crate) async fn require_writable(&self) -> Result<(), StorageError> {
+        self.objects.require_writable().await
+    }
+
     /// Puts an object that has no content.
     async fn put_marker(&self, key: &str) -> Result<(), StorageError> {
         self.objects.put(key, Bytes::new()).await

@@ -420,3 +420,85 @@ async fn on_a_full_disk_what_needs_no_room_goes_on_and_all_else_when_there_is_ro
         }
     }
 }
+
+#[tokio::test]
+async fn an_upload_whose_bytes_the_disk_did_not_take_is_never_a_blob() {
+    if crate::store::skips("an upload whose bytes the disk did not take is never a blob") {
+        return;
+    }
+    let directory = tempfile::TempDir::new().expect("temporary directory");
+    let Some((process, disk)) = Process::start_with_thin_ext4(directory.path()).await else { return };
+    let blob = noise(3_000_000, 1);
+    let digest = Digest::of(&blob);
+    let range = [("content-range", "0-2999999")];
+    let ballast = disk.join("ballast");
+    for is_chunked in [true, false] {
+        let upload = header(&process.send("POST", "/v2/a/blobs/uploads/", &[], b"").await, "location");
+        // No room at all where the filesystem, which has some, lies.
+        let mut file = std::fs::File::create(&ballast).expect("creates");
+        while std::io::Write::write_all(&mut file, &[0; 65536]).is_ok() {}
+        let refused = match is_chunked {
+            true => process.send("PATCH", &upload, &range, &blob).await,
+            false => process.send("PUT", &format!("{upload}?digest={digest}"), &[], &blob).await,
+        };
+        assert!(refused.status().is_server_error(), "{}", refused.status());
+        std::fs::remove_file(&ballast).expect("removes");
+        // The kernel has forgotten that, and lost the bytes.
+        expect(&process.send("GET", &upload, &[], b"").await, 404);
+        let ended = process.send("PUT", &format!("{upload}?digest={digest}"), &[], b"").await;
+        expect_error(ended, 404, "BLOB_UPLOAD_UNKNOWN").await;
+        expect(&process.send("HEAD", &format!("/v2/a/blobs/{digest}"), &[], b"").await, 404);
+    }
+}
+
+#[tokio::test]
+async fn where_nothing_can_be_written_clients_pull_and_are_told_why_they_cannot_push() {
+    if crate::store::skips("where nothing can be written clients pull") {
+        return;
+    }
+    let directory = tempfile::TempDir::new().expect("temporary directory");
+    let Some(process) = Process::start_with_little_ext4(directory.path()).await else { return };
+    let config = b"{}";
+    let digest = Digest::of(config);
+    let push = format!("/v2/a/blobs/uploads/?digest={digest}");
+    expect(&process.send("POST", &push, &[], config).await, 201);
+    let json = image(&digest, &[], "");
+    let headers = [("content-type", cfc_oci::media_type::MANIFEST)];
+    expect(&process.send("PUT", "/v2/a/manifests/x", &headers, json.as_bytes()).await, 201);
+    expect(&process.send("GET", "/readyz", &[], b"").await, 200);
+    process.make_old(directory.path());
+    process.stop_writing(directory.path());
+    for path in ["/v2/a/manifests/x".to_string(), format!("/v2/a/blobs/{digest}"), "/v2/a/tags/list".to_string()] {
+        for method in ["HEAD", "GET"] {
+            assert_eq!(process.send(method, &path, &[], b"").await.status(), 200, "{method} {path}");
+        }
+    }
+    let other = format!("/v2/a/blobs/uploads/?digest={}", Digest::of(b"other"));
+    let told = expect_error(process.send("POST", &other, &[], b"other").await, 503, "UNAVAILABLE").await;
+    assert!(told.contains("cannot be written to"), "{told}");
+    let answer = process.send("GET", "/readyz", &[], b"").await;
+    assert_eq!(answer.status(), 503);
+    assert!(answer.text().await.expect("text").contains("cannot be written to"));
+}
+
+#[tokio::test]
+async fn a_push_heals_a_blob_that_was_damaged() {
+    if crate::store::skips("a push heals a blob that was damaged") {
+        return;
+    }
+    let server = crate::harness::Server::start().await;
+    let content = noise(100_000, 1);
+    let digest = server.push_blob("a", &content).await;
+    let hex = digest.hex();
+    let path = server.root().join("registry/blobs/sha256").join(&hex[..2]).join(hex);
+    for damage in [b"short".to_vec(), noise(100_000, 2)] {
+        std::fs::remove_file(&path).expect("removes");
+        std::fs::write(&path, damage).expect("writes");
+        server.push_blob("b", &content).await;
+        for name in ["a", "b"] {
+            let pulled = server.get(&format!("/v2/{name}/blobs/{digest}")).await;
+            assert!(pulled.bytes().await.expect("body") == content[..], "{name}");
+        }
+        assert_eq!(server.registry.verify(false).await.expect("reads").findings, []);
+    }
+}

@@ -1,6 +1,6 @@
 //! A registry in a process of its own, to be killed.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cfc_registry::{BucketLocation, Options, Registry, Rules, Upstream};
@@ -103,6 +103,53 @@ impl Process {
         let image = image.display();
         let mount = format!("truncate -s 20M '{image}' && mkfs.ext4 -q -m 0 '{image}' && mount -o loop '{image}'");
         Process::start_with_mount(&mount, directory, &[]).await
+    }
+
+    /// On an ext4 of 120 MiB that lies on a disk of 40 MiB: what it takes in may not fit there, which the kernel finds out
+    /// when it writes it down. With the path of that disk.
+    pub async fn start_with_thin_ext4(directory: &Path) -> Option<(Process, PathBuf)> {
+        let disk = directory.join("disk");
+        std::fs::create_dir(&disk).expect("creates");
+        let (image, disk) = (disk.join("image"), disk.display());
+        let image = image.display();
+        let mount = format!(
+            "mount -t tmpfs -o size=40m tmpfs '{disk}' && truncate -s 120M '{image}' && \
+             mkfs.ext4 -q -E lazy_itable_init=0,lazy_journal_init=0 -J size=8 '{image}' && mount -o loop '{image}'"
+        );
+        let process = Process::start_with_mount(&mount, directory, &[]).await?;
+        let disk = process.inside(&directory.join("disk"));
+        Some((process, disk))
+    }
+
+    /// The path by which this process sees what the registry sees at `path`.
+    fn inside(&self, path: &Path) -> PathBuf {
+        let pid = self.child.lock().expect("no panic").id();
+        let path = path.strip_prefix("/").expect("an absolute path");
+        Path::new("/proc").join(pid.to_string()).join("root").join(path)
+    }
+
+    /// Makes everything that the registry has as old as if nobody had asked for it for a day.
+    pub fn make_old(&self, directory: &Path) {
+        let mut command = std::process::Command::new("find");
+        command.arg(self.inside(&directory.join("data"))).args([
+            "-type",
+            "f",
+            "-exec",
+            "touch",
+            "-d",
+            "1 day ago",
+            "{}",
+            "+",
+        ]);
+        assert!(command.status().expect("find runs").success());
+    }
+
+    /// Has the kernel treat the filesystem of the registry's data as one with errors, which nobody may write to any more.
+    pub fn stop_writing(&self, directory: &Path) {
+        let pid = self.child.lock().expect("no panic").id().to_string();
+        let mut command = std::process::Command::new("nsenter");
+        command.args(["--target", &pid, "--mount", "mount", "-o", "remount,abort"]).arg(directory.join("data"));
+        assert!(command.status().expect("nsenter runs").success());
     }
 
     async fn start_with_mount(mount: &str, directory: &Path, upstreams: &[&str]) -> Option<Process> {
