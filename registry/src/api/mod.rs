@@ -8,11 +8,12 @@ mod manifests;
 mod uploads;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use cfc_oci::{Digest, RepositoryName, Tag};
 use futures::StreamExt;
 use http::{HeaderName, HeaderValue, Method, StatusCode, header, request::Parts};
@@ -235,17 +236,29 @@ impl Call<'_> {
     }
 }
 
-/// What is left of a body, for a backend. Ends with an error when nothing comes for too long.
+/// What a client must send at least, or the end, while it is waited for as long as it may be idle. Less than the slowest
+/// line carries, and more than is sent by who only wants to keep a connection.
+const PACE_BYTES: usize = 8 * 1024;
+
+/// What is left of a body, for a backend. Ends with an error when too little comes for too long; what is written meanwhile
+/// takes none of that time.
 fn stream<'a>(call: &Call<'_>, body: &'a mut Body) -> ByteStream<'a> {
     let idle = call.registry.options.limits.idle;
-    let next = move |mut frames: BodyDataStream<&'a mut Body>| async move {
-        let frame = match tokio::time::timeout(idle, frames.next()).await {
+    let next = move |(mut frames, brought, left): (BodyDataStream<&'a mut Body>, usize, Duration)| async move {
+        let began = Instant::now();
+        let frame = match tokio::time::timeout(left, frames.next()).await {
             Ok(frame) => frame?.map_err(|error| error.to_string()),
-            Err(_) => Err(format!("nothing came for {} seconds", idle.as_secs())),
+            Err(_) if brought == 0 => Err(format!("nothing came for {} seconds", idle.as_secs())),
+            Err(_) => Err(format!("only {brought} bytes came in {} seconds", idle.as_secs())),
         };
-        Some((frame, frames))
+        let brought = brought + frame.as_ref().map_or(0, Bytes::len);
+        let (brought, left) = match brought < PACE_BYTES {
+            true => (brought, left.saturating_sub(began.elapsed())),
+            false => (0, idle),
+        };
+        Some((frame, (frames, brought, left)))
     };
-    futures::stream::unfold(BodyDataStream::new(body), next).boxed()
+    futures::stream::unfold((BodyDataStream::new(body), 0, idle), next).boxed()
 }
 
 fn not_allowed(methods: &str) -> ApiError {

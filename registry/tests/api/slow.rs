@@ -72,6 +72,44 @@ async fn an_upload_that_stalls_can_go_on() {
 }
 
 #[tokio::test]
+async fn an_upload_that_drips_is_let_go_and_can_go_on() {
+    let server = start(100).await;
+    let upload = server.begin("a").await;
+    let head = format!("PATCH {upload} HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\n\r\n");
+    let mut stream = connect(&server, &head).await;
+    let (mut reader, mut writer) = stream.split();
+    let dripping = async {
+        while writer.write_all(b"a").await.is_ok() {
+            tokio::time::sleep(IDLE / 6).await;
+        }
+    };
+    let mut answer = [0; 4096];
+    let answered = async {
+        tokio::select! {
+            () = dripping => panic!("it is told why"),
+            read = reader.read(&mut answer) => read.expect("an answer"),
+        }
+    };
+    let read = tokio::time::timeout(NEVER, answered).await.expect("the client is let go");
+    let answer = String::from_utf8_lossy(&answer[..read]).into_owned();
+    assert!(
+        answer.starts_with("HTTP/1.1 400") && answer.contains("only ") && answer.contains(" bytes came"),
+        "{answer}"
+    );
+    assert_eq!(server.get(&upload).await.status(), 204);
+
+    // Who sends as much as a slow line carries is waited for.
+    let mut slow =
+        connect(&server, &format!("PATCH {upload} HTTP/1.1\r\nhost: x\r\ncontent-length: 163840\r\n\r\n")).await;
+    for _ in 0..40 {
+        slow.write_all(&[0; 4096]).await.expect("sends");
+        tokio::time::sleep(IDLE / 10).await;
+    }
+    let answer = String::from_utf8_lossy(&rest(&mut slow).await).into_owned();
+    assert!(answer.starts_with("HTTP/1.1 202"), "{answer}");
+}
+
+#[tokio::test]
 async fn a_manifest_that_stalls_is_refused() {
     let server = start(100).await;
     let mut stream = connect(&server, "PUT /v2/a/manifests/x HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n{").await;
