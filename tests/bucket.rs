@@ -115,6 +115,35 @@ fn three_registries_are_one() {
     run(&["registry", "verify"]);
 }
 
+/// Who can open the bucket has the key that its registries sign with.
+#[test]
+fn a_password_that_was_made_beside_a_bucket_opens_all_its_registries() {
+    let Some((_store, endpoint)) = store() else { return };
+    let home = Home::new();
+    let users = home.write("users", "ann:$2y$05$IcT/XsfK3RYYU73Zh0gq.e5OQJiUvRSXw20299C0G/y0ydKn7LOge\n");
+    let log = home.path("audit.json");
+    let config = format!("[registry]\nhtpasswd = {users:?}\n");
+    home.write("config.toml", &config);
+    let (_first, one) = serve(&home, &endpoint);
+    let (_second, two) = serve(&home, &endpoint);
+    home.write("config.toml", &format!("{config}audit_log = {log:?}\n"));
+    let place = ["--bucket", BUCKET, "--endpoint", endpoint.as_str()];
+    let lent = must(&home, &[&["registry", "credentials", "team/*"], &place[..]].concat());
+    let login = cfc_oci::base64::encode(lent.trim().as_bytes());
+    let get = |address: &str, name: &str| {
+        let head = format!("GET /v2/{name}/manifests/1 HTTP/1.1\r\nHost: x\r\nConnection: close");
+        http(address, &format!("{head}\r\nAuthorization: Basic {login}\r\n\r\n")).0
+    };
+    for address in [&one, &two] {
+        assert_eq!((get(address, "team/app"), get(address, "other/app")), (404, 403));
+    }
+    let lines = std::fs::read_to_string(&log).expect("a log");
+    assert!(lines.lines().count() == 1 && lines.contains("\"action\":\"lend\""), "{lines}");
+    home.write("config.toml", "");
+    let refused = cfc(&home, &[&["registry", "credentials", "**"], &place[..]].concat()).output().expect("cfc runs");
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("names no users"), "{refused:?}");
+}
+
 #[test]
 fn what_is_seldom_meant_for_a_bucket_is_warned_of() {
     let Some((_store, endpoint)) = store() else { return };

@@ -224,6 +224,7 @@ fn a_directory_without_a_registry_is_named_and_left_as_it_was() {
         &["gc", "--dry-run", "--grace", "0s"],
         &["retain"],
         &["retain", "--dry-run"],
+        &["credentials", "**"],
     ] {
         let said = home.must_fail(&[&["--data", typo, "registry"], command].concat());
         assert!(said.contains("there is no registry in the data directory `[HOME]/typo`"), "{command:?}: {said}");

@@ -353,6 +353,46 @@ fn nobody_pulls_what_is_public_and_nothing_else() {
     }
 }
 
+/// As a CI job does with what its operator has given it.
+#[test]
+fn skopeo_uses_a_password_that_the_operator_has_made() {
+    let Some(place) = Place::new() else { return };
+    let Some(skopeo) = find("skopeo") else { return };
+    let lend = |arguments: &[&str]| {
+        let printed = place.home.must(&[&["registry", "credentials"], arguments].concat());
+        printed.trim().to_string()
+    };
+    let push = |credentials: &str, name: &str| {
+        let (image, target) =
+            (format!("oci:{}:latest", place.layout.display()), format!("docker://{}/{name}:1", place.address));
+        let options = ["--insecure-policy", "copy", "--dest-tls-verify=false", "--dest-creds", credentials];
+        let output = place.command(&skopeo, &[&options[..], &[&image, &target]].concat(), "nobody").output();
+        output.expect("skopeo runs").status.success()
+    };
+    let inspect = |credentials: &str, name: &str| {
+        let image = format!("docker://{}/{name}:1", place.address);
+        let arguments = ["inspect", "--raw", "--tls-verify=false", "--creds", credentials, &image];
+        place.command(&skopeo, &arguments, "nobody").output().expect("skopeo runs").status.success()
+    };
+    let pusher = lend(&["ci/*", "--push", "--pull", "--expires", "10m"]);
+    assert!(pusher.starts_with("v1:") && push(&pusher, "ci/app") && !push(&pusher, "team/app"));
+    Skopeo.push(&place, &skopeo, &format!("{}/team/app:1", place.address));
+    let puller = lend(&["ci/app", "--user", "robot"]);
+    assert!(puller.starts_with("robot:") && inspect(&puller, "ci/app"));
+    assert!(!inspect(&puller, "team/app") && !push(&puller, "ci/app"));
+    let told: Value = serde_json::from_str(&lend(&["**", "--json"])).expect("JSON");
+    let whole = format!("v1:{}", told["password"].as_str().expect("a password"));
+    assert!(inspect(&whole, "team/app") && told["expires"].as_str().is_some_and(|time| time.ends_with('Z')));
+    for (arguments, expected) in [
+        (&["ci/*", "--expires", "25h"][..], "a minute to 24 hours"),
+        (&[], "no repositories are named"),
+        (&["ci/*", "--user", "ann"], "is a user with a password of its own"),
+    ] {
+        let said = place.home.must_fail(&[&["registry", "credentials"], arguments].concat());
+        assert!(said.contains(expected), "{said}");
+    }
+}
+
 #[test]
 fn docker_logs_in_keeps_what_it_is_given_and_deletes_nothing_without_it() {
     let Some(place) = Place::new() else { return };

@@ -4,12 +4,12 @@ use std::path::Path;
 
 use bytes::Bytes;
 use http::{Method, Request, header};
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use crate::{Listing, Retired};
+use crate::{Listing, Loan, LoanRequest, Retired};
 
 /// How a registry is to collect garbage.
 #[derive(Clone, Copy, Debug, Default)]
@@ -30,7 +30,7 @@ pub enum AskError {
     #[error("its answer cannot be read")]
     Http(#[from] hyper::Error),
     /// It refused.
-    #[error("it answered {status}: {body}")]
+    #[error("it answered {status}: {}", reason(body))]
     Refused {
         /// Its status.
         status: http::StatusCode,
@@ -58,12 +58,38 @@ pub async fn ask_what_to_retain(socket: &Path) -> Result<Vec<Retired>, AskError>
     ask(socket, Method::GET, crate::api::RETENTION).await
 }
 
+/// Has the registry that serves its operator on `socket` make a password that expires.
+pub async fn ask_for_loan(socket: &Path, request: &LoanRequest) -> Result<Loan, AskError> {
+    let body = serde_json::to_vec(request).expect("texts and numbers are JSON");
+    ask_with(socket, Method::POST, crate::api::LOANS, body).await
+}
+
+/// What the registry says of an error in its own words; else all that it says.
+fn reason(body: &str) -> String {
+    let parsed = serde_json::from_str::<serde_json::Value>(body).unwrap_or_default();
+    let error = &parsed["errors"][0];
+    let told = [&error["detail"], &error["message"]].into_iter().find_map(|text| text.as_str());
+    told.unwrap_or(body).to_string()
+}
+
 async fn ask<Answer: DeserializeOwned>(socket: &Path, method: Method, path: &str) -> Result<Answer, AskError> {
+    ask_with(socket, method, path, Vec::new()).await
+}
+
+async fn ask_with<Answer: DeserializeOwned>(
+    socket: &Path,
+    method: Method,
+    path: &str,
+    body: Vec<u8>,
+) -> Result<Answer, AskError> {
     let stream = UnixStream::connect(socket).await.map_err(AskError::Connect)?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let request =
-        Request::builder().method(method).uri(path).header(header::HOST, "localhost").header(header::CONTENT_LENGTH, 0);
-    let request = request.body(Empty::<Bytes>::new()).expect("a valid request");
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header(header::HOST, "localhost")
+        .header(header::CONTENT_LENGTH, body.len());
+    let request = request.body(Full::new(Bytes::from(body))).expect("a valid request");
     let answer = async {
         let response = sender.send_request(request).await?;
         let status = response.status();

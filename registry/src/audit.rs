@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use http::Method;
 use serde::Serialize;
 
-use crate::StorageError;
 use crate::visit::{Kind, milliseconds};
+use crate::{Grant, Loan, LoanRequest, StorageError};
 
 /// Lines that wait to be written; when the disk is slower than clients for this long, further ones are lost, and that is
 /// noted.
@@ -49,6 +49,9 @@ pub(crate) struct Entry {
     pub reference: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
+    /// The password that was made, but for itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lent: Option<Lent>,
     pub status: u16,
     pub outcome: &'static str,
     pub bytes_in: u64,
@@ -58,12 +61,28 @@ pub(crate) struct Entry {
     pub user_agent: Option<String>,
 }
 
+/// For whom and what a password was made.
+#[derive(Serialize)]
+pub(crate) struct Lent {
+    username: String,
+    #[serde(flatten)]
+    grant: Grant,
+    expires: String,
+}
+
+impl Lent {
+    pub(crate) fn of(request: &LoanRequest, loan: &Loan) -> Lent {
+        Lent { username: request.username.clone(), grant: request.grant.clone(), expires: loan.expires.clone() }
+    }
+}
+
 impl Entry {
     pub(crate) fn finish(&mut self, method: &Method, kind: Kind, status: u16, took: Duration, bytes: (u64, u64)) {
         let action = match (kind, method.as_str()) {
             (Kind::Token, _) => "token",
             (Kind::Collection, _) => "collect",
             (Kind::Retention, _) => "retain",
+            (Kind::Loan, _) => "lend",
             (Kind::Catalog, _) => "catalog",
             (Kind::Upload, _) => "push",
             (_, "DELETE") => "delete",
@@ -149,6 +168,13 @@ impl AuditLog {
         let asked = reopen.clone();
         let writer = std::thread::spawn(move || write_all(&waiting, target, &asked));
         AuditLog { orders: Some(orders), reopen, writer, lost: AtomicU64::new(0) }
+    }
+
+    /// Writes down that a password was made by no request to a registry.
+    pub fn note_loan(&self, request: &LoanRequest, loan: &Loan) {
+        let mut entry = Entry { lent: Some(Lent::of(request, loan)), ..Entry::default() };
+        entry.end("lend", Kind::Loan, 200, Duration::ZERO);
+        self.write(&entry);
     }
 
     /// Goes on in the file that has the log's name by then, for who has renamed it or taken it away (as logrotate does). What

@@ -12,6 +12,7 @@ use http::{HeaderMap, header};
 use crate::access::matches;
 use crate::error::{ApiError, Problem};
 use crate::registry::Inner;
+use crate::{Loan, LoanRequest};
 
 /// What a client presented in its `Authorization` header.
 #[derive(Clone, PartialEq, Eq)]
@@ -168,6 +169,11 @@ pub trait Authorizer: Send + Sync {
     /// Which repositories are listed for whoever presented `credentials`, to whom [`Action::Catalog`] is allowed.
     async fn catalog(&self, _credentials: &Credentials) -> Catalog {
         Catalog::Whole
+    }
+
+    /// Makes a password that expires, for the operator, or says why not.
+    fn lend(&self, _request: &LoanRequest) -> Result<Loan, String> {
+        Err("who may do what here is not decided by passwords".to_string())
     }
 
     /// Gives whoever presented `credentials` a token.

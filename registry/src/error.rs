@@ -70,6 +70,7 @@ problems! {
     SizeInvalid: 400 "SIZE_INVALID" "the length of the body is not the length that was promised",
     PageInvalid: 400 "PAGINATION_NUMBER_INVALID" "`n` is not a number of results",
     TokenRequest: 400 "UNSUPPORTED" "the request for a token is not valid",
+    LoanRefused: 400 "UNSUPPORTED" "no such password can be made",
     Unauthorized: 401 "UNAUTHORIZED" "authentication is required",
     Denied: 403 "DENIED" "access to this resource is denied",
     Quota: 403 "DENIED" "the quota is used up",

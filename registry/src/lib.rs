@@ -55,8 +55,8 @@ mod query;
 mod quick;
 mod range;
 
-pub use access::{AccessRules, Minter, Permission, Rule, check_pattern};
-pub use ask::{AskError, CollectionRequest, ask_to_collect, ask_to_retain, ask_what_to_retain};
+pub use access::{AccessRules, Grant, Loan, LoanRequest, Minter, Permission, Rule, check_pattern};
+pub use ask::{AskError, CollectionRequest, ask_for_loan, ask_to_collect, ask_to_retain, ask_what_to_retain};
 pub use audit::AuditLog;
 pub use auth::{Access, Action, Authorizer, Catalog, Challenge, Credentials, Decision, TokenAnswer, TokenRequest};
 pub use backend::{

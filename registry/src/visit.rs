@@ -14,9 +14,10 @@ use http::request::Parts;
 use http::{Method, header};
 use hyper::body::{Frame, SizeHint};
 
-use crate::audit::Entry;
+use crate::audit::{Entry, Lent};
 use crate::registry::Inner;
 use crate::route::{ManifestName, Resource, Route};
+use crate::{Loan, LoanRequest};
 
 /// The status of a request whose client went away before there was an answer; by custom, as HTTP has none.
 const GONE: u16 = 499;
@@ -58,6 +59,7 @@ kinds! {
     Blob "blob",
     Catalog "catalog",
     Collection "collection",
+    Loan "loan",
     Manifest "manifest",
     Other "other",
     Referrers "referrers",
@@ -144,6 +146,15 @@ impl Visit {
 
     pub(crate) fn is_for_retention(&mut self) {
         self.kind = Kind::Retention;
+    }
+
+    pub(crate) fn is_for_a_loan(&mut self) {
+        self.kind = Kind::Loan;
+    }
+
+    /// Learns which password is made.
+    pub(crate) fn lends(&mut self, request: &LoanRequest, loan: &Loan) {
+        self.entry.lent = Some(Lent::of(request, loan));
     }
 
     /// Learns how the client calls itself.

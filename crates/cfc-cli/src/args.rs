@@ -281,6 +281,8 @@ pub enum Registry {
     Gc(RegistryGc),
     /// Remove the tags that `[[registry.retention]]` in the configuration file does not keep
     Retain(RegistryRetain),
+    /// Make a user name and password that expire, as for a CI job; prints NAME:PASSWORD
+    Credentials(RegistryCredentials),
     /// The certificate authority that certifies the registry, and who trusts it
     #[command(subcommand)]
     Ca(RegistryCa),
@@ -335,6 +337,47 @@ pub struct RegistryRetain {
     #[arg(long)]
     pub dry_run: bool,
     /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Good for what is named here, whatever `[[registry.allow]]` says, and for `docker login`, `skopeo --creds` and \
+    whatever else takes a user name and a password. An upload that began in time may end later. Taking one back before it \
+    expires takes all of them: with another `token-key` in the registry's directory or bucket, and a restart."
+)]
+pub struct RegistryCredentials {
+    #[command(flatten)]
+    pub place: BucketChoice,
+    /// Where it is good, as in `[[registry.allow]]`: `team/*`, `ci/**`; `**` is every repository
+    #[arg(value_name = "REPOSITORIES")]
+    pub repositories: Vec<String>,
+    /// Good for pulling; the only thing unless others are named
+    #[arg(long)]
+    pub pull: bool,
+    /// Good for pushing; most clients that push also pull, to find what is there
+    #[arg(long)]
+    pub push: bool,
+    /// Good for deleting
+    #[arg(long)]
+    pub delete: bool,
+    /// Good for listing these repositories, or all where none are named
+    #[arg(long)]
+    pub catalog: bool,
+    /// Good for having garbage collected
+    #[arg(long)]
+    pub collect: bool,
+    /// Good for reading the metrics
+    #[arg(long)]
+    pub metrics: bool,
+    /// For how long, from a minute to 24 hours
+    #[arg(long, value_name = "TIME", default_value = "1h")]
+    pub expires: Span,
+    /// The user name, which logs have; wrangler knows no other than this one
+    #[arg(long, value_name = "NAME", default_value = "v1")]
+    pub user: String,
+    /// Print JSON: `username`, `password` and `expires`
     #[arg(long)]
     pub json: bool,
 }

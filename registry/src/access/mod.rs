@@ -2,6 +2,7 @@
 //! shares.
 
 mod accounts;
+mod loan;
 mod pattern;
 
 use std::collections::BTreeSet;
@@ -17,6 +18,7 @@ use crate::{
     Access, Action, Authorizer, Catalog, Challenge, Credentials, Decision, StorageError, TokenAnswer, TokenRequest,
 };
 use accounts::{Accounts, Busy};
+pub use loan::{Grant, Loan, LoanRequest};
 pub use pattern::check_pattern;
 pub(crate) use pattern::matches;
 
@@ -72,7 +74,7 @@ impl Minter {
     /// A password for the user `name`, good for `permissions` in every repository, whatever the rules say, for
     /// `lifetime`. An upload that began within it may be finished later.
     pub fn mint(&self, name: &str, permissions: &[Permission], lifetime: Duration) -> String {
-        self.0.credential(name, permissions.to_vec(), lifetime)
+        self.0.credential(name, Grant::everywhere(permissions.to_vec()), lifetime)
     }
 }
 
@@ -115,8 +117,8 @@ impl AccessRules {
 
     fn allows(&self, user: &User, access: &Access) -> bool {
         let enough = enough(access.action);
-        if let User::Guest { permissions, .. } = user {
-            return enough.is_empty() || enough.iter().any(|permission| permissions.contains(permission));
+        if let User::Guest { grant, .. } = user {
+            return enough.is_empty() || grant.allows(enough, access);
         }
         if self.rules.is_empty() && *user != User::Nobody {
             return true;
@@ -129,8 +131,13 @@ impl AccessRules {
 
     /// What is listed for a user who may list something.
     fn catalog_of(&self, user: &User) -> Catalog {
-        if self.rules.is_empty() || matches!(user, User::Guest { .. }) {
-            return Catalog::Whole;
+        match user {
+            User::Guest { grant, .. } if grant.repositories.is_empty() || grant.is_everywhere() => {
+                return Catalog::Whole;
+            }
+            User::Guest { grant, .. } => return Catalog::Matching(grant.repositories.clone()),
+            _ if self.rules.is_empty() => return Catalog::Whole,
+            _ => {}
         }
         let access = Access { action: Action::Catalog, repository: None };
         let rules = self.rules.iter().filter(|rule| rule.allows(user, Permission::Catalog, &access));
@@ -157,9 +164,7 @@ impl AccessRules {
         match &claims.holder {
             Holder::Nobody => Some(User::Nobody),
             Holder::User => self.accounts.hash(&claims.sub).map(|_| User::Named(claims.sub.clone())),
-            Holder::Credential(permissions) => {
-                Some(User::Guest { name: claims.sub.clone(), permissions: permissions.clone(), until: claims.until() })
-            }
+            Holder::Credential(_) | Holder::Placed(_) => guest(claims.clone(), &claims.sub),
         }
     }
 
@@ -207,12 +212,8 @@ fn is_under_way(access: &Access) -> bool {
 
 fn guest(claims: Claims, name: &str) -> Option<User> {
     let until = claims.until();
-    match claims.holder {
-        Holder::Credential(permissions) if claims.sub == name => {
-            Some(User::Guest { name: claims.sub, permissions, until })
-        }
-        _ => None,
-    }
+    let grant = claims.holder.grant().filter(|_| claims.sub == name)?;
+    Some(User::Guest { name: claims.sub, grant, until })
 }
 
 /// Who asks.
@@ -223,7 +224,7 @@ enum User {
     /// Whoever has a password that was made for a while, until when in seconds since 1970.
     Guest {
         name: String,
-        permissions: Vec<Permission>,
+        grant: Grant,
         until: u64,
     },
 }
@@ -303,6 +304,10 @@ impl Authorizer for AccessRules {
         user.map_or(Catalog::Matching(Vec::new()), |user| self.catalog_of(&user))
     }
 
+    fn lend(&self, request: &LoanRequest) -> Result<Loan, String> {
+        AccessRules::lend(self, request)
+    }
+
     async fn issue(&self, credentials: &Credentials, request: &TokenRequest) -> TokenAnswer {
         let Some(tokens) = &self.tokens else { return TokenAnswer::Unsupported };
         let user = match (&request.refresh_token, credentials) {
@@ -331,9 +336,7 @@ impl Authorizer for AccessRules {
                 refresh_token = request.refresh_token.clone().or(new);
                 tokens.access(&name, Holder::User, scopes, None)
             }
-            User::Guest { name, permissions, until } => {
-                tokens.access(&name, Holder::Credential(permissions), scopes, Some(until))
-            }
+            User::Guest { name, grant, until } => tokens.access(&name, grant.into(), scopes, Some(until)),
         };
         let lifetime = Duration::from_secs(seconds);
         TokenAnswer::Issued { token, lifetime, scope, refresh_token, user: holder }
@@ -409,7 +412,7 @@ mod tests {
         assert!(!check(&rules, user("ann"), Action::Collect, None));
         let guest = |permissions: &[Permission]| User::Guest {
             name: "v1".to_string(),
-            permissions: permissions.to_vec(),
+            grant: Grant::everywhere(permissions.to_vec()),
             until: 0,
         };
         assert!(check(&rules, guest(&[Push]), Action::Push, Some("a")));

@@ -4,6 +4,7 @@
 mod blobs;
 mod collection;
 mod lists;
+mod loans;
 mod manifests;
 mod uploads;
 
@@ -34,6 +35,9 @@ const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-diges
 
 /// Where the operator, and nobody else, has tags removed that are not kept (PUT), or asks which these are (GET).
 pub(crate) const RETENTION: &str = "/operator/retention";
+
+/// Where the operator, and nobody else, has passwords made that expire.
+pub(crate) const LOANS: &str = "/operator/loans";
 
 /// What of a refused body is read, so that its client gets to read the answer before the connection closes.
 const DRAINED_BYTES: usize = 8 * 1024 * 1024;
@@ -94,6 +98,10 @@ async fn answer(
             visit.is_for_retention();
             let retired = registry.retain(parts.method == Method::GET).await?;
             return Ok(json(Body::from(serde_json::to_vec(&retired).expect("names are JSON"))));
+        }
+        LOANS if parts.extensions.get::<Operator>().is_some() && parts.method == Method::POST => {
+            visit.is_for_a_loan();
+            return loans::post(registry, body, visit).await;
         }
         "/metrics" => {
             gate.check(Action::Metrics, None).await?;

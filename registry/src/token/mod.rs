@@ -18,7 +18,7 @@ pub(crate) use key::{hex, is_same, mac};
 use scope::MAX_SCOPES;
 pub(crate) use scope::Scope;
 
-use crate::{Access, Permission, StorageError};
+use crate::{Access, Grant, Permission, StorageError};
 use key::Key;
 
 /// Who signs, and for whom: this registry, both times.
@@ -79,8 +79,31 @@ pub(crate) enum Kind {
 pub(crate) enum Holder {
     Nobody,
     User,
-    /// Whoever was given a credential, with what it allows.
+    /// Whoever was given a credential, with what it allows everywhere.
     Credential(Vec<Permission>),
+    /// Whoever was given one that is good in some places. A word of its own, so that a replica of an earlier version, which
+    /// does not know of places, refuses it.
+    Placed(Grant),
+}
+
+impl Holder {
+    /// What a credential allows; `None` for whoever is no holder of one.
+    pub(crate) fn grant(self) -> Option<Grant> {
+        match self {
+            Holder::Nobody | Holder::User => None,
+            Holder::Credential(permissions) => Some(Grant::everywhere(permissions)),
+            Holder::Placed(grant) => Some(grant),
+        }
+    }
+}
+
+impl From<Grant> for Holder {
+    fn from(grant: Grant) -> Holder {
+        match grant.is_everywhere() {
+            true => Holder::Credential(grant.permissions),
+            false => Holder::Placed(grant),
+        }
+    }
 }
 
 /// Whether a token is good.
@@ -122,9 +145,9 @@ impl Tokens {
         hex(&self.key.mac(&[b"stamp\0", name.as_bytes(), b"\0", hash.as_bytes()])[..16])
     }
 
-    /// A password that allows `permissions` everywhere for `lifetime`.
-    pub(crate) fn credential(&self, name: &str, permissions: Vec<Permission>, lifetime: Duration) -> String {
-        self.key.sign(&claims(Kind::Credential, Holder::Credential(permissions), name, lifetime))
+    /// A password for `grant`, good for `lifetime`.
+    pub(crate) fn credential(&self, name: &str, grant: Grant, lifetime: Duration) -> String {
+        self.key.sign(&claims(Kind::Credential, grant.into(), name, lifetime))
     }
 
     /// What a token of `kind` says.

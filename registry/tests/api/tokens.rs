@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cfc_oci::Digest;
-use cfc_registry::{AccessRules, Minter, Options, Permission, Rule};
+use cfc_registry::{AccessRules, AuditLog, Grant, Loan, LoanRequest, Minter, Options, Permission, Rule, ask_for_loan};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -360,4 +360,107 @@ async fn a_password_that_was_made_opens_what_it_was_made_for() {
     let (_, minter) = start(other.path(), rules()).await;
     let foreign = minter.mint("v1", &[Permission::Pull], hour);
     expect(&send(server.request("GET", &blob).basic_auth("v1", Some(&foreign))).await, 401);
+}
+
+/// What an operator asks for who wants to have a CI job push.
+fn loan(permissions: &[Permission], repositories: &[&str], seconds: u64) -> LoanRequest {
+    let repositories = repositories.iter().map(|pattern| pattern.to_string()).collect();
+    LoanRequest {
+        username: "ci".to_string(),
+        grant: Grant { permissions: permissions.to_vec(), repositories },
+        seconds,
+    }
+}
+
+#[tokio::test]
+async fn what_an_operator_lends_opens_the_places_that_he_has_named() {
+    use Permission::{Catalog, Pull, Push};
+    let directory = TempDir::new().expect("temporary directory");
+    let users = write_users(directory.path(), &[("ann", "secret")]);
+    let (key, log) = (directory.path().join("key"), directory.path().join("audit.log"));
+    let access = AccessRules::new(&users, rules()).expect("opens").with_tokens(&key).expect("a key");
+    let audit = AuditLog::to_file(&log, 1 << 20).expect("opens");
+    let options = Options { authorizer: Some(Arc::new(access)), audit: Some(Arc::new(audit)), ..Options::default() };
+    let server = Server::start_with(options).await;
+    for name in ["ci/app", "other/app"] {
+        let push = format!("/v2/{name}/manifests/v1");
+        let body = r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
+        let type_ = cfc_oci::media_type::INDEX;
+        let put = server.request("PUT", &push).basic_auth("ann", Some("secret")).header("content-type", type_);
+        expect(&send(put.body(body)).await, 201);
+    }
+    // Nobody gets it from elsewhere.
+    let body = serde_json::to_string(&loan(&[Pull], &["**"], 600)).expect("JSON");
+    let from_outside = server.request("POST", "/operator/loans").basic_auth("ann", Some("secret")).body(body);
+    expect(&send(from_outside).await, 404);
+    let socket = directory.path().join("operator");
+    crate::harness::operator(&server.registry, &socket).await;
+    let lend = async |request: LoanRequest| ask_for_loan(&socket, &request).await;
+    let lent: Loan = lend(loan(&[Pull, Push, Catalog], &["ci/*"], 600)).await.expect("lends");
+    assert!(lent.username == "ci" && lent.expires.ends_with('Z'), "{lent:?}");
+
+    let digest = Digest::of(b"x");
+    let with = |method: &str, path: &str| server.request(method, path).basic_auth("ci", Some(&lent.password));
+    let push = |name: &str| format!("/v2/{name}/blobs/uploads/?digest={digest}");
+    expect(&send(with("GET", "/v2/")).await, 200);
+    expect(&send(with("POST", &push("ci/app")).body("x")).await, 201);
+    expect(&send(with("GET", "/v2/ci/app/manifests/v1")).await, 200);
+    for (method, path) in [
+        ("POST", push("other/app")),
+        ("POST", push("ci/deep/app")),
+        ("GET", "/v2/other/app/manifests/v1".to_string()),
+        ("HEAD", "/v2/other/app/manifests/v1".to_string()),
+        ("DELETE", "/v2/ci/app/manifests/v1".to_string()),
+        ("PUT", "/v2/gc/layers".to_string()),
+        ("GET", "/metrics".to_string()),
+    ] {
+        expect(&send(with(method, &path).body("x")).await, 403);
+    }
+    // What is elsewhere is not mounted either, and not listed.
+    let mount = format!("/v2/ci/app/blobs/uploads/?mount={}&from=other/app", Digest::of(b"y"));
+    expect(&send(with("POST", &mount)).await, 202);
+    let listed: Value = send(with("GET", "/v2/_catalog")).await.json().await.expect("JSON");
+    assert_eq!(listed["repositories"], serde_json::json!(["ci/app"]));
+    // It buys a token for no more, and goes with its name.
+    let scopes = "scope=repository:ci/app:pull,push,delete&scope=repository:other/app:pull,push&offline_token=true";
+    let answer = ask(&server, Some(("ci", &lent.password)), scopes).await;
+    assert_eq!(answer["scope"], "repository:ci/app:pull,push");
+    assert!(answer["refresh_token"].is_null());
+    let token = answer["token"].as_str().expect("a token");
+    assert_eq!(status(&server, token, "GET", "/v2/ci/app/manifests/v1").await, 200);
+    assert_eq!(status(&server, token, "GET", "/v2/other/app/manifests/v1").await, 403);
+    expect(&send(server.request("GET", "/v2/").basic_auth("ann", Some(&lent.password))).await, 401);
+
+    // What cannot be meant is refused in words.
+    let named = |name: &str| LoanRequest { username: name.to_string(), ..loan(&[Pull], &["**"], 600) };
+    for (request, expected) in [
+        (named("ann"), "`ann` is a user with a password of its own"),
+        (named("a:b"), "no user name"),
+        (named("anonymous"), "stands for others"),
+        (loan(&[], &["**"], 600), "good for nothing"),
+        (loan(&[Pull], &[], 600), "no repositories are named"),
+        (loan(&[Pull], &["Team/*"], 600), "no name has a `T`"),
+        (loan(&[Pull], &["a"; 51], 600), "at most 50 patterns"),
+        (loan(&[Pull], &["**"], 59), "a minute to 24 hours"),
+        (loan(&[Pull], &["**"], 24 * 3600 + 1), "a minute to 24 hours"),
+    ] {
+        let refused = lend(request).await.expect_err(expected).to_string();
+        assert!(refused.contains("400") && refused.contains(expected), "{refused}");
+    }
+    drop(server);
+    let lines = std::fs::read_to_string(&log).expect("a log");
+    let line = lines.lines().find(|line| line.contains("\"action\":\"lend\"")).expect("it is written down");
+    let line: Value = serde_json::from_str(line).expect("JSON");
+    assert_eq!(line["lent"]["repositories"], serde_json::json!(["ci/*"]));
+    assert_eq!((&line["lent"]["username"], &line["lent"]["expires"]), (&"ci".into(), &lent.expires.into()));
+    assert!(!lines.contains(&lent.password));
+}
+
+#[tokio::test]
+async fn a_registry_without_users_lends_nothing() {
+    let server = Server::start().await;
+    let socket = server.root().join("operator");
+    crate::harness::operator(&server.registry, &socket).await;
+    let refused = ask_for_loan(&socket, &loan(&[Permission::Pull], &["**"], 600)).await.expect_err("refused");
+    assert!(refused.to_string().contains("it has no users"), "{refused}");
 }

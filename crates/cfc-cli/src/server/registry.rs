@@ -181,7 +181,7 @@ fn audit(settings: &Settings) -> Result<Option<Arc<AuditLog>>, Failure> {
 
 /// The same, for a command. It begins no new file, since a registry of the same bucket may be writing to that one; and what
 /// would be on the standard output, where its answer is, is on the standard error.
-fn audit_by_hand(settings: &Settings) -> Result<Option<Arc<AuditLog>>, Failure> {
+pub fn audit_by_hand(settings: &Settings) -> Result<Option<Arc<AuditLog>>, Failure> {
     let log = match &settings.file.registry.audit_log {
         None => return Ok(None),
         Some(path) if path.as_os_str() == "-" => AuditLog::to_stderr(),
@@ -293,7 +293,7 @@ fn warn_of_users(file: &Path, rules: &AccessRules) {
 }
 
 /// Who may do what, if the configuration file names users.
-fn rules(settings: &Settings) -> Result<Option<AccessRules>, Failure> {
+pub fn rules(settings: &Settings) -> Result<Option<AccessRules>, Failure> {
     let entry = &settings.file.registry;
     match &entry.htpasswd {
         Some(file) => {

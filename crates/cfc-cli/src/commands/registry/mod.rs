@@ -1,6 +1,7 @@
 //! `cfc registry`: running a registry and looking after it.
 
 mod ca;
+mod credentials;
 mod gc;
 mod retain;
 pub mod serve;
@@ -24,6 +25,7 @@ pub fn run(settings: &Settings, command: &Registry) -> Result<ExitCode, Failure>
         Registry::Serve(arguments) => serve::run(settings, arguments),
         Registry::Gc(arguments) => gc::run(settings, arguments),
         Registry::Retain(arguments) => retain::run(settings, arguments),
+        Registry::Credentials(arguments) => credentials::run(settings, arguments),
         Registry::Ca(command) => ca::run(settings, command),
         Registry::Verify(arguments) => verify::run(settings, arguments),
         Registry::Usage(arguments) => usage::run(settings, arguments),
