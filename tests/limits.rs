@@ -56,13 +56,44 @@ fn running_out_of_memory_is_an_event_a_metric_and_the_reason_of_the_end() {
     assert!(kinds.windows(2).any(|pair| pair == ["oom_killed", "exited"]), "{kinds:?}");
     let exited = events.iter().find(|event| event["event"] == "exited").expect("it ended");
     assert_eq!(exited["reason"], reason, "{exited}");
-    let address = platform.address("control");
-    let (_, metrics) =
-        http(&address, &format!("GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"));
+    let metrics = metrics(&platform);
     let line = format!("cfc_container_oom_kills_total{{application=\"{APPLICATION}\"}} 1");
     assert!(metrics.lines().any(|other| other == line), "no `{line}` in\n{metrics}");
     let said = home.must(&["containers", "logs", APPLICATION]);
     assert!(said.contains("out of memory: the kernel killed a process at the limit of 256 MiB"), "{said}");
+}
+
+#[test]
+fn a_process_killed_at_the_memory_limit_is_told_at_once_and_is_no_reason_of_a_later_end() {
+    let home = Home::new();
+    let Some((platform, id)) = deployed(&home) else { return };
+    inside(&home, &id, "busybox tail /dev/zero; true");
+    let oom_kills = || -> Vec<Value> {
+        let events = home.must(&["containers", "events", "--json"]);
+        let events = events.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+        events.filter(|event| event["event"] == "oom_killed").collect()
+    };
+    let told = wait_for("the event", || oom_kills().into_iter().next());
+    assert_eq!((&told["kills"], &told["limit_mib"]), (&Value::from(1), &Value::from(256)), "{told}");
+    let running = instance(&home);
+    assert!(running["ended"].is_null() && running["oom_killed"] != true, "{running}");
+    let said = home.must(&["containers", "logs", APPLICATION]);
+    assert!(said.contains("out of memory: the kernel killed a process at the limit of 256 MiB"), "{said}");
+    let warned = "the kernel killed a process of the container at its limit of 256 MiB";
+    assert!(platform.log().contains(warned), "{}", platform.log());
+    assert!(
+        metrics(&platform).contains(&format!("cfc_container_oom_kills_total{{application=\"{APPLICATION}\"}} 1\n"))
+    );
+
+    home.must(&["containers", "stop", &id]);
+    let ended = wait_for("the end", || Some(instance(&home)).filter(|instance| instance["ended"].is_string()));
+    assert!(ended["oom_killed"] != true && ended["state"]["reason"].is_null(), "{ended}");
+    assert_eq!(oom_kills().len(), 1, "it was told already");
+}
+
+fn metrics(platform: &Platform) -> String {
+    let address = platform.address("control");
+    http(&address, &format!("GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")).1
 }
 
 #[test]

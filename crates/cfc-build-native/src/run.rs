@@ -345,7 +345,8 @@ pub(crate) fn make_upper(workspace: &Path, lower: &Path) -> Result<PathBuf> {
 }
 
 fn exit_failure(exit: Exit) -> Failure {
-    if exit.oom_killed {
+    // Whatever failed, that something was killed is what to know of it: compilers run below others that say little.
+    if exit.usage.oom_kills > 0 {
         return Failure::new("it was killed for want of memory").hint("give the machine more, or let it use less");
     }
     match exit.status {

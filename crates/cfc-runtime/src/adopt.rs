@@ -78,12 +78,14 @@ impl Runtime {
         match (&report, status) {
             (None, Some(status)) => self.note(&journal.spec, InstanceEventKind::Adopted { pid: status.started.pid }),
             // It ended while nobody looked.
-            (Some(report), Some(_)) => self.note_exit(&journal.spec, report),
+            (Some(report), Some(_)) => self.note(&journal.spec, InstanceEventKind::Exited(report.clone())),
             _ => {}
         }
-        let mut inner = self.lock();
         let (phase, _) = watch::channel(phase);
-        let record = Record { network, started: Some(started), ..Record::new(journal, phase) };
+        // Those of before were told to whoever listened then, and are in the log.
+        let oom_kills = self.shared().launcher.usage(name).map_or(0, |usage| usage.oom_kills);
+        let record = Record { network, started: Some(started), oom_kills, ..Record::new(journal, phase) };
+        let mut inner = self.lock();
         inner.records.insert(instance.clone(), record);
         self.step(&mut inner, Event::Adopt { instance: instance.clone(), application, instance_type, launch });
         let Some(report) = report else {

@@ -1,13 +1,15 @@
-//! How the runtime learns that processes have ended: one thread listens to the launcher, for all instances.
+//! How the runtime learns that processes have ended or ran out of memory: one thread listens to the launcher, for all
+//! instances.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use cfc_sandbox::{Exit, Status, Usage};
+use cfc_sandbox::{Exit, Happening, Status, Usage};
 use cfc_scheduler::Event;
 
 use crate::error::RuntimeErrorKind;
+use crate::events::InstanceEventKind;
 use crate::instance::{ExitReport, Phase};
 use crate::journal::Intent;
 use crate::runtime::{Inner, Record, Runtime, Shared};
@@ -50,6 +52,23 @@ impl Runtime {
         }
     }
 
+    /// Tells that the kernel has killed processes of an instance at its memory limit, `kills` of them by now.
+    fn note_oom_kills(&self, name: &str, kills: u64) {
+        let mut inner = self.lock();
+        let size = inner.scheduler.instance(name).and_then(|instance| instance.state.occupies());
+        let limit_mib = size.map_or(0, |size| size.memory_mib);
+        let Some(record) = inner.records.get_mut(name).filter(|record| kills > record.oom_kills) else { return };
+        let news = kills - record.oom_kills;
+        record.oom_kills = kills;
+        tracing::warn!(
+            instance = name,
+            kills = news,
+            "out of memory: the kernel killed a process of the container at its limit of {limit_mib} MiB; a larger \
+             `instance_type` gives it more"
+        );
+        self.note(&record.journal.spec, InstanceEventKind::OomKilled { kills: news, limit_mib });
+    }
+
     fn on_end(&self, name: &str, exit: Exit) {
         let (report, usage) = (ExitReport::from(exit), exit.usage);
         {
@@ -69,6 +88,7 @@ impl Runtime {
         let Some(launch) = self.running_launch(name) else { return };
         let report = with_limit(&self.lock(), name, report);
         tracing::info!(instance = name, code = report.code, oom_killed = report.oom_killed, "instance ended");
+        self.note_oom_kills(name, usage.oom_kills);
         let network_bytes = self.network_bytes(name);
         // The disk goes first: after the sandbox is removed, its host ids may be another's.
         self.record_end(&mut self.lock(), name, &report);
@@ -99,7 +119,7 @@ fn watch_once(shared: &Weak<Shared>) -> Option<()> {
     let runtime = Runtime { shared: shared.upgrade()? };
     let running = runtime.running();
     let launcher = &runtime.shared().launcher;
-    let (ends, known) = match launcher.ends().and_then(|ends| Ok((ends, launcher.list()?))) {
+    let (happenings, known) = match launcher.watch().and_then(|happenings| Ok((happenings, launcher.list()?))) {
         Ok(both) => both,
         Err(error) => {
             // A launcher that only cannot be reached just now keeps what runs.
@@ -113,8 +133,12 @@ fn watch_once(shared: &Weak<Shared>) -> Option<()> {
     };
     runtime.end_lost(running, &known);
     drop(runtime);
-    for (name, exit) in ends {
-        Runtime { shared: shared.upgrade()? }.on_end(&name, exit);
+    for happening in happenings {
+        let runtime = Runtime { shared: shared.upgrade()? };
+        match happening {
+            Happening::Ended { id, exit } => runtime.on_end(&id, exit),
+            Happening::OutOfMemory { id, kills, .. } => runtime.note_oom_kills(&id, kills),
+        }
     }
     Some(())
 }

@@ -49,8 +49,13 @@ pub enum InstanceEventKind {
     Stopping,
     /// Its process ended.
     Exited(ExitReport),
-    /// The kernel killed something in it for want of memory; [`InstanceEventKind::Exited`] follows.
-    OomKilled,
+    /// The kernel killed something in it at its memory limit. It may go on.
+    OomKilled {
+        /// How many processes, since it was last told.
+        kills: u64,
+        /// The limit.
+        limit_mib: u64,
+    },
     /// It may not be created or started.
     Refused {
         /// Which rule, in one word: `max_instances`.

@@ -59,7 +59,7 @@ pub struct InstanceSpec {
 pub struct ExitReport {
     /// Its exit code, or 128 plus the number of the signal that ended it.
     pub code: i32,
-    /// Whether the kernel killed something in it for want of memory.
+    /// Whether it ended because the kernel killed it at its memory limit.
     pub oom_killed: bool,
     /// What else there is to say: why it could not be started, or was lost.
     pub error: Option<String>,

@@ -10,7 +10,7 @@ use crate::boost::boost;
 use crate::ended::EndedInstance;
 use crate::error::{RuntimeErrorKind, fail_at};
 use crate::events::{InstanceEventKind, StartTimings};
-use crate::instance::{ExitReport, InstanceSpec, Phase};
+use crate::instance::{ExitReport, Phase};
 use crate::journal::Intent;
 use crate::launch::{Place, sandbox_config};
 use crate::runtime::{Inner, Runtime, Shared};
@@ -72,6 +72,7 @@ impl Runtime {
         let mut journal = match self.lock().records.get_mut(name) {
             Some(record) => {
                 record.over = None;
+                record.oom_kills = 0;
                 record.journal.clone()
             }
             None => return Err(Refusal::NoInstance(name.to_string()).into()),
@@ -163,18 +164,10 @@ impl Runtime {
         let _ = fail_at("runtime.end.removed");
         if let Some(record) = inner.records.get_mut(name) {
             record.boosted = None;
-            self.note_exit(&record.journal.spec, &report);
+            self.note(&record.journal.spec, InstanceEventKind::Exited(report.clone()));
             record.set_phase(Phase::Stopped(report));
         }
         self.step(inner, event);
-    }
-
-    /// Notes how a process ended.
-    pub(crate) fn note_exit(&self, spec: &InstanceSpec, report: &ExitReport) {
-        if report.oom_killed {
-            self.note(spec, InstanceEventKind::OomKilled);
-        }
-        self.note(spec, InstanceEventKind::Exited(report.clone()));
     }
 
     /// Tells the scheduler of `event` and does what it decides, other than launching.

@@ -50,7 +50,7 @@ pub struct ApplicationMetrics {
     pub restarts: u64,
     /// Processes that ended, and processes that could not be made.
     pub exits: u64,
-    /// Instances that ran out of memory.
+    /// Processes that the kernel killed in instances at their memory limit.
     pub oom_kills: u64,
     /// Refused starts and creations, by the rule that refused.
     pub refusals: BTreeMap<&'static str, u64>,
@@ -90,7 +90,7 @@ impl Metrics {
             }
             InstanceEventKind::Ready { after } => counts.start_phases.entry("ready").or_default().add(*after),
             InstanceEventKind::Exited(_) => counts.exits += 1,
-            InstanceEventKind::OomKilled => counts.oom_kills += 1,
+            InstanceEventKind::OomKilled { kills, .. } => counts.oom_kills += kills,
             InstanceEventKind::Refused { rule, .. } => *counts.refusals.entry(rule).or_default() += 1,
             _ => {}
         }

@@ -100,6 +100,8 @@ pub(crate) struct Record {
     pub ready_after: Option<Duration>,
     /// How its process ended, when that was heard of before its start was.
     pub over: Option<(ExitReport, Usage)>,
+    /// How many of its process's processes the kernel has killed for want of memory, as far as that was told.
+    pub oom_kills: u64,
     /// The limits that will hold once it listens, while it is boosted.
     pub boosted: Option<InstanceType>,
 }
@@ -117,6 +119,7 @@ impl Record {
             timings: None,
             ready_after: None,
             over: None,
+            oom_kills: 0,
             boosted: None,
         }
     }

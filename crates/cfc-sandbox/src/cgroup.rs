@@ -296,6 +296,12 @@ impl Cgroup {
         v1.map(open).collect()
     }
 
+    /// The directory with the memory controller's files, and whether that is of the v2 tree.
+    pub(crate) fn memory(&self) -> Option<(&Path, bool)> {
+        let (directory, version) = self.controllers.get("memory")?;
+        Some((directory, *version == Version::V2))
+    }
+
     /// How many processes the kernel has killed in it for want of memory.
     pub(crate) fn oom_kills(&self) -> u64 {
         let Some((memory, _)) = self.controllers.get("memory") else { return 0 };

@@ -189,6 +189,22 @@ impl Launcher {
         Ok(Ends { connection, receiver })
     }
 
+    /// What happens to all sandboxes, as it comes. A launcher that was started by an earlier version of this program tells
+    /// of ends only.
+    pub fn watch(&self) -> Result<Happenings> {
+        let connection = self.shared.reach.connect()?;
+        let bytes = protocol::encode(&Request::Watch).map_err(|error| launcher_error(format!("ask it: {error}")))?;
+        let mut receiver = Receiver::default();
+        match exchange_first(&connection, &bytes, &[], &mut receiver)?.0 {
+            Ok(reply) => {
+                done(reply)?;
+                Ok(Happenings { connection, receiver })
+            }
+            Err(error) if error.is_out_of_descriptors() => Err(error),
+            Err(_) => self.ends().map(|Ends { connection, receiver }| Happenings { connection, receiver }),
+        }
+    }
+
     /// Forgets an ended sandbox and removes its cgroups. Its disk must be gone or unused from now on: its host ids may become
     /// another's. Its upper and work directories are the caller's.
     pub fn remove(&self, id: &str) -> Result<()> {
@@ -344,26 +360,65 @@ pub struct Ends {
     receiver: Receiver,
 }
 
-impl Ends {
-    fn receive(&mut self) -> Option<Reply> {
-        loop {
-            if let Some((response, _)) = self.receiver.next::<Response>().ok()? {
-                return response.ok();
-            }
-            if !self.receiver.receive(&self.connection).ok()? {
-                return None;
-            }
-        }
-    }
-}
-
 impl Iterator for Ends {
     type Item = (String, Exit);
 
     fn next(&mut self) -> Option<(String, Exit)> {
-        match self.receive()? {
+        match receive(&self.connection, &mut self.receiver)? {
             Reply::Ended { id, exit } => Some((id, exit)),
             _ => None,
+        }
+    }
+}
+
+/// Something that happened to a sandbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Happening {
+    /// The kernel killed a process in it, which need not be process 1, at its memory limit.
+    OutOfMemory {
+        /// The sandbox.
+        id: String,
+        /// How many it has killed there by now.
+        kills: u64,
+        /// The limit.
+        limit_bytes: Option<u64>,
+    },
+    /// It has ended.
+    Ended {
+        /// The sandbox.
+        id: String,
+        /// How.
+        exit: Exit,
+    },
+}
+
+/// What happens to a launcher's sandboxes: first the ends of those that were not removed, then whatever comes. Ends when
+/// [`Ends`] would.
+#[derive(Debug)]
+pub struct Happenings {
+    connection: OwnedFd,
+    receiver: Receiver,
+}
+
+impl Iterator for Happenings {
+    type Item = Happening;
+
+    fn next(&mut self) -> Option<Happening> {
+        match receive(&self.connection, &mut self.receiver)? {
+            Reply::Ended { id, exit } => Some(Happening::Ended { id, exit }),
+            Reply::OutOfMemory { id, kills, limit_bytes } => Some(Happening::OutOfMemory { id, kills, limit_bytes }),
+            _ => None,
+        }
+    }
+}
+
+fn receive(connection: &OwnedFd, receiver: &mut Receiver) -> Option<Reply> {
+    loop {
+        if let Some((response, _)) = receiver.next::<Response>().ok()? {
+            return response.ok();
+        }
+        if !receiver.receive(connection).ok()? {
+            return None;
         }
     }
 }

@@ -45,7 +45,7 @@ mod step;
 mod sys;
 mod unsupported;
 
-pub use client::{Ends, Launcher};
+pub use client::{Ends, Happening, Happenings, Launcher};
 pub use config::{DEVICE_NODES_ANNOTATION, INIT_ANNOTATION, Network, Root, SandboxConfig, Stdio};
 pub use datagrams::{Datagram, OutboundDatagrams};
 pub use default_spec::{build_spec, default_spec, insecure_build_spec};

@@ -72,6 +72,8 @@ pub(crate) enum Request {
     },
     /// After [`Reply::Done`] the connection brings a [`Reply::Ended`] for every sandbox that has ended or will.
     Ends,
+    /// As `Ends`, and each [`Reply::OutOfMemory`] as well. Launchers of before refuse it.
+    Watch,
     Remove {
         id: String,
     },
@@ -202,6 +204,12 @@ pub(crate) enum Reply {
     Ended {
         id: String,
         exit: Exit,
+    },
+    /// The kernel has killed something in it: how often by now, and at which limit.
+    OutOfMemory {
+        id: String,
+        kills: u64,
+        limit_bytes: Option<u64>,
     },
     List(Vec<Status>),
     Disks(BTreeMap<String, DiskUsage>),

@@ -18,7 +18,8 @@ pub struct Started {
 pub struct Exit {
     /// How its process 1 ended.
     pub status: ExitStatus,
-    /// Whether the kernel killed something in it for exceeding its memory limit.
+    /// Whether it ended because of its memory limit: SIGKILL ended it, nobody had sent that, and the kernel killed something
+    /// in it at the limit. What it survived is in [`Usage::oom_kills`].
     pub oom_killed: bool,
     /// What it had used.
     #[serde(default)]
@@ -53,6 +54,11 @@ pub enum ExitStatus {
 }
 
 impl ExitStatus {
+    /// Whether SIGKILL ended it, or the process that it passes the end of on.
+    pub(crate) fn is_sigkill(self) -> bool {
+        self.shell_code() == 128 + libc::SIGKILL
+    }
+
     /// The number a shell or Docker gives: the code, or 128 plus the signal.
     pub fn shell_code(self) -> i32 {
         match self {

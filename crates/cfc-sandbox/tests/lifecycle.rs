@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use cfc_sandbox::{ErrorKind, ExitStatus, INIT_ANNOTATION, Launcher, SandboxConfig, State, sweep};
+use cfc_sandbox::{ErrorKind, ExitStatus, Happening, INIT_ANNOTATION, Launcher, SandboxConfig, State, sweep};
 use serde_json::json;
 use support::{LAUNCHER, bench, log_text, own_directory, ready, with};
 
@@ -114,6 +114,32 @@ fn memory_beyond_the_limit_is_an_oom_kill() {
     let (exit, text) = bench.run_config(&with(&config, &[("/linux/resources", resources)]));
     assert!(exit.oom_killed, "{exit:?} {text}");
     assert!(!bench.run("true").0.oom_killed);
+}
+
+#[test]
+fn a_child_killed_at_the_memory_limit_is_told_at_once_and_is_not_how_the_sandbox_ended() {
+    let Some(bench) = bench() else { return };
+    let limited = |command: &[&str]| {
+        let resources = json!({"memory": {"limit": 32 << 20}});
+        with(&bench.config(command), &[("/linux/resources", resources)])
+    };
+    let config = limited(&["sh", "-c", "tail /dev/zero; sleep 1000"]);
+    let mut happenings = bench.launcher.watch().unwrap().filter(|happening| match happening {
+        Happening::OutOfMemory { id, .. } | Happening::Ended { id, .. } => *id == config.id,
+    });
+    let started = bench.launcher.start(&config).unwrap();
+    let told = Happening::OutOfMemory { id: config.id.clone(), kills: 1, limit_bytes: Some(32 << 20) };
+    assert_eq!(happenings.next(), Some(told));
+    assert!(log_text(&config).contains("killed a process at the limit of 32 MiB"), "{}", log_text(&config));
+    bench.launcher.kill_all_with(&config.id, started.pid).unwrap();
+    let exit = bench.launcher.wait(&config.id).unwrap();
+    assert_eq!((exit.status, exit.oom_killed), (ExitStatus::Signal(libc::SIGKILL), false), "we have killed it");
+    assert_eq!(happenings.next(), Some(Happening::Ended { id: config.id.clone(), exit }));
+
+    let (exit, _) = bench.run_config(&limited(&["sh", "-c", "tail /dev/zero; exit 0"]));
+    assert_eq!((exit.status, exit.oom_killed, exit.usage.oom_kills), (ExitStatus::Code(0), false, 1));
+    let (exit, _) = bench.run_config(&limited(&["/bin/busybox", "tail", "/dev/zero"]));
+    assert!(exit.oom_killed, "{exit:?}");
 }
 
 #[test]

@@ -152,6 +152,11 @@ fn forward_signals(launcher: &Arc<Launcher>, id: &str) -> Result<(), Failure> {
 fn exit_code(exit: &Exit, instance_type: &str) -> ExitCode {
     if exit.oom_killed {
         output::tell(format!("warning: the container ran out of the memory of instance type {instance_type}"));
+    } else if exit.usage.oom_kills > 0 {
+        output::tell(format!(
+            "warning: processes of the container were killed at the memory limit of instance type {instance_type}, {} in all",
+            exit.usage.oom_kills
+        ));
     }
     ExitCode::from(u8::try_from(exit.status.shell_code()).unwrap_or(u8::MAX))
 }

@@ -17,7 +17,10 @@ pub async fn families(runtime: &Runtime, reported: &Reported) -> Vec<MetricFamil
     let mut starts = counter("cfc_container_starts_total", "Processes of instances whose command executed.");
     let mut restarts = counter("cfc_container_restarts_total", "Starts of instances that had run before.");
     let mut exits = counter("cfc_container_exits_total", "Processes that ended, and starts that failed.");
-    let mut ooms = counter("cfc_container_oom_kills_total", "Instances that ran out of memory.");
+    let mut ooms = counter(
+        "cfc_container_oom_kills_total",
+        "Processes that the kernel killed in instances at their memory limit.",
+    );
     let mut refusals = counter("cfc_container_refusals_total", "Refused starts, by the rule that refused.");
     let mut phases = MetricFamily::new(
         "cfc_container_start_seconds",

@@ -164,7 +164,9 @@ fn event_view(event: &InstanceEvent) -> EventView {
             Some(reason) => ("exited", json!({"exit_code": report.code, "reason": reason})),
             None => ("exited", json!({"exit_code": report.code})),
         },
-        InstanceEventKind::OomKilled => ("oom_killed", json!({})),
+        InstanceEventKind::OomKilled { kills, limit_mib } => {
+            ("oom_killed", json!({"kills": kills, "limit_mib": limit_mib}))
+        }
         InstanceEventKind::Refused { rule, reason } => ("refused", json!({"rule": rule, "reason": reason})),
         InstanceEventKind::Adopted { pid } => ("adopted", json!({"pid": pid})),
         InstanceEventKind::Removed => ("removed", json!({})),

@@ -13,7 +13,7 @@ pub(crate) fn event(event: &InstanceEvent) -> Option<Value> {
     let action = match &event.kind {
         InstanceEventKind::Created => "create",
         InstanceEventKind::Running { .. } => "start",
-        InstanceEventKind::OomKilled => "oom",
+        InstanceEventKind::OomKilled { .. } => "oom",
         InstanceEventKind::Removed => "destroy",
         InstanceEventKind::Exited(report) => {
             attributes["exitCode"] = json!(report.code.to_string());

@@ -44,6 +44,10 @@ pub(crate) struct EventLoop {
     pub(super) ending: Option<Ending>,
     /// The clients that are told of every end.
     pub(super) watchers: Vec<u64>,
+    /// Those of them that are also told of each kill for want of memory.
+    pub(super) oom_watchers: Vec<u64>,
+    /// The sandboxes whose count of such kills is to be looked at, and when.
+    pub(super) oom_looks: Vec<(Instant, String)>,
     /// When a start was last begun or over.
     pub(super) last_start: Instant,
     /// Outputs that came too fast, and when to look at them again.
@@ -64,6 +68,8 @@ pub(super) enum Source {
     Exit(String),
     Report(String),
     Output(String, Stream),
+    /// The kernel may have killed something in this sandbox at its memory limit.
+    OutOfMemory(String),
     ExecReport(u64),
     ExecExit(u64),
     /// The end of a child that nobody asks for: its number.
@@ -100,6 +106,8 @@ impl EventLoop {
             spare: spare(),
             ending: None,
             watchers: Vec::new(),
+            oom_watchers: Vec::new(),
+            oom_looks: Vec::new(),
             last_start: Instant::now(),
             paused: Vec::new(),
             retired: Vec::new(),
@@ -123,7 +131,8 @@ impl EventLoop {
         let mut events = Vec::with_capacity(EVENTS_MAX);
         while !self.is_done() {
             events.clear();
-            let due = self.paused.iter().map(|(due, ..)| *due).chain(self.chores_due()).min();
+            let looks = self.oom_looks.iter().map(|(due, _)| *due);
+            let due = self.paused.iter().map(|(due, ..)| *due).chain(looks).chain(self.chores_due()).min();
             let timeout = due.map(|due| due.saturating_duration_since(Instant::now()));
             let again = (!self.traced_execs.is_empty()).then_some(TRACED_INTERVAL);
             let timeout = timeout.into_iter().chain(again).min();
@@ -143,6 +152,9 @@ impl EventLoop {
             if !self.paused.is_empty() {
                 self.resume_outputs();
             }
+            if !self.oom_looks.is_empty() {
+                self.look_for_oom_kills();
+            }
             self.do_chore();
         }
         self.leave();
@@ -159,6 +171,7 @@ impl EventLoop {
                 self.on_report(token, &id);
             }
             Source::Output(id, stream) => self.on_output(token, &id, stream),
+            Source::OutOfMemory(id) => self.on_out_of_memory(&id),
             Source::ExecReport(client) => {
                 self.on_exec_report(token, client);
             }
@@ -285,6 +298,7 @@ impl EventLoop {
     fn drop_client(&mut self, token: u64) {
         let Some(client) = self.clients.remove(&token) else { return };
         self.watchers.retain(|watcher| *watcher != token);
+        self.oom_watchers.retain(|watcher| *watcher != token);
         let is_control = matches!(self.sources.get(&token), Some(Source::Control));
         self.unwatch(token, &client.socket);
         self.abandon_exec(token);
@@ -302,6 +316,7 @@ impl Source {
     pub(super) fn belongs_to(&self, id: &str) -> bool {
         match self {
             Source::Exit(known) | Source::Report(known) | Source::Output(known, _) => known == id,
+            Source::OutOfMemory(known) => known == id,
             Source::Listener | Source::Client | Source::Control | Source::Disks => false,
             Source::ExecReport(_) | Source::ExecExit(_) | Source::Retired(_) => false,
         }

@@ -20,6 +20,7 @@ mod node_maker;
 pub(crate) mod oci_bundle;
 pub(crate) mod oci_exec;
 mod oci_runtime;
+mod oom;
 mod pool;
 mod ranges;
 mod requests;

@@ -30,6 +30,7 @@ impl EventLoop {
                 }
             }
             Request::Ends => return self.tell_ends(client),
+            Request::Watch => return self.tell_all(client),
             Request::Network { id } => match self.network(&id) {
                 Ok(namespace) => return self.respond(client, Ok(Reply::Done), vec![namespace]),
                 Err(kind) => Err(Error::new(format!("reach the network of sandbox `{id}`"), kind)),
@@ -61,7 +62,7 @@ impl EventLoop {
             }
             Request::KillAll { id, pid } => {
                 let sandbox = self.with_process(&id, pid);
-                let killed = sandbox.map(|sandbox| sandbox.kill_all()).map(|()| Reply::Done);
+                let killed = sandbox.map(Sandbox::kill_all).map(|()| Reply::Done);
                 killed.map_err(|kind| Error::new(format!("kill sandbox `{id}`"), kind))
             }
             Request::Remove { id } => {
@@ -135,6 +136,11 @@ impl EventLoop {
         }
     }
 
+    fn tell_all(&mut self, client: u64) {
+        self.tell_ends(client);
+        self.oom_watchers.push(client);
+    }
+
     fn tell_ends(&mut self, client: u64) {
         self.respond(client, Ok(Reply::Done), Vec::new());
         let ended = self.sandboxes.values().filter_map(|sandbox| match sandbox.phase {
@@ -178,18 +184,21 @@ impl EventLoop {
     }
 
     /// The sandbox, if its process 1 is `pid` or any will do.
-    fn with_process(&self, id: &str, pid: Option<i32>) -> Result<&Sandbox, ErrorKind> {
-        let sandbox = self.sandboxes.get(id).ok_or(ErrorKind::NotFound)?;
+    fn with_process(&mut self, id: &str, pid: Option<i32>) -> Result<&mut Sandbox, ErrorKind> {
+        let sandbox = self.sandboxes.get_mut(id).ok_or(ErrorKind::NotFound)?;
         if pid.is_some_and(|pid| pid != sandbox.started.pid) { Err(ErrorKind::NotRunning) } else { Ok(sandbox) }
     }
 
-    fn kill(&self, id: &str, signal: i32, pid: Option<i32>) -> Result<Reply, ErrorKind> {
+    fn kill(&mut self, id: &str, signal: i32, pid: Option<i32>) -> Result<Reply, ErrorKind> {
         let sandbox = self.with_process(id, pid)?;
         if sandbox.is_over() {
             return Err(ErrorKind::NotRunning);
         }
         match sys::send_signal(sandbox.pidfd.as_fd(), signal) {
-            Ok(()) => Ok(Reply::Done),
+            Ok(()) => {
+                sandbox.is_killed |= signal == libc::SIGKILL;
+                Ok(Reply::Done)
+            }
             // It has ended, and we have not been told yet.
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Err(ErrorKind::NotRunning),
             Err(error) => {
@@ -213,7 +222,7 @@ impl EventLoop {
 
     pub(super) fn begin_ending(&mut self, client: Option<u64>) {
         self.ending.get_or_insert(Ending { client });
-        for sandbox in self.sandboxes.values().filter(|sandbox| !sandbox.is_over()) {
+        for sandbox in self.sandboxes.values_mut().filter(|sandbox| !sandbox.is_over()) {
             sandbox.kill_all();
         }
     }

@@ -10,6 +10,7 @@ use rustix::process::{WaitId, WaitIdOptions, WaitIdStatus};
 use super::exec_template::ExecMeans;
 use super::log_file::{LogFile, Stream};
 use super::node_maker::NodeMaker;
+use super::oom::OomWatch;
 use super::ranges::Range;
 use super::start::Outputs;
 use super::succession::{Passed, Passing, PhaseState, SandboxState, take_all};
@@ -35,6 +36,11 @@ pub(crate) struct Sandbox {
     /// The sockets to which its outbound traffic is redirected, when it was to be, or why there are none.
     pub(crate) outbound: Option<Result<Vec<OwnedFd>, ErrorKind>>,
     pub(crate) cgroup: Cgroup,
+    /// Tells of kills for want of memory, and how many of them are in the log.
+    pub(crate) oom_watch: Option<OomWatch>,
+    pub(crate) oom_kills: u64,
+    /// Somebody had it killed: its end is not the kernel's doing.
+    pub(crate) is_killed: bool,
     /// How further processes of it are made.
     pub(crate) exec: ExecMeans,
     /// Its host ids, when the launcher chose them.
@@ -144,6 +150,9 @@ impl Sandbox {
             network,
             outbound: None,
             cgroup,
+            oom_watch: None,
+            oom_kills: 0,
+            is_killed: false,
             exec,
             range,
             annotations: config.spec.annotations().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect(),
@@ -182,6 +191,8 @@ impl Sandbox {
                 Err(kind) => Err(kind.clone()),
             }),
             cgroup: self.cgroup.save(),
+            oom_kills: self.oom_kills,
+            is_killed: self.is_killed,
             exec: self.exec.clone(),
             range: self.range.map(|range| range.first),
             annotations: self.annotations.clone(),
@@ -217,6 +228,9 @@ impl Sandbox {
                 None => None,
             },
             cgroup: Cgroup::restore(state.cgroup),
+            oom_watch: None,
+            oom_kills: state.oom_kills,
+            is_killed: state.is_killed,
             exec: state.exec,
             range: state.range.map(|first| Range { first }),
             annotations: state.annotations,
@@ -253,7 +267,8 @@ impl Sandbox {
     }
 
     /// Kills process 1, and with it the whole pid namespace. A process that has ended already is fine.
-    pub(crate) fn kill_all(&self) {
+    pub(crate) fn kill_all(&mut self) {
+        self.is_killed = true;
         let _ = sys::send_signal(self.pidfd.as_fd(), libc::SIGKILL);
     }
 
@@ -280,6 +295,19 @@ impl Sandbox {
         }
     }
 
+    /// Takes note in the log of how many processes the kernel has killed for want of memory. True when that is news.
+    pub(crate) fn note_oom_kills(&mut self, kills: u64) -> bool {
+        if kills <= self.oom_kills {
+            return false;
+        }
+        self.oom_kills = kills;
+        let limit = self.cgroup.memory_limit().map_or(String::new(), |bytes| format!(" of {} MiB", bytes >> 20));
+        if let Some(log) = &mut self.log {
+            log.say(&format!("out of memory: the kernel killed a process at the limit{limit}"));
+        }
+        true
+    }
+
     /// Waits for the process, which has ended or is about to, and takes everything down but this record.
     pub(crate) fn finish(&mut self) -> Exit {
         let status = exit_status(&self.pidfd);
@@ -291,22 +319,19 @@ impl Sandbox {
         }
         self.outputs.clear();
         let usage = self.cgroup.usage();
-        let oom_killed = usage.oom_kills > 0;
         if let Some(log) = &mut self.log {
             log.finish();
-            if oom_killed {
-                let limit =
-                    self.cgroup.memory_limit().map_or(String::new(), |bytes| format!(" of {} MiB", bytes >> 20));
-                log.say(&format!("out of memory: the kernel killed a process at the limit{limit}"));
-            }
         }
+        self.note_oom_kills(usage.oom_kills);
         self.log = None;
+        self.oom_watch = None;
         self.network = None;
         self.outbound = None;
         self.node_maker = None;
         if let Some(upper) = &self.upper {
             remove_stubs(upper, &self.stubs);
         }
+        let oom_killed = usage.oom_kills > 0 && status.is_sigkill() && !self.is_killed;
         let exit = Exit { status, oom_killed, usage };
         self.cgroup.remove();
         let _ = fail_point("launcher.end.cleared");

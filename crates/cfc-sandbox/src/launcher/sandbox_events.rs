@@ -44,6 +44,7 @@ impl EventLoop {
             Ok(()) => {
                 let Some(started) = self.sandboxes.get(id).map(|sandbox| sandbox.started) else { return true };
                 self.respond(client, Ok(Reply::Started(started)), Vec::new());
+                self.watch_memory(id);
             }
             Err(kind) => {
                 self.forget_failed(id);
@@ -116,6 +117,9 @@ impl EventLoop {
             }
         }
         let Some(sandbox) = self.sandboxes.get_mut(id) else { return };
+        if let Some(watch) = sandbox.oom_watch.take() {
+            let _ = epoll::delete(&self.epoll, &watch);
+        }
         let exit = sandbox.finish();
         let waiting = std::mem::take(&mut sandbox.waiting);
         let disk = sandbox.disk.take();

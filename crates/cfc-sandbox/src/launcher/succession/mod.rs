@@ -35,7 +35,7 @@ use crate::error::{Error, ErrorKind};
 use crate::fail::fail_point;
 use crate::launcher::connection::Connection;
 use crate::launcher::ranges::Ranges;
-use crate::launcher::sandbox::Sandbox;
+use crate::launcher::sandbox::{Phase, Sandbox};
 use crate::launcher::slots::Slots;
 use crate::protocol::{Hello, Reply};
 use crate::rootless::keep_capabilities;
@@ -96,6 +96,7 @@ impl EventLoop {
             shells_made: self.starter.pool.made(),
             clients: self.clients.iter().map(|(token, client)| client.save(*token, passing)).collect(),
             watchers: self.watchers.clone(),
+            oom_watchers: self.oom_watchers.clone(),
             sandboxes: self.sandboxes.values().map(|sandbox| sandbox.save(passing)).collect(),
             execs: self.save_execs(passing),
             ranges: self.starter.ranges.save(passing),
@@ -109,6 +110,7 @@ impl EventLoop {
             EventLoop::new(state.cgroup_parent, Pool::continuing(state.shells_made)?, Some(state.socket))?;
         event_loop.next_token = state.next_token;
         event_loop.watchers = state.watchers;
+        event_loop.oom_watchers = state.oom_watchers;
         event_loop.starter.ranges = Ranges::restore(state.ranges)?;
         for client in state.clients {
             let token = client.token;
@@ -119,8 +121,12 @@ impl EventLoop {
             if !sandbox.is_over() {
                 event_loop.watch_sandbox(&sandbox)?;
             }
-            event_loop.starting.push(sandbox.id.clone());
-            event_loop.sandboxes.insert(sandbox.id.clone(), sandbox);
+            let (id, is_running) = (sandbox.id.clone(), matches!(sandbox.phase, Phase::Running));
+            event_loop.starting.push(id.clone());
+            event_loop.sandboxes.insert(id.clone(), sandbox);
+            if is_running {
+                event_loop.watch_memory(&id);
+            }
         }
         for exec in state.execs {
             event_loop.restore_exec(exec)?;

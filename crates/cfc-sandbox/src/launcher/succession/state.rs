@@ -43,6 +43,8 @@ pub(crate) struct State {
     pub(crate) shells_made: u64,
     pub(crate) clients: Vec<ClientState>,
     pub(crate) watchers: Vec<u64>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) oom_watchers: Vec<u64>,
     pub(crate) sandboxes: Vec<SandboxState>,
     pub(crate) execs: Vec<ExecState>,
     pub(crate) ranges: RangesState,
@@ -85,6 +87,12 @@ pub(crate) struct SandboxState {
     pub(crate) network: Option<Passed>,
     pub(crate) outbound: Option<Result<Vec<Passed>, ErrorKind>>,
     pub(crate) cgroup: CgroupState,
+    /// How many kills for want of memory are in its log.
+    #[serde(default, skip_serializing_if = "is_none_yet")]
+    pub(crate) oom_kills: u64,
+    /// Somebody had it killed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) is_killed: bool,
     pub(crate) exec: ExecMeans,
     /// The first of its host ids, when the launcher chose them.
     pub(crate) range: Option<u32>,
@@ -98,6 +106,10 @@ pub(crate) struct SandboxState {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) node_maker: Option<Passed>,
     pub(crate) waiting: Vec<u64>,
+}
+
+fn is_none_yet(count: &u64) -> bool {
+    *count == 0
 }
 
 /// Where in its life a sandbox is.
