@@ -14,9 +14,10 @@ use http::{HeaderValue, Method, header};
 use crate::collect::Collected;
 use crate::error::Chain;
 use crate::files::blocking;
+use crate::proxy::Upstreams;
+use crate::quota::{Ledger, QuotaUse};
 use crate::registry::Inner;
 use crate::visit::Kind;
-use crate::webhook::Counts;
 
 /// Upper bounds of how long requests took, in seconds.
 const BUCKETS: [f64; 12] = [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0, 300.0, 1800.0];
@@ -116,7 +117,8 @@ impl Metrics {
         }
     }
 
-    fn render(&self, hooks: &Counts) -> String {
+    fn render(&self, registry: &Inner) -> String {
+        let hooks = &registry.hooks.counts;
         let mut page = Page::default();
         page.family("cfc_registry_requests_total", "counter", "Requests, by method, kind and status.");
         for ((method, kind, status), count) in &*self.requests.lock().unwrap_or_else(PoisonError::into_inner) {
@@ -152,6 +154,8 @@ impl Metrics {
             page.single("cfc_registry_stored_bytes", "gauge", "Bytes of the blobs that are stored.", stored.bytes);
             page.single("cfc_registry_repositories", "gauge", "Repositories with a manifest.", stored.repositories);
         }
+        render_quotas(&registry.ledger, &mut page);
+        render_upstreams(&registry.upstreams, &mut page);
         page.0
     }
 
@@ -174,6 +178,54 @@ impl Metrics {
     fn is_stale(&self) -> bool {
         let usage = self.usage.lock().unwrap_or_else(PoisonError::into_inner);
         usage.as_ref().is_none_or(|usage| usage.is_stale(Instant::now()))
+    }
+}
+
+fn render_quotas(ledger: &Ledger, page: &mut Page) {
+    if let Some(QuotaUse { limit, used, .. }) = ledger.total_use() {
+        page.single("cfc_registry_quota_bytes", "gauge", "What all repositories together may hold.", limit);
+        if let Some(used) = used {
+            let help = "What all repositories together hold by the count of quotas, uploads under way included.";
+            page.single("cfc_registry_quota_used_bytes", "gauge", help, used);
+        }
+    }
+    let rules = ledger.rule_uses();
+    let label = |rule: &QuotaUse| format!("repositories=\"{}\"", rule.repositories);
+    let name = "cfc_registry_repository_quota_bytes";
+    page.family(name, "gauge", "What each repository may hold, by the patterns of its quota.");
+    rules.iter().for_each(|rule| page.sample(name, &label(rule), &rule.limit));
+    let name = "cfc_registry_repository_quota_used_bytes";
+    page.family(name, "gauge", "What the repository holds that has most of each quota, uploads under way included.");
+    for rule in &rules {
+        if let Some(used) = rule.used {
+            page.sample(name, &label(rule), &used);
+        }
+    }
+}
+
+fn render_upstreams(upstreams: &Upstreams, page: &mut Page) {
+    let states: Vec<_> = upstreams.states().collect();
+    let label = |prefix: &str| format!("upstream=\"{prefix}\"");
+    let name = "cfc_registry_upstream_up";
+    page.family(name, "gauge", "Whether each upstream answered the last question, by prefix; absent before the first.");
+    for (prefix, state) in &states {
+        if let Some(is_up) = state.is_up {
+            page.sample(name, &label(prefix), &u8::from(is_up));
+        }
+    }
+    let name = "cfc_registry_upstream_answered_timestamp_seconds";
+    page.family(name, "gauge", "When each upstream answered a question last.");
+    for (prefix, state) in &states {
+        if let Some(answered_at) = state.answered_at {
+            page.sample(name, &label(prefix), &answered_at);
+        }
+    }
+    let name = "cfc_registry_upstream_failures_total";
+    page.family(name, "counter", "Questions that each upstream did not answer, by reason.");
+    for (prefix, state) in &states {
+        for (reason, count) in &state.failures {
+            page.sample(name, &format!("{},reason=\"{reason}\"", label(prefix)), count);
+        }
     }
 }
 
@@ -203,7 +255,7 @@ pub(crate) fn answer(registry: &Arc<Inner>) -> Response {
     if metrics.is_stale() && !metrics.is_adding_up.swap(true, Ordering::Relaxed) {
         tokio::spawn(add_up(registry.clone()));
     }
-    let mut response = Response::new(Body::from(metrics.render(&registry.hooks.counts)));
+    let mut response = Response::new(Body::from(metrics.render(registry)));
     let text = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, text);
     response
@@ -214,6 +266,10 @@ async fn add_up(registry: Arc<Inner>) {
     let sizes = blocking(move || blobs.total());
     let added = async { Ok::<_, crate::StorageError>((sizes.await?, registry.metadata.repositories().await?.len())) };
     let metrics = &registry.metrics;
+    // What quotas count is known from the first push on; who watches wants to know it earlier.
+    if let Err(error) = registry.take_stock_once().await {
+        tracing::error!(error = %Chain(&error), "cannot add up what quotas limit");
+    }
     match added.await {
         Ok(((blobs, bytes), repositories)) => {
             let stored = Stored { blobs, bytes, repositories: repositories as u64 };

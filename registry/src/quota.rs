@@ -73,18 +73,70 @@ impl State {
     }
 }
 
+/// A limit, and what is known of its use.
+pub(crate) struct QuotaUse {
+    /// The patterns of a rule.
+    pub repositories: String,
+    /// Bytes.
+    pub limit: u64,
+    /// Bytes that are held and reserved: by all, or by the repository that a rule limits and that has most. `None` before
+    /// stock was taken.
+    pub used: Option<u64>,
+}
+
 impl Ledger {
     pub(crate) fn new(quotas: Quotas) -> Ledger {
         Ledger { quotas, taken_stock: Default::default(), linking: Default::default(), state: Mutex::default() }
+    }
+
+    /// How much of what all may hold is used, if that is limited.
+    pub(crate) fn total_use(&self) -> Option<QuotaUse> {
+        let used = || self.taken_stock.initialized().then(|| self.state().used_by_all());
+        self.quotas.total.map(|limit| QuotaUse { repositories: String::new(), limit, used: used() })
+    }
+
+    /// How much of each rule is used. A rule with the patterns of an earlier one, which holds in its place, is left out.
+    pub(crate) fn rule_uses(&self) -> Vec<QuotaUse> {
+        let most = self.taken_stock.initialized().then(|| self.most_used());
+        let mut uses: Vec<QuotaUse> = Vec::new();
+        for (number, rule) in self.quotas.rules.iter().enumerate() {
+            let repositories = rule.repositories.join(",");
+            if !uses.iter().any(|earlier| earlier.repositories == repositories) {
+                uses.push(QuotaUse { repositories, limit: rule.bytes, used: most.as_ref().map(|most| most[number]) });
+            }
+        }
+        uses
+    }
+
+    /// Of each rule, what the repository has that has most.
+    fn most_used(&self) -> Vec<u64> {
+        // A copy, so that no push waits while patterns are compared.
+        let (mut used, reserved) = {
+            let state = self.state();
+            (state.held.clone(), state.reserved.values().cloned().collect::<Vec<_>>())
+        };
+        reserved.into_iter().for_each(|(name, bytes)| *used.entry(name).or_default() += bytes);
+        let mut most = vec![0; self.quotas.rules.len()];
+        for (name, bytes) in used {
+            if let Some(number) = self.rule(&name) {
+                most[number] = bytes.max(most[number]);
+            }
+        }
+        most
     }
 
     fn is_limited(&self) -> bool {
         self.quotas.total.is_some() || !self.quotas.rules.is_empty()
     }
 
+    /// The number of the rule that holds for a repository.
+    fn rule(&self, name: &str) -> Option<usize> {
+        let is_meant = |rule: &QuotaRule| rule.repositories.iter().any(|pattern| matches(pattern, name));
+        self.quotas.rules.iter().position(is_meant)
+    }
+
     fn limit(&self, name: &str) -> Option<u64> {
-        let is_meant = |rule: &&QuotaRule| rule.repositories.iter().any(|pattern| matches(pattern, name));
-        self.quotas.rules.iter().find(is_meant).map(|rule| rule.bytes)
+        self.rule(name).map(|number| self.quotas.rules[number].bytes)
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {

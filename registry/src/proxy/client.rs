@@ -14,6 +14,7 @@ use reqwest::{Certificate, ClientBuilder, Response, Url};
 use serde::Deserialize;
 
 use super::challenge::Challenge;
+use super::contacts::Contacts;
 use super::destination::{Road, check_name, is_named, outside, road};
 use super::{Login, Upstream, lock};
 use crate::StorageError;
@@ -42,6 +43,8 @@ pub(super) struct Client {
     /// To any other.
     foreign: reqwest::Client,
     tokens: Mutex<HashMap<String, (String, Instant)>>,
+    /// How it went.
+    pub(super) contacts: Contacts,
 }
 
 /// Why nothing came.
@@ -105,7 +108,14 @@ impl Client {
         };
         let named = build(&trusted, &|builder| builder)?;
         let foreign = build(&[], &|builder| builder.dns_resolver(outside()))?;
-        Ok(Client { upstream: upstream.clone(), base, named, foreign, tokens: Mutex::default() })
+        Ok(Client {
+            upstream: upstream.clone(),
+            base,
+            named,
+            foreign,
+            tokens: Mutex::default(),
+            contacts: Contacts::default(),
+        })
     }
 
     /// Media type and bytes of a manifest.
@@ -227,6 +237,13 @@ impl Client {
     }
 
     async fn ask_for(&self, question: &Question, name: &str, url: &Url) -> Result<Response, FetchError> {
+        let answer = self.ask_once_or_twice(question, name, url).await;
+        self.contacts.note(&answer);
+        answer
+    }
+
+    /// Asks, and once more with what proves who we are if that is wanted.
+    async fn ask_once_or_twice(&self, question: &Question, name: &str, url: &Url) -> Result<Response, FetchError> {
         let scope = format!("repository:{name}:pull");
         let known = lock(&self.tokens).get(&scope).filter(|(_, until)| *until > Instant::now()).cloned();
         let mut proof = known.map(|(token, _)| format!("Bearer {token}"));
@@ -366,7 +383,7 @@ fn elsewhere(url: &Url) -> String {
 }
 
 /// What says that a server does not know such requests.
-fn is_unknown(status: StatusCode) -> bool {
+pub(super) fn is_unknown(status: StatusCode) -> bool {
     matches!(status, StatusCode::BAD_REQUEST | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED)
 }
 

@@ -17,6 +17,7 @@ mod window;
 
 mod challenge;
 mod client;
+mod contacts;
 mod destination;
 mod login;
 mod resuming;
@@ -34,6 +35,7 @@ use crate::error::{ApiError, Problem};
 use crate::registry::Inner;
 use crate::route::{ManifestName, Resource};
 pub(crate) use coming::Portion;
+pub(crate) use contacts::UpstreamState;
 use failed::Failed;
 pub use login::Login;
 use source::{Fetch, Source, Wanted, ended};
@@ -99,6 +101,11 @@ impl Upstreams {
     pub(crate) fn new(upstreams: &[Upstream]) -> Result<Upstreams, StorageError> {
         let sources = upstreams.iter().map(|upstream| Source::new(upstream.clone()).map(Arc::new));
         Ok(Upstreams(sources.collect::<Result<_, _>>()?))
+    }
+
+    /// The prefix of each, and how it is with it.
+    pub(crate) fn states(&self) -> impl Iterator<Item = (&str, UpstreamState)> {
+        self.0.iter().map(|source| (source.upstream.prefix.as_str(), source.client.contacts.state()))
     }
 
     /// Whether a repository is one of an upstream's.

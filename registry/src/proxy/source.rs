@@ -216,7 +216,10 @@ impl Source {
     async fn patiently<T>(&self, question: impl Future<Output = Result<T, FetchError>>) -> Result<T, Failed> {
         let answer = match timeout(RENEWAL_PATIENCE, question).await {
             Ok(answer) => answer.map_err(Failed::from),
-            Err(_) => Err(Failed::Away("it does not answer".to_string())),
+            Err(_) => {
+                self.client.contacts.failed("away");
+                Err(Failed::Away("it does not answer".to_string()))
+            }
         };
         if let Err(Failed::Away(_)) = answer {
             *lock(&self.away) = Some(Instant::now());

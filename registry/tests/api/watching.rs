@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cfc_oci::Digest;
-use cfc_registry::{AccessRules, AuditLog, Options, Permission, RateLimits, Registry, Rule, serve};
+use cfc_registry::{
+    AccessRules, AuditLog, Options, Permission, QuotaRule, Quotas, RateLimits, Registry, Rule, Upstream, serve,
+};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -99,6 +101,53 @@ async fn what_happens_is_counted_and_what_clients_make_up_is_no_label() {
         let family = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
         assert!(page.contains(&format!("# TYPE {family} ")), "{line}");
     }
+}
+
+#[tokio::test]
+async fn quotas_and_upstreams_are_watched() {
+    let answering = axum::Router::new().fallback(|| async { axum::http::StatusCode::NOT_FOUND });
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("bound").port();
+    tokio::spawn(async move { axum::serve(listener, answering).await });
+    let gone = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound").port();
+    let rule = |pattern: &str, bytes| QuotaRule { repositories: vec![pattern.to_string()], bytes };
+    let rules = vec![rule("team/small", 500), rule("team/*", 10_000), rule("team/*", 1), rule("other/**", 20_000)];
+    let quotas = Quotas { total: Some(100_000), rules, ..Quotas::default() };
+    let at = |prefix: &str, port| Upstream::new(prefix, &format!("http://127.0.0.1:{port}"));
+    let upstreams = vec![at("here", port), at("gone", gone), at("never", port)];
+    let server = Server::start_with(Options { quotas, upstreams, ..Options::default() }).await;
+    // What is stored is counted for who only watches.
+    let page = wait_for_metric(&server, "cfc_registry_quota_used_bytes 0").await;
+    assert!(page.contains("cfc_registry_quota_bytes 100000\n"), "{page}");
+    assert!(!page.contains("cfc_registry_upstream_up{"), "nobody has been asked: {page}");
+
+    for (name, bytes) in [("team/a", 1000), ("team/b", 3000), ("team/small", 100), ("free", 5)] {
+        server.push_blob(name, &vec![7; bytes]).await;
+    }
+    expect(&server.get("/v2/here/a/manifests/v1").await, 404);
+    for _ in 0..2 {
+        expect(&server.get("/v2/gone/a/manifests/v1").await, 503);
+    }
+    let page = server.get("/metrics").await.text().await.expect("text");
+    for line in [
+        "cfc_registry_quota_used_bytes 4105",
+        "cfc_registry_repository_quota_bytes{repositories=\"team/*\"} 10000",
+        "cfc_registry_repository_quota_used_bytes{repositories=\"team/*\"} 3000",
+        "cfc_registry_repository_quota_used_bytes{repositories=\"team/small\"} 100",
+        "cfc_registry_repository_quota_used_bytes{repositories=\"other/**\"} 0",
+        "cfc_registry_upstream_up{upstream=\"here\"} 1",
+        "cfc_registry_upstream_up{upstream=\"gone\"} 0",
+        "cfc_registry_upstream_failures_total{upstream=\"here\",reason=\"away\"} 0",
+        "cfc_registry_upstream_failures_total{upstream=\"gone\",reason=\"away\"} 2",
+    ] {
+        assert_eq!(page.lines().filter(|found| *found == line).count(), 1, "no `{line}` in\n{page}");
+    }
+    assert_eq!(page.matches("cfc_registry_repository_quota_bytes{repositories=\"team/*\"}").count(), 1, "{page}");
+    assert!(page.contains("cfc_registry_upstream_answered_timestamp_seconds{upstream=\"here\"} "), "{page}");
+    assert!(
+        !page.contains("upstream=\"never\"} 1") && !page.contains("timestamp_seconds{upstream=\"gone\"}"),
+        "{page}"
+    );
 }
 
 #[tokio::test]
