@@ -16,6 +16,10 @@ use crate::visit::Kind;
 use crate::webhook::{Cause, Target};
 use crate::{HookEvent, Registry, StorageError};
 
+/// How long tags wait, all together, for receivers of webhooks who have heard of less than has gone; what finds them busy
+/// after that they do not hear of.
+const RECEIVERS_PATIENCE: Duration = Duration::from_secs(30);
+
 /// Which tags stay. The first rule that is about a tag decides; a tag that no rule is about stays. Immutable tags stay.
 /// So do, whatever their number and age, tags that are named after a manifest which is there, `sha256-<hex>` with or
 /// without an ending: signatures, attestations and lists of referrers go after what they are about.
@@ -67,7 +71,11 @@ impl Inner {
         self.metadata.require_known_format().await?;
         let candidates = self.tags_to_retire().await?;
         let mut retired = Vec::new();
+        let until = tokio::time::Instant::now() + RECEIVERS_PATIENCE;
         for candidate in candidates {
+            if !is_dry_run {
+                self.hooks.wait_for_room(until).await;
+            }
             if is_dry_run || self.retire(&candidate).await? {
                 retired.push(candidate.into());
             }

@@ -219,6 +219,14 @@ impl Hooks {
 }
 
 impl Hooks {
+    /// Waits until every receiver's queue has room, but no longer than `until`.
+    pub(crate) async fn wait_for_room(&self, until: tokio::time::Instant) {
+        let is_full = |hook: &Hook| hook.queue.get().is_some_and(|queue| queue.capacity() == 0);
+        while self.hooks.iter().any(is_full) && tokio::time::Instant::now() < until {
+            tokio::time::sleep(GLANCE).await;
+        }
+    }
+
     /// Waits until every event has ended in some way, but no longer than `patience`. How many no receiver has taken.
     pub(crate) async fn finish(&self, patience: Duration) -> u64 {
         let until = tokio::time::Instant::now() + patience;

@@ -225,6 +225,32 @@ async fn what_retention_removes_is_told_and_written_down() {
     }
 }
 
+/// More tags go than wait for a receiver, who does not answer at first.
+#[tokio::test]
+async fn retention_does_not_outrun_who_is_told_of_it() {
+    const TAGS: usize = 1100;
+    let (url, got) = receiver(&[0, 200]).await;
+    let hook = Webhook { events: vec![HookEvent::Delete], ..webhook(&url) };
+    let retention = vec![RetentionRule {
+        repositories: vec!["a".to_string()],
+        tags: vec!["t*".to_string()],
+        keep_last: None,
+        keep_younger: Some(Duration::ZERO),
+        keep: Vec::new(),
+    }];
+    let options = Options { webhooks: vec![hook], retention, collect_every: None, ..Options::default() };
+    let server = Server::start_with(options).await;
+    let (digest, json) = server.push_image("a", "kept", "one").await;
+    for first in (0..TAGS).step_by(50) {
+        let tags: Vec<String> = (first..first + 50).map(|number| format!("tag=t{number}")).collect();
+        expect(&server.put_manifest("a", &format!("{digest}?{}", tags.join("&")), &json).await, 201);
+    }
+    assert_eq!(server.registry.retain(false).await.expect("removes").len(), TAGS);
+    assert_eq!(server.registry.finish_telling(Duration::from_secs(60)).await, 0, "all is delivered");
+    // The first one twice.
+    assert_eq!(got.lock().expect("nobody panics").len(), TAGS + 1);
+}
+
 #[tokio::test]
 async fn a_receiver_gets_what_it_wants() {
     let (url, got) = receiver(&[]).await;
