@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Resource, Rlimit};
 use serde_json::Value;
 
-use crate::support::{Home, Platform, can_sandbox, tools, wait_for};
+use crate::support::{Home, Platform, busybox, can_sandbox, tools, wait_for};
 
 const WORKER: &str = "container-starter";
 const APPLICATION: &str = "container-starter-mycontainer";
@@ -103,4 +103,47 @@ fn a_platform_without_descriptors_keeps_what_runs_and_recovers() {
     wait_for("descriptors as before", || (descriptors(pid) <= most).then_some(()));
     platform.stop();
     assert_eq!(home.instance_directories(), Vec::<std::path::PathBuf>::new());
+}
+
+/// Descriptors that the platform may have: what it needs for four instances, and not what two floods would take.
+const FEW: u64 = 300;
+/// Connections that say nothing are kept for two seconds each, since their servers may speak first.
+const FLOOD: &str = "busybox mkdir -p /tmp; busybox mkfifo /tmp/silence; exec 3<>/tmp/silence; for round in 1 2 3 4 5; do \
+    for each in $(busybox seq 100); do busybox nc 198.51.100.7 80 <&3 >/dev/null 2>&1 & done; busybox sleep 1; done";
+
+#[test]
+fn containers_that_flood_leave_descriptors_to_everybody_else() {
+    let (true, true, Some(busybox)) = (can_sandbox(), tools().is_some(), busybox()) else { return };
+    let home = Home::new();
+    let platform = Platform::start(&home);
+    limit(platform.pid(), Some(FEW));
+    let project = home.project_with_shell(WORKER, &busybox, "USER 0\n");
+    home.must(&["deploy", &project.display().to_string()]);
+    for session in ["neighbour", "flood-1", "flood-2"] {
+        assert_eq!(visits(&platform, session), 1);
+    }
+    let instances: Value =
+        serde_json::from_str(&home.must(&["containers", "instances", APPLICATION, "--json"])).expect("JSON");
+    let ids: Vec<&str> = instances.as_array().expect("a list").iter().filter_map(|i| i["id"].as_str()).collect();
+    std::thread::scope(|scope| {
+        let floods: Vec<_> = ids[1..]
+            .iter()
+            .map(|id| scope.spawn(|| home.run(&["containers", "exec", id, "--", "/bin/sh", "-c", FLOOD])))
+            .collect();
+        let started = Instant::now();
+        while started.elapsed() < Duration::from_secs(8) {
+            let asked = Instant::now();
+            assert_eq!(try_ask(&platform, "neighbour", Duration::from_secs(5)), Some(200), "{}", platform.log());
+            assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        assert_eq!(visits(&platform, "late"), 1);
+        for flood in floods {
+            flood.join().expect("it was carried out");
+        }
+    });
+    let log = platform.log();
+    assert!(!log.contains("Too many open files"), "{log}");
+    // How many places a flood wants at once depends on how fast the machine is.
+    assert!(log.matches("connections of a container are refused").count() <= 2, "each is told of once: {log}");
 }

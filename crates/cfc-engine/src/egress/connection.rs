@@ -144,7 +144,7 @@ fn plain_host(value: &[u8]) -> Option<String> {
 }
 
 /// Lets the other side see a reset when the connection is dropped.
-fn reset(stream: &TcpStream) {
+pub(super) fn reset(stream: &TcpStream) {
     let _ = stream.set_zero_linger();
 }
 

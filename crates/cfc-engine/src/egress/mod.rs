@@ -7,17 +7,26 @@
 //! What is absent: TLS is passed through as it is and never offered for interception.
 
 mod connection;
+mod places;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cfc_egress::{EgressPolicy, Gate, Stance, answer_questions, carry_datagrams, matches_name};
 use cfc_runtime::{Outbound, Runtime};
 use serde::{Deserialize, Serialize};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
-/// How many connections of one container may be open at the same time; more wait.
-const CONNECTIONS_MAX: usize = 2_048;
+use places::Share;
+
+/// How many connections of one container relays may carry at the same time; more wait.
+const CONNECTIONS_MAX: u64 = 2_048;
+/// How long a connection waits for others of its container to get on. Then it is refused rather than kept.
+const PLACE_PATIENCE: Duration = Duration::from_secs(2);
+/// How many are refused at once: a container that tries again and again should not keep this process busy.
+const REFUSALS_MAX: usize = 64;
+/// How often at most it is said of a container that connections of it are refused.
+const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 /// How long the container is kept waiting for a workerd that takes over a container which it finds running.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -165,12 +174,25 @@ pub(crate) async fn run(
 }
 
 async fn accept(outbound: &Outbound, egress: &Arc<Egress>) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let share = Share::new();
+    let mut warned: Option<Instant> = None;
     loop {
-        while egress.runtime.traffic(&egress.instance).egress.open >= CONNECTIONS_MAX as u64 {
+        while egress.runtime.traffic(&egress.instance).egress.open >= CONNECTIONS_MAX {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let Ok(place) = tokio::time::timeout(PLACE_PATIENCE, share.take()).await else {
+            let refused = refuse_waiting(outbound).await;
+            if refused > 0 && warned.is_none_or(|warned| warned.elapsed() > WARNING_INTERVAL) {
+                warned = Some(Instant::now());
+                tracing::warn!(
+                    instance = egress.instance,
+                    "connections of a container are refused: too many wait for who they go to (all containers together may \
+                     have {} on their way; raise the limit of open files, `LimitNOFILE=` of a unit, if they should)",
+                    share.of_all()
+                );
+            }
+            continue;
+        };
         match outbound.accept().await {
             Ok((stream, destination)) => {
                 let egress = egress.clone();
@@ -186,6 +208,17 @@ async fn accept(outbound: &Outbound, egress: &Arc<Egress>) {
             }
         }
     }
+}
+
+/// Resets the connections that wait. How many those were.
+async fn refuse_waiting(outbound: &Outbound) -> usize {
+    for refused in 0..REFUSALS_MAX {
+        match tokio::time::timeout(Duration::ZERO, outbound.accept()).await {
+            Ok(Ok((stream, _))) => connection::reset(&stream),
+            _ => return refused,
+        }
+    }
+    REFUSALS_MAX
 }
 
 #[cfg(test)]
