@@ -91,7 +91,8 @@ impl Runtime {
         let Some(report) = report else {
             drop(inner);
             // It may have been boosted when nobody was left to end that.
-            return self.limit_cpu(name, &instance_type);
+            self.begin_limit(name, instance_type);
+            return self.watch_ready(name);
         };
         self.record_end(&mut inner, name, &report);
         self.step(&mut inner, Event::Exited(instance, launch));

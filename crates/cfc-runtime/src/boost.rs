@@ -9,13 +9,16 @@ use std::time::Duration;
 use cfc_sandbox::oci::{LinuxCpu, LinuxCpuBuilder, LinuxResources, LinuxResourcesBuilder, Spec};
 use cfc_scheduler::InstanceType;
 
-use crate::error::RuntimeErrorKind;
+use crate::error::{RuntimeErrorKind, fail_at};
 use crate::instance::Phase;
 use crate::ready::Sought;
 use crate::runtime::{Runtime, blocking};
 
 /// How long an instance that never listens is boosted.
 const BOOST_MAX: Duration = Duration::from_secs(30);
+
+/// How often it is tried again to limit an instance that could not be limited.
+const LIMIT_AGAIN: Duration = Duration::from_secs(1);
 
 /// The length of the scheduler's turn within which a quota holds, in microseconds; the kernel's own default.
 const CPU_PERIOD_US: u64 = 100_000;
@@ -42,14 +45,16 @@ impl Runtime {
         self.application(application).is_some_and(|application| application.startup_cpu_boost)
     }
 
-    /// Watches a boosted instance that has just been started.
-    pub(crate) fn watch_boost(&self, name: &str) {
+    /// Watches a process that runs, from inside its network, until something there listens: then it is ready, and boosted no
+    /// more.
+    pub(crate) fn watch_ready(&self, name: &str) {
         let (network, phase) = match self.lock().records.get(name) {
-            Some(record) if record.boosted.is_some() => (record.network.clone(), record.phase.subscribe()),
-            _ => return,
+            Some(record) => (record.network.clone(), record.phase.subscribe()),
+            None => return,
         };
-        let (shared, name, mut phase) = (std::sync::Arc::downgrade(&self.shared), name.to_string(), phase);
-        let readiness = self.shared().readiness.clone();
+        let Some(pid) = phase.borrow().pid() else { return };
+        let (shared, name) = (std::sync::Arc::downgrade(&self.shared), name.to_string());
+        let (readiness, mut over) = (self.shared().readiness.clone(), phase.clone());
         self.shared().tasks.spawn(async move {
             let listens = async {
                 match network {
@@ -57,14 +62,25 @@ impl Runtime {
                     None => std::future::pending().await,
                 }
             };
+            let boost_is_over = async {
+                tokio::time::sleep(BOOST_MAX).await;
+                if let Some(shared) = Weak::upgrade(&shared) {
+                    Runtime { shared }.end_boost(&name);
+                }
+                std::future::pending().await
+            };
             tokio::select! {
                 () = listens => {}
-                () = tokio::time::sleep(BOOST_MAX) => {}
-                // A connection has ended it, or the instance has gone.
-                _ = phase.wait_for(|phase| matches!(phase, Phase::Ready { .. }) || !phase.is_live()) => {}
+                () = boost_is_over => {}
+                // A connection has shown it, or the process has ended.
+                _ = over.wait_for(|phase| matches!(phase, Phase::Ready { .. }) || phase.pid() != Some(pid)) => {}
             }
-            if let Some(shared) = Weak::upgrade(&shared) {
-                Runtime { shared }.end_boost(&name);
+            if phase.borrow().pid() == Some(pid)
+                && let Some(shared) = Weak::upgrade(&shared)
+            {
+                let runtime = Runtime { shared };
+                runtime.note_ready(&name);
+                runtime.end_boost(&name);
             }
         });
     }
@@ -73,18 +89,40 @@ impl Runtime {
     pub(crate) fn end_boost(&self, name: &str) {
         let boosted = self.lock().records.get_mut(name).and_then(|record| record.boosted.take());
         let Some(instance_type) = boosted else { return };
-        let (runtime, name) = (self.clone(), name.to_string());
-        self.shared().tasks.spawn(blocking(move || runtime.limit_cpu(&name, &instance_type)));
+        self.begin_limit(name, instance_type);
     }
 
-    /// Limits the instance to its share now.
-    pub(crate) fn limit_cpu(&self, name: &str, instance_type: &InstanceType) {
-        let resources =
-            cpu_share(instance_type).and_then(|cpu| Ok(LinuxResourcesBuilder::default().cpu(cpu).build()?));
-        let limited =
-            resources.and_then(|resources: LinuxResources| Ok(self.shared().launcher.update(name, &resources)?));
-        if let Err(error) = limited {
-            tracing::debug!(instance = name, %error, "not limited to its share of the processor");
-        }
+    /// Limits the instance to its share. Tries again for as long as its process lives.
+    pub(crate) fn begin_limit(&self, name: &str, instance_type: InstanceType) {
+        let Some(phase) = self.phase(name) else { return };
+        let Some(pid) = phase.borrow().pid() else { return };
+        let (shared, name) = (std::sync::Arc::downgrade(&self.shared), name.to_string());
+        self.shared().tasks.spawn(async move {
+            let mut has_warned = false;
+            while phase.borrow().pid() == Some(pid) {
+                let Some(shared) = Weak::upgrade(&shared) else { return };
+                let (runtime, instance) = (Runtime { shared }, name.clone());
+                match blocking(move || runtime.limit_cpu(&instance, &instance_type)).await {
+                    Ok(()) => return,
+                    Err(RuntimeErrorKind::Sandbox(error)) if error.is_gone() => return,
+                    Err(error) if !has_warned => {
+                        has_warned = true;
+                        tracing::warn!(
+                            instance = name,
+                            %error,
+                            "not limited to its share of the processor yet: it is tried again each second"
+                        );
+                    }
+                    Err(_) => {}
+                }
+                tokio::time::sleep(LIMIT_AGAIN).await;
+            }
+        });
+    }
+
+    fn limit_cpu(&self, name: &str, instance_type: &InstanceType) -> Result<(), RuntimeErrorKind> {
+        fail_at("runtime.boost.limit")?;
+        let resources: LinuxResources = LinuxResourcesBuilder::default().cpu(cpu_share(instance_type)?).build()?;
+        Ok(self.shared().launcher.update(name, &resources)?)
     }
 }

@@ -14,7 +14,6 @@ use crate::instance::{ExitReport, Phase};
 use crate::journal::Intent;
 use crate::launch::{Place, sandbox_config};
 use crate::runtime::{Inner, Runtime, Shared};
-use crate::stop::SIGKILL;
 use crate::trial::is_trial;
 
 impl Runtime {
@@ -47,7 +46,7 @@ impl Runtime {
                 drop(inner);
                 match over {
                     Some((report, usage)) => self.end_instance(name, report, &usage),
-                    None => self.watch_boost(name),
+                    None => self.watch_ready(name),
                 }
                 Ok(())
             }
@@ -177,7 +176,7 @@ impl Runtime {
                 Action::Terminate(name, _) => self.terminate(inner, &name),
                 Action::Kill(name, _) => {
                     self.note_stopping(inner, &name);
-                    self.signal(inner, &name, || SIGKILL);
+                    self.kill_all(inner, &name);
                 }
                 Action::Discard(name) => self.discard(inner, &name),
                 Action::Refuse { instance, refusal } => tracing::debug!(instance, %refusal, "refused"),

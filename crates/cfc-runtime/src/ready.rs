@@ -20,11 +20,12 @@ pub(crate) enum Sought {
     AnyPort,
 }
 
-/// How often one port is asked for, and how often after it has taken [`LONG`].
-const PORT_INTERVALS: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(5)];
+/// How often one port is asked for, and how often after each of [`LONG`].
+const PORT_INTERVALS: [Duration; 3] = [Duration::from_millis(1), Duration::from_millis(5), Duration::from_millis(5)];
 /// The same for all ports, which takes the kernel a hundred times as long, and longer with each instance that listens.
-const ALL_INTERVALS: [Duration; 2] = [Duration::from_millis(25), Duration::from_millis(250)];
-const LONG: Duration = Duration::from_secs(5);
+/// What has not listened for long may never do so.
+const ALL_INTERVALS: [Duration; 3] = [Duration::from_millis(25), Duration::from_millis(250), Duration::from_secs(10)];
+const LONG: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(60)];
 /// The least time between two questions for each one that waits.
 const SHARE: Duration = Duration::from_micros(20);
 
@@ -118,8 +119,8 @@ fn look(mut watch: Watch, least: Duration) -> Option<Watch> {
     };
     match found {
         Ok(false) => {
-            let is_long = now - watch.since > LONG;
-            watch.due = now + intervals[usize::from(is_long)].max(least);
+            let long = LONG.iter().filter(|long| now - watch.since > **long).count();
+            watch.due = now + intervals[long].max(least);
             Some(watch)
         }
         Ok(true) => {

@@ -4,19 +4,22 @@ use std::sync::Weak;
 use std::time::{Duration, Instant};
 
 use cfc_oci::{Descriptor, parse_signal};
+use cfc_sandbox::Launcher;
 use cfc_scheduler::{Event, Refusal};
 use cfc_store::Store;
 
-use crate::error::{Result, RuntimeErrorKind};
+use crate::error::{Result, RuntimeErrorKind, fail_at};
 use crate::events::InstanceEventKind;
 use crate::instance::{ExitReport, Phase};
 use crate::runtime::{Inner, Runtime, Shared, blocking};
 
 pub(crate) const SIGTERM: i32 = 15;
-pub(crate) const SIGKILL: i32 = 9;
 
 /// How long an instance that was asked to end may take, unless somebody says otherwise: Cloudflare's 15 minutes.
 pub const STOP_GRACE: Duration = Duration::from_secs(15 * 60);
+
+/// How often it is tried again to kill what could not be killed.
+const KILL_AGAIN: Duration = Duration::from_secs(1);
 
 impl Runtime {
     /// Asks the instance's process to end, with the image's `STOPSIGNAL` or SIGTERM, kills everything in it when `grace` is
@@ -88,20 +91,46 @@ impl Runtime {
         self.note(&record.journal.spec, InstanceEventKind::Stopping);
     }
 
-    /// Signals the process that runs now, without waiting. A failure means that it has ended, of which the watcher will
-    /// tell.
+    /// Signals the process that runs now, without waiting.
     pub(crate) fn signal(&self, inner: &Inner, name: &str, signal: impl FnOnce() -> i32 + Send + 'static) {
         let Some(pid) = inner.records.get(name).and_then(|record| record.phase.borrow().pid()) else { return };
         let (launcher, name) = (self.shared().launcher.clone(), name.to_string());
         // On tokio's threads: they are there also when no further one is to be had.
         self.shared().tasks.spawn_blocking(move || {
             let signal = signal();
-            let sent = match signal {
-                SIGKILL => launcher.kill_all_with(&name, pid),
-                signal => launcher.kill_process(&name, pid, signal),
-            };
-            if let Err(error) = sent {
-                tracing::debug!(instance = name, %error, "not signalled");
+            match launcher.kill_process(&name, pid, signal) {
+                Ok(()) => {}
+                Err(error) if error.is_gone() => {}
+                Err(error) => tracing::warn!(
+                    instance = name,
+                    signal,
+                    %error,
+                    "not asked to end: it is killed when its time is over"
+                ),
+            }
+        });
+    }
+
+    /// Kills the process that runs now, and all in its sandbox, without waiting. What could not be killed is tried again for
+    /// as long as it lives: nobody else would.
+    pub(crate) fn kill_all(&self, inner: &Inner, name: &str) {
+        let Some(record) = inner.records.get(name) else { return };
+        let (phase, name) = (record.phase.subscribe(), name.to_string());
+        let Some(pid) = phase.borrow().pid() else { return };
+        let launcher = self.shared().launcher.clone();
+        self.shared().tasks.spawn_blocking(move || {
+            let mut has_warned = false;
+            while phase.has_changed().is_ok() && phase.borrow().pid() == Some(pid) {
+                match kill_sandbox(&launcher, &name, pid) {
+                    Ok(()) => return,
+                    Err(RuntimeErrorKind::Sandbox(error)) if error.is_gone() => return,
+                    Err(error) if !has_warned => {
+                        has_warned = true;
+                        tracing::warn!(instance = name, %error, "not killed yet: it is tried again each second");
+                    }
+                    Err(_) => {}
+                }
+                std::thread::sleep(KILL_AGAIN);
             }
         });
     }
@@ -138,6 +167,11 @@ impl Runtime {
             }
         });
     }
+}
+
+fn kill_sandbox(launcher: &Launcher, name: &str, pid: i32) -> std::result::Result<(), RuntimeErrorKind> {
+    fail_at("runtime.stop.kill")?;
+    Ok(launcher.kill_all_with(name, pid)?)
 }
 
 /// The signal that asks processes of the image to end.

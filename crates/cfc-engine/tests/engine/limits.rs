@@ -189,9 +189,7 @@ async fn until_throttled(platform: &Platform, name: &str) {
 
 /// How often the kernel has made the instance wait for its next share of the processor.
 fn throttled(platform: &Platform, name: &str) -> u64 {
-    let Some(cfc_runtime::Phase::Running { pid }) = platform.runtime.inspect(name).map(|view| view.phase) else {
-        panic!("it does not run");
-    };
+    let pid = platform.runtime.inspect(name).and_then(|view| view.phase.pid()).expect("it runs");
     let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("it has cgroups");
     let paths = groups.lines().filter_map(|line| line.splitn(3, ':').nth(2)).flat_map(|path| {
         ["cpu", "cpu,cpuacct", "."].map(|hierarchy| format!("/sys/fs/cgroup/{hierarchy}{path}/cpu.stat"))

@@ -1,8 +1,8 @@
 //! A runtime that is killed, and the next one on the same directory.
 
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use cfc_runtime::ExitReport;
+use cfc_runtime::{ExitReport, Phase};
 
 use crate::Test;
 use crate::inventory::{assert_nothing_left, live_processes};
@@ -11,6 +11,7 @@ use crate::victim::{KEEPER, TRAPPING, kept, kill, start};
 
 pub const TESTS: &[Test] = &[
     ("hundreds_of_instances_are_adopted_and_answer", hundreds),
+    ("what_listens_is_ready_though_nobody_connects", ready),
     ("an_end_that_nobody_saw_is_known_afterwards", unseen_ends),
     ("two_machines_in_one_never_touch_each_other", two_platforms),
     ("journals_are_read_in_any_condition", journals),
@@ -42,6 +43,24 @@ fn hundreds() {
         assert_eq!(machine.wait(&kept(0)).await.code, 137);
         machine.runtime.start(&kept(0)).await.expect("it starts again");
         assert!(get(&machine, &kept(0)).await.ends_with("hello from the container\n"));
+        machine.close().await;
+    });
+    assert_nothing_left(directory.path());
+}
+
+/// As seen from inside: when it starts, and when it is adopted.
+fn ready() {
+    let directory = directory();
+    kill(start(&[KEEPER], directory.path(), &["1"]));
+    block_on(async {
+        let machine = Machine::open(directory.path(), "exec httpd -f -p 4000 -h /www", u32::MAX).await;
+        machine.run("new").await.expect("it starts");
+        let is_ready =
+            |name: &str| machine.runtime.inspect(name).is_some_and(|view| matches!(view.phase, Phase::Ready { .. }));
+        until("the new one to be ready", || is_ready("new")).await;
+        until("the adopted one to be ready", || is_ready(&kept(0))).await;
+        let view = machine.runtime.inspect("new").expect("it is there");
+        assert!(view.ready_after.is_some_and(|after| after < Duration::from_secs(5)), "{view:?}");
         machine.close().await;
     });
     assert_nothing_left(directory.path());

@@ -10,7 +10,7 @@ use crate::Test;
 use crate::churn::{self, DONE, FOREVER, SCRIPT, UNTIL_FAILURE, UNTIL_RECOVERY};
 use crate::inventory::{assert_nothing_left, live_processes};
 use crate::support::{Machine, Random, block_on, directory, launcher_pid, until};
-use crate::victim::{KEEPER, ends, is_ready, kill, spawn, start};
+use crate::victim::{KEEPER, ends, is_ready, kill, say_ready, spawn, start};
 
 pub const TESTS: &[Test] = &[
     ("killed_at_every_step_nothing_is_left_and_nothing_lives_twice", killed_everywhere),
@@ -18,8 +18,11 @@ pub const TESTS: &[Test] = &[
     ("what_could_not_be_removed_is_in_no_starts_way", failing_unnoticed),
     ("a_launcher_that_dies_just_when_its_sandbox_goes_on_takes_it_along", killed_between),
     ("a_launcher_killed_at_any_moment_is_replaced", launcher_killed),
+    ("what_could_not_be_killed_or_limited_is_tried_again", again),
 ];
 
+/// What is tried again, without a word to anybody who waits.
+const AGAIN: [&str; 2] = ["runtime.stop.kill", "runtime.boost.limit"];
 /// How often a point is passed before it does something: at most.
 const PASSES_MAX: u64 = 4;
 /// Failures that only the next start of the same name meets.
@@ -51,6 +54,53 @@ fn failing_unnoticed() {
     assert!(!ends(&mut victim, Duration::from_secs(2)), "{failure}: it was noticed");
     kill(victim);
     finds_order(directory.path(), &failure);
+}
+
+/// An instance that listens is to be limited and then removed, and neither succeeds at first.
+fn again() {
+    let directory = directory();
+    let failure = AGAIN.map(|name| format!("{name}:1:error")).join(";");
+    let mut victim = spawn(&[AGAIN_ROLE], directory.path(), &[], &[("CFC_FAIL_POINT", &failure)]);
+    assert!(is_ready(&mut victim), "it was never limited");
+    let has_ended = ends(&mut victim, PATIENCE);
+    let _ = victim.kill();
+    assert!(has_ended && victim.wait().expect("a child").code() == Some(DONE), "it was never killed");
+    assert_nothing_left(directory.path());
+}
+
+/// The role of the victim of [`again`].
+pub const AGAIN_ROLE: &str = "--again";
+
+pub fn play_again(directory: &Path) -> ! {
+    block_on(async {
+        let machine = Machine::open(directory, "exec httpd -f -p 4000 -h /www", 1).await;
+        machine.run("one").await.expect("it starts");
+        until("its share of the processor", || {
+            machine.runtime.inspect("one").and_then(|view| view.phase.pid()).is_some_and(is_limited)
+        })
+        .await;
+        say_ready();
+        assert!(machine.runtime.remove("one").await);
+        machine.close().await;
+    });
+    std::process::exit(DONE)
+}
+
+/// Whether the process has a share of the processor only, as its cgroup says.
+fn is_limited(pid: i32) -> bool {
+    let cgroups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    cgroups.lines().any(|line| {
+        let Some((_, (controllers, path))) =
+            line.split_once(':').and_then(|(number, rest)| Some((number, rest.split_once(':')?)))
+        else {
+            return false;
+        };
+        let file = match controllers {
+            "" => format!("/sys/fs/cgroup{path}/cpu.max"),
+            _ => format!("/sys/fs/cgroup/{controllers}{path}/cpu.cfs_quota_us"),
+        };
+        std::fs::read_to_string(file).is_ok_and(|quota| !quota.starts_with("-1") && !quota.starts_with("max"))
+    })
 }
 
 /// The sandbox's process is slow, and its launcher gone, before it is bound to the launcher's life.
@@ -192,6 +242,7 @@ fn points() -> Vec<Point> {
             }
         }
     }
+    points.retain(|point| !AGAIN.contains(&point.name.as_str()));
     // Nothing is started or stopped there: the tests of the launcher's next programs go through them.
     points.retain(|point| !point.name.starts_with("launcher.succession."));
     points.sort_by(|one, other| one.name.cmp(&other.name));

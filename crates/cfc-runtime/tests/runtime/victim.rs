@@ -6,6 +6,7 @@ use std::process::{Child, ChildStderr, Command, Stdio};
 use std::time::Duration;
 
 use crate::churn;
+use crate::fault_points;
 use crate::support::{Machine, STORE, block_on, store_directory};
 
 /// Runs as many instances as are asked for, and waits for its end.
@@ -16,6 +17,7 @@ pub fn play(words: &[String]) {
     match words.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         [KEEPER, directory, count] => keep(directory.as_ref(), count, "exec httpd -f -p 4000 -h /www"),
         [KEEPER, TRAPPING, directory, count] => keep(directory.as_ref(), count, TRAP),
+        [fault_points::AGAIN_ROLE, directory] => fault_points::play_again(directory.as_ref()),
         [churn::ROLE, directory, goal] => churn::play(directory.as_ref(), goal),
         _ => {}
     }
