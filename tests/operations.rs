@@ -44,6 +44,26 @@ fn get(platform: &Platform, path: &str) -> (u16, String) {
     http(&address, &format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"))
 }
 
+/// What the application uses is measured: memory is there, and more requests take more of the rest.
+fn measures_move(platform: &Platform) {
+    let measure = |name: &str| -> f64 {
+        let (_, metrics) = get(platform, "/metrics");
+        let start = format!("cfc_container_{name}{{application=\"{APPLICATION}\"}} ");
+        let value = metrics.lines().find_map(|line| line.strip_prefix(&start)?.parse().ok());
+        value.unwrap_or_else(|| panic!("no `{start}` in\n{metrics}"))
+    };
+    let memory = measure("memory_bytes");
+    assert!((100_000.0..268_435_456.0).contains(&memory), "{memory}");
+    let growing =
+        ["cpu_seconds_total", "network_bytes_total", "network_receive_bytes_total", "network_transmit_bytes_total"];
+    let before = growing.map(measure);
+    assert!(before[0] > 0.0 && before[1] > 100.0, "{before:?}");
+    wait_for("all measures to grow", || {
+        visit(platform, "alice");
+        growing.iter().zip(&before).all(|(name, before)| measure(name) > *before).then_some(())
+    });
+}
+
 #[test]
 fn an_instance_can_be_looked_at_from_all_sides() {
     let home = Home::new();
@@ -95,6 +115,7 @@ fn an_instance_can_be_looked_at_from_all_sides() {
 
     let (status, metrics) = get(&platform, "/metrics");
     assert_eq!(status, 200);
+    measures_move(&platform);
     let one = format!("{{application=\"{APPLICATION}\"}}");
     for line in [
         format!("cfc_container_starts_total{one} 1"),

@@ -1,6 +1,7 @@
 //! The job: Cloudflare's starter project, from its config to an answer out of a container.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::support::{Home, Platform, can_sandbox, tools, wait_for};
@@ -257,7 +258,7 @@ fn kill_9_at_any_moment_of_a_start_leaves_nothing() {
     assert_nothing_left(&home);
 }
 
-/// No process, mount, cgroup or file of an instance is left behind by a platform that ended.
+/// No process, mount, cgroup, loop device or file of an instance is left behind by a platform that ended.
 pub fn assert_nothing_left(home: &Home) {
     let left = home.instance_directories();
     assert!(left.is_empty(), "directories of instances are left: {left:?}");
@@ -267,6 +268,36 @@ pub fn assert_nothing_left(home: &Home) {
     assert!(mounted.is_empty(), "mounts are left: {mounted:?}");
     let processes = processes_naming(&data);
     assert!(processes.is_empty(), "processes are left: {processes:?}");
+    wait_for("the launcher to end", || home.launchers().is_empty().then_some(()));
+    let launchers = home.noted_launchers();
+    assert!(!launchers.is_empty(), "no launcher was seen, so nothing is known of its cgroups");
+    let cgroups = cgroups_of_launchers(&launchers, &mounts);
+    assert!(cgroups.is_empty(), "cgroups are left: {cgroups:?}");
+    let devices = loop_devices_of(&data);
+    assert!(devices.is_empty(), "loop devices are left: {devices:?}");
+}
+
+/// The directories of these launchers in any cgroup hierarchy: `cfc-`, their pid namespace, their number, when they started.
+fn cgroups_of_launchers(launchers: &[u32], mounts: &str) -> Vec<PathBuf> {
+    let points = mounts.lines().filter_map(|line| {
+        let mut fields = line.split(' ').skip(1);
+        let (point, kind) = (fields.next()?, fields.next()?);
+        kind.starts_with("cgroup").then_some(point)
+    });
+    let is_theirs = |path: &PathBuf| {
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let number = name.strip_prefix("cfc-").and_then(|rest| rest.split('-').nth(1)?.parse().ok());
+        number.is_some_and(|number| launchers.contains(&number))
+    };
+    let entries = points.flat_map(|point| std::fs::read_dir(point).into_iter().flatten().flatten());
+    entries.map(|entry| entry.path()).filter(is_theirs).collect()
+}
+
+/// The loop devices whose file is or was in `directory`.
+fn loop_devices_of(directory: &str) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir("/sys/block").into_iter().flatten().flatten().map(|entry| entry.path());
+    let file = |path: &PathBuf| std::fs::read_to_string(path.join("loop/backing_file")).unwrap_or_default();
+    entries.filter(|path| file(path).starts_with(directory)).collect()
 }
 
 /// Command lines of processes that name `text`.

@@ -145,6 +145,31 @@ impl Home {
         command
     }
 
+    /// The launchers that `cfc serve` has started here and that still run.
+    pub fn launchers(&self) -> Vec<u32> {
+        let data = format!("CFC_DATA={}", self.data().display());
+        let is_ours = |pid: &u32| {
+            let read = |file: &str| std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+            read("cmdline").starts_with(b"cfc-launcher\0")
+                && read("environ").split(|byte| *byte == 0).any(|variable| variable == data.as_bytes())
+        };
+        let entries = std::fs::read_dir("/proc").expect("readable").flatten();
+        entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_ours).collect()
+    }
+
+    /// Remembers them for [`Home::noted_launchers`].
+    fn note_launchers(&self) {
+        let noted: Vec<String> =
+            self.noted_launchers().into_iter().chain(self.launchers()).map(|pid| pid.to_string()).collect();
+        std::fs::write(self.path("launchers"), noted.join("\n")).expect("writable");
+    }
+
+    /// The launchers that ran whenever a platform was ended.
+    pub fn noted_launchers(&self) -> Vec<u32> {
+        let noted = std::fs::read_to_string(self.path("launchers")).unwrap_or_default();
+        noted.lines().filter_map(|line| line.parse().ok()).collect()
+    }
+
     /// Another program, run by the ordinary user whose home this is.
     pub fn as_user(&self, program: &str) -> Command {
         let mut command = self.cfc();
@@ -318,6 +343,7 @@ impl<'a> Platform<'a> {
 
     /// Ends the platform as its user would (SIGTERM) and waits for it.
     pub fn stop(mut self) {
+        self.home.note_launchers();
         self.signal(rustix::process::Signal::TERM);
         let started = Instant::now();
         while self.child.try_wait().expect("a child").is_none() {
@@ -328,6 +354,7 @@ impl<'a> Platform<'a> {
 
     /// Kills the platform as a crash would.
     pub fn kill(mut self) {
+        self.home.note_launchers();
         self.child.kill().expect("it runs");
         self.child.wait().expect("a child");
     }
