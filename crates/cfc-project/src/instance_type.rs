@@ -69,7 +69,8 @@ impl Default for InstanceType {
 }
 
 /// What Cloudflare gives to a custom size. wrangler sends any numbers and Cloudflare refuses them; on machines of one's own
-/// the only bound is the machine, so this is worth a warning.
+/// the only bound is the machine, so this is worth a warning. How much disk a GiB of memory may have is free since 29
+/// September 2026; before, it was 2 GB.
 const CUSTOM_VCPU: (f64, f64) = (1.0, 4.0);
 const CUSTOM_MEMORY_MIB_MAX: u64 = 12_288;
 const CUSTOM_DISK_MB_MAX: u64 = 20_000;

@@ -135,6 +135,8 @@ fn a_custom_size_that_cloudflare_would_refuse_is_taken_with_a_warning_that_names
         let named = warnings(fine);
         assert!(named.iter().all(|warning| warning.contains("is now called")), "{named:?}");
     }
+    // Disk and memory have no ratio.
+    assert_eq!(warnings(json!({ "vcpu": 1, "memory_mib": 3072, "disk_mb": 20000 })), Vec::<String>::new());
     assert_eq!(warnings(json!({ "vcpu": 2, "memory_mib": 6144, "disk_mb": 20000 })), Vec::<String>::new());
     assert_eq!(
         warnings(json!({ "vcpu": 5, "memory_mib": 16384, "disk_mb": 30000 })),
