@@ -44,6 +44,7 @@ mod registry_ca;
 mod registry_clients;
 mod registry_settings;
 mod reproducible;
+mod rollout;
 mod rootless;
 mod run_settings;
 mod runtimes;

@@ -5,8 +5,8 @@ use uuid::Uuid;
 
 use crate::Timestamp;
 
-/// One rollout. cfc gives every start the newest version at once, and instances that run keep theirs until they stop;
-/// so a rollout is complete when it is recorded.
+/// One rollout. cfc gives every start the newest version at once, and has every instance end that runs another image or
+/// size; so a rollout is complete when it is recorded.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RolloutRecord {
     /// Names the rollout.

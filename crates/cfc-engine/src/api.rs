@@ -55,7 +55,7 @@ fn routes() -> Router<Engine> {
 async fn refuse_when_leaving(State(engine): State<Engine>, request: Request, next: Next) -> Response {
     let changes = !matches!(*request.method(), Method::GET | Method::HEAD) && !request.uri().path().ends_with("/wait");
     if changes && engine.is_leaving() {
-        return docker::error(StatusCode::SERVICE_UNAVAILABLE, "the platform is being upgraded: try again".to_string());
+        return docker::error(StatusCode::SERVICE_UNAVAILABLE, "the Worker is being replaced: try again".to_string());
     }
     next.run(request).await
 }

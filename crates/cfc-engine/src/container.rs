@@ -52,8 +52,11 @@ pub(crate) fn own(engine: &Engine) -> Vec<InstanceView> {
 
 fn resolve(engine: &Engine, given: &str) -> Result<String, Box<Response>> {
     if is_full_name(given) {
-        let is_own = engine.names().application_of(beside(given).unwrap_or(given)).is_some();
-        return if is_own { Ok(given.to_string()) } else { Err(Box::new(no_such_container(given))) };
+        let container = beside(given).unwrap_or(given);
+        let is_own = engine.names().application_of(container).is_some();
+        engine.claim(container);
+        let is_there = is_own && !engine.is_outdated(given);
+        return if is_there { Ok(given.to_string()) } else { Err(Box::new(no_such_container(given))) };
     }
     let names: Vec<String> = own(engine).into_iter().map(|view| view.spec.name).collect();
     find(given, &names).map_err(|several| {

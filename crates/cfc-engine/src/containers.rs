@@ -70,6 +70,8 @@ pub(crate) async fn create(State(engine): State<Engine>, Query(query): Query<Cre
         env: create.env.unwrap_or_default(),
         labels,
     };
+    engine.claim(&name);
+    engine.outlive(&name).await;
     if engine.is_ownerless(&name) {
         if engine.take_over_as(&spec) {
             return created(&name);
@@ -179,6 +181,7 @@ pub(crate) async fn inspect(State(engine): State<Engine>, Container { name }: Co
 fn sidecar_port(engine: &Engine, name: &str) -> Option<Option<u16>> {
     let instance = beside(name)?;
     let is_live = engine.runtime().inspect(instance).is_some_and(|view| view.phase.is_live());
+    let is_live = is_live && !engine.is_outdated(instance);
     engine.with_sidecar(name, |sidecar| {
         if sidecar.is_none() && is_live {
             let mut adopted = Sidecar::default();

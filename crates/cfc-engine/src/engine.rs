@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use cfc_egress::EgressPolicy;
 use cfc_runtime::Runtime;
 use tokio::net::UnixListener;
+use tokio::sync::watch;
 
 use crate::WorkerNames;
 use crate::execs::Execs;
@@ -36,6 +37,10 @@ struct Inner {
     ownerless: BTreeSet<String>,
     /// Those of them that were created over and are to be started over.
     taken_over: BTreeSet<String>,
+    /// Containers of a version before, which end; with each, what is dropped when nothing is left of it.
+    outdated: BTreeMap<String, watch::Sender<()>>,
+    /// Containers that the version before has left to this one, for which no Durable Object has asked yet.
+    unclaimed: BTreeSet<String>,
 }
 
 impl Engine {
@@ -74,6 +79,26 @@ impl Engine {
     /// next one.
     pub fn leave_containers(&self) {
         self.lock().is_leaving = true;
+    }
+
+    /// From now on they are again: the workerd that was told to end has ended.
+    pub(crate) fn return_to_containers(&self) {
+        self.lock().is_leaving = false;
+    }
+
+    /// Looks at, or changes, which containers are of a version before.
+    pub(crate) fn with_outdated<T>(&self, look: impl FnOnce(&mut BTreeMap<String, watch::Sender<()>>) -> T) -> T {
+        look(&mut self.lock().outdated)
+    }
+
+    /// No Durable Object has asked for the container since its Worker has another version.
+    pub(crate) fn set_unclaimed(&self, name: &str) {
+        self.lock().unclaimed.insert(name.to_string());
+    }
+
+    /// A Durable Object asks for the container. Whether none had.
+    pub(crate) fn claim(&self, name: &str) -> bool {
+        self.lock().unclaimed.remove(name)
     }
 
     pub(crate) fn is_leaving(&self) -> bool {

@@ -22,6 +22,7 @@ mod restart;
 mod sidecar;
 mod stillborn;
 mod streams;
+mod succession;
 mod worker;
 
 pub use cfc_egress::{AddressRange, EgressPolicy};

@@ -17,7 +17,7 @@ use crate::container::own;
 use crate::worker::sidecar_of;
 
 /// How long a restarted container runs without an owner: the class's own `sleepAfter`.
-const OWNERLESS_MAX: Duration = Duration::from_secs(600);
+pub(crate) const OWNERLESS_MAX: Duration = Duration::from_secs(600);
 
 impl Engine {
     /// Ends the container's process as [`Runtime::stop`](cfc_runtime::Runtime::stop) does, and starts it again with the same

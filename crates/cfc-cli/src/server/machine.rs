@@ -29,6 +29,9 @@ use crate::server::worker::{self, Place, RunningVersion, WorkerEngine};
 use crate::server::{exec, logs, metrics, prepare, stop_grace, trial, views};
 use crate::settings::Settings;
 
+/// How long instances of an application that is no more have to end.
+const WITHDRAWAL: Duration = Duration::from_secs(10);
+
 /// This machine.
 pub struct Machine {
     settings: Settings,
@@ -109,16 +112,6 @@ impl Machine {
         Ok(())
     }
 
-    /// Ends every workerd and every engine.
-    pub async fn stop(&self) {
-        let workers = std::mem::take(&mut *self.workers.lock().await);
-        let stopping = workers.into_values().map(|worker| async move {
-            worker.version.stop().await;
-            drop(worker.engine);
-        });
-        futures::future::join_all(stopping).await;
-    }
-
     pub fn runtime(&self) -> &Runtime {
         &self.runtime
     }
@@ -141,7 +134,7 @@ impl Machine {
         workers.values().find(has_it).map(|worker| worker.engine.engine().clone())
     }
 
-    /// Ends every workerd and leaves the containers to the next program.
+    /// Ends every workerd and leaves the containers to the next program, or to who ends them.
     pub async fn leave(&self) {
         let workers = std::mem::take(&mut *self.workers.lock().await);
         workers.values().for_each(|worker| worker.engine.engine().leave_containers());
@@ -207,7 +200,10 @@ impl Machine {
         self.gateway.hold_route(name);
         let (engine, previous) = match workers.remove(name) {
             Some(old) => {
+                let engine = old.engine.engine();
+                engine.leave_containers();
                 old.version.stop().await;
+                engine.pass_on(|view| is_current(view, &old.deployment, deployment));
                 (old.engine, Some(old.deployment))
             }
             None => (self.start_engine(name)?, None),
@@ -234,13 +230,23 @@ impl Machine {
             }
         };
         self.gateway.set_route(name, version.socket().to_path_buf());
+        engine.engine().end_outdated(self.stop_grace());
         for dropped in previous.iter().flat_map(|previous| &previous.applications) {
             if !deployment.applications.iter().any(|application| application.name == dropped.name) {
-                self.runtime.remove_application(&dropped.name).await;
+                self.withdraw(&dropped.name).await;
             }
         }
         workers.insert(name.clone(), WorkerInService { engine, version, deployment: deployment.clone() });
         Ok(())
+    }
+
+    /// Has an application's instances end, and forgets it. They have less time than others: their names are free then.
+    async fn withdraw(&self, application: &str) {
+        let grace = self.stop_grace().min(WITHDRAWAL);
+        let instances = self.runtime.list().into_iter().filter(|view| view.spec.application == application);
+        let names: Vec<String> = instances.map(|view| view.spec.name).collect();
+        futures::future::join_all(names.iter().map(|name| self.runtime.stop(name, grace))).await;
+        self.runtime.remove_application(application).await;
     }
 
     /// Puts `previous` back into service after its successor did not start, which its trial had not shown.
@@ -311,9 +317,10 @@ impl Platform for Machine {
         let removed = self.workers.lock().await.remove(name);
         self.gateway.remove_route(name);
         if let Some(worker) = removed {
+            worker.engine.engine().leave_containers();
             worker.version.stop().await;
             for application in &worker.deployment.applications {
-                self.runtime.remove_application(&application.name).await;
+                self.withdraw(&application.name).await;
             }
         }
         Ok(())
@@ -334,4 +341,14 @@ impl Platform for Machine {
     ) -> Result<BoxStream<'static, io::Result<Bytes>>, LogError> {
         logs::logs(&self.runtime, application, request).await
     }
+}
+
+/// Whether a container of `old` is as `new` wants it, so that it goes on. What it was started with is its Worker's matter.
+fn is_current(view: &cfc_runtime::InstanceView, old: &Deployment, new: &Deployment) -> bool {
+    let of = |deployment: &Deployment| {
+        let mut applications = deployment.applications.iter();
+        applications.find(|application| application.name == view.spec.application).cloned()
+    };
+    let (Some(old), Some(new)) = (of(old), of(new)) else { return false };
+    new.image.manifest == view.spec.image && new.size == old.size
 }

@@ -212,7 +212,7 @@ async fn serve(server: Server) -> Result<Option<Handover>, Failure> {
     keeping.abort();
     gateway.shutdown(GRACE).await;
     serving_gateway.abort();
-    machine.stop().await;
+    machine.leave().await;
     runtime.stop_all(GRACE).await;
     serving_registry.abort();
     serving_operator.abort();

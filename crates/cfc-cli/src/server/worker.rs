@@ -16,8 +16,8 @@ use tokio::task::JoinHandle;
 /// The sidecar image that workerd is told to use. Nothing of this name is ever pulled: the engine plays it in process.
 pub const SIDECAR_IMAGE: &str = "cfc/sidecar:1";
 
-/// How long workerd may take to end after SIGTERM.
-const STOP_PATIENCE: Duration = Duration::from_secs(10);
+/// How long workerd may take to end after SIGTERM: for requests under way, while new ones wait at the gateway.
+const STOP_PATIENCE: Duration = Duration::from_secs(5);
 /// Waits between restarts of a workerd that ends by itself: doubling from the first to the last.
 const FIRST_RESTART_DELAY: Duration = Duration::from_millis(100);
 const LAST_RESTART_DELAY: Duration = Duration::from_secs(30);
@@ -148,7 +148,7 @@ impl RunningVersion {
         &self.socket
     }
 
-    /// Ends the process, which removes its containers.
+    /// Ends the process, which would remove its containers: unless its engine leaves them.
     pub async fn stop(self) {
         self.supervisor.abort();
         let _ = self.supervisor.await;
