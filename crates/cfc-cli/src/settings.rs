@@ -318,6 +318,8 @@ pub struct UpstreamEntry {
     pub prefix: String,
     /// `https://registry.example`.
     pub url: String,
+    /// How clients that use the registry as a mirror call it (`?ns=`): `docker.io`; without it the host of its URL.
+    pub namespace: Option<String>,
     /// Who we are there.
     pub username: Option<String>,
     /// A file with the password, which may be replaced.
@@ -362,6 +364,7 @@ impl UpstreamEntry {
         }
         let usual = cfc_registry::Upstream::new(&self.prefix, &self.url);
         Ok(cfc_registry::Upstream {
+            namespace: self.namespace.clone(),
             credentials,
             realms: self.realms.clone(),
             redirects: self.redirects.clone(),

@@ -31,6 +31,7 @@ use crate::webhook::{Cause, Target};
 use crate::{Action, ByteStream, HookEvent, Registry};
 
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
+const OCI_NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
 /// Where the operator, and nobody else, has tags removed that are not kept (PUT), or asks which these are (GET).
@@ -126,25 +127,51 @@ async fn answer(
         Route::Catalog => lists::catalog(&call).await,
         Route::Collection => collection::put(&call).await,
         Route::Repository(name, resource) => {
-            match uploads::mount_source(&call).filter(|_| matches!(resource, Resource::Uploads)) {
-                Some(source) => call.gate.check_mount(&name, &source).await?,
-                None => call.gate.check(action(&resource, &parts.method), Some(&name)).await?,
+            let namespace = namespace(&call);
+            let (name, namespace) = match namespace.and_then(|ns| Some((registry.upstreams.mirrored(ns, &name)?, ns))) {
+                Some((name, namespace)) => (name, Some(namespace)),
+                None => (name, None),
+            };
+            let mut response = in_repository(&call, body, name, resource).await?;
+            if let Some(namespace) = namespace {
+                set(&mut response, OCI_NAMESPACE, namespace);
             }
-            // What is pulled from an upstream is kept.
-            if !matches!(parts.method, Method::GET | Method::HEAD) || registry.upstreams.has(&name) {
-                registry.metadata.require_known_format().await?;
-            }
-            let brought = crate::proxy::bring(registry, &name, &resource, parts).await?;
-            match (brought, resource) {
-                (Brought::Answer(answer), _) => Ok(*answer),
-                (Brought::Coming(portion), Resource::Blob(digest)) => Ok(blobs::coming(&call, &digest, portion)),
-                (Brought::Referrers(further), Resource::Referrers(subject)) => {
-                    lists::referrers(&call, &name, &subject, further).await
-                }
-                (Brought::Tags(tags), Resource::Tags) => lists::tags_of_upstream(&call, &name, tags),
-                (_, resource) => repository(&call, body, &name, resource).await,
-            }
+            Ok(response)
         }
+    }
+}
+
+/// The registry that a client means which uses this one as a mirror (distribution-spec, "Registry Proxying"). Nothing is
+/// written to those.
+fn namespace<'a>(call: &'a Call<'_>) -> Option<&'a str> {
+    let is_reading = matches!(call.parts.method, Method::GET | Method::HEAD);
+    call.query.first("ns").filter(|_| is_reading)
+}
+
+async fn in_repository(
+    call: &Call<'_>,
+    body: &mut Body,
+    name: RepositoryName,
+    resource: Resource,
+) -> Result<Response, ApiError> {
+    let (registry, parts) = (call.registry, call.parts);
+    match uploads::mount_source(call).filter(|_| matches!(resource, Resource::Uploads)) {
+        Some(source) => call.gate.check_mount(&name, &source).await?,
+        None => call.gate.check(action(&resource, &parts.method), Some(&name)).await?,
+    }
+    // What is pulled from an upstream is kept.
+    if !matches!(parts.method, Method::GET | Method::HEAD) || registry.upstreams.has(&name) {
+        registry.metadata.require_known_format().await?;
+    }
+    let brought = crate::proxy::bring(registry, &name, &resource, parts).await?;
+    match (brought, resource) {
+        (Brought::Answer(answer), _) => Ok(*answer),
+        (Brought::Coming(portion), Resource::Blob(digest)) => Ok(blobs::coming(call, &digest, portion)),
+        (Brought::Referrers(further), Resource::Referrers(subject)) => {
+            lists::referrers(call, &name, &subject, further).await
+        }
+        (Brought::Tags(tags), Resource::Tags) => lists::tags_of_upstream(call, &name, tags),
+        (_, resource) => repository(call, body, &name, resource).await,
     }
 }
 

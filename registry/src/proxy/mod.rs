@@ -57,6 +57,9 @@ pub struct Upstream {
     pub prefix: String,
     /// `https://registry.example`.
     pub url: String,
+    /// How clients that use this registry as a mirror call it (`ns`, distribution-spec, "Registry Proxying"): `docker.io`. Their
+    /// `library/debian` is `hub/library/debian` here. `None` for the host and port of its URL.
+    pub namespace: Option<String>,
     /// Who we are there.
     pub credentials: Option<Login>,
     /// Token services, besides the upstream's own server, that get these credentials and may be anywhere, as `host` or
@@ -82,6 +85,7 @@ impl Upstream {
         Upstream {
             prefix: prefix.to_string(),
             url: url.to_string(),
+            namespace: None,
             credentials: None,
             realms: Vec::new(),
             redirects: Vec::new(),
@@ -89,6 +93,16 @@ impl Upstream {
             fresh: Duration::from_secs(60),
             fetches: FETCHES,
             timeout: TIMEOUT,
+        }
+    }
+}
+
+impl Upstream {
+    /// Whether clients call it so.
+    fn is_called(&self, namespace: &str) -> bool {
+        match &self.namespace {
+            Some(name) => name == namespace,
+            None => self.url.split_once("://").is_some_and(|(_, rest)| rest.split('/').next() == Some(namespace)),
         }
     }
 }
@@ -106,6 +120,17 @@ impl Upstreams {
     /// The prefix of each, and how it is with it.
     pub(crate) fn states(&self) -> impl Iterator<Item = (&str, UpstreamState)> {
         self.0.iter().map(|source| (source.upstream.prefix.as_str(), source.client.contacts.state()))
+    }
+
+    /// What the repository is called here that clients call `name` in the registry `namespace`; `None` when that is no
+    /// upstream.
+    pub(crate) fn mirrored(&self, namespace: &str, name: &RepositoryName) -> Option<RepositoryName> {
+        let source = self.0.iter().find(|source| source.upstream.is_called(namespace))?;
+        let prefix = &source.upstream.prefix;
+        match name.as_str().strip_prefix(prefix.as_str()).is_some_and(|rest| rest.starts_with('/')) {
+            true => Some(name.clone()),
+            false => format!("{prefix}/{name}").parse().ok(),
+        }
     }
 
     /// Whether a repository is one of an upstream's.

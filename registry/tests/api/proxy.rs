@@ -163,6 +163,43 @@ async fn images_of_upstreams_are_kept_and_the_rest_is_ones_own() {
     assert_eq!((collected.blobs, collected.manifests), (0, 0));
 }
 
+#[tokio::test]
+async fn a_client_that_uses_it_as_a_mirror_says_of_which_registry() {
+    let directory = TempDir::new().expect("temporary directory");
+    let Some(open) = Peer::start(directory.path(), "").await else { return };
+    let (image, layer) = open.push_image("library/app", "v1", 1).await;
+    let host = open.url.trim_start_matches("http://").to_string();
+    let named =
+        |namespace: Option<&str>| Upstream { namespace: namespace.map(str::to_string), ..upstream("hub", &open.url) };
+    let path = |name: &str, ns: &str| format!("/v2/{name}/manifests/v1?ns={ns}");
+
+    // As containerd asks a mirror: `docker.io` for `registry-1.docker.io`, hosts as they are for others.
+    let server = start(vec![named(Some("docker.io"))]).await;
+    for name in ["library/app", "hub/library/app"] {
+        let pulled = server.get(&path(name, "docker.io")).await;
+        assert_eq!(header(&pulled, "oci-namespace"), "docker.io", "{name}");
+        assert_eq!(pulled.text().await.expect("text"), image, "{name}");
+    }
+    let blob = server.get(&format!("/v2/library/app/blobs/{layer}?ns=docker.io")).await;
+    assert!(blob.bytes().await.expect("body") == noise(100_000, 1));
+    let tags = server.get("/v2/library/app/tags/list?ns=docker.io").await;
+    assert_eq!(tags.json::<serde_json::Value>().await.expect("JSON")["tags"], serde_json::json!(["v1"]));
+    let of_host = start(vec![named(None)]).await;
+    expect(&of_host.get(&path("library/app", &host)).await, 200);
+
+    // A registry that is no upstream chooses nothing, and without one names are this registry's own.
+    let (own, _) = server.push_image("library/app", "v1", "own").await;
+    for ns in ["elsewhere.example", &host] {
+        let pulled = server.get(&path("library/app", ns)).await;
+        assert_eq!(header(&pulled, "docker-content-digest"), own.to_string(), "{ns}");
+        assert!(pulled.headers().get("oci-namespace").is_none(), "{ns}");
+    }
+    // Nothing is written to an upstream by that way either.
+    let push = format!("/v2/library/app/blobs/uploads/?digest={}&ns=docker.io", Digest::of(b"x"));
+    expect(&send(server.request("POST", &push).body("x")).await, 201);
+    expect(&server.get(&format!("/v2/library/app/blobs/{}", Digest::of(b"x"))).await, 200);
+}
+
 /// In front of a server: the first connection breaks off after so many bytes of what the server says.
 async fn breaking(server: String, after: u64) -> u16 {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("loopback port");
