@@ -1,12 +1,13 @@
 //! What survives: restarts, clients that vanish, stale sessions.
 
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use cfc_oci::Digest;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use crate::harness::{Server, expect, header, noise, send};
+use crate::harness::{Server, expect, header, image, noise, send};
 use crate::process::Process;
 
 #[tokio::test]
@@ -217,4 +218,74 @@ async fn an_upload_survives_kill_9() {
     let process = Process::start(directory.path()).await;
     let pulled = process.send("GET", &format!("/v2/a/blobs/{digest}"), &[], b"").await;
     assert!(pulled.bytes().await.expect("body") == content, "the bytes differ");
+}
+
+/// What is on the disk of a registry: what the power being cut would leave.
+fn cut(disk: &Path, directory: &Path, number: usize) -> PathBuf {
+    let copy = directory.join(format!("cut{number}"));
+    std::fs::copy(disk, &copy).expect("copies");
+    copy
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_is_on_the_disk_when_the_power_is_cut() {
+    if crate::store::skips("what was acknowledged is on the disk when the power is cut") {
+        return;
+    }
+    let directory = tempfile::TempDir::new().expect("temporary directory");
+    let Some(process) = Process::start_with_little_ext4(directory.path()).await else { return };
+    let disk = directory.path().join("image");
+    let (config, layer, chunk) = (b"{}".to_vec(), noise(200_000, 1), noise(300_000, 2));
+    let digest = |content: &[u8]| Digest::of(content);
+    let json = image(&digest(&config), &[&digest(&layer)], "");
+    let manifest = digest(json.as_bytes());
+    let push = |name: &str, content: &[u8]| format!("/v2/{name}/blobs/uploads/?digest={}", digest(content));
+    let headers = [("content-type", cfc_oci::media_type::MANIFEST)];
+    let range = [("content-range", "0-299999")];
+    let mount = format!("/v2/other/blobs/uploads/?mount={}&from=a", digest(&layer));
+    let upload = header(&process.send("POST", "/v2/a/blobs/uploads/", &[], b"").await, "location");
+    let ended = format!("{upload}?digest={}", digest(&chunk));
+    let blob = |name: &str, content: &[u8]| format!("/v2/{name}/blobs/{}", digest(content));
+    // What is asked, and what is true from then on: the answer to a path, or where an upload goes on.
+    let steps: [(&str, String, &[(&str, &str)], &[u8], u16, String, u16); 8] = [
+        ("POST", push("a", &config), &[], &config, 201, blob("a", &config), 200),
+        ("POST", push("a", &layer), &[], &layer, 201, blob("a", &layer), 200),
+        (
+            "PUT",
+            "/v2/a/manifests/v1".to_string(),
+            &headers,
+            json.as_bytes(),
+            201,
+            "/v2/a/manifests/v1".to_string(),
+            200,
+        ),
+        ("PATCH", upload.clone(), &range, &chunk, 202, upload.clone(), 204),
+        ("PUT", ended, &[], b"", 201, blob("a", &chunk), 200),
+        ("POST", mount, &[], b"", 201, blob("other", &layer), 200),
+        ("DELETE", "/v2/a/manifests/v1".to_string(), &[], b"", 202, "/v2/a/manifests/v1".to_string(), 404),
+        ("DELETE", format!("/v2/a/manifests/{manifest}"), &[], b"", 202, format!("/v2/a/manifests/{manifest}"), 404),
+    ];
+    let mut cuts = Vec::new();
+    for (number, (method, path, headers, body, status, ..)) in steps.iter().enumerate() {
+        assert_eq!(process.send(method, path, headers, body).await.status(), *status, "{method} {path}");
+        cuts.push(cut(&disk, directory.path(), number));
+    }
+    drop(process);
+    for (number, copy) in cuts.iter().enumerate() {
+        let place = tempfile::TempDir::new().expect("temporary directory");
+        let process = Process::start_with_copy(copy, place.path()).await.expect("the registry starts");
+        let (method, path, .., proof, status) = &steps[number];
+        let answer = process.send("GET", proof, &[], b"").await;
+        assert_eq!(answer.status(), *status, "after {method} {path}");
+        if *status == 204 {
+            assert_eq!(header(&answer, "range"), "0-299999");
+        }
+        // All that was there before, too, and whole.
+        for (content, since) in [(&config, 0), (&layer, 1), (&chunk, 4)] {
+            if number >= since {
+                let pulled = process.send("GET", &blob("a", content), &[], b"").await;
+                assert!(pulled.bytes().await.expect("body") == content[..], "after {method} {path}");
+            }
+        }
+    }
 }

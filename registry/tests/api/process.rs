@@ -105,6 +105,11 @@ impl Process {
         Process::start_with_mount(&mount, directory, &[]).await
     }
 
+    /// On the filesystem that a copy of another registry's disk holds.
+    pub async fn start_with_copy(image: &Path, directory: &Path) -> Option<Process> {
+        Process::start_with_mount(&format!("mount -o loop '{}'", image.display()), directory, &[]).await
+    }
+
     /// On an ext4 of 120 MiB that lies on a disk of 40 MiB: what it takes in may not fit there, which the kernel finds out
     /// when it writes it down. With the path of that disk.
     pub async fn start_with_thin_ext4(directory: &Path) -> Option<(Process, PathBuf)> {
