@@ -111,7 +111,13 @@ impl OrdinaryUser {
             command.env("CFC_TOOLS_OF_TEST", tools);
         }
         command.env("CFC_OF_TEST", env!("CARGO_BIN_EXE_cfc")).env("CFC_TOOLS_DIR", home.join("tools"));
-        command.env("HOME", home).env("USER", "cfc-user").env("XDG_RUNTIME_DIR", home.join("run"));
+        command.env("HOME", home).env("USER", "cfc-user");
+        // As at a login, as somewhere else, as under cron.
+        let runtime = ["other-run", "run"].map(|name| home.join(name)).into_iter().find(|path| path.exists());
+        match runtime {
+            Some(runtime) => command.env("XDG_RUNTIME_DIR", runtime),
+            None => command.env_remove("XDG_RUNTIME_DIR"),
+        };
     }
 }
 

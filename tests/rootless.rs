@@ -183,6 +183,63 @@ fn the_starter_serves_an_ordinary_user_through_a_crash_and_leaves_nothing() {
     assert!(!home.data().exists());
 }
 
+#[test]
+fn a_user_with_a_single_id_upgrades_with_and_without_a_runtime_directory() {
+    for has_runtime_directory in [true, false] {
+        let Some(user) = OrdinaryUser::with_a_single_id() else { return };
+        let uid = user.uid;
+        let home = Home::of(user);
+        if !has_runtime_directory {
+            std::fs::remove_dir(home.path("run")).expect("it is empty");
+        }
+        let platform = Platform::start(&home);
+        home.must(&["upgrade"]);
+        assert_eq!(platform.generation(), 1, "{}", platform.log());
+        home.must(&["containers", "list"]);
+        platform.stop();
+        crate::support::wait_for("the user's processes to end", || processes_of(uid).is_empty().then_some(()));
+        let _ = std::fs::remove_dir(format!("/tmp/cfc-{uid}"));
+    }
+}
+
+#[test]
+fn a_server_with_another_runtime_directory_goes_on_with_the_containers_that_run() {
+    let Some(user) = OrdinaryUser::new() else { return };
+    if tools().is_none() {
+        return;
+    }
+    let uid = user.uid;
+    let home = Home::of(user);
+    let project = home.project(WORKER);
+    give(uid, &project);
+    let platform = Platform::start(&home);
+    home.must(&["deploy", &project.display().to_string()]);
+    let ask = |platform: &Platform| {
+        let (status, body) = platform.ask(WORKER, "alice");
+        assert_eq!(status, 200, "{body}\n{}", platform.log());
+        serde_json::from_str::<serde_json::Value>(&body).expect("JSON")["instance"].clone()
+    };
+    let first = ask(&platform);
+    platform.kill();
+    std::fs::create_dir(home.path("other-run")).expect("writable");
+    give(uid, &home.path("other-run"));
+    let platform = Platform::start(&home);
+    assert_eq!(ask(&platform), first, "the container was not adopted");
+    assert_eq!(launchers_of(uid).len(), 1);
+
+    // As the system does at the user's logout.
+    platform.kill();
+    let launcher = launchers_of(uid);
+    std::fs::remove_dir_all(home.path("run")).expect("removed");
+    let platform = Platform::start(&home);
+    assert_eq!(launchers_of(uid).len(), 1, "{launcher:?} runs on, which nobody can reach");
+    assert!(platform.log().contains("whose socket is gone"), "{}", platform.log());
+    assert_ne!(ask(&platform), first);
+    platform.stop();
+    crate::support::wait_for("the user's processes to end", || processes_of(uid).is_empty().then_some(()));
+    home.must(&["unshare", "rm", "-rf", &home.data().display().to_string()]);
+}
+
 /// The programs of a user's launchers, those of shells left out.
 fn launchers_of(uid: u32) -> Vec<std::path::PathBuf> {
     let entries = std::fs::read_dir("/proc").expect("readable").flatten().map(|entry| entry.path());

@@ -17,6 +17,7 @@ mod screen;
 mod server;
 mod settings;
 mod size;
+mod sockets;
 mod span;
 
 use std::process::ExitCode;

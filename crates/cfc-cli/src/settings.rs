@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use cfc_engine::AddressRange;
@@ -23,6 +23,7 @@ use crate::span::Span;
 ///   lock          held by the one server that uses the directory
 ///   token         the control API's token, mode 0600
 ///   serve.json    addresses of the running server
+///   sockets       which directory has the sockets of the server that runs, or ran last
 ///   bucket/       what a bucket would hold: registry, control records
 ///   store/        images and unpacked layers of this machine
 ///   tools/        pinned workerd and esbuild
@@ -613,40 +614,9 @@ impl Settings {
         self.data.join("serve.json")
     }
 
-    /// The socket on which the registry that runs on the data directory does what its operator asks for.
-    pub fn registry_socket(&self) -> Result<PathBuf, Failure> {
-        Ok(self.socket_directory()?.join("registry"))
-    }
-
     /// The file with the control API's token.
     pub fn token_file(&self) -> PathBuf {
         self.data.join("token")
-    }
-
-    /// A directory for sockets, private to this user and with a short path, since the name of a socket may not be
-    /// longer than 107 bytes (`unix(7)`) whatever the data directory is called.
-    pub fn socket_directory(&self) -> Result<PathBuf, Failure> {
-        let name = cfc_oci::Digest::of(self.data.as_os_str().as_encoded_bytes()).short().to_string();
-        let uid = cfc_sandbox::user_id();
-        let base = match std::env::var_os("XDG_RUNTIME_DIR").filter(|value| !value.is_empty()) {
-            _ if uid == 0 => PathBuf::from("/run/cfc"),
-            Some(runtime) => PathBuf::from(runtime).join("cfc"),
-            None => PathBuf::from(format!("/tmp/cfc-{uid}")),
-        };
-        let directory = base.join(name);
-        // The base as well: whoever had made it could put another directory in the place of ours.
-        for path in [&base, &directory] {
-            private_directory(path).map_err(|error| {
-                Failure::because(format!("cannot make the socket directory `{}`", path.display()), &error)
-                    .hint("set XDG_RUNTIME_DIR to a directory of your own, with mode 0700")
-            })?;
-        }
-        Ok(directory)
-    }
-
-    /// Where the launcher listens that outlives its server.
-    pub fn launcher_socket(&self) -> Result<PathBuf, Failure> {
-        Ok(self.socket_directory()?.join("launcher"))
     }
 
     /// The addresses of the running server.
@@ -676,17 +646,6 @@ impl Settings {
                 .hint("only the user who runs `cfc serve` may read it")
         })
     }
-}
-
-/// Makes `directory` with mode 0700, and refuses one that somebody else made.
-fn private_directory(directory: &Path) -> std::io::Result<()> {
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-    let metadata = std::fs::symlink_metadata(directory)?;
-    let is_ours = metadata.is_dir() && metadata.uid() == rustix::process::getuid().as_raw();
-    if !is_ours {
-        return Err(std::io::Error::new(std::io::ErrorKind::PermissionDenied, "it belongs to somebody else"));
-    }
-    std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o700))
 }
 
 fn is_root() -> bool {

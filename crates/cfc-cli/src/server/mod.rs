@@ -132,6 +132,7 @@ async fn serve(server: Server) -> Result<Option<Handover>, Failure> {
 
     let token = token::load_or_create(settings)?;
     let sockets = settings.socket_directory()?;
+    settings.record_sockets(&sockets)?;
     let launcher_socket = settings.launcher_socket()?;
     // What a launcher left that did not end in order; one that still runs keeps its sandboxes.
     for swept in cfc_sandbox::sweep(&launcher_socket).map_err(sandbox_failure)? {

@@ -62,7 +62,7 @@ const NEEDED: CapabilitySet = CapabilitySet::SYS_ADMIN
 ///
 /// Fails with [`ErrorKind::NoUserNamespace`] where the machine refuses. Then sandboxes cannot be made by this process.
 pub fn enter_rootless(launcher: Option<&Path>) -> Result<()> {
-    let inherited = inherit::inherited_user().filter(|_| is_privileged());
+    let inherited = inherited_user();
     let user = inherited.unwrap_or_else(|| rustix::process::getuid().as_raw());
     let program = std::env::current_exe().ok();
     let outcome = match (inherited, is_privileged()) {
@@ -81,9 +81,16 @@ pub fn enter_rootless(launcher: Option<&Path>) -> Result<()> {
     }
 }
 
-/// The id by which the machine knows the user of this process, also when the process has entered a namespace.
+/// The id by which the machine knows the user of this process, also when the process has entered a namespace, or the
+/// program before it has.
 pub fn user_id() -> u32 {
-    ENTERED.get().map_or_else(|| rustix::process::getuid().as_raw(), |entered| entered.user)
+    let entered = ENTERED.get().map(|entered| entered.user);
+    entered.or_else(inherited_user).unwrap_or_else(|| rustix::process::getuid().as_raw())
+}
+
+/// The user whose namespaces this process was executed in, which it has all rights in.
+fn inherited_user() -> Option<u32> {
+    inherit::inherited_user().filter(|_| is_privileged())
 }
 
 /// The program that this process runs. In a mount namespace that it has entered, the kernel knows it by a path that leads

@@ -54,8 +54,7 @@ async fn lend(settings: &Settings, arguments: &RegistryCredentials, request: &Lo
     cfc_registry::ask_for_loan(&socket, request).await.map_err(|error| match error {
         AskError::Connect(error) => {
             let what = format!("no registry that runs can be reached at its operator's socket `{}`", socket.display());
-            let hint =
-                "one must run on this data directory; run this as the user who runs it, with the same XDG_RUNTIME_DIR";
+            let hint = "one must run on this data directory; run this as the user who runs it";
             Failure::because(what, &error).hint(hint)
         }
         AskError::Refused { status, .. } if status.as_u16() == 404 => {

@@ -55,7 +55,7 @@ fn answered<T>(settings: &Settings, rules: &str, answer: Result<T, AskError>) ->
     };
     output::tell(format!(
         "{who}, and its operator's socket `{}` cannot be reached ({error}): this goes by {rules} of your configuration file, \
-         and not by what that registry does. Run it as the user who runs the registry, with the same XDG_RUNTIME_DIR",
+         and not by what that registry does. Run it as the user who runs the registry",
         socket.display()
     ));
     Ok(None)
@@ -87,7 +87,7 @@ fn writer(settings: &Settings) -> Result<Writer, Failure> {
     let what = format!(
         "a registry (process {holder}) runs on the data directory `{data}`, and its operator's socket is not at `{socket}`"
     );
-    let hint = "run this as the user who runs the registry, with the same XDG_RUNTIME_DIR; if that process only collects \
+    let hint = "run this as the user who runs the registry; if that process only collects \
                 or retires tags, wait until it has ended";
     Err(Failure::new(what).hint(hint))
 }

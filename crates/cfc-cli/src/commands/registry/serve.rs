@@ -87,6 +87,7 @@ async fn serve_operator(settings: &Settings, is_in_bucket: bool, registry: Regis
     if is_in_bucket {
         return std::future::pending().await;
     }
+    settings.record_sockets(&settings.socket_directory()?)?;
     Ok(cfc_registry::serve_operator(&settings.registry_socket()?, registry).await?)
 }
 
