@@ -42,6 +42,40 @@ fn without_any_of_them_data_goes_to_the_xdg_directory_or_var_lib() {
 }
 
 #[test]
+fn a_data_directory_that_is_open_to_others_is_closed() {
+    let home = Home::new();
+    build_one(&home);
+    let mode = || std::fs::metadata(home.data()).expect("made").permissions().mode() & 0o777;
+    let set_mode = |mode: u32| {
+        std::fs::set_permissions(home.data(), std::fs::Permissions::from_mode(mode)).expect("writable");
+    };
+    home.must(&["build", "one", "-t", "one"]);
+    assert_eq!(mode(), 0o700);
+    // As an earlier `cfc setup` made it.
+    set_mode(0o755);
+    let output = home.run(&["build", "one", "-t", "one"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("open to other users"), "{said}");
+    assert_eq!(mode(), 0o700);
+    // A group that somebody let in stays.
+    set_mode(0o750);
+    home.must(&["build", "one", "-t", "one"]);
+    assert_eq!(mode(), 0o750);
+}
+
+#[test]
+fn a_directory_of_other_things_is_not_closed_but_refused() {
+    let home = Home::new();
+    build_one(&home);
+    home.write("shared/of-others", "");
+    let shared = home.path("shared");
+    std::fs::set_permissions(&shared, std::fs::Permissions::from_mode(0o755)).expect("writable");
+    let said = home.must_fail(&["--data", &shared.display().to_string(), "build", "one", "-t", "one"]);
+    assert!(said.contains("`[HOME]/shared` is open to other users") && said.contains("--data DIR"), "{said}");
+    assert_eq!(shared.metadata().expect("there").permissions().mode() & 0o777, 0o755);
+}
+
+#[test]
 fn an_unknown_key_in_the_file_is_an_error() {
     let home = Home::new();
     home.write("config.toml", "dat = \"/x\"\n");

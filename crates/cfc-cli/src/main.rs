@@ -5,6 +5,7 @@
 
 mod args;
 mod commands;
+mod data_directory;
 mod failure;
 mod images;
 mod interrupt;

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use cfc_engine::AddressRange;
@@ -576,15 +575,6 @@ impl Settings {
         let path = self.data.join("store");
         Store::open(&path)
             .map_err(|error| Failure::because(format!("cannot open the image store `{}`", path.display()), &error))
-    }
-
-    /// Makes the data directory, readable by its owner alone.
-    pub fn create_data_directory(&self) -> Result<(), Failure> {
-        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.data);
-        made.map_err(|error| {
-            Failure::because(format!("cannot make the data directory `{}`", self.data.display()), &error)
-                .hint("name another one with --data DIR or CFC_DATA")
-        })
     }
 
     /// How to speak to registries.

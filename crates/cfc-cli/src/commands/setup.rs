@@ -10,6 +10,9 @@ use crate::settings::Settings;
 
 pub fn run(settings: &Settings) -> Result<ExitCode, Failure> {
     let directory = settings.tools();
+    if directory.starts_with(&settings.data) {
+        settings.create_data_directory()?;
+    }
     let toolchain = Toolchain::install(&directory, &mut |line| output::tell(line)).map_err(workers_failure)?;
     output::tell(format!("workerd and esbuild are installed in {}", toolchain.directory.display()));
     Ok(ExitCode::SUCCESS)
