@@ -12,6 +12,7 @@ mod buildkit_sources;
 mod clock;
 mod contexts;
 mod descriptors;
+mod ending;
 mod engine;
 mod exec;
 mod flatten;

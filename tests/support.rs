@@ -359,7 +359,12 @@ impl<'a> Platform<'a> {
         self.child.wait().expect("a child");
     }
 
-    fn signal(&self, signal: rustix::process::Signal) {
+    /// Waits until it has ended by itself.
+    pub fn wait(mut self) {
+        wait_for("cfc serve to end", || self.child.try_wait().expect("a child"));
+    }
+
+    pub fn signal(&self, signal: rustix::process::Signal) {
         let pid = rustix::process::Pid::from_child(&self.child);
         let _ = rustix::process::kill_process(pid, signal);
     }

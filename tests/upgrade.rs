@@ -120,19 +120,18 @@ fn text_frame(text: &str) -> Vec<u8> {
     [&[0x81, 0x80 | text.len() as u8, 0, 0, 0, 0], text.as_bytes()].concat()
 }
 
-#[test]
-fn an_open_websocket_is_told_that_the_server_goes_away() {
-    if !ready() {
-        return;
-    }
-    let home = Home::installed();
+/// A Worker `sockets` that answers on WebSockets.
+pub fn deploy_sockets(home: &Home) {
     home.write(
         "project/wrangler.jsonc",
         r#"{ "name": "sockets", "main": "index.js", "compatibility_date": "2025-10-03" }"#,
     );
     home.write("project/index.js", SOCKETS);
-    let platform = Platform::start(&home);
     home.must(&["deploy", &home.path("project").display().to_string()]);
+}
+
+/// A WebSocket to that Worker, on which one message has gone each way.
+pub fn open_websocket(platform: &Platform) -> TcpStream {
     let mut socket = TcpStream::connect(platform.address("gateway")).expect("the gateway listens");
     socket.set_read_timeout(Some(Duration::from_secs(60))).expect("a socket");
     let upgrade = "GET / HTTP/1.1\r\nHost: sockets.localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
@@ -149,6 +148,18 @@ fn an_open_websocket_is_told_that_the_server_goes_away() {
     let mut answer = [0; 9];
     socket.read_exact(&mut answer).expect("is answered");
     assert_eq!(&answer, b"\x81\x07got one");
+    socket
+}
+
+#[test]
+fn an_open_websocket_is_told_that_the_server_goes_away() {
+    if !ready() {
+        return;
+    }
+    let home = Home::installed();
+    let platform = Platform::start(&home);
+    deploy_sockets(&home);
+    let mut socket = open_websocket(&platform);
 
     home.install();
     std::thread::scope(|scope| {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::Duration;
@@ -164,6 +164,8 @@ fn launch(
         .args(["serve", "--binary", "--control-fd", "0", "--socket-addr"])
         .arg(format!("http=unix:{}", http_socket.display()))
         .arg(config)
+        // What a terminal sends to its foreground (Ctrl-C, its end) is for us, who end it when its requests have.
+        .process_group(0)
         // Whatever else is in our environment is no business of a Worker.
         .env_clear()
         .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))

@@ -100,6 +100,7 @@ async fn serve(server: Server) -> Result<Option<Handover>, Failure> {
     let Server { settings, ports, inherited, program, lock, isolations } = server;
     let (settings, program) = (&settings, program.as_path());
     let mut signals = Signals::catch();
+    let hangups = signals::hangups();
     let generation = inherited.as_ref().map_or(0, |handover| handover.generation);
     // Ports first: a refusal must leave nothing half made.
     let (gateway_listener, control_listener, registry_listener) = match &inherited {
@@ -175,6 +176,7 @@ async fn serve(server: Server) -> Result<Option<Handover>, Failure> {
             }
         }
     });
+    tokio::spawn(registry::reload(hangups, registry.clone()));
     let serving_registry = tokio::spawn(cfc_registry::serve(registry_listener, registry));
     let serving_control = tokio::spawn(axum::serve(control_listener, control.router()).into_future());
     machine.restore(&control).await?;
@@ -211,10 +213,18 @@ async fn serve(server: Server) -> Result<Option<Handover>, Failure> {
     let _ = std::fs::remove_file(settings.addresses_file());
     serving_control.abort();
     keeping.abort();
-    gateway.shutdown(GRACE).await;
-    serving_gateway.abort();
-    machine.leave().await;
-    runtime.stop_all(GRACE).await;
+    let in_order = async {
+        gateway.shutdown(GRACE).await;
+        serving_gateway.abort();
+        machine.leave().await;
+        runtime.stop_all(GRACE).await;
+    };
+    tokio::select! {
+        () = in_order => {}
+        () = signals.asked_to_end() => {
+            tracing::warn!("asked again to end: requests under way and containers that still run are ended at once");
+        }
+    }
     serving_registry.abort();
     serving_operator.abort();
     launcher.shutdown().map_err(sandbox_failure)?;

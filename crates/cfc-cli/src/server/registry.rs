@@ -11,6 +11,7 @@ use cfc_registry::{
 };
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
+use tokio::signal::unix::Signal;
 
 use crate::args::BucketChoice;
 use crate::failure::Failure;
@@ -320,5 +321,12 @@ fn tls(settings: &Settings) -> Result<Option<Tls>, Failure> {
         (_, _, Some(_)) => Err(Failure::new("`tls_names` below `[registry]` has the registry make its certificates")
             .hint("leave out `tls_certificate` and `tls_key`, or `tls_names`")),
         _ => Err(Failure::new("`tls_certificate` and `tls_key` below `[registry]` need each other")),
+    }
+}
+
+/// Has the registry look at its files again whenever it is asked to.
+pub async fn reload(mut hangups: Signal, registry: Registry) {
+    while hangups.recv().await.is_some() {
+        registry.reload();
     }
 }

@@ -43,8 +43,8 @@ impl Signals {
     }
 }
 
-/// SIGHUP from now on, by which a registry that runs alone is asked to look at its files again. Must be called within a tokio
-/// runtime.
+/// SIGHUP from now on, by which a registry is asked to look at its files again. It also comes when a terminal is closed, which
+/// ends no server. Must be called within a tokio runtime.
 pub fn hangups() -> Signal {
     signal(SignalKind::hangup()).expect("SIGHUP can be caught")
 }

@@ -4,7 +4,6 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use cfc_registry::Registry;
-use tokio::signal::unix::Signal;
 use tokio::sync::oneshot;
 
 use crate::args::RegistryServe;
@@ -46,7 +45,7 @@ pub fn run(settings: &Settings, arguments: &RegistryServe) -> Result<ExitCode, F
         tokio::select! {
             served = serving => served.map_err(Failure::from),
             served = serve_operator(settings, location.is_some(), registry.clone()) => served,
-            () = reload(hangups, registry) => Ok(()),
+            () = registry::reload(hangups, registry) => Ok(()),
             () = asked_to_end(end) => Ok(()),
         }
     })?;
@@ -69,13 +68,6 @@ async fn asked_to_end(end: oneshot::Sender<()>) {
     // It may have ended.
     let _ = end.send(());
     let _ = tokio::time::timeout(PATIENCE, signals.asked_to_end()).await;
-}
-
-/// Has the registry look at its files again whenever it is asked to.
-async fn reload(mut hangups: Signal, registry: Registry) {
-    while hangups.recv().await.is_some() {
-        registry.reload();
-    }
 }
 
 /// What a push receives while as much is being written.
