@@ -6,11 +6,27 @@ use crate::failure::Failure;
 use crate::images::progress;
 use crate::screen;
 
-/// Prints a line of data to stdout. A closed pipe ends the program quietly, as it does any Unix tool.
+/// Prints a line of data to stdout. A closed pipe ends the program quietly, as it does any Unix tool; any other failure ends
+/// it with an error.
 pub fn data(line: impl std::fmt::Display) {
-    if writeln!(std::io::stdout().lock(), "{line}").is_err() {
+    if let Err(error) = try_data(line) {
+        end(&error);
+    }
+}
+
+/// The same, for a program that has more to do than to print.
+pub fn try_data(line: impl std::fmt::Display) -> std::io::Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    writeln!(stdout, "{line}").and_then(|()| stdout.flush())
+}
+
+/// Ends the program after its data could not be printed.
+fn end(error: &std::io::Error) -> ! {
+    if error.kind() == std::io::ErrorKind::BrokenPipe {
         std::process::exit(0);
     }
+    print_failure(&Failure::because("cannot write to the standard output", error));
+    std::process::exit(1);
 }
 
 /// Tells the person at the terminal how things go.
@@ -56,7 +72,7 @@ pub fn table(header: &[&str], rows: &[Vec<String>]) {
 /// Writes raw bytes of data to stdout.
 pub fn bytes(bytes: &[u8]) {
     let mut stdout = std::io::stdout().lock();
-    if stdout.write_all(bytes).and_then(|()| stdout.flush()).is_err() {
-        std::process::exit(0);
+    if let Err(error) = stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+        end(&error);
     }
 }
