@@ -48,6 +48,9 @@ pub enum ClientErrorKind {
     /// The connection broke.
     #[error("the connection to the server broke")]
     Broken(#[source] reqwest::Error),
+    /// The server ended in the middle of an answer, or another program took its place.
+    #[error("the server ended, or was upgraded, before its answer was complete")]
+    Ended(#[source] reqwest::Error),
     /// The connection of a command ended before the command did.
     #[error("the connection to the server was lost: {0}")]
     Lost(String),
@@ -60,6 +63,7 @@ impl ClientError {
             ClientErrorKind::Refused { hint, .. } => hint.as_deref(),
             ClientErrorKind::Unreachable { .. } => Some("start one with `cfc serve`"),
             ClientErrorKind::Malformed(_) => Some("the server must be a `cfc serve` of the same version"),
+            ClientErrorKind::Ended(_) => Some("its log says why; `cfc serve` starts it"),
             ClientErrorKind::Broken(_) | ClientErrorKind::Lost(_) => None,
         }
     }
@@ -90,6 +94,11 @@ impl ClientError {
             ClientErrorKind::Broken(source)
         };
         ClientError { operation, kind }
+    }
+
+    /// A part of an answer that did not come.
+    pub(super) fn cut_off(operation: String, source: reqwest::Error) -> ClientError {
+        ClientError { operation, kind: ClientErrorKind::Ended(source) }
     }
 
     pub(super) fn malformed(operation: &str, source: serde_json::Error) -> ClientError {

@@ -48,7 +48,7 @@ impl Client {
         let since = request.since.map_or(String::new(), |since| format!("&since_ms={}", since.as_millis()));
         let path = format!("/containers/events?follow={}{since}", request.follow);
         let response = self.send(operation, self.request(Method::GET, &path)).await?;
-        Ok(response.bytes_stream().map(move |part| part.map_err(|error| ClientError::broken(operation.into(), error))))
+        Ok(response.bytes_stream().map(move |part| part.map_err(|error| ClientError::cut_off(operation.into(), error))))
     }
 }
 

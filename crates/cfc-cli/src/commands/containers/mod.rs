@@ -2,6 +2,7 @@
 
 mod events;
 mod exec;
+mod follow;
 mod inspect;
 mod instances;
 mod list;
@@ -28,12 +29,12 @@ pub fn run(settings: &Settings, command: &Containers) -> Result<ExitCode, Failur
         match command {
             Containers::List { json } => list::run(&client, *json).await,
             Containers::Instances { name, json } => instances::run(&client, name, *json).await,
-            Containers::Logs(arguments) => logs::run(&client, arguments).await,
+            Containers::Logs(arguments) => logs::run(settings, &client, arguments).await,
             Containers::Stop(arguments) => stop::stop(&client, arguments).await,
             Containers::Restart(arguments) => stop::restart(&client, arguments).await,
             Containers::Inspect { instance } => inspect::run(&client, instance).await,
             Containers::Stats(arguments) => stats::run(&client, arguments).await,
-            Containers::Events(arguments) => events::run(&client, arguments).await,
+            Containers::Events(arguments) => events::run(settings, &client, arguments).await,
             Containers::Exec(arguments) => exec::run(&client, arguments).await,
         }
     })
