@@ -258,7 +258,7 @@ pub struct Deploy {
 
 #[derive(Debug, Args)]
 pub struct Serve {
-    /// Port of the gateway on loopback; 0 chooses free ports for all three [default: 8787]
+    /// Port of the gateway on loopback; 0 chooses free ports for all three, whatever the configuration file says [default: 8787]
     #[arg(long, value_name = "PORT")]
     pub port: Option<u16>,
     /// Port of the control API [default: 8790]

@@ -1,9 +1,11 @@
 //! `cfc doctor`: names what this machine lacks, and how to get it.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use cfc_sandbox::{Finding, Severity, check_host, check_runtime, well_known_runtimes};
 use cfc_workers::Toolchain;
+use rustix::fs::Access;
 
 use crate::failure::Failure;
 use crate::isolation;
@@ -60,11 +62,54 @@ fn check_runtimes(settings: &Settings) -> Result<Vec<Finding>, Failure> {
     Ok(findings)
 }
 
+/// Whether the data directory is where it can be made, written to and laid overlays on.
+fn check_data(settings: &Settings) -> Vec<Finding> {
+    let Some(there) = settings.data.ancestors().find(|path| path.exists()) else { return Vec::new() };
+    let findings = [check_overlay(settings, there), check_writable(settings, there), check_room(settings, there)];
+    findings.into_iter().flatten().collect()
+}
+
+fn check_writable(settings: &Settings, there: &Path) -> Option<Finding> {
+    let error = rustix::fs::access(there, Access::WRITE_OK | Access::EXEC_OK).err()?;
+    let error = std::io::Error::from(error);
+    Some(Finding {
+        severity: Severity::Error,
+        what: format!(
+            "the data directory `{}` cannot be written to: `{}`: {error}",
+            settings.data.display(),
+            there.display()
+        ),
+        remedy: "name another one with --data DIR or CFC_DATA, or make it this user's".to_string(),
+    })
+}
+
+fn check_room(settings: &Settings, there: &Path) -> Option<Finding> {
+    let found = rustix::fs::statvfs(there).ok()?;
+    let free = found.f_bavail.saturating_mul(found.f_frsize);
+    let (severity, what) = match free {
+        _ if free < LEAST_ROOM => (Severity::Error, "nothing fits there"),
+        _ if free < ROOM => {
+            (Severity::Warning, "the smallest instances have 2000 MB of disk, images and builds need more")
+        }
+        _ => return None,
+    };
+    let data = settings.data.display();
+    Some(Finding {
+        severity,
+        what: format!("the data directory `{data}` has {} MB of free disk: {what}", free / 1_000_000),
+        remedy: "free some, or name a directory on another disk with --data DIR or CFC_DATA".to_string(),
+    })
+}
+
+/// Less has no room for workerd.
+const LEAST_ROOM: u64 = 100_000_000;
+/// Less has no room for two instances.
+const ROOM: u64 = 4_000_000_000;
+
 /// Containers' own files are mostly on an overlay, and the kernel lays none over another's upper directory.
-fn check_data(settings: &Settings) -> Option<Finding> {
+fn check_overlay(settings: &Settings, there: &Path) -> Option<Finding> {
     /// `OVERLAYFS_SUPER_MAGIC` of linux/magic.h.
     const OVERLAY: u64 = 0x794c_7630;
-    let there = settings.data.ancestors().find(|path| path.exists())?;
     let is_overlay = rustix::fs::statfs(there).is_ok_and(|found| found.f_type as u64 == OVERLAY);
     is_overlay.then(|| Finding {
         severity: Severity::Error,

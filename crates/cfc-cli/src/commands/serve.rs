@@ -29,8 +29,10 @@ pub fn run(settings: &Settings, arguments: &Serve) -> Result<ExitCode, Failure> 
         None => DataLock::acquire(settings)?,
     };
     let gateway = arguments.port.or(settings.file.port).unwrap_or(GATEWAY_PORT);
-    // A free port for the gateway means that fixed ones are not wanted: it is how two servers run side by side.
+    // A free port for the gateway means that fixed ones are not wanted: it is how two servers run side by side. Said on the
+    // command line it is stronger than what the file says of the others.
     let otherwise = |flag: Option<u16>, file: Option<u16>, default: u16| {
+        let file = file.filter(|_| arguments.port != Some(0));
         flag.or(file).unwrap_or(if gateway == 0 { 0 } else { default })
     };
     let ports = Ports {
