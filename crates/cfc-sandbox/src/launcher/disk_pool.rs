@@ -115,6 +115,11 @@ impl<W> DiskPool<W> {
         }
     }
 
+    /// Those who wait no longer. Disks that were ordered for them are for others.
+    pub(super) fn forget(&mut self, is_gone: impl Fn(&W) -> bool) {
+        self.waiting.retain(|(_, who)| !is_gone(who));
+    }
+
     /// Nothing that was ordered will come. Gives all who wait.
     pub(super) fn lose_orders(&mut self) -> impl Iterator<Item = W> + use<W> {
         self.shelves.iter_mut().for_each(|shelf| shelf.ordered = 0);
@@ -193,6 +198,17 @@ mod tests {
         assert!(pool.has_sold());
         assert_eq!(pool.order_urgent(&kind(1)), 0, "there are enough for the moment");
         assert_eq!(restock(&mut pool), [(2, READY), (1, 1)]);
+    }
+
+    #[test]
+    fn the_disk_of_one_who_has_gone_is_for_the_next() {
+        let mut pool = DiskPool::default();
+        pool.wait(kind(1), "gone");
+        pool.wait(kind(1), "stays");
+        assert_eq!(pool.order_urgent(&kind(1)), 2 + READY);
+        pool.forget(|who| *who == "gone");
+        assert!(matches!(pool.arrive(&kind(1), disk()), Some(("stays", Ok(_)))));
+        assert!(pool.arrive(&kind(1), disk()).is_none() && pool.has(&kind(1)));
     }
 
     #[test]

@@ -115,6 +115,14 @@ impl EventLoop {
         self.disks.pool.waiting().any(|waiting| matches!(waiting, Waiting::Start { config, .. } if config.id == id))
     }
 
+    /// Forgets what a client waited for that has gone. Nothing lists a start that waits: whoever comes next would not know of
+    /// the sandbox, and make another of its id.
+    pub(super) fn forget_waiting(&mut self, gone: u64) {
+        self.disks.pool.forget(|waiting| match waiting {
+            Waiting::Start { client, .. } | Waiting::Preparation { client, .. } => *client == gone,
+        });
+    }
+
     fn start_on(&mut self, client: u64, config: &SandboxConfig, descriptors: Vec<OwnedFd>, disk: Disk) {
         let Disk { mount, root } = disk;
         let started = self.start(client, config, descriptors, Some(mount));

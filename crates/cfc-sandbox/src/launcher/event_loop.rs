@@ -302,6 +302,7 @@ impl EventLoop {
         let is_control = matches!(self.sources.get(&token), Some(Source::Control));
         self.unwatch(token, &client.socket);
         self.abandon_exec(token);
+        self.forget_waiting(token);
         if is_control {
             self.begin_ending(None);
         }
