@@ -34,6 +34,7 @@ mod messages;
 mod operations;
 mod ordinary_user;
 mod outputs;
+mod platform;
 mod platforms;
 mod progress;
 mod project_images;

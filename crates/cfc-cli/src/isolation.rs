@@ -42,6 +42,18 @@ impl Isolations {
     pub fn of(&self, application: &str) -> Isolation {
         self.applications.get(application).unwrap_or(&self.default).clone()
     }
+
+    /// The same in words for a person: `runsc`, `cfc's own sandbox with fuse`.
+    pub fn describe(&self, application: &str) -> String {
+        let isolation = self.of(application);
+        let runtime = isolation.runtime.as_ref().map_or("cfc's own sandbox", OciRuntime::name);
+        let is_granted = |name: &&str| Grant::named(name).is_some_and(|grant| isolation.grants.contains(&grant));
+        let grants: Vec<&str> = Grant::NAMES.into_iter().filter(is_granted).collect();
+        match grants.is_empty() {
+            true => runtime.to_string(),
+            false => format!("{runtime} with {}", grants.join(" and ")),
+        }
+    }
 }
 
 /// What holds for `cfc run` with these flags.

@@ -7,7 +7,7 @@ use object_store::ObjectStore;
 use uuid::Uuid;
 
 use crate::modules::ModuleStore;
-use crate::records::{RecordError, Records, Revision};
+use crate::records::{RecordError, RecordErrorKind, Records, Revision};
 use crate::rollout::RolloutRecord;
 use crate::{ApplicationRecord, ControlError, Deployment, WorkerRecord, error::Code};
 
@@ -59,9 +59,19 @@ impl Catalog {
         }
     }
 
+    /// The Workers whose records can be read. What is wrong with the others tells [`damage`](Catalog::damage).
     pub async fn workers(&self) -> Result<Vec<WorkerRecord>, ControlError> {
         let all = self.workers.all().await.map_err(unreadable)?;
-        Ok(all.into_iter().filter_map(|revision| revision.value).collect())
+        Ok(all.into_iter().filter_map(|(_, revision)| revision.ok()?.value).collect())
+    }
+
+    /// The records that cannot be read, with the Workers whose they are.
+    pub async fn damage(&self) -> Result<Vec<(Option<String>, ControlError)>, ControlError> {
+        let workers = self.workers.all::<WorkerRecord>().await.map_err(unreadable)?;
+        let workers = workers.into_iter().filter_map(|(name, read)| Some((Some(name), unreadable(read.err()?))));
+        let applications = self.applications.all::<ApplicationRecord>().await.map_err(unreadable)?;
+        let applications = applications.into_iter().filter_map(|(_, read)| Some((None, unreadable(read.err()?))));
+        Ok(workers.chain(applications).collect())
     }
 
     /// Makes `record` the Worker's next revision; `None` deletes it.
@@ -77,9 +87,9 @@ impl Catalog {
     /// Every application's newest version, from its own record or from its Worker's, whichever is newer.
     pub async fn application_slots(&self) -> Result<ApplicationSlots, ControlError> {
         let mut slots = ApplicationSlots::new();
-        for key in self.applications.keys().await.map_err(unreadable)? {
-            if let Ok(id) = key.parse() {
-                slots.insert(id, self.applications.newest(&key).await.map_err(unreadable)?);
+        for (key, revision) in self.applications.all().await.map_err(unreadable)? {
+            if let (Ok(id), Ok(revision)) = (key.parse(), revision) {
+                slots.insert(id, revision);
             }
         }
         for application in self.workers().await?.into_iter().flat_map(|worker| worker.applications) {
@@ -123,7 +133,7 @@ impl Catalog {
 
     pub async fn rollouts_of(&self, application: Uuid) -> Result<Vec<RolloutRecord>, ControlError> {
         let all = self.rollouts.all::<RolloutRecord>().await.map_err(unreadable)?;
-        let values = all.into_iter().filter_map(|revision| revision.value);
+        let values = all.into_iter().filter_map(|(_, revision)| revision.ok()?.value);
         let mut rollouts: Vec<_> = values.filter(|rollout| rollout.application_id == application).collect();
         rollouts.sort_by_key(|rollout| std::cmp::Reverse(rollout.created_at));
         Ok(rollouts)
@@ -179,7 +189,18 @@ fn no_such_application(id_or_name: &str, applications: &[ApplicationRecord]) -> 
 }
 
 fn unreadable(error: RecordError) -> ControlError {
-    ControlError::new(Code::Bucket, "cannot read what is deployed").because(error)
+    let hint = match error.kind {
+        RecordErrorKind::Malformed(_) => Some(format!(
+            "move `bucket/{}` of the data directory away: the revision before it holds then; `cfc serve` reads it at its start",
+            error.path
+        )),
+        _ => None,
+    };
+    let read = ControlError::new(Code::Bucket, "cannot read what is deployed").because(error);
+    match hint {
+        Some(hint) => read.hint(hint),
+        None => read,
+    }
 }
 
 /// `what` could not be recorded: another writer was first, or the bucket failed.

@@ -71,6 +71,28 @@ impl Control {
         crate::routes::router(self.clone())
     }
 
+    /// What is recorded and cannot be read, with the Workers whose it is. Everything else is as if it were not there.
+    pub async fn damage(&self) -> Result<Vec<(Option<String>, ControlError)>, ControlError> {
+        self.inner.catalog.damage().await
+    }
+
+    /// A text for each application that the operator has settings for, and that is not there.
+    pub async fn unused_settings(&self) -> Result<Vec<String>, ControlError> {
+        let applications = self.inner.catalog.applications().await?;
+        let names: Vec<String> = applications.into_iter().map(|application| application.name).collect();
+        let there_are = match names.is_empty() {
+            true => "no application is deployed".to_string(),
+            false => format!("there are `{}`", names.join("`, `")),
+        };
+        let text = |name: &String| {
+            format!(
+                "`[applications.{name}]` of the server's configuration file is of no application, so nothing that it says \
+                 holds\nhint: correct its name; {there_are}"
+            )
+        };
+        Ok(self.inner.platform.unused_settings(&names).iter().map(text).collect())
+    }
+
     /// Every recorded Worker with its modules and applications, for the caller to activate after a restart. A Worker
     /// whose modules cannot be read is an error of its own and does not hold back the others.
     pub async fn restore(&self) -> Result<Vec<Result<Deployment, ControlError>>, ControlError> {

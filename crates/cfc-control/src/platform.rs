@@ -34,6 +34,12 @@ pub trait Platform: Operations {
     /// limit one text.
     async fn clamps(&self, application: &ApplicationRecord) -> Vec<String>;
 
+    /// What keeps an application's containers apart from the machine, in words for a person.
+    fn isolation(&self, application: &str) -> String;
+
+    /// The names for which the operator has settings although none of `applications` has them.
+    fn unused_settings(&self, applications: &[String]) -> Vec<String>;
+
     /// Ends the Worker, its route and its instances. Removing one that is not there is no error.
     async fn remove_worker(&self, name: &str) -> Result<(), ActivateError>;
 

@@ -71,11 +71,19 @@ impl Records {
         }
     }
 
-    /// All values that are not deleted, in the order of their keys.
-    pub async fn all<T: DeserializeOwned>(&self) -> Result<Vec<Revision<T>>, RecordError> {
+    /// All newest revisions, in the order of their keys. One that is not what a record looks like is an error of its own.
+    pub async fn all<T: DeserializeOwned>(
+        &self,
+    ) -> Result<Vec<(String, Result<Revision<T>, RecordError>)>, RecordError> {
         let mut all = Vec::new();
         for key in self.keys().await? {
-            all.push(self.newest(&key).await?);
+            let revision = match self.newest(&key).await {
+                Err(RecordError { kind: kind @ (RecordErrorKind::Store(_) | RecordErrorKind::Conflict), path }) => {
+                    return Err(RecordError { path, kind });
+                }
+                revision => revision,
+            };
+            all.push((key, revision));
         }
         Ok(all)
     }

@@ -23,6 +23,7 @@ use crate::settings::Settings;
 
 pub fn run(settings: &Settings, arguments: &Deploy) -> Result<ExitCode, Failure> {
     let project = open_project(&arguments.path, &arguments.project)?;
+    warn_of_unread_variables(&project);
     // Everything that can be refused is asked before minutes go into a build.
     let client = connect(settings)?;
     let tools = toolchain(settings)?;
@@ -45,6 +46,19 @@ pub fn run(settings: &Settings, arguments: &Deploy) -> Result<ExitCode, Failure>
     let url = runtime.block_on(upload(settings, &client, &store, &project, bundle, &references, arguments))?;
     output::data(url);
     Ok(ExitCode::SUCCESS)
+}
+
+/// Says so where variables of `wrangler dev` lie beside the config, which a deployment does not read.
+fn warn_of_unread_variables(project: &Project) {
+    let of_environment = project.environment.iter().map(|environment| format!(".dev.vars.{environment}"));
+    let names = std::iter::once(".dev.vars".to_string()).chain(of_environment);
+    for path in names.map(|name| project.directory.join(name)).filter(|path| path.exists()) {
+        output::tell(format!(
+            "warning: `{}` is not read\nhint: it is for `wrangler dev`; a deployed Worker has the `vars` of its config, and cfc \
+             has no secrets yet",
+            path.display()
+        ));
+    }
 }
 
 /// Pushes what was built, then deploys; returns the Worker's URL.
@@ -74,9 +88,10 @@ async fn upload(
     let request = request(project, bundle, containers, arguments.skip_trial)?;
     let deployed = client.deploy(&request).await.map_err(control_failure)?;
     for warning in &deployed.warnings {
-        output::tell(format!(
-            "warning: {warning}\nhint: this machine has no more; an instance of this size starts all the same"
-        ));
+        output::tell(format!("warning: {warning}"));
+    }
+    for (application, isolation) in &deployed.isolations {
+        output::tell(format!("{application} runs in {isolation}"));
     }
     Ok(deployed.url)
 }

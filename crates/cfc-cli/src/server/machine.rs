@@ -313,6 +313,15 @@ impl Platform for Machine {
         self.runtime.clamps(&application.name)
     }
 
+    fn isolation(&self, application: &str) -> String {
+        self.isolations.describe(application)
+    }
+
+    fn unused_settings(&self, applications: &[String]) -> Vec<String> {
+        let named = self.settings.file.applications.keys();
+        named.filter(|name| !applications.contains(name)).cloned().collect()
+    }
+
     async fn remove_worker(&self, name: &str) -> Result<(), ActivateError> {
         let removed = self.workers.lock().await.remove(name);
         self.gateway.remove_route(name);

@@ -179,16 +179,18 @@ async fn serve(server: Server) -> Result<Option<Handover>, Failure> {
     tokio::spawn(registry::reload(hangups, registry.clone()));
     let serving_registry = tokio::spawn(cfc_registry::serve(registry_listener, registry));
     let serving_control = tokio::spawn(axum::serve(control_listener, control.router()).into_future());
+    tell_of_damage(&control, &gateway).await?;
     machine.restore(&control).await?;
+    for warning in control.unused_settings().await? {
+        tracing::warn!("{}", warning.replace("\nhint: ", "; "));
+    }
     let keeping = tokio::spawn(keep_images(machine.clone()));
     let serving_gateway = tokio::spawn({
         let gateway = gateway.clone();
         async move { gateway.serve(gateway_listener).await }
     });
     write_addresses(settings, &addresses)?;
-    output::data(format!("gateway   http://{}", addresses.gateway));
-    output::data(format!("control   http://{}", addresses.control));
-    output::data(format!("registry  http://{}", addresses.registry));
+    print_addresses(&addresses);
 
     while signals.next().await == Asked::ToUpgrade {
         if let Err(reason) = check_program(program) {
@@ -233,6 +235,18 @@ async fn serve(server: Server) -> Result<Option<Handover>, Failure> {
     Ok(None)
 }
 
+/// Tells the log, and whoever asks for a Worker, of records that cannot be read. They keep no other Worker from its service.
+async fn tell_of_damage(control: &Control, gateway: &Gateway) -> Result<(), Failure> {
+    for (worker, error) in control.damage().await? {
+        let reason = prepare::one_line(&error);
+        tracing::error!(worker, error = reason, hint = error.hint.as_deref(), "a record cannot be read");
+        if let Some(worker) = worker {
+            gateway.fail_route(&worker, &reason);
+        }
+    }
+    Ok(())
+}
+
 /// Tells now and then which images the platform needs, for those who prune. What was deployed is told at once elsewhere.
 async fn keep_images(machine: Arc<Machine>) {
     let mut times = tokio::time::interval(KEEP_IMAGES_EVERY);
@@ -240,6 +254,15 @@ async fn keep_images(machine: Arc<Machine>) {
         times.tick().await;
         let machine = machine.clone();
         let _ = tokio::task::spawn_blocking(move || machine.keep_images()).await;
+    }
+}
+
+/// Tells whoever has started the server where it listens. It serves all the same where nobody can read it.
+fn print_addresses(addresses: &Addresses) {
+    let Addresses { gateway, control, registry, .. } = addresses;
+    let lines = format!("gateway   http://{gateway}\ncontrol   http://{control}\nregistry  http://{registry}");
+    if let Err(error) = output::try_data(lines) {
+        tracing::warn!(%error, "cannot write to the standard output");
     }
 }
 

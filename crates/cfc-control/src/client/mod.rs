@@ -34,6 +34,9 @@ pub struct ApplicationStatus {
     pub record: ApplicationRecord,
     /// What runs.
     pub instances: Vec<InstanceView>,
+    /// What keeps its containers apart from the machine, in words for a person.
+    #[serde(default)]
+    pub isolation: String,
 }
 
 impl ApplicationStatus {
@@ -108,7 +111,9 @@ impl Client {
         let query: Vec<_> = query.iter().map(|(key, value)| format!("{key}={}", segment(value))).collect();
         let path = format!("/containers/applications/{}/logs?{}", segment(application), query.join("&"));
         let response = self.send(&operation, self.request(Method::GET, &path)).await?;
-        Ok(response.bytes_stream().map(move |part| part.map_err(|error| ClientError::broken(operation.clone(), error))))
+        Ok(response
+            .bytes_stream()
+            .map(move |part| part.map_err(|error| ClientError::cut_off(operation.clone(), error))))
     }
 
     /// The Workers' names and URLs.

@@ -66,6 +66,9 @@ pub struct Deployed {
     /// What is not as it was asked for, in words for a person.
     #[serde(default)]
     pub warnings: Vec<String>,
+    /// What keeps the containers of each application apart from the machine, in words for a person.
+    #[serde(default)]
+    pub isolations: BTreeMap<String, String>,
 }
 
 impl DeployRequest {

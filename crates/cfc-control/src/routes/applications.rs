@@ -165,7 +165,8 @@ pub(crate) async fn dash(State(control): State<Control>) -> Answer {
     let mut views = Vec::new();
     for record in control.inner.catalog.applications().await? {
         let instances = control.inner.platform.instances(&record).await;
-        views.push(dash_shape::application(&record, &instances));
+        let isolation = control.inner.platform.isolation(&record.name);
+        views.push(dash_shape::application(&record, &instances, &isolation));
     }
     Ok(list_of(views))
 }

@@ -17,10 +17,14 @@ pub(crate) async fn scrape(State(control): State<Control>) -> Response {
     response
 }
 
-/// `GET /healthz`: 200 when the records can be read, which everything else needs.
+/// `GET /healthz`: 200 when all records can be read. A 503 names those that cannot; the Workers of others are served.
 pub(crate) async fn health(State(control): State<Control>) -> Response {
-    let (status, text) = match control.inner.catalog.workers().await {
-        Ok(_) => (StatusCode::OK, "ok\n".to_string()),
+    let (status, text) = match control.inner.catalog.damage().await {
+        Ok(damage) if damage.is_empty() => (StatusCode::OK, "ok\n".to_string()),
+        Ok(damage) => {
+            let lines = damage.iter().map(|(_, error)| format!("{}\n", error.chain()));
+            (StatusCode::SERVICE_UNAVAILABLE, lines.collect())
+        }
         Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", error.chain())),
     };
     let mut response = Response::new(text.into());

@@ -24,19 +24,31 @@ pub(crate) async fn upload(
     let inner = control.inner.clone();
     let deployment = detached(async move { inner.deploy(upload).await }).await?;
     let warnings = warnings(&control, &deployment).await;
-    Ok(success(script_views::uploaded(&deployment, &url, &warnings)))
+    let names = deployment.applications.iter().map(|application| application.name.clone());
+    let isolations = names.map(|name| (control.inner.platform.isolation(&name), name)).map(|(how, name)| (name, how));
+    Ok(success(script_views::uploaded(&deployment, &url, &warnings, &isolations.collect())))
 }
 
-/// One for each application whose instances get less than it asks for.
+/// One for each application whose instances get less than it asks for, and for each setting of an application that is not
+/// there: its name may be misspelt, and then what it says holds for none.
 async fn warnings(control: &Control, deployment: &Deployment) -> Vec<String> {
     let mut warnings = Vec::new();
     for application in &deployment.applications {
         let clamps = control.inner.platform.clamps(application).await;
         if !clamps.is_empty() {
             let name = &application.name;
-            warnings.push(format!("instances of `{name}` get less than it asks for: {}", clamps.join("; ")));
+            warnings.push(format!(
+                "instances of `{name}` get less than it asks for: {}\nhint: this machine has no more; an instance of this \
+                 size starts all the same",
+                clamps.join("; ")
+            ));
         }
     }
+    // Deployed it is in any case.
+    let unused = control.unused_settings().await;
+    warnings.extend(unused.unwrap_or_else(|error| {
+        vec![format!("nobody could look whether settings are of no application: {}", error.chain())]
+    }));
     warnings
 }
 

@@ -20,7 +20,7 @@ pub(crate) fn health(instances: &[InstanceView]) -> Value {
 }
 
 /// One row of `wrangler containers list`.
-pub(crate) fn application(record: &ApplicationRecord, instances: &[InstanceView]) -> Value {
+pub(crate) fn application(record: &ApplicationRecord, instances: &[InstanceView], isolation: &str) -> Value {
     json!({
         "id": record.id,
         "created_at": record.created_at,
@@ -30,7 +30,7 @@ pub(crate) fn application(record: &ApplicationRecord, instances: &[InstanceView]
         "instances": instances.iter().filter(|view| view.state.is_live()).count(),
         "image": record.image.reference,
         "health": {"instances": health(instances)},
-        "cfc": {"record": record, "instances": instances},
+        "cfc": {"record": record, "instances": instances, "isolation": isolation},
     })
 }
 

@@ -1,11 +1,18 @@
 //! What Cloudflare's API says about scripts: [`WorkerRecord`]s in its shapes.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 
 use crate::{Deployment, WorkerRecord};
 
 /// The answer to an upload. wrangler needs `deployment_id` to be 32 hexadecimal digits.
-pub(crate) fn uploaded(deployment: &Deployment, url: &str, warnings: &[String]) -> Value {
+pub(crate) fn uploaded(
+    deployment: &Deployment,
+    url: &str,
+    warnings: &[String],
+    isolations: &BTreeMap<String, String>,
+) -> Value {
     let worker = &deployment.worker;
     let mut view = script(worker);
     view["deployment_id"] = json!(worker.version_id.simple().to_string());
@@ -14,7 +21,13 @@ pub(crate) fn uploaded(deployment: &Deployment, url: &str, warnings: &[String]) 
     view["pipeline_hash"] = json!(null);
     view["mutable_pipeline_id"] = json!(null);
     let applications = &deployment.applications;
-    view["cfc"] = json!({"url": url, "worker": worker, "applications": applications, "warnings": warnings});
+    view["cfc"] = json!({
+        "url": url,
+        "worker": worker,
+        "applications": applications,
+        "warnings": warnings,
+        "isolations": isolations,
+    });
     view
 }
 

@@ -125,7 +125,12 @@ async fn what_the_machine_cannot_give_is_in_the_answer() {
     assert_eq!(server.client.deploy(&large).await.expect("deploys").warnings, Vec::<String>::new());
     large.containers[0].size.memory_mib = 2 << 20;
     let deployed = server.client.deploy(&large).await.expect("deploys");
-    let warning =
-        "instances of `starter-mycontainer` get less than it asks for: 1048576 MiB of memory instead of 2097152";
+    let warning = "instances of `starter-mycontainer` get less than it asks for: 1048576 MiB of memory instead of \
+                   2097152\nhint: this machine has no more; an instance of this size starts all the same";
     assert_eq!(deployed.warnings, [warning]);
+    assert_eq!(deployed.isolations["starter-mycontainer"], "the sandbox of starter-mycontainer");
+    large.containers[0].name = "other".to_string();
+    let deployed = server.client.deploy(&large).await.expect("deploys");
+    assert!(deployed.warnings[1].starts_with("`[applications.starter-mycontainer]`"), "{:?}", deployed.warnings);
+    assert!(deployed.warnings[1].ends_with("there are `other`"), "{:?}", deployed.warnings);
 }

@@ -89,6 +89,15 @@ impl Platform for MemoryPlatform {
             .collect()
     }
 
+    fn isolation(&self, application: &str) -> String {
+        format!("the sandbox of {application}")
+    }
+
+    fn unused_settings(&self, applications: &[String]) -> Vec<String> {
+        let settings = ["starter-mycontainer".to_string()];
+        settings.into_iter().filter(|name| !applications.contains(name)).collect()
+    }
+
     async fn remove_worker(&self, name: &str) -> Result<(), ActivateError> {
         self.serving.lock().expect("not poisoned").remove(name);
         Ok(())
