@@ -227,6 +227,15 @@ fn cut(disk: &Path, directory: &Path, number: usize) -> PathBuf {
     copy
 }
 
+/// A request with the status that answers it, and the status that its proof is answered with from then on.
+struct Step<'a> {
+    request: (&'a str, String),
+    headers: &'a [(&'a str, &'a str)],
+    body: &'a [u8],
+    status: u16,
+    proof: (String, u16),
+}
+
 #[tokio::test]
 async fn what_was_acknowledged_is_on_the_disk_when_the_power_is_cut() {
     if crate::store::skips("what was acknowledged is on the disk when the power is cut") {
@@ -246,35 +255,36 @@ async fn what_was_acknowledged_is_on_the_disk_when_the_power_is_cut() {
     let upload = header(&process.send("POST", "/v2/a/blobs/uploads/", &[], b"").await, "location");
     let ended = format!("{upload}?digest={}", digest(&chunk));
     let blob = |name: &str, content: &[u8]| format!("/v2/{name}/blobs/{}", digest(content));
-    // What is asked, and what is true from then on: the answer to a path, or where an upload goes on.
-    let steps: [(&str, String, &[(&str, &str)], &[u8], u16, String, u16); 8] = [
-        ("POST", push("a", &config), &[], &config, 201, blob("a", &config), 200),
-        ("POST", push("a", &layer), &[], &layer, 201, blob("a", &layer), 200),
-        (
-            "PUT",
-            "/v2/a/manifests/v1".to_string(),
-            &headers,
-            json.as_bytes(),
-            201,
-            "/v2/a/manifests/v1".to_string(),
-            200,
-        ),
-        ("PATCH", upload.clone(), &range, &chunk, 202, upload.clone(), 204),
-        ("PUT", ended, &[], b"", 201, blob("a", &chunk), 200),
-        ("POST", mount, &[], b"", 201, blob("other", &layer), 200),
-        ("DELETE", "/v2/a/manifests/v1".to_string(), &[], b"", 202, "/v2/a/manifests/v1".to_string(), 404),
-        ("DELETE", format!("/v2/a/manifests/{manifest}"), &[], b"", 202, format!("/v2/a/manifests/{manifest}"), 404),
+    let step = |method, path: String, headers, body, status, proof: (String, u16)| Step {
+        request: (method, path),
+        headers,
+        body,
+        status,
+        proof,
+    };
+    let (tag, by_digest) = ("/v2/a/manifests/v1".to_string(), format!("/v2/a/manifests/{manifest}"));
+    let steps = [
+        step("POST", push("a", &config), &[], &config[..], 201, (blob("a", &config), 200)),
+        step("POST", push("a", &layer), &[], &layer, 201, (blob("a", &layer), 200)),
+        step("PUT", tag.clone(), &headers, json.as_bytes(), 201, (tag.clone(), 200)),
+        step("PATCH", upload.clone(), &range, &chunk, 202, (upload.clone(), 204)),
+        step("PUT", ended, &[], b"", 201, (blob("a", &chunk), 200)),
+        step("POST", mount, &[], b"", 201, (blob("other", &layer), 200)),
+        step("DELETE", tag.clone(), &[], b"", 202, (tag, 404)),
+        step("DELETE", by_digest.clone(), &[], b"", 202, (by_digest, 404)),
     ];
     let mut cuts = Vec::new();
-    for (number, (method, path, headers, body, status, ..)) in steps.iter().enumerate() {
-        assert_eq!(process.send(method, path, headers, body).await.status(), *status, "{method} {path}");
+    for (number, step) in steps.iter().enumerate() {
+        let (method, path) = &step.request;
+        let answer = process.send(method, path, step.headers, step.body).await;
+        assert_eq!(answer.status(), step.status, "{method} {path}");
         cuts.push(cut(&disk, directory.path(), number));
     }
     drop(process);
     for (number, copy) in cuts.iter().enumerate() {
         let place = tempfile::TempDir::new().expect("temporary directory");
         let process = Process::start_with_copy(copy, place.path()).await.expect("the registry starts");
-        let (method, path, .., proof, status) = &steps[number];
+        let Step { request: (method, path), proof: (proof, status), .. } = &steps[number];
         let answer = process.send("GET", proof, &[], b"").await;
         assert_eq!(answer.status(), *status, "after {method} {path}");
         if *status == 204 {
