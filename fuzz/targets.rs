@@ -223,6 +223,9 @@ struct Fuzzed {
     _directory: TempDir,
 }
 
+/// Where manifests are put: other targets, which run beside, delete what is in `a`.
+const MANIFESTS: &str = "made";
+
 impl Fuzzed {
     fn get() -> &'static Fuzzed {
         static FUZZED: OnceLock<Fuzzed> = OnceLock::new();
@@ -242,8 +245,10 @@ impl Fuzzed {
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
         let fuzzed = Fuzzed { runtime, registry, login, blob: String::new(), _directory: directory };
         let digest = Digest::of(b"0123456789");
-        let pushed = fuzzed.ask("POST", &format!("/v2/a/blobs/uploads/?digest={digest}"), &[], b"0123456789");
-        assert_eq!(pushed.expect("a request").status(), 201);
+        for name in ["a", MANIFESTS] {
+            let path = format!("/v2/{name}/blobs/uploads/?digest={digest}");
+            assert_eq!(fuzzed.ask("POST", &path, &[], b"0123456789").expect("a request").status(), 201);
+        }
         Fuzzed { blob: digest.to_string(), ..fuzzed }
     }
 
@@ -341,7 +346,7 @@ pub fn registry_digest(data: &[u8]) {
 /// A manifest, with and without a word of what it is; what is taken comes back as it was.
 pub fn registry_manifest(data: &[u8]) {
     let fuzzed = Fuzzed::get();
-    let path = "/v2/a/manifests/v1";
+    let path = &format!("/v2/{MANIFESTS}/manifests/v1");
     for kind in [media_type::MANIFEST, media_type::INDEX, ""] {
         let headers = [("content-type", kind.as_bytes())];
         let headers = if kind.is_empty() { &headers[..0] } else { &headers[..] };
@@ -350,7 +355,8 @@ pub fn registry_manifest(data: &[u8]) {
             assert_eq!(fuzzed.ask("GET", path, &[], b"").expect("a request").body(), data);
             let subject = put.headers().get("oci-subject").map(|subject| subject.to_str().expect("ASCII"));
             if let Some(subject) = subject {
-                let listed = fuzzed.ask("GET", &format!("/v2/a/referrers/{subject}"), &[], b"").expect("a request");
+                let listed =
+                    fuzzed.ask("GET", &format!("/v2/{MANIFESTS}/referrers/{subject}"), &[], b"").expect("a request");
                 let digest = put.headers()["docker-content-digest"].to_str().expect("ASCII");
                 assert!(String::from_utf8_lossy(listed.body()).contains(digest));
             }
