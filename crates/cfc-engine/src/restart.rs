@@ -76,11 +76,22 @@ impl Engine {
     }
 
     fn end_ownerless_later(&self, name: &str, left: Duration) {
+        self.stop_later(name, left, Engine::take_over, "it was restarted, and its Durable Object never asked for it");
+    }
+
+    /// Stops the container after a while, `because` nobody has asked for it: if `take` says then that nobody had.
+    pub(crate) fn stop_later(
+        &self,
+        name: &str,
+        left: Duration,
+        take: fn(&Engine, &str) -> bool,
+        because: &'static str,
+    ) {
         let (engine, name) = (self.clone(), name.to_string());
         tokio::spawn(async move {
             tokio::time::sleep(left).await;
-            if engine.take_over(&name) {
-                tracing::info!(instance = name, "stopped: it was restarted, and its Durable Object never asked for it");
+            if take(&engine, &name) {
+                tracing::info!(instance = name, "stopped: {because}");
                 let _ = engine.runtime().stop(&name, cfc_runtime::STOP_GRACE).await;
             }
         });

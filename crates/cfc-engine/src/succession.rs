@@ -36,7 +36,7 @@ impl Engine {
             self.with_outdated(|outdated| outdated.insert(name, watch::Sender::new(())));
         }
         for view in current {
-            self.expect_owner(view.spec.name);
+            self.expect_owner(&view.spec.name);
         }
         self.return_to_containers();
     }
@@ -77,21 +77,12 @@ impl Engine {
     }
 
     /// Ends the container after a while if no Durable Object asks for it.
-    fn expect_owner(&self, name: String) {
-        if self.is_ownerless(&name) {
+    fn expect_owner(&self, name: &str) {
+        if self.is_ownerless(name) {
             return;
         }
-        self.set_unclaimed(&name);
-        let engine = self.clone();
-        tokio::spawn(async move {
-            tokio::time::sleep(OWNERLESS_MAX).await;
-            if engine.claim(&name) {
-                tracing::info!(
-                    instance = name,
-                    "stopped: its Worker was deployed anew, and no Durable Object asked for it"
-                );
-                let _ = engine.runtime().stop(&name, cfc_runtime::STOP_GRACE).await;
-            }
-        });
+        self.set_unclaimed(name);
+        let because = "its Worker was deployed anew, and no Durable Object asked for it";
+        self.stop_later(name, OWNERLESS_MAX, Engine::claim, because);
     }
 }

@@ -56,6 +56,16 @@ struct WorkerInService {
     deployment: Deployment,
 }
 
+impl WorkerInService {
+    /// Ends its workerd, which would take its containers along, and leaves them to whoever comes next. What they are served
+    /// by, and what was deployed.
+    async fn end_process(self) -> (WorkerEngine, Deployment) {
+        self.engine.engine().leave_containers();
+        self.version.stop().await;
+        (self.engine, self.deployment)
+    }
+}
+
 impl Machine {
     pub fn new(
         settings: &Settings,
@@ -137,8 +147,7 @@ impl Machine {
     /// Ends every workerd and leaves the containers to the next program, or to who ends them.
     pub async fn leave(&self) {
         let workers = std::mem::take(&mut *self.workers.lock().await);
-        workers.values().for_each(|worker| worker.engine.engine().leave_containers());
-        futures::future::join_all(workers.into_values().map(|worker| worker.version.stop())).await;
+        futures::future::join_all(workers.into_values().map(WorkerInService::end_process)).await;
     }
 
     /// A socket path of its own for `worker`.
@@ -200,11 +209,9 @@ impl Machine {
         self.gateway.hold_route(name);
         let (engine, previous) = match workers.remove(name) {
             Some(old) => {
-                let engine = old.engine.engine();
-                engine.leave_containers();
-                old.version.stop().await;
-                engine.pass_on(|view| is_current(view, &old.deployment, deployment));
-                (old.engine, Some(old.deployment))
+                let (engine, previous) = old.end_process().await;
+                engine.engine().pass_on(|view| is_current(view, &previous, deployment));
+                (engine, Some(previous))
             }
             None => (self.start_engine(name)?, None),
         };
@@ -326,9 +333,8 @@ impl Platform for Machine {
         let removed = self.workers.lock().await.remove(name);
         self.gateway.remove_route(name);
         if let Some(worker) = removed {
-            worker.engine.engine().leave_containers();
-            worker.version.stop().await;
-            for application in &worker.deployment.applications {
+            let (_engine, deployment) = worker.end_process().await;
+            for application in &deployment.applications {
                 self.withdraw(&application.name).await;
             }
         }
