@@ -289,12 +289,18 @@ pub struct Platform<'a> {
 impl<'a> Platform<'a> {
     /// Starts `cfc serve --port 0` and waits until it listens.
     pub fn start(home: &'a Home) -> Platform<'a> {
+        Platform::start_with(home, &[])
+    }
+
+    /// The same, with these variables in its environment.
+    pub fn start_with(home: &'a Home, variables: &[(&str, &str)]) -> Platform<'a> {
         let file = home.data().join("serve.json");
         let _ = std::fs::remove_file(&file);
         let log = std::fs::File::options().create(true).append(true).open(home.path("serve.log")).expect("writable");
         let child = home
             .cfc()
             .args(["serve", "--port", "0"])
+            .envs(variables.iter().copied())
             .stdout(log.try_clone().expect("a file"))
             .stderr(log)
             .spawn()

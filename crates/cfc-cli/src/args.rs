@@ -41,6 +41,8 @@ pub enum Command {
     Push(Push),
     /// Build, push and start a new version of a project, and wait until it serves
     Deploy(Deploy),
+    /// Delete a Worker with its applications, its containers and all that its Durable Objects keep
+    Delete(Delete),
     /// Run the platform: registry, control API, gateway and runtime
     Serve(Serve),
     /// Let the running platform continue with the program that is installed now; no instance ends
@@ -59,6 +61,17 @@ pub enum Command {
     Doctor,
     /// Run a command with cfc's own rights over an ordinary user's data: `cfc unshare rm -rf DIR`
     Unshare(Unshare),
+}
+
+#[derive(Debug, Args)]
+pub struct Delete {
+    /// The Worker's name [default: that of the project here]
+    pub name: Option<String>,
+    #[command(flatten)]
+    pub project: ProjectSelection,
+    /// Do not ask
+    #[arg(short, long)]
+    pub force: bool,
 }
 
 /// Which project, and which of its environments.
@@ -493,6 +506,14 @@ pub enum Containers {
     Events(Events),
     /// Run a command in a running instance; its exit code is this command's
     Exec(ContainersExec),
+    /// Delete an application with its instances; its Worker goes on without it
+    Delete {
+        /// The application's name or id
+        name: String,
+        /// Do not ask
+        #[arg(short, long)]
+        force: bool,
+    },
 }
 
 #[derive(Debug, Args)]

@@ -26,6 +26,10 @@ impl Inner {
             draft.class_name = attachment.class_name.clone();
         }
         let _turn = self.lock(attachment.as_ref().map_or(&draft.name, |attachment| &attachment.worker)).await;
+        if let Some(id) = namespace_id {
+            // Its Worker may have been deleted meanwhile.
+            self.find_namespace(id).await?;
+        }
         let slots = self.catalog.application_slots().await?;
         let exists = slots.get(&application_id(&draft.name)).is_some_and(|slot| slot.value.is_some());
         if exists {

@@ -1,6 +1,6 @@
 //! [`Catalog`]: everything that is recorded, in the terms of Workers and applications.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use object_store::ObjectStore;
@@ -84,8 +84,44 @@ impl Catalog {
         self.workers.create(name, number, record).await
     }
 
-    /// Every application's newest version, from its own record or from its Worker's, whichever is newer.
+    /// The Workers that were there and are deleted.
+    pub async fn deleted_workers(&self) -> Result<BTreeSet<String>, ControlError> {
+        let all = self.workers.all::<WorkerRecord>().await.map_err(unreadable)?;
+        let is_deleted = |read: &Result<Revision<WorkerRecord>, RecordError>| {
+            read.as_ref().is_ok_and(|revision| revision.number > 0 && revision.value.is_none())
+        };
+        Ok(all.into_iter().filter(|(_, read)| is_deleted(read)).map(|(name, _)| name).collect())
+    }
+
+    /// The applications of a deleted Worker whose own records do not say yet that they are deleted, too.
+    pub async fn left_by(&self, worker: &str) -> Result<Vec<ApplicationRecord>, ControlError> {
+        let live = self.recorded_slots().await?.into_values().filter_map(|slot| slot.value);
+        Ok(live.filter(|application| application.attachment.as_ref().is_some_and(|of| of.worker == worker)).collect())
+    }
+
+    /// Removes what is recorded of a Worker but the newest revision: of a deleted one, that it is.
+    pub async fn forget_older(&self, worker: &str) -> Result<(), ControlError> {
+        let what = format!("cannot remove the older records of Worker `{worker}`");
+        let newest = self.workers.newest::<serde_json::Value>(worker).await.map_err(unreadable)?;
+        let forgotten = self.workers.remove_before(worker, newest.number).await;
+        forgotten.map_err(|error| ControlError::new(Code::Bucket, what).because(error))
+    }
+
+    /// Every application's newest version, from its own record or from its Worker's, whichever is newer. Those of a deleted
+    /// Worker are deleted.
     pub async fn application_slots(&self) -> Result<ApplicationSlots, ControlError> {
+        let deleted = self.deleted_workers().await?;
+        let is_left = |application: &ApplicationRecord| {
+            application.attachment.as_ref().is_some_and(|attachment| deleted.contains(&attachment.worker))
+        };
+        let mut slots = self.recorded_slots().await?;
+        for slot in slots.values_mut() {
+            slot.value = slot.value.take().filter(|application| !is_left(application));
+        }
+        Ok(slots)
+    }
+
+    async fn recorded_slots(&self) -> Result<ApplicationSlots, ControlError> {
         let mut slots = ApplicationSlots::new();
         for (key, revision) in self.applications.all().await.map_err(unreadable)? {
             if let (Ok(id), Ok(revision)) = (key.parse(), revision) {

@@ -4,7 +4,7 @@
 use cfc_oci::Descriptor;
 use uuid::Uuid;
 
-use crate::catalog::{ApplicationSlots, attached_applications, no_such_worker};
+use crate::catalog::{ApplicationSlots, attached_applications};
 use crate::control::Inner;
 use crate::draft::{ApplicationDraft, Upload};
 use crate::error::Code;
@@ -20,6 +20,9 @@ impl Inner {
         let name = upload.name.clone();
         let _turn = self.lock(&name).await;
         let recorded = self.catalog.worker(&name).await?;
+        if recorded.value.is_none() && recorded.number > 0 {
+            self.finish_deletion(&name).await?;
+        }
         let mut slots = self.catalog.application_slots().await?;
         let previous = match recorded.value {
             Some(worker) => Some(self.catalog.deployment(worker, &slots).await?),
@@ -163,7 +166,7 @@ impl Inner {
 
     /// Repeats in the application records what the Worker's record has made true already. A failure costs nothing:
     /// readers take the newer of the two.
-    async fn follow_up(&self, applications: &[ApplicationRecord], superseded: &[ApplicationRecord]) {
+    pub async fn follow_up(&self, applications: &[ApplicationRecord], superseded: &[ApplicationRecord]) {
         let written = applications.iter().map(|application| (application.id, application.version, Some(application)));
         let deleted = superseded.iter().map(|application| (application.id, application.version + 1, None));
         for (id, version, record) in written.chain(deleted) {
@@ -171,23 +174,6 @@ impl Inner {
                 tracing::debug!(%id, version, %error, "the application's own record was not written");
             }
         }
-    }
-
-    /// Ends the Worker and deletes its record and those of its applications.
-    pub async fn delete_worker(&self, name: &str) -> Result<(), ControlError> {
-        let _turn = self.lock(name).await;
-        let recorded = self.catalog.worker(name).await?;
-        let Some(worker) = recorded.value else { return Err(no_such_worker(name)) };
-        let slots = self.catalog.application_slots().await?;
-        let deployment = self.catalog.deployment(worker, &slots).await.ok();
-        let refused = |error| ControlError::new(Code::Activation, "the Worker was not deleted").because(error);
-        self.platform.remove_worker(name).await.map_err(refused)?;
-        if let Err(error) = self.catalog.write_worker(name, recorded.number + 1, None).await {
-            self.go_back(name, deployment.as_ref()).await;
-            return Err(crate::catalog::unwritten(&format!("cannot record that Worker `{name}` is deleted"), error));
-        }
-        self.follow_up(&[], &superseded(name, &[], &slots)).await;
-        Ok(())
     }
 }
 

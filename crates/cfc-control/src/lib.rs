@@ -6,6 +6,7 @@
 mod applications;
 mod catalog;
 mod control;
+mod delete;
 mod deploy;
 mod modules;
 mod records;
@@ -34,6 +35,7 @@ pub use client::{
     ExecConnection, ExecReceiver, ExecSender,
 };
 pub use control::{Control, ControlOptions, RegistryGrant, RegistryPasswords};
+pub use delete::Deleted;
 pub use error::{Code, ControlError};
 pub use exec::{ExecError, ExecInput, ExecOutput, ExecRequest, ExecSession};
 pub use host::worker_url;

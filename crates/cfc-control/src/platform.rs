@@ -43,6 +43,14 @@ pub trait Platform: Operations {
     /// Ends the Worker, its route and its instances. Removing one that is not there is no error.
     async fn remove_worker(&self, name: &str) -> Result<(), ActivateError>;
 
+    /// Ends the Worker and its route, and leaves its instances: to [`erase_worker`](Platform::erase_worker), or to the
+    /// Worker itself when it is activated again.
+    async fn suspend_worker(&self, name: &str);
+
+    /// Removes what a Worker has left whose deletion is recorded: its state, and the instances of `applications`, which are
+    /// told to end. Says how many of these still use their time for it. Where nothing is left, nothing is done.
+    async fn erase_worker(&self, name: &str, applications: &[String]) -> Result<usize, io::Error>;
+
     /// The instances of an application, live ones and those that ended lately.
     async fn instances(&self, application: &ApplicationRecord) -> Vec<InstanceView>;
 

@@ -1,7 +1,7 @@
 //! [`Records`]: values in the bucket that change, as sequences of revisions that do not.
 //!
 //! A revision is created if absent and never overwritten; the newest number is the value. This is all the concurrency
-//! control there is, and every object store has it. Nothing here knows what is recorded.
+//! control there is, and every object store has it. Older ones may be removed. Nothing here knows what is recorded.
 
 use std::sync::Arc;
 
@@ -105,6 +105,21 @@ impl Records {
             }
             (_, source) => Err(self.error(&path, source)),
         }
+    }
+
+    /// Removes the revisions of `key` that are older than `number`.
+    pub async fn remove_before(&self, key: &str, number: u64) -> Result<(), RecordError> {
+        let folder = self.root.clone().join(key);
+        let objects: Vec<_> =
+            self.bucket.list(Some(&folder)).try_collect().await.map_err(|source| self.error(&folder, source))?;
+        let is_older = |path: &Path| revision_number(path).is_some_and(|other| other < number);
+        for path in objects.into_iter().map(|object| object.location).filter(is_older) {
+            match self.bucket.delete(&path).await {
+                Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+                Err(source) => return Err(self.error(&path, source)),
+            }
+        }
+        Ok(())
     }
 
     async fn read<T: DeserializeOwned>(&self, key: &str, number: u64) -> Result<Body<T>, RecordError> {

@@ -1,7 +1,9 @@
 //! One file a command; each has `run`.
 
 mod build;
+mod confirm;
 mod containers;
+mod delete;
 mod deploy;
 mod doctor;
 mod images;
@@ -31,6 +33,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Images(command) => images::run(&settings, &command),
         Command::Push(arguments) => push::run(&settings, &arguments),
         Command::Deploy(arguments) => deploy::run(&settings, &arguments),
+        Command::Delete(arguments) => delete::run(&settings, &arguments),
         Command::Serve(arguments) => serve::run(&settings, &arguments),
         Command::Registry(command) => registry::run(&settings, &command),
         Command::Containers(command) => containers::run(&settings, &command),

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use cfc_gateway::Gateway;
 use cfc_oci::{Descriptor, Digest, Reference};
 use cfc_registry::Registry;
 use cfc_runtime::Runtime;
+use cfc_sandbox::fail_point;
 use cfc_store::Store;
 use cfc_transfer::{NoProgress, Options};
 use cfc_workers::Toolchain;
@@ -25,12 +27,13 @@ use tokio::sync::Mutex;
 
 use crate::failure::Failure;
 use crate::isolation::Isolations;
+use crate::server::erase::Endings;
 use crate::server::worker::{self, Place, RunningVersion, WorkerEngine};
 use crate::server::{exec, logs, metrics, prepare, stop_grace, trial, views};
 use crate::settings::Settings;
 
 /// How long instances of an application that is no more have to end.
-const WITHDRAWAL: Duration = Duration::from_secs(10);
+pub const WITHDRAWAL: Duration = Duration::from_secs(10);
 
 /// This machine.
 pub struct Machine {
@@ -43,20 +46,28 @@ pub struct Machine {
     registry_host: String,
     runtime: Runtime,
     gateway: Gateway,
-    workers: Mutex<HashMap<String, WorkerInService>>,
+    workers: Arc<Mutex<HashMap<String, WorkerInService>>>,
+    /// Containers of applications that were deleted.
+    endings: Endings,
     /// Counts the sockets, so that two versions of a Worker never share one.
     next_socket: AtomicU64,
     /// What `/metrics` told last.
     reported: metrics::Reported,
 }
 
-struct WorkerInService {
+/// A Worker that answers requests.
+pub struct WorkerInService {
     engine: WorkerEngine,
     version: RunningVersion,
     deployment: Deployment,
 }
 
 impl WorkerInService {
+    /// The names of its applications.
+    pub fn applications(&self) -> impl Iterator<Item = &str> {
+        self.deployment.applications.iter().map(|application| application.name.as_str())
+    }
+
     /// Ends its workerd, which would take its containers along, and leaves them to whoever comes next. What they are served
     /// by, and what was deployed.
     async fn end_process(self) -> (WorkerEngine, Deployment) {
@@ -86,7 +97,8 @@ impl Machine {
             registry_host: registry_host.to_string(),
             runtime,
             gateway,
-            workers: Mutex::default(),
+            workers: Arc::default(),
+            endings: Endings::default(),
             next_socket: AtomicU64::new(0),
             reported: metrics::Reported::default(),
         }
@@ -124,6 +136,21 @@ impl Machine {
 
     pub fn runtime(&self) -> &Runtime {
         &self.runtime
+    }
+
+    /// The Workers in service, by name.
+    pub fn workers(&self) -> &Arc<Mutex<HashMap<String, WorkerInService>>> {
+        &self.workers
+    }
+
+    /// Containers that end because their application was deleted.
+    pub fn endings(&self) -> &Endings {
+        &self.endings
+    }
+
+    /// A Worker's directory: configuration, Durable Object storage, log.
+    pub fn worker_directory(&self, worker: &str) -> PathBuf {
+        self.settings.data.join("workers").join(worker)
     }
 
     /// What `/metrics` told last.
@@ -213,7 +240,10 @@ impl Machine {
                 engine.engine().pass_on(|view| is_current(view, &previous, deployment));
                 (engine, Some(previous))
             }
-            None => (self.start_engine(name)?, None),
+            None => {
+                self.make_room(deployment).await;
+                (self.start_engine(name)?, None)
+            }
         };
         // Before workerd starts: an alarm that is due may want a container at once.
         if let Err(error) = self.set_applications(deployment) {
@@ -223,7 +253,7 @@ impl Machine {
         }
         let place = Place {
             toolchain: &toolchain,
-            directory: self.settings.data.join("workers").join(name),
+            directory: self.worker_directory(name),
             engine: &engine,
             http_socket: self.socket(name, "http"),
             gateway: self.gateway.clone(),
@@ -339,6 +369,25 @@ impl Platform for Machine {
             }
         }
         Ok(())
+    }
+
+    async fn suspend_worker(&self, name: &str) {
+        let removed = self.workers.lock().await.remove(name);
+        self.gateway.remove_route(name);
+        if let Some(worker) = removed {
+            worker.end_process().await;
+        }
+        // Nothing here can fail; a test can let it die.
+        let _ = fail_point("server.delete.suspended");
+    }
+
+    async fn erase_worker(&self, name: &str, applications: &[String]) -> io::Result<usize> {
+        fail_point("server.delete.recorded")?;
+        let ending = self.end_applications(applications).await;
+        fail_point("server.delete.ended")?;
+        self.remove_state(name).await?;
+        fail_point("server.delete.erased")?;
+        Ok(ending)
     }
 
     async fn instances(&self, application: &ApplicationRecord) -> Vec<InstanceView> {

@@ -7,6 +7,7 @@ pub mod lock;
 pub mod registry;
 pub mod signals;
 
+mod erase;
 mod exec;
 mod logs;
 mod machine;
@@ -181,6 +182,10 @@ async fn serve(server: Server) -> Result<Option<Handover>, Failure> {
     let serving_control = tokio::spawn(axum::serve(control_listener, control.router()).into_future());
     tell_of_damage(&control, &gateway).await?;
     machine.restore(&control).await?;
+    tokio::spawn({
+        let (machine, control) = (machine.clone(), control.clone());
+        async move { machine.finish_deletions(&control).await }
+    });
     for warning in control.unused_settings().await? {
         tracing::warn!("{}", warning.replace("\nhint: ", "; "));
     }

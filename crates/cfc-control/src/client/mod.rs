@@ -16,7 +16,7 @@ pub use error::{ClientError, ClientErrorKind};
 pub use exec::{ExecConnection, ExecReceiver, ExecSender};
 pub use request::{ApplicationRequest, DeployRequest, Deployed};
 
-use crate::{ApplicationRecord, InstanceView, LogRequest};
+use crate::{ApplicationRecord, Deleted, InstanceView, LogRequest};
 
 /// Talks to the control API of one server. Cheap to clone.
 #[derive(Clone)]
@@ -124,10 +124,11 @@ impl Client {
         Ok(views.iter().filter_map(|view| Some((text(view, "/id")?, text(view, "/cfc/url")?))).collect())
     }
 
-    /// Ends a Worker and its applications.
-    pub async fn delete_worker(&self, name: &str) -> Result<(), ClientError> {
+    /// Deletes a Worker with its applications and its state.
+    pub async fn delete_worker(&self, name: &str) -> Result<Deleted, ClientError> {
+        let operation = format!("delete Worker `{name}`");
         let path = format!("/workers/scripts/{}", segment(name));
-        self.result(&format!("delete Worker `{name}`"), self.request(Method::DELETE, &path)).await.map(drop)
+        decode(&operation, &self.result(&operation, self.request(Method::DELETE, &path)).await?, "/cfc")
     }
 
     /// Deletes the application with this name or id.

@@ -110,6 +110,17 @@ pub(crate) async fn registries() -> Answer {
     Ok(list(Vec::new()))
 }
 
+/// `GET workers/tails/by-consumer/:name`: no Worker here can be the tail of another.
+pub(crate) async fn tails() -> Answer {
+    Ok(list(Vec::new()))
+}
+
+/// `GET storage/kv/namespaces`: where wrangler looks for the files of a site that it deletes. Namespaces of Workers are
+/// their own here.
+pub(crate) async fn kv_namespaces() -> Answer {
+    Ok(list(Vec::new()))
+}
+
 /// `GET workers/subdomain`.
 pub(crate) async fn subdomain() -> Answer {
     Ok(success(json!({"subdomain": "localhost"})))

@@ -52,10 +52,18 @@ async fn warnings(control: &Control, deployment: &Deployment) -> Vec<String> {
     warnings
 }
 
-/// `DELETE workers/scripts/:name`.
+/// `DELETE workers/scripts/:name`, and of `workers/services/:name`, which wrangler sends.
 pub(crate) async fn delete(State(control): State<Control>, Path((_, name)): Path<(String, String)>) -> Answer {
-    detached(async move { control.inner.delete_worker(&name).await }).await?;
-    Ok(success(Value::Null))
+    let worker = name.clone();
+    let deleted = detached(async move { control.inner.delete_worker(&worker).await }).await?;
+    Ok(success(json!({"id": name, "cfc": deleted})))
+}
+
+/// `GET workers/scripts/:name/references`: what wrangler warns of before it deletes. No Worker here can be bound to
+/// another.
+pub(crate) async fn references(State(control): State<Control>, Path((_, name)): Path<(String, String)>) -> Answer {
+    worker(&control, &name).await?;
+    Ok(success(json!({"services": {"incoming": [], "outgoing": []}, "durable_objects": [], "dispatch_outbounds": []})))
 }
 
 /// Runs a change to its end, whether or not its client is still there: half of one must not stay.

@@ -5,7 +5,9 @@ use std::sync::atomic::Ordering;
 
 use cfc_control::*;
 use futures::StreamExt;
+use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
+use object_store::memory::InMemory;
 
 use crate::platform::manifest_of;
 use crate::server::{Server, starter};
@@ -110,12 +112,52 @@ async fn logs_come_as_they_are_written() {
 async fn a_deleted_worker_takes_its_applications_along() {
     let server = Server::start().await;
     server.client.deploy(&starter("localhost/app:1", "one")).await.expect("deploys");
-    server.client.delete_worker("starter").await.expect("deletes");
+    let deleted = server.client.delete_worker("starter").await.expect("deletes");
+    let applications = vec!["starter-mycontainer".to_string()];
+    assert_eq!(deleted, Deleted { applications: applications.clone(), ending: 1 });
+    assert_eq!(*server.platform.erased.lock().expect("not poisoned"), [("starter".to_string(), applications)]);
     assert!(server.platform.serving("starter").is_none());
     assert!(server.client.applications().await.expect("lists").is_empty());
     assert!(server.control.restore().await.expect("readable").is_empty());
     let error = server.client.delete_worker("starter").await.expect_err("gone");
     assert_eq!(error.code(), Some(Code::NoSuchWorker));
+}
+
+#[tokio::test]
+async fn what_a_deletion_has_left_goes_at_the_next_start_or_before_the_next_deployment() {
+    for by_deployment in [false, true] {
+        let bucket = Arc::new(InMemory::new());
+        let server = Server::start_on(bucket.clone()).await;
+        server.client.deploy(&starter("localhost/app:1", "one")).await.expect("deploys");
+        server.client.deploy(&starter("localhost/app:1", "two")).await.expect("deploys");
+        server.platform.fail_next("erase");
+        let error = server.client.delete_worker("starter").await.expect_err("something is left");
+        let cause = std::error::Error::source(&error).expect("a cause").to_string();
+        assert!(cause.starts_with("Worker `starter` is deleted, and not all that it has left is gone"), "{cause}");
+        assert!(server.client.applications().await.expect("lists").is_empty(), "an application outlives its Worker");
+        let names = vec!["starter-mycontainer".to_string(), "never".to_string()];
+        let deleted = server.control.deleted_applications(&names).await.expect("readable");
+        assert_eq!(deleted, names[..1]);
+
+        let server = Server::start_on(bucket.clone()).await;
+        match by_deployment {
+            true => drop(server.client.deploy(&starter("localhost/app:1", "three")).await.expect("deploys")),
+            false => {
+                assert!(server.control.restore().await.expect("readable").is_empty());
+                server.control.finish_deletions().await.expect("readable");
+            }
+        }
+        let erased = server.platform.erased.lock().expect("not poisoned").clone();
+        assert_eq!(erased, [("starter".to_string(), names[..1].to_vec())], "{by_deployment}");
+        if by_deployment {
+            let applications = server.client.applications().await.expect("lists");
+            assert_eq!(applications.iter().map(|application| application.record.version).collect::<Vec<_>>(), [3]);
+        }
+        // What the Worker was, variables included, is not kept.
+        let folder = object_store::path::Path::from("control/workers/starter");
+        let kept: Vec<_> = bucket.list(Some(&folder)).collect().await;
+        assert_eq!(kept.len(), 1 + usize::from(by_deployment), "{kept:?}");
+    }
 }
 
 #[tokio::test]

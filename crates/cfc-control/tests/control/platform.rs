@@ -17,7 +17,9 @@ use futures::stream::{self, BoxStream};
 pub struct MemoryPlatform {
     /// What serves.
     pub serving: Mutex<BTreeMap<String, Deployment>>,
-    /// Which step fails at its next call: `prepare`, `try`, `activate`.
+    /// The Workers whose state was removed, with the applications whose instances were.
+    pub erased: Mutex<Vec<(String, Vec<String>)>>,
+    /// Which step fails at its next call: `prepare`, `try`, `activate`, `erase`.
     pub fail_next: Mutex<Option<&'static str>>,
     pub trials: AtomicUsize,
     /// Activations under way, and the most there ever were at once.
@@ -101,6 +103,18 @@ impl Platform for MemoryPlatform {
     async fn remove_worker(&self, name: &str) -> Result<(), ActivateError> {
         self.serving.lock().expect("not poisoned").remove(name);
         Ok(())
+    }
+
+    async fn suspend_worker(&self, name: &str) {
+        self.serving.lock().expect("not poisoned").remove(name);
+    }
+
+    async fn erase_worker(&self, name: &str, applications: &[String]) -> Result<usize, io::Error> {
+        if self.fails("erase") {
+            return Err(io::Error::other("the disk is gone"));
+        }
+        self.erased.lock().expect("not poisoned").push((name.to_string(), applications.to_vec()));
+        Ok(applications.len())
     }
 
     async fn instances(&self, application: &ApplicationRecord) -> Vec<InstanceView> {

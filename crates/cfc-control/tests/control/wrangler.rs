@@ -135,6 +135,22 @@ async fn change(server: &Server, namespace_id: &Value) {
     let (status, body) = server.call("DELETE", &format!("/containers/applications/{id}"), None).await;
     assert_eq!((status, &body["success"]), (200, &json!(true)));
     assert!(server.platform.serving("cw").expect("serves").applications.is_empty());
+    delete(server).await;
+}
+
+/// `wrangler delete`: it asks who uses the Worker, deletes it, and looks for files of a site.
+async fn delete(server: &Server) {
+    let (status, body) = server.call("GET", "/workers/scripts/cw/references", None).await;
+    assert_eq!((status, &body["result"]["services"]["incoming"]), (200, &json!([])), "{body}");
+    let (_, body) = server.call("GET", "/workers/tails/by-consumer/cw", None).await;
+    assert_eq!(body["result"], json!([]));
+    let (status, body) = server.call("DELETE", "/workers/services/cw?force=false", None).await;
+    assert_eq!((status, &body["success"]), (200, &json!(true)), "{body}");
+    let (_, body) = server.call("GET", "/storage/kv/namespaces?per_page=100&page=1", None).await;
+    assert_eq!(body["result"], json!([]));
+    assert!(server.platform.serving("cw").is_none());
+    let (status, body) = server.call("DELETE", "/workers/services/cw?force=false", None).await;
+    assert_eq!((status, &body["errors"][0]["code"]), (404, &json!(10007)));
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! `cfc containers`: what runs on a platform. One file a command.
 
+mod delete;
 mod events;
 mod exec;
 mod follow;
@@ -35,6 +36,7 @@ pub fn run(settings: &Settings, command: &Containers) -> Result<ExitCode, Failur
             Containers::Inspect { instance } => inspect::run(&client, instance).await,
             Containers::Stats(arguments) => stats::run(&client, arguments).await,
             Containers::Events(arguments) => events::run(settings, &client, arguments).await,
+            Containers::Delete { name, force } => delete::run(&client, name, *force).await,
             Containers::Exec(arguments) => exec::run(&client, arguments).await,
         }
     })
