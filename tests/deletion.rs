@@ -41,7 +41,8 @@ fn assert_gone(platform: &Platform) {
     assert_eq!(status, 404, "{body}");
     assert!(!home.must(&["containers", "list"]).contains(APPLICATION));
     let workers = home.data().join("workers");
-    let left = || std::fs::read_dir(&workers).expect("readable").flatten().map(|entry| entry.path()).collect::<Vec<_>>();
+    let left =
+        || std::fs::read_dir(&workers).expect("readable").flatten().map(|entry| entry.path()).collect::<Vec<_>>();
     wait_for("its state to be removed", || left().is_empty().then_some(()));
     wait_for("its containers to end", || home.instance_directories().is_empty().then_some(()));
 }

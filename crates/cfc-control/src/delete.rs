@@ -81,7 +81,8 @@ impl Control {
     /// Those of `applications`, by name, that were there and are deleted.
     pub async fn deleted_applications(&self, applications: &[String]) -> Result<Vec<String>, ControlError> {
         let slots = self.inner.catalog.application_slots().await?;
-        let is_deleted = |name: &&String| slots.get(&crate::application_id(name)).is_some_and(|slot| slot.value.is_none());
+        let is_deleted =
+            |name: &&String| slots.get(&crate::application_id(name)).is_some_and(|slot| slot.value.is_none());
         Ok(applications.iter().filter(is_deleted).cloned().collect())
     }
 }

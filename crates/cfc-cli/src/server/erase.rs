@@ -37,8 +37,12 @@ impl Endings {
     /// Kills those of the application that still have time, and returns when nothing of them is left.
     async fn cut_short(&self, runtime: &Runtime, application: &str) {
         let is_of_it = |name: &str| runtime.inspect(name).is_some_and(|view| view.spec.application == application);
-        let of_it: Vec<_> =
-            self.all().iter().filter(|(name, _)| is_of_it(name)).map(|(name, ended)| (name.clone(), ended.clone())).collect();
+        let of_it: Vec<_> = self
+            .all()
+            .iter()
+            .filter(|(name, _)| is_of_it(name))
+            .map(|(name, ended)| (name.clone(), ended.clone()))
+            .collect();
         for (name, mut ended) in of_it {
             tracing::warn!(instance = name, "killed: its Worker was deleted, and is deployed again");
             let _ = runtime.stop(&name, Duration::ZERO).await;
