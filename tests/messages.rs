@@ -179,6 +179,19 @@ fn a_container_that_never_listens_is_not_deployed() {
 }
 
 #[test]
+fn a_container_that_listens_on_another_port_is_not_deployed() {
+    if !can_sandbox() || tools().is_none() {
+        return;
+    }
+    let home = Home::new();
+    busybox_project(&home, "EXPOSE 4000\nCMD [\"sh\", \"-c\", \"exec httpd -f -p 3000\"]");
+    let platform = Platform::start(&home);
+    let said = home.must_fail(&["deploy", "demo"]);
+    insta::assert_snapshot!(without_progress(&said));
+    assert_nothing_deployed(&platform);
+}
+
+#[test]
 fn without_a_trial_such_a_container_is_deployed_all_the_same() {
     if !can_sandbox() || tools().is_none() {
         return;

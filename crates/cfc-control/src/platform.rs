@@ -211,10 +211,12 @@ pub enum TrialErrorKind {
         after: Duration,
     },
     /// The process runs and does not listen on any port that the image exposes.
-    #[error("it does not listen on {}, {waited:?} after its start", list_ports(ports))]
+    #[error("it does not listen on {}, {waited:?} after its start, {}", list_ports(ports), instead(listens_on))]
     NotListening {
         /// The ports that the image exposes.
         ports: Vec<u16>,
+        /// The TCP ports that it listens on.
+        listens_on: Vec<u16>,
         /// How long it was waited for.
         waited: Duration,
     },
@@ -229,6 +231,14 @@ pub enum TrialErrorKind {
 fn list_ports(ports: &[u16]) -> String {
     let all = ports.iter().map(u16::to_string).collect::<Vec<_>>().join(", ");
     if ports.len() == 1 { format!("port {all}") } else { format!("any of the ports {all}") }
+}
+
+fn instead(ports: &[u16]) -> String {
+    match ports {
+        [] => "nor on any other".to_string(),
+        [only] => format!("but on port {only}"),
+        ports => format!("but on the ports {}", ports.iter().map(u16::to_string).collect::<Vec<_>>().join(", ")),
+    }
 }
 
 /// A Worker that could not be put in service, or taken out of it.

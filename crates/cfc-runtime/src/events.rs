@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
 
 use crate::instance::ExitReport;
+use crate::unheard::Unheard;
 
 /// How many events are remembered: about 200 KiB.
 const EVENTS_KEPT: usize = 1_000;
@@ -45,6 +46,9 @@ pub enum InstanceEventKind {
         /// How long after its command began to execute.
         after: Duration,
     },
+    /// Somebody wanted a connection to a port on which nothing listened for as long as it was held. Told once a start
+    /// and port.
+    NotListening(Unheard),
     /// Its process was told to end.
     Stopping,
     /// Its process ended.

@@ -30,6 +30,7 @@ mod runtime;
 mod stop;
 mod trial;
 mod tunnels;
+mod unheard;
 mod usage;
 
 pub use cfc_relay::{Counts, Kind, Relays, unpaced};
@@ -55,4 +56,5 @@ pub use runtime::{Runtime, RuntimeConfig};
 pub use stop::STOP_GRACE;
 pub use trial::Trial;
 pub use tunnels::Traffic;
+pub use unheard::Unheard;
 pub use usage::InstanceUsage;

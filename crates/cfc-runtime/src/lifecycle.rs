@@ -72,6 +72,7 @@ impl Runtime {
             Some(record) => {
                 record.over = None;
                 record.oom_kills = 0;
+                record.unheard.clear();
                 record.journal.clone()
             }
             None => return Err(Refusal::NoInstance(name.to_string()).into()),

@@ -113,9 +113,7 @@ fn look(mut watch: Watch, least: Duration) -> Option<Watch> {
     }
     let (found, intervals) = match watch.sought {
         Sought::Port(port) => (watch.listeners.on(port), PORT_INTERVALS),
-        Sought::AnyPort => {
-            (watch.listeners.ports().map(|ports| ports.iter().any(|port| !is_ours(*port))), ALL_INTERVALS)
-        }
+        Sought::AnyPort => (ports(&watch.listeners).map(|ports| !ports.is_empty()), ALL_INTERVALS),
     };
     match found {
         Ok(false) => {
@@ -132,7 +130,10 @@ fn look(mut watch: Watch, least: Duration) -> Option<Watch> {
     }
 }
 
-/// The redirection of what an instance sends out listens inside it, too.
-fn is_ours(port: u16) -> bool {
-    port == cfc_sandbox::OUTBOUND_PORT
+/// The TCP ports on which an instance listens, in ascending order.
+pub(crate) fn ports(listeners: &Listeners) -> cfc_sandbox::Result<Vec<u16>> {
+    let mut ports = listeners.ports()?;
+    // The redirection of what it sends out listens inside it, too.
+    ports.retain(|port| *port != cfc_sandbox::OUTBOUND_PORT);
+    Ok(ports)
 }

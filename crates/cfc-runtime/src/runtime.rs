@@ -1,6 +1,6 @@
 //! [`Runtime`]: the handle on all instances of this machine.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -100,6 +100,8 @@ pub(crate) struct Record {
     pub ready_after: Option<Duration>,
     /// How its process ended, when that was heard of before its start was.
     pub over: Option<(ExitReport, Usage)>,
+    /// The ports that were asked for in vain since its start, of which was told.
+    pub unheard: BTreeSet<u16>,
     /// How many of its process's processes the kernel has killed for want of memory, as far as that was told.
     pub oom_kills: u64,
     /// The limits that will hold once it listens, while it is boosted.
@@ -119,6 +121,7 @@ impl Record {
             timings: None,
             ready_after: None,
             over: None,
+            unheard: BTreeSet::new(),
             oom_kills: 0,
             boosted: None,
         }
@@ -370,7 +373,8 @@ impl Runtime {
         self.shared.directories.ended()
     }
 
-    /// Connects to a port of the instance from inside it. While nothing listens there, waits up to `hold`.
+    /// Connects to a port of the instance from inside it. While nothing listens there, waits up to `hold`, and tells the
+    /// instance's user if that was in vain ([`InstanceEventKind::NotListening`]).
     pub async fn connect(&self, name: &str, port: u16, hold: Duration) -> std::result::Result<TcpStream, ConnectError> {
         let mut phase = self.phase(name).ok_or_else(|| ConnectError::NoInstance(name.to_string()))?;
         // One that is just being made will have a network in a moment.
@@ -379,7 +383,15 @@ impl Runtime {
         let exit = now.ok().and_then(|phase| phase.exit().cloned());
         let network = self.lock().records.get(name).and_then(|record| record.network.clone());
         let network = network.ok_or(ConnectError::NotRunning(exit))?;
-        let stream = connect::connect(network, &self.shared.readiness, phase, port, hold).await?;
+        let stream = match connect::connect(network, &self.shared.readiness, phase, port, hold).await {
+            Ok(stream) => stream,
+            Err(error) => {
+                if let ConnectError::NotListening { port } = error {
+                    self.note_unheard(name, port).await;
+                }
+                return Err(error);
+            }
+        };
         self.note_ready(name);
         self.end_boost(name);
         Ok(stream)

@@ -172,6 +172,11 @@ impl Launcher {
         done(self.call(&Request::KillAll { id: id.to_owned(), pid: Some(pid) }, &[])?.0)
     }
 
+    /// Puts a line about the sandbox, which runs, into its log.
+    pub fn note(&self, id: &str, line: &str) -> Result<()> {
+        done(self.call(&Request::Note { id: id.to_owned(), line: line.to_owned() }, &[])?.0)
+    }
+
     /// Blocks until the sandbox has ended and its last output is in its log.
     pub fn wait(&self, id: &str) -> Result<Exit> {
         match self.call(&Request::Wait { id: id.to_owned() }, &[])?.0 {

@@ -77,6 +77,11 @@ pub(crate) enum Request {
     Remove {
         id: String,
     },
+    /// Notes a line about a running sandbox in its log. Launchers of before refuse it.
+    Note {
+        id: String,
+        line: String,
+    },
     List,
     /// The reply carries the network namespace.
     Network {

@@ -159,6 +159,10 @@ fn event_view(event: &InstanceEvent) -> EventView {
             ("running", json!({"pid": pid, "admit_ms": admit, "disk_ms": disk, "launch_ms": launch}))
         }
         InstanceEventKind::Ready { after } => ("ready", json!({"ready_ms": milliseconds(*after)})),
+        InstanceEventKind::NotListening(unheard) => {
+            let reason = format!("{}; {}", unheard.problem(), unheard.hint());
+            ("not_listening", json!({"port": unheard.port, "listens_on": unheard.listens_on, "reason": reason}))
+        }
         InstanceEventKind::Stopping => ("stopping", json!({})),
         InstanceEventKind::Exited(report) => match &report.error {
             Some(reason) => ("exited", json!({"exit_code": report.code, "reason": reason})),

@@ -83,7 +83,10 @@ async fn start_and_watch(runtime: &Runtime, spec: InstanceSpec, ports: &[u16]) -
         report = runtime.wait(&name) => Err(ended(report)),
         connected = futures::future::select_ok(listening) => match connected {
             Ok(_) => Ok(()),
-            Err(_) => Err(TrialErrorKind::NotListening { ports: ports.to_vec(), waited: LISTEN_PATIENCE }),
+            Err(_) => {
+                let listens_on = runtime.listening_ports(&name).await.unwrap_or_default();
+                Err(TrialErrorKind::NotListening { ports: ports.to_vec(), listens_on, waited: LISTEN_PATIENCE })
+            }
         },
     }
 }
@@ -121,6 +124,9 @@ fn describe(report: &ExitReport) -> String {
 
 fn hint(kind: &TrialErrorKind) -> &'static str {
     match kind {
+        TrialErrorKind::NotListening { listens_on, .. } if !listens_on.is_empty() => {
+            "EXPOSE the port that it listens on, which is the one for the class's `defaultPort`, or have it listen on the one that is EXPOSEd"
+        }
         TrialErrorKind::NotListening { .. } => {
             "listen on the port that the Dockerfile EXPOSEs, or deploy with --skip-trial if it needs the Worker's variables to start"
         }

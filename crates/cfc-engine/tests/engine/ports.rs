@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use cfc_runtime::{InstanceEvent, InstanceEventKind};
 use serde_json::json;
 
 use crate::Test;
@@ -14,6 +15,7 @@ pub const TESTS: &[Test] = &[
     ("a_connect_is_held_until_the_app_listens", || on_platform(hold)),
     ("a_sidecar_refuses_other_users", || on_platform(strangers)),
     ("a_connect_ends_with_the_app", || on_platform(ended)),
+    ("a_port_that_nothing_listens_on_is_told_once_a_start", || on_platform(unheard)),
 ];
 
 async fn sidecar(platform: Platform) {
@@ -81,6 +83,39 @@ async fn hold(platform: Platform) {
     let (status, text) = refused.expect_err("nothing listens there");
     assert_eq!((status, text.as_str()), (400, "the container is not listening on port 4001"));
     assert!(waited_for_nothing > Duration::from_millis(3_900), "{waited_for_nothing:?}");
+    platform.close().await;
+}
+
+async fn unheard(platform: Platform) {
+    platform.run_script("exec httpd -f -p 3000 -h /www");
+    let name = container("a1");
+    let port = platform.sidecar(&name).await;
+    let mut events = platform.runtime.event_reader();
+    platform.run(&name).await;
+    // As the class does, which asks again and again.
+    for _ in 0..2 {
+        let refused = [4000, 4001].map(|asked| tunnel(port, asked));
+        let refused = futures::future::join_all(refused).await;
+        assert!(refused.iter().all(|refused| matches!(refused, Err((400, _)))), "{refused:?}");
+    }
+    let told = |event: std::sync::Arc<InstanceEvent>| match &event.kind {
+        InstanceEventKind::NotListening(unheard) => Some((unheard.port, unheard.listens_on.clone())),
+        _ => None,
+    };
+    let mut all: Vec<_> = platform.runtime.read_events(&mut events).into_iter().filter_map(told).collect();
+    all.sort_unstable();
+    assert_eq!(all, [(4000, vec![3000]), (4001, vec![3000])]);
+    let output = platform.output(&name).await;
+    let line = "nothing listens on port 4000, which was asked for; the container listens on port 3000; set `defaultPort` of \
+        the class, and EXPOSE, to 3000, or have the program listen on 4000\n";
+    assert_eq!(output.matches(line).count(), 1, "{output}");
+    // A start later it may be so again, and worth a word.
+    assert_eq!(platform.kill(&name, "KILL").await, 204);
+    platform.wait(&name).await;
+    assert_eq!(platform.start(&name).await, 204);
+    assert!(tunnel(port, 4000).await.is_err());
+    let again: Vec<_> = platform.runtime.read_events(&mut events).into_iter().filter_map(told).collect();
+    assert_eq!(again, [(4000, vec![3000])]);
     platform.close().await;
 }
 

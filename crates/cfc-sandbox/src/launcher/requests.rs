@@ -68,6 +68,10 @@ impl EventLoop {
             Request::Remove { id } => {
                 self.remove(&id).map_err(|kind| Error::new(format!("remove sandbox `{id}`"), kind))
             }
+            Request::Note { id, line } => {
+                let result = self.note(&id, &line);
+                result.map_err(|kind| Error::new(format!("note something about sandbox `{id}`"), kind))
+            }
             Request::Usage { id } => match self.sandboxes.get(&id) {
                 Some(sandbox) => Ok(Reply::Usage(sandbox.usage())),
                 None => Err(Error::new(format!("measure sandbox `{id}`"), ErrorKind::NotFound)),
@@ -181,6 +185,17 @@ impl EventLoop {
             return Err(ErrorKind::NotRunning);
         }
         sandbox.cgroup.limit(resources).map(|()| Reply::Done)
+    }
+
+    fn note(&mut self, id: &str, line: &str) -> Result<Reply, ErrorKind> {
+        let sandbox = self.sandboxes.get_mut(id).ok_or(ErrorKind::NotFound)?;
+        if sandbox.is_over() {
+            return Err(ErrorKind::NotRunning);
+        }
+        if let Some(log) = &mut sandbox.log {
+            log.say(line);
+        }
+        Ok(Reply::Done)
     }
 
     /// The sandbox, if its process 1 is `pid` or any will do.
