@@ -48,6 +48,20 @@ fn check(home: &Home, arguments: &[&str], input: &[u8], expected: (i32, &str, &s
     assert_eq!((output.status.code(), stdout.as_str(), stderr.as_str()), (Some(expected.0), expected.1, expected.2));
 }
 
+/// A command that is not there exits with 127, one that is no program with 126, each with a word, as in a shell.
+fn check_not_executed(home: &Home, name: &str) {
+    for (command, code, text) in [
+        ("/no/such/command", 127, "command `/no/such/command` not found"),
+        ("no-such-command", 127, "command `no-such-command` not found"),
+        ("/etc/hosts", 126, "command `/etc/hosts` cannot be executed"),
+    ] {
+        let output = exec(home, &[name, "--", command], b"");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{said}");
+        assert!(said.contains(text), "{said}");
+    }
+}
+
 #[test]
 fn a_command_runs_in_an_instance_with_pipes() {
     with_instance(|home, name| {
@@ -71,8 +85,7 @@ fn a_command_runs_in_an_instance_with_pipes() {
         let refused = |arguments: &[&str]| home.must_fail(&[&["containers", "exec"][..], arguments].concat());
         let said = refused(&["nothing", "--", "true"]);
         assert!(said.contains("there is no instance `nothing`") && said.contains("hint:"), "{said}");
-        let said = refused(&[name, "--", "/no/such/command"]);
-        assert!(said.contains("command `/no/such/command` not found"), "{said}");
+        check_not_executed(home, name);
         let said = refused(&["-u", "ada", name, "--", "/bin/sh"]);
         assert!(said.contains("no user `ada`"), "{said}");
         let said = refused(&["-it", name, "--", "/bin/sh"]);
@@ -103,8 +116,7 @@ fn a_command_runs_in_an_instance_of_each_runtime() {
             let options = ["-u", "0:7", "-w", "/bin", "-e", "A=x y"];
             let show = "busybox id -u; busybox id -g; pwd; echo $A";
             check(home, &with(&options, show), b"", (0, "0\n7\n/bin\nx y\n", ""));
-            let said = home.must_fail(&["containers", "exec", name, "--", "/no/such/command"]);
-            assert!(said.contains("command `/no/such/command` not found"), "{runtime}: {said}");
+            check_not_executed(home, name);
             if has_program("python3") {
                 converse(home, name);
             }

@@ -94,6 +94,27 @@ fn a_run_prints_what_the_image_prints_and_exits_as_it_does() {
 }
 
 #[test]
+fn a_run_of_a_command_that_cannot_be_executed_exits_as_a_shell_does() {
+    if !can_sandbox() {
+        return;
+    }
+    let home = Home::new();
+    let context = busybox_context(&home);
+    home.write("context/Dockerfile", "FROM scratch\nCOPY busybox /bin/sh\nCMD [\"/no/such/command\"]\n");
+    home.must(&["build", &context, "-t", "plain"]);
+    for (command, code, text) in [
+        (&[][..], 127, "command `/no/such/command` not found"),
+        (&["no-such-command"], 127, "command `no-such-command` not found"),
+        (&["/etc/hosts"], 126, "command `/etc/hosts` cannot be executed"),
+    ] {
+        let output = home.run(&[&["run", "plain"], command].concat());
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{said}");
+        assert!(said.contains(text), "{said}");
+    }
+}
+
+#[test]
 fn a_container_opens_the_outputs_of_a_run_anew_whatever_they_are() {
     if !can_sandbox() {
         return;

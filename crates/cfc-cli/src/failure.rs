@@ -12,23 +12,33 @@ pub struct Failure {
     pub causes: Vec<String>,
     /// What to do, where that is known.
     pub hint: Option<String>,
+    /// What the program exits with: 1, unless a container's command could not be executed.
+    pub exit_code: u8,
 }
+
+/// What a command exits with that cannot do its job.
+const FAILED: u8 = 1;
 
 impl Failure {
     /// A failure without a deeper cause.
     pub fn new(message: impl Into<String>) -> Failure {
-        Failure { message: message.into(), causes: Vec::new(), hint: None }
+        Failure { message: message.into(), causes: Vec::new(), hint: None, exit_code: FAILED }
     }
 
     /// A failure of `message`, because of `error` and everything behind it.
     pub fn because(message: impl Into<String>, error: &dyn Error) -> Failure {
-        Failure { message: message.into(), causes: chain(error), hint: None }
+        Failure { message: message.into(), causes: chain(error), hint: None, exit_code: FAILED }
     }
 
     /// The same failure, telling what to do.
     pub fn hint(mut self, hint: impl Into<String>) -> Failure {
         self.hint = Some(hint.into());
         self
+    }
+
+    /// The same failure, with another exit code than 1 where there is one.
+    pub fn exits_with(self, code: Option<u8>) -> Failure {
+        Failure { exit_code: code.unwrap_or(self.exit_code), ..self }
     }
 
     /// The same failure, telling what to do where that is known.
@@ -56,7 +66,7 @@ impl<E: Error> From<E> for Failure {
     fn from(error: E) -> Failure {
         let mut texts = chain(&error);
         let message = texts.remove(0);
-        Failure { message, causes: texts, hint: None }
+        Failure { message, causes: texts, hint: None, exit_code: FAILED }
     }
 }
 

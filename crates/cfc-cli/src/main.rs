@@ -42,7 +42,7 @@ fn main() -> ExitCode {
         Err(failure) => {
             interrupt::wait_if_interrupted();
             output::print_failure(&failure);
-            ExitCode::FAILURE
+            ExitCode::from(failure.exit_code)
         }
     }
 }

@@ -38,6 +38,10 @@ pub enum Code {
     Conflict,
     /// The bucket could not be read or written.
     Bucket,
+    /// The instance has no such command.
+    CommandNotFound,
+    /// The instance has the command and cannot execute it.
+    NotExecutable,
 }
 
 /// Code, number, status.
@@ -56,6 +60,8 @@ const CODES: &[(Code, u32, StatusCode)] = &[
     (Code::Activation, 90007, StatusCode::UNPROCESSABLE_ENTITY),
     (Code::Conflict, 90008, StatusCode::CONFLICT),
     (Code::Bucket, 90009, StatusCode::INTERNAL_SERVER_ERROR),
+    (Code::CommandNotFound, 90010, StatusCode::BAD_REQUEST),
+    (Code::NotExecutable, 90011, StatusCode::BAD_REQUEST),
 ];
 
 impl Code {
@@ -164,6 +170,8 @@ mod tests {
             Activation,
             Conflict,
             Bucket,
+            CommandNotFound,
+            NotExecutable,
         ];
         assert_eq!(all.len(), CODES.len());
         for code in all {

@@ -77,5 +77,8 @@ pub enum ExecError {
         reason: String,
         /// What to do about it.
         hint: Option<String>,
+        /// What a shell exits with then: 127 where there is no such command, 126 where it cannot be executed. `None` where
+        /// the command is not what is wrong.
+        shell_code: Option<i32>,
     },
 }

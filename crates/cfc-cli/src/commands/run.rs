@@ -50,7 +50,7 @@ pub fn run(settings: &Settings, arguments: &Run) -> Result<ExitCode, Failure> {
     } else {
         Outputs::start()?
     };
-    launcher.start_with_stdio(&config, descriptor(std::io::stdin())?, stdout, stderr).map_err(sandbox_failure)?;
+    launcher.start_with_stdio(&config, descriptor(std::io::stdin())?, stdout, stderr).map_err(not_started)?;
     let launcher = Arc::new(launcher);
     let _way_out = way_out(settings, &launcher, &config.id);
     forward_signals(&launcher, &config.id)?;
@@ -159,6 +159,12 @@ fn exit_code(exit: &Exit, instance_type: &str) -> ExitCode {
         ));
     }
     ExitCode::from(u8::try_from(exit.status.shell_code()).unwrap_or(u8::MAX))
+}
+
+/// As a shell exits, so that a script can tell a command that is not there from one that failed.
+fn not_started(error: cfc_sandbox::Error) -> Failure {
+    let exit_code = error.exit_code().and_then(|code| u8::try_from(code).ok());
+    sandbox_failure(error).exits_with(exit_code)
 }
 
 fn runtime_failure(error: cfc_runtime::RuntimeError) -> Failure {

@@ -25,7 +25,13 @@ pub async fn exec(runtime: &Runtime, name: &str, request: ExecRequest) -> Result
         RuntimeErrorKind::NotRunning | RuntimeErrorKind::Refused(Refusal::NoInstance(_)) => {
             InstanceError::NotRunning(instance.clone()).into()
         }
-        kind => ExecError::NotStarted { reason: kind.to_string(), hint: kind.hint().map(str::to_string) },
+        kind => {
+            let shell_code = match kind {
+                RuntimeErrorKind::Sandbox(error) => error.exit_code(),
+                _ => None,
+            };
+            ExecError::NotStarted { reason: kind.to_string(), hint: kind.hint().map(str::to_string), shell_code }
+        }
     })?;
     let (input, told) = mpsc::channel(QUEUE);
     let (tell, output) = mpsc::channel(QUEUE);

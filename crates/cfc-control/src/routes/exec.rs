@@ -46,9 +46,14 @@ pub(crate) async fn exec(
 fn refusal(instance: &str, error: ExecError) -> ControlError {
     match error {
         ExecError::Instance(error) => refused(error),
-        ExecError::NotStarted { ref hint, .. } => {
+        ExecError::NotStarted { ref hint, shell_code, .. } => {
             let hint = hint.clone();
-            let refusal = ControlError::new(Code::Malformed, format!("no command was run in `{instance}`"));
+            let code = match shell_code {
+                Some(127) => Code::CommandNotFound,
+                Some(126) => Code::NotExecutable,
+                _ => Code::Malformed,
+            };
+            let refusal = ControlError::new(code, format!("no command was run in `{instance}`"));
             hint.into_iter().fold(refusal.because(error), ControlError::hint)
         }
     }

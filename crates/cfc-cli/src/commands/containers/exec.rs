@@ -3,7 +3,9 @@
 use std::io::{IsTerminal, Read, Write};
 use std::process::ExitCode;
 
-use cfc_control::{Client, ExecConnection, ExecInput, ExecOutput, ExecReceiver, ExecRequest, ExecSender};
+use cfc_control::{
+    Client, ClientError, Code, ExecConnection, ExecInput, ExecOutput, ExecReceiver, ExecRequest, ExecSender,
+};
 use rustix::termios::{OptionalActions, Termios};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -33,11 +35,21 @@ pub async fn run(client: &Client, arguments: &ContainersExec) -> Result<ExitCode
         stdin: arguments.interactive,
         terminal: arguments.tty.then(|| window_size().unwrap_or(DEFAULT_SIZE)),
     };
-    let connection = client.exec(&arguments.instance, &request).await.map_err(control_failure)?;
+    let connection = client.exec(&arguments.instance, &request).await.map_err(not_executed)?;
     let raw = (arguments.tty && arguments.interactive).then(RawTerminal::enter).transpose()?;
     let outcome = carry(connection, arguments).await;
     drop(raw);
     outcome
+}
+
+/// As a shell exits, so that a script can tell a command that is not there from one that failed.
+fn not_executed(error: ClientError) -> Failure {
+    let exit_code = match error.code() {
+        Some(Code::CommandNotFound) => Some(127),
+        Some(Code::NotExecutable) => Some(126),
+        _ => None,
+    };
+    control_failure(error).exits_with(exit_code)
 }
 
 /// `KEY=value` as it is; `KEY` with the value that it has here.

@@ -62,6 +62,6 @@ pub fn built(name: &str, digest: &Digest) {
 }
 
 pub fn failure(failure: &Failure) {
-    let Failure { message, causes, hint } = failure;
+    let Failure { message, causes, hint, .. } = failure;
     write_event(json!({ "event": "failed", "message": message, "causes": causes, "hint": hint }));
 }
