@@ -139,6 +139,8 @@ pub struct InstanceView {
     pub timings: Option<StartTimings>,
     /// How long after its command began to execute it listened; `None` when that was not seen.
     pub ready_after: Option<Duration>,
+    /// Why its last start was refused, as long as it was not started since.
+    pub refused: Option<String>,
     /// The limits that its process has or had last.
     pub instance_type: Option<InstanceType>,
     /// How often it was started.

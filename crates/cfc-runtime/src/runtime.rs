@@ -104,6 +104,8 @@ pub(crate) struct Record {
     pub unheard: BTreeSet<u16>,
     /// How many of its process's processes the kernel has killed for want of memory, as far as that was told.
     pub oom_kills: u64,
+    /// Why its last start was refused; none where it started since.
+    pub refused: Option<String>,
     /// The limits that will hold once it listens, while it is boosted.
     pub boosted: Option<InstanceType>,
 }
@@ -123,6 +125,7 @@ impl Record {
             over: None,
             unheard: BTreeSet::new(),
             oom_kills: 0,
+            refused: None,
             boosted: None,
         }
     }
@@ -276,6 +279,7 @@ impl Runtime {
                     record.phase = watch::channel(Phase::Starting).0;
                 }
                 (record.executing, record.timings, record.ready_after) = (None, None, None);
+                record.refused = None;
                 record.set_phase(Phase::Starting);
                 self.note(&record.journal.spec, InstanceEventKind::Starting);
                 Ok((launch, instance_type))
@@ -283,6 +287,10 @@ impl Runtime {
             (Some(Action::Refuse { refusal, .. }), record) => {
                 if let Some(record) = record {
                     self.note_refusal(&record.journal.spec, &refusal);
+                    if !record.phase.borrow().is_live() {
+                        record.refused = Some(refusal.to_string());
+                        record.since = SystemTime::now();
+                    }
                 }
                 Err(refusal.into())
             }
@@ -482,6 +490,7 @@ impl Inner {
             started: record.started,
             timings: record.timings,
             ready_after: record.ready_after,
+            refused: record.refused.clone(),
             instance_type: self.scheduler.instance(name).and_then(|instance| instance.state.occupies().copied()),
             launches: self.scheduler.instance(name).map_or(0, |instance| instance.launches),
         }

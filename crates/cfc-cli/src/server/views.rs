@@ -29,13 +29,16 @@ pub fn view(application: Option<&ApplicationRecord>, instance: &cfc_runtime::Ins
         id: instance.spec.name.clone(),
         name: object_id(&instance.spec.name).to_string(),
         application: instance.spec.application.clone(),
-        state: state(&instance.phase),
+        state: match &instance.refused {
+            Some(refusal) => InstanceState::Failed { reason: format!("its start was refused: {refusal}") },
+            None => state(&instance.phase),
+        },
         since: timestamp(instance.since),
         started: timestamp(instance.started.unwrap_or(instance.created)),
         image: instance.spec.image.digest.clone(),
         version: current.map(|application| application.version),
         pid: instance.phase.pid(),
-        ended: exit.map(|_| timestamp(instance.since)),
+        ended: exit.filter(|_| instance.refused.is_none()).map(|_| timestamp(instance.since)),
         exit_code: exit.map(|exit| exit.code),
         oom_killed: exit.is_some_and(|exit| exit.oom_killed),
         removed: false,
@@ -89,4 +92,43 @@ pub fn object_id(name: &str) -> &str {
 pub fn timestamp(time: SystemTime) -> Timestamp {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp::from_milliseconds(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use cfc_runtime::{ExitReport, InstanceSpec};
+
+    use super::*;
+
+    #[test]
+    fn an_instance_whose_start_was_refused_is_not_shown_as_one_that_starts() {
+        let spec = InstanceSpec {
+            name: "workerd-app-abc".to_string(),
+            application: "app".to_string(),
+            image: cfc_oci::Descriptor::new("type", cfc_oci::Digest::of(b"image"), 1),
+            command: None,
+            env: Vec::new(),
+            labels: Default::default(),
+        };
+        for phase in [Phase::Created, Phase::Stopped(ExitReport::default())] {
+            let instance = cfc_runtime::InstanceView {
+                spec: spec.clone(),
+                phase,
+                since: SystemTime::now(),
+                created: SystemTime::now(),
+                started: None,
+                timings: None,
+                ready_after: None,
+                refused: Some("the machine is full".to_string()),
+                instance_type: None,
+                launches: 0,
+            };
+            let shown = view(None, &instance);
+            assert_eq!(
+                shown.state,
+                InstanceState::Failed { reason: "its start was refused: the machine is full".to_string() }
+            );
+            assert!(!shown.state.is_live() && shown.ended.is_none());
+        }
+    }
 }
