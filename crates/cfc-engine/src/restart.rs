@@ -21,8 +21,9 @@ pub(crate) const OWNERLESS_MAX: Duration = Duration::from_secs(600);
 
 impl Engine {
     /// Ends the container's process as [`Runtime::stop`](cfc_runtime::Runtime::stop) does, and starts it again with the same
-    /// spec on a fresh disk. One that has ended already is only started.
+    /// spec on a fresh disk. One that has ended already is only started, and one that might not start again goes on.
     pub async fn restart(&self, name: &str, grace: Duration) -> cfc_runtime::Result<()> {
+        self.runtime().may_restart(name)?;
         match self.runtime().stop(name, grace).await {
             Err(RuntimeError { kind: RuntimeErrorKind::NotRunning, .. }) | Ok(_) => {}
             Err(error) => return Err(error),

@@ -298,6 +298,23 @@ impl Runtime {
         }
     }
 
+    /// Whether the instance could be started anew if its process ended now, as far as limits go. A refusal is an event.
+    pub fn may_restart(&self, name: &str) -> Result<()> {
+        let mut inner = self.lock();
+        self.measure(&mut inner);
+        inner.scheduler.may_restart(name).map_err(|refusal| {
+            if let Some(record) = inner.records.get(name) {
+                self.note_refusal(&record.journal.spec, &refusal);
+            }
+            RuntimeErrorKind::from(refusal).of("restart", name)
+        })
+    }
+
+    /// How long an instance may take to end after SIGTERM, where nobody says otherwise.
+    pub fn stop_grace(&self) -> Duration {
+        self.shared.stop_grace
+    }
+
     /// Removes the instance, killing its process when it runs, and returns when nothing of it is left. False when there
     /// was none.
     pub async fn remove(&self, name: &str) -> bool {

@@ -86,6 +86,11 @@ impl Scheduler {
         self.instances.values().filter(|other| other.application == application && other.state.is_live()).count()
     }
 
+    /// Whether the instance might be started if its process, which may run, had ended now.
+    pub fn may_restart(&self, instance: &str) -> Result<(), Refusal> {
+        self.admit_beside(instance, |name| name != instance).map(drop)
+    }
+
     fn create(&mut self, instance: String, application: String) -> Vec<Action> {
         if self.instances.contains_key(&instance) {
             return vec![refuse(&instance, Refusal::Exists(instance.clone()))];
@@ -135,6 +140,13 @@ impl Scheduler {
             State::Starting { .. } | State::Stopping { .. } => return Err(Refusal::Stopping(instance.to_string())),
             State::Cold | State::Stopped { .. } => {}
         }
+        self.admit_beside(instance, |_| true)
+    }
+
+    /// The size with which the instance may start beside those whose names `counts`, whatever it does itself.
+    fn admit_beside(&self, instance: &str, counts: impl Fn(&str) -> bool) -> Result<InstanceType, Refusal> {
+        let record = self.instances.get(instance).ok_or_else(|| Refusal::NoInstance(instance.to_string()))?;
+        let others = || self.instances.iter().filter(|(name, _)| counts(name)).map(|(_, other)| other);
         if self.draining {
             return Err(Refusal::ShuttingDown);
         }
@@ -142,13 +154,14 @@ impl Scheduler {
             .applications
             .get(&record.application)
             .ok_or_else(|| Refusal::NoApplication(record.application.clone()))?;
-        if self.live_instances(&application.name) >= application.max_instances as usize {
+        let live = others().filter(|other| other.application == application.name && other.state.is_live()).count();
+        if live >= application.max_instances as usize {
             let (application, limit) = (application.name.clone(), application.max_instances);
             return Err(Refusal::MaxInstances { application, limit });
         }
-        let occupied = self.instances.values().filter_map(|other| other.state.occupies());
+        let occupied: Vec<&InstanceType> = others().filter_map(|other| other.state.occupies()).collect();
         let wanted = self.capacity.clamp(&application.instance_type);
-        match self.capacity.shortage(&wanted, occupied) {
+        match self.capacity.shortage(&wanted, occupied.iter().copied()) {
             Some((resource, free)) => {
                 let needed = resource.needed_by(&wanted);
                 Err(Refusal::Capacity { application: application.name.clone(), resource, needed, free })
