@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use cfc_egress::EgressPolicy;
 use cfc_runtime::Runtime;
@@ -11,6 +12,7 @@ use tokio::sync::watch;
 
 use crate::WorkerNames;
 use crate::execs::Execs;
+use crate::restart::OWNERLESS_MAX;
 use crate::sidecar::Sidecar;
 use crate::stillborn::Stillborn;
 
@@ -30,6 +32,8 @@ struct Shared {
 #[derive(Default)]
 struct Inner {
     is_leaving: bool,
+    /// How long a container goes on that nobody owns, where that is not [`OWNERLESS_MAX`].
+    ownerless_max: Option<Duration>,
     names: Arc<WorkerNames>,
     sidecars: BTreeMap<String, Sidecar>,
     stillborn: BTreeMap<String, Stillborn>,
@@ -99,6 +103,15 @@ impl Engine {
     /// A Durable Object asks for the container. Whether none had.
     pub(crate) fn claim(&self, name: &str) -> bool {
         self.lock().unclaimed.remove(name)
+    }
+
+    /// From now on a container that no Durable Object asks for is stopped after so long, not after ten minutes.
+    pub fn set_ownerless_max(&self, most: Duration) {
+        self.lock().ownerless_max = Some(most);
+    }
+
+    pub(crate) fn ownerless_max(&self) -> Duration {
+        self.lock().ownerless_max.unwrap_or(OWNERLESS_MAX)
     }
 
     pub(crate) fn is_leaving(&self) -> bool {

@@ -16,7 +16,7 @@ use crate::Engine;
 use crate::container::own;
 use crate::worker::sidecar_of;
 
-/// How long a restarted container runs without an owner: the class's own `sleepAfter`.
+/// How long a container runs without an owner, unless somebody says otherwise: the class's own `sleepAfter`.
 pub(crate) const OWNERLESS_MAX: Duration = Duration::from_secs(600);
 
 impl Engine {
@@ -42,7 +42,7 @@ impl Engine {
             }
         }
         let _ = fail_point("engine.restart.started");
-        self.end_ownerless_later(name, OWNERLESS_MAX);
+        self.end_ownerless_later(name, self.ownerless_max());
         Ok(())
     }
 
@@ -71,7 +71,7 @@ impl Engine {
         for name in own(self).into_iter().filter(|view| view.phase.is_live()).map(|view| view.spec.name) {
             let Some(since) = self.runtime().kept_ownerless(&name) else { continue };
             if self.set_ownerless(&name) {
-                self.end_ownerless_later(&name, left(since, SystemTime::now()));
+                self.end_ownerless_later(&name, left(self.ownerless_max(), since, SystemTime::now()));
             }
         }
     }
@@ -93,15 +93,15 @@ impl Engine {
             tokio::time::sleep(left).await;
             if take(&engine, &name) {
                 tracing::info!(instance = name, "stopped: {because}");
-                let _ = engine.runtime().stop(&name, cfc_runtime::STOP_GRACE).await;
+                let _ = engine.runtime().stop(&name, engine.runtime().stop_grace()).await;
             }
         });
     }
 }
 
-/// How long one may go on that has had no owner since then. A clock that was set back gives it no more than a new one has.
-fn left(since: SystemTime, now: SystemTime) -> Duration {
-    OWNERLESS_MAX.saturating_sub(now.duration_since(since).unwrap_or_default())
+/// How long one may go on, of `most`, that has had no owner since then. A clock that was set back gives it no more than a new one has.
+fn left(most: Duration, since: SystemTime, now: SystemTime) -> Duration {
+    most.saturating_sub(now.duration_since(since).unwrap_or_default())
 }
 
 fn stopped_there(name: &str, error: std::io::Error) -> RuntimeError {
@@ -116,9 +116,9 @@ mod tests {
     fn the_time_without_an_owner_is_over_after_ten_minutes_whatever_the_clock_does() {
         let now = SystemTime::now();
         let ago = |seconds| now.checked_sub(Duration::from_secs(seconds)).expect("a time");
-        assert_eq!(left(ago(0), now), OWNERLESS_MAX);
-        assert_eq!(left(ago(599), now), Duration::from_secs(1));
-        assert_eq!(left(ago(86_400), now), Duration::ZERO, "cfc was away for a day");
-        assert_eq!(left(now + Duration::from_secs(3_600), now), OWNERLESS_MAX, "the clock was set back");
+        assert_eq!(left(OWNERLESS_MAX, ago(0), now), OWNERLESS_MAX);
+        assert_eq!(left(OWNERLESS_MAX, ago(599), now), Duration::from_secs(1));
+        assert_eq!(left(OWNERLESS_MAX, ago(86_400), now), Duration::ZERO, "cfc was away for a day");
+        assert_eq!(left(OWNERLESS_MAX, now + Duration::from_secs(3_600), now), OWNERLESS_MAX, "the clock was set back");
     }
 }

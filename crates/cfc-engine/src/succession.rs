@@ -12,7 +12,6 @@ use tokio::sync::watch;
 
 use crate::Engine;
 use crate::container::own;
-use crate::restart::OWNERLESS_MAX;
 use crate::worker::sidecar_of;
 
 /// How long a start waits for the end of the container that an earlier version has left. A Durable Object gives up on its
@@ -83,6 +82,6 @@ impl Engine {
         }
         self.set_unclaimed(name);
         let because = "its Worker was deployed anew, and no Durable Object asked for it";
-        self.stop_later(name, OWNERLESS_MAX, Engine::claim, because);
+        self.stop_later(name, self.ownerless_max(), Engine::claim, because);
     }
 }

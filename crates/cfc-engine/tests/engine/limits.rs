@@ -38,11 +38,14 @@ async fn no_place(platform: Platform) {
     assert_eq!(waited, (503, json!({ "message": text })));
     assert_eq!(connected.expect_err("there is no place").0, 503);
     assert_eq!(platform.status(&third).await, "exited");
+    let view = platform.runtime.inspect(&third).expect("is there");
+    assert_eq!(view.refused.as_deref(), Some(limit));
     assert_eq!(platform.remove(&third).await, 204);
     assert_eq!(platform.status(&third).await, "none");
     assert_eq!(platform.remove(&first).await, 204);
     platform.run(&third).await;
     assert!(tunnel(port, 4000).await.is_ok(), "there is a place now");
+    assert_eq!(platform.runtime.inspect(&third).expect("is there").refused, None);
     platform.close().await;
 }
 
