@@ -57,3 +57,4 @@ mod shared_cache;
 mod starter;
 mod support;
 mod upgrade;
+mod worker_logs;

@@ -43,6 +43,8 @@ pub enum Command {
     Deploy(Deploy),
     /// Delete a Worker with its applications, its containers and all that its Durable Objects keep
     Delete(Delete),
+    /// Print what a Worker has printed: `console.log`, and the exception behind an `Internal Server Error`
+    Logs(WorkerLogs),
     /// Run the platform: registry, control API, gateway and runtime
     Serve(Serve),
     /// Let the running platform continue with the program that is installed now; no instance ends
@@ -72,6 +74,26 @@ pub struct Delete {
     /// Do not ask
     #[arg(short, long)]
     pub force: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct WorkerLogs {
+    /// The Worker's name [default: that of the project here]
+    pub name: Option<String>,
+    #[command(flatten)]
+    pub project: ProjectSelection,
+    /// Go on as it prints more
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Only what was printed since then: a time in UTC (`2026-01-31T12:00:00Z`), or how long ago (`10m`)
+    #[arg(long, value_name = "TIME|DURATION")]
+    pub since: Option<String>,
+    /// Only so many of the last lines
+    #[arg(long, value_name = "LINES")]
+    pub tail: Option<u64>,
+    /// Begin each line with the time at which it was printed
+    #[arg(short, long)]
+    pub timestamps: bool,
 }
 
 /// Which project, and which of its environments.

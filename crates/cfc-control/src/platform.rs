@@ -61,6 +61,9 @@ pub trait Platform: Operations {
         request: &LogRequest,
     ) -> Result<BoxStream<'static, io::Result<Bytes>>, LogError>;
 
+    /// The lines that a Worker has printed, as bytes of UTF-8 text. Of the request, `instance` and `stream` do not apply.
+    async fn worker_logs(&self, name: &str, request: &LogRequest) -> BoxStream<'static, io::Result<Bytes>>;
+
     /// Runs a command in the running instance that `instance` means: its id, its Durable Object's, or the beginning of
     /// either where that is only one's.
     async fn exec(&self, instance: &str, request: ExecRequest) -> Result<ExecSession, ExecError>;

@@ -21,6 +21,7 @@ mod workerd;
 pub use bundle::{Bundle, Module, bundle};
 pub use config::{WorkerConfig, unique_key, write_config};
 pub use error::{WorkersError, WorkersErrorKind};
+pub use log::{LogLine, LogReader};
 pub use toolchain::Toolchain;
 pub use trial::try_version;
 pub use version::{ContainerBinding, WorkerVersion};

@@ -1,7 +1,7 @@
 //! [`Workerd`]: one running workerd process.
 
 use std::fmt;
-use std::fs::File;
+use std::io::PipeWriter;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -13,7 +13,8 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::unix::pipe;
 use tokio::sync::watch;
 
-use crate::{Toolchain, WorkersError, WorkersErrorKind, leftover, log, spawn};
+use crate::log::Log;
+use crate::{Toolchain, WorkersError, WorkersErrorKind, leftover, spawn};
 
 /// workerd serves about 0.05 s after it was started; a machine under load is given more.
 const READY_WITHIN: Duration = Duration::from_secs(20);
@@ -27,6 +28,7 @@ pub struct Workerd {
     pidfd: OwnedFd,
     exited: watch::Receiver<Option<Exited>>,
     http_socket: PathBuf,
+    log: Log,
 }
 
 /// How a workerd process ended.
@@ -71,10 +73,10 @@ impl Workerd {
             }
             _ => {}
         }
-        let log = log::open(&dir.join("log"))?;
-        let (control, child) = launch(toolchain, config, http_socket, &log.file)
+        let (log, output) = Log::start(&dir.join("log"))?;
+        let (control, child) = launch(toolchain, config, http_socket, output)
             .map_err(|error| WorkersError::new(subject(), WorkersErrorKind::Io(error)))?;
-        let workerd = Workerd::watch(child, http_socket)
+        let workerd = Workerd::watch(child, http_socket, log)
             .map_err(|error| WorkersError::new(subject(), WorkersErrorKind::Io(error)))?;
         leftover::note(dir, workerd.pid)?;
 
@@ -82,19 +84,19 @@ impl Workerd {
             Ok(Ok(true)) => Ok(workerd),
             Ok(Ok(false)) => {
                 let ended = workerd.stop(Duration::from_secs(1)).await;
-                let said = log.since_opened();
+                let said = workerd.log.last();
                 Err(WorkersError::new(subject(), WorkersErrorKind::NotReady(format!("it ended with {ended}:\n{said}"))))
             }
             Ok(Err(error)) => Err(WorkersError::new(subject(), WorkersErrorKind::Io(error))),
             Err(_) => {
-                let said = log.since_opened();
+                let said = workerd.log.last();
                 let reason = format!("it did not listen within {} s:\n{said}", READY_WITHIN.as_secs());
                 Err(WorkersError::new(subject(), WorkersErrorKind::NotReady(reason)))
             }
         }
     }
 
-    fn watch(mut child: Child, http_socket: &Path) -> std::io::Result<Workerd> {
+    fn watch(mut child: Child, http_socket: &Path, log: Log) -> std::io::Result<Workerd> {
         let pid = child.id();
         let raw = Pid::from_child(&child);
         let (sender, exited) = watch::channel(None);
@@ -106,7 +108,7 @@ impl Workerd {
             });
             sender.send_replace(Some(ended.unwrap_or(Exited::Code(-1))));
         })?;
-        Ok(Workerd { pid, pidfd, exited, http_socket: http_socket.to_path_buf() })
+        Ok(Workerd { pid, pidfd, exited, http_socket: http_socket.to_path_buf(), log })
     }
 
     /// The process id.
@@ -130,15 +132,19 @@ impl Workerd {
     }
 
     /// Asks the process to end (SIGTERM: it answers what it has begun and asks the engine to remove its containers),
-    /// and kills it after `patience`.
+    /// and kills it after `patience`. What it has printed is in its log then.
     pub async fn stop(&self, patience: Duration) -> Exited {
         // An error means that it has ended already.
         let _ = pidfd_send_signal(&self.pidfd, Signal::TERM);
-        if let Ok(ended) = tokio::time::timeout(patience, self.exited()).await {
-            return ended;
-        }
-        let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
-        self.exited().await
+        let ended = match tokio::time::timeout(patience, self.exited()).await {
+            Ok(ended) => ended,
+            Err(_) => {
+                let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+                self.exited().await
+            }
+        };
+        self.log.drained().await;
+        ended
     }
 }
 
@@ -155,7 +161,7 @@ fn launch(
     toolchain: &Toolchain,
     config: &Path,
     http_socket: &Path,
-    log: &File,
+    output: PipeWriter,
 ) -> std::io::Result<(pipe::Receiver, Child)> {
     let (reader, writer) = std::io::pipe()?;
     let control = pipe::Receiver::from_owned_fd(reader.into())?;
@@ -170,8 +176,8 @@ fn launch(
         .env_clear()
         .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
         .stdin(Stdio::from(OwnedFd::from(writer)))
-        .stdout(log.try_clone()?)
-        .stderr(log.try_clone()?);
+        .stdout(output.try_clone()?)
+        .stderr(output);
     Ok((control, spawn::spawn(command)?))
 }
 

@@ -7,6 +7,7 @@ mod delete;
 mod deploy;
 mod doctor;
 mod images;
+mod logs;
 mod prune;
 mod push;
 mod registry;
@@ -34,6 +35,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Push(arguments) => push::run(&settings, &arguments),
         Command::Deploy(arguments) => deploy::run(&settings, &arguments),
         Command::Delete(arguments) => delete::run(&settings, &arguments),
+        Command::Logs(arguments) => logs::run(&settings, &arguments),
         Command::Serve(arguments) => serve::run(&settings, &arguments),
         Command::Registry(command) => registry::run(&settings, &command),
         Command::Containers(command) => containers::run(&settings, &command),

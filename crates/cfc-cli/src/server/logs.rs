@@ -63,7 +63,7 @@ pub async fn logs(
 }
 
 /// The time so long ago, as it compares with those of lines; `None` where that is before all times.
-fn beginning(within: Duration) -> Option<String> {
+pub fn beginning(within: Duration) -> Option<String> {
     let time = SystemTime::now().checked_sub(within)?;
     // Without the `Z`, it is the beginning of all times within its millisecond, which have more digits.
     Some(timestamp(time).to_string().trim_end_matches('Z').to_string())

@@ -29,7 +29,7 @@ use crate::failure::Failure;
 use crate::isolation::Isolations;
 use crate::server::erase::Endings;
 use crate::server::worker::{self, Place, RunningVersion, WorkerEngine};
-use crate::server::{exec, logs, metrics, prepare, stop_grace, trial, views};
+use crate::server::{exec, logs, metrics, prepare, stop_grace, trial, views, worker_log};
 use crate::settings::Settings;
 
 /// How long instances of an application that is no more have to end.
@@ -404,6 +404,10 @@ impl Platform for Machine {
         request: &LogRequest,
     ) -> Result<BoxStream<'static, io::Result<Bytes>>, LogError> {
         logs::logs(&self.runtime, application, request).await
+    }
+
+    async fn worker_logs(&self, name: &str, request: &LogRequest) -> BoxStream<'static, io::Result<Bytes>> {
+        worker_log::read(self.worker_directory(name), request)
     }
 }
 

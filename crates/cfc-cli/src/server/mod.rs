@@ -19,6 +19,7 @@ mod token;
 mod trial;
 mod views;
 mod worker;
+mod worker_log;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -102,6 +102,26 @@ impl Client {
         request: &LogRequest,
     ) -> Result<impl Stream<Item = Result<Bytes, ClientError>> + Send + use<>, ClientError> {
         let operation = format!("read the log of container application `{application}`");
+        let path = format!("/containers/applications/{}/logs", segment(application));
+        self.lines(operation, &path, request).await
+    }
+
+    /// What a Worker has printed; with `follow` a stream that goes on until the Worker is deleted or the server ends it.
+    pub async fn worker_logs(
+        &self,
+        name: &str,
+        request: &LogRequest,
+    ) -> Result<impl Stream<Item = Result<Bytes, ClientError>> + Send + use<>, ClientError> {
+        let operation = format!("read the log of Worker `{name}`");
+        self.lines(operation, &format!("/workers/scripts/{}/logs", segment(name)), request).await
+    }
+
+    async fn lines(
+        &self,
+        operation: String,
+        path: &str,
+        request: &LogRequest,
+    ) -> Result<impl Stream<Item = Result<Bytes, ClientError>> + Send + use<>, ClientError> {
         let mut query = vec![("follow", request.follow.to_string())];
         query.extend(request.instance.iter().map(|instance| ("instance", instance.clone())));
         query.extend(request.tail_lines.iter().map(|lines| ("tail", lines.to_string())));
@@ -109,7 +129,7 @@ impl Client {
         query.extend(request.stream.iter().map(|stream| ("stream", stream.clone())));
         query.push(("timestamps", request.timestamps.to_string()));
         let query: Vec<_> = query.iter().map(|(key, value)| format!("{key}={}", segment(value))).collect();
-        let path = format!("/containers/applications/{}/logs?{}", segment(application), query.join("&"));
+        let path = format!("{path}?{}", query.join("&"));
         let response = self.send(&operation, self.request(Method::GET, &path)).await?;
         Ok(response
             .bytes_stream()

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use bytes::Bytes;
+use futures::stream::BoxStream;
 use http::Response;
 use http::header::CONTENT_TYPE;
 use serde_json::{Map, Value, json};
@@ -129,14 +130,7 @@ pub(crate) async fn logs(
     Path((_, id)): Path<(String, String)>,
     Query(filters): Filters,
 ) -> Answer {
-    let request = LogRequest {
-        instance: filters.get("instance").cloned(),
-        tail_lines: number(&filters, "tail")?,
-        since: milliseconds(&filters, "since_ms")?,
-        stream: filters.get("stream").cloned(),
-        timestamps: filters.get("timestamps").is_some_and(|value| value == "true"),
-        follow: filters.get("follow").is_some_and(|value| value == "true"),
-    };
+    let request = log_request(&filters)?;
     let application = control.inner.catalog.application(&id).await?;
     let lines = control.inner.platform.logs(&application, &request).await.map_err(|error| {
         let code = match error {
@@ -148,9 +142,26 @@ pub(crate) async fn logs(
             .because(error)
             .hint(format!("`cfc containers instances {}` lists them", application.name))
     })?;
+    Ok(text(lines))
+}
+
+/// Which lines of a log a query asks for.
+pub(crate) fn log_request(filters: &HashMap<String, String>) -> Result<LogRequest, ControlError> {
+    Ok(LogRequest {
+        instance: filters.get("instance").cloned(),
+        tail_lines: number(filters, "tail")?,
+        since: milliseconds(filters, "since_ms")?,
+        stream: filters.get("stream").cloned(),
+        timestamps: filters.get("timestamps").is_some_and(|value| value == "true"),
+        follow: filters.get("follow").is_some_and(|value| value == "true"),
+    })
+}
+
+/// Lines as they come.
+pub(crate) fn text(lines: BoxStream<'static, std::io::Result<Bytes>>) -> Response<Body> {
     let mut response = Response::new(Body::from_stream(lines));
     response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static("text/plain; charset=utf-8"));
-    Ok(response)
+    response
 }
 
 fn number(filters: &HashMap<String, String>, key: &str) -> Result<Option<u64>, ControlError> {

@@ -58,6 +58,8 @@ pub(crate) fn router(control: Control) -> Router {
         .route("/services/{name}", get(scripts::service).delete(scripts::delete))
         .route("/scripts", get(scripts::list))
         .route("/scripts/{name}", axum::routing::put(scripts::upload).delete(scripts::delete))
+        .route("/scripts/{name}/logs", get(scripts::logs))
+        .route("/scripts/{name}/tails", get(scripts::tails).post(scripts::tails))
         .route("/scripts/{name}/references", get(scripts::references))
         .route("/tails/by-consumer/{name}", get(account::tails))
         .route("/scripts/{name}/deployments", get(scripts::deployments))

@@ -1,10 +1,13 @@
 //! `workers/…`: upload, look at and delete Workers.
 
-use axum::extract::{Multipart, Path, State};
+use std::collections::HashMap;
+
+use axum::extract::{Multipart, Path, Query, State};
 use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::Answer;
+use super::applications::{log_request, text};
 use crate::error::Code;
 use crate::host::worker_url;
 use crate::wire::envelope::{list as list_of, success};
@@ -140,6 +143,24 @@ pub(crate) async fn deployments(State(control): State<Control>, Path((_, name)):
         Some(worker) => success(script_views::deployments(&worker)),
         None => success(json!({"deployments": []})),
     })
+}
+
+/// `GET workers/scripts/:name/logs?tail=&since_ms=&timestamps=&follow=true`: cfc's own, what the Worker has printed.
+pub(crate) async fn logs(
+    State(control): State<Control>,
+    Path((_, name)): Path<(String, String)>,
+    Query(filters): Query<HashMap<String, String>>,
+) -> Answer {
+    worker(&control, &name).await?;
+    let request = log_request(&filters)?;
+    Ok(text(control.inner.platform.worker_logs(&name, &request).await))
+}
+
+/// `POST workers/scripts/:name/tails`: `wrangler tail` wants each request with what was printed during it, which workerd
+/// tells nobody.
+pub(crate) async fn tails(Path((_, name)): Path<(String, String)>) -> Answer {
+    Err(ControlError::new(Code::Unsupported, format!("cfc cannot tell what happens to requests of Worker `{name}`"))
+        .hint(format!("`cfc logs {name} -f` shows what it prints")))
 }
 
 /// `GET workers/scripts/:name/settings`.

@@ -8,6 +8,7 @@ use futures::StreamExt;
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
+use serde_json::json;
 
 use crate::platform::manifest_of;
 use crate::server::{Server, starter};
@@ -106,6 +107,24 @@ async fn logs_come_as_they_are_written() {
     let other = LogRequest { instance: Some("i2".to_string()), ..LogRequest::default() };
     let error = server.client.logs("starter-mycontainer", &other).await.err().expect("no such instance");
     assert_eq!(error.code(), Some(Code::NotFound));
+}
+
+#[tokio::test]
+async fn what_a_worker_prints_is_its_own() {
+    let server = Server::start().await;
+    server.client.deploy(&starter("localhost/app:1", "one")).await.expect("deploys");
+    let request = LogRequest { tail_lines: Some(3), ..LogRequest::default() };
+    let mut lines = server.client.worker_logs("starter", &request).await.expect("a log");
+    let line = lines.next().await.expect("a line").expect("readable");
+    assert_eq!(line, "starter printed this, and was asked for Some(3)\n");
+    let error = server.client.worker_logs("other", &request).await.err().expect("no such Worker");
+    assert_eq!(error.code(), Some(Code::NoSuchWorker));
+    // `wrangler tail` is told what there is instead.
+    let (status, body) = server.call("POST", "/workers/scripts/starter/tails", None).await;
+    assert_eq!(
+        (status, &body["errors"][0]["cfc"]["hint"]),
+        (501, &json!("`cfc logs starter -f` shows what it prints"))
+    );
 }
 
 #[tokio::test]

@@ -135,6 +135,11 @@ impl Platform for MemoryPlatform {
         }]
     }
 
+    async fn worker_logs(&self, name: &str, request: &LogRequest) -> BoxStream<'static, io::Result<Bytes>> {
+        let line = format!("{name} printed this, and was asked for {:?}\n", request.tail_lines);
+        stream::iter([Ok(Bytes::from(line))]).boxed()
+    }
+
     /// Echoes its input, tells of a signal, and exits with the number of words; `none` is no instance.
     async fn exec(&self, instance: &str, request: ExecRequest) -> Result<ExecSession, ExecError> {
         if instance == "none" {

@@ -3,7 +3,7 @@
 mod delete;
 mod events;
 mod exec;
-mod follow;
+pub mod follow;
 mod inspect;
 mod instances;
 mod list;
@@ -55,7 +55,7 @@ fn short(id: &str) -> String {
 }
 
 /// How long ago `--since` says: a time in UTC, or a length of time.
-fn since(text: &str) -> Result<Duration, Failure> {
+pub fn since(text: &str) -> Result<Duration, Failure> {
     if let Ok(time) = text.parse::<Timestamp>() {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         return Ok(now.saturating_sub(Duration::from_millis(time.milliseconds())));
