@@ -139,6 +139,18 @@ fn a_password_that_was_made_beside_a_bucket_opens_all_its_registries() {
     }
     let lines = std::fs::read_to_string(&log).expect("a log");
     assert!(lines.lines().count() == 1 && lines.contains("\"action\":\"lend\""), "{lines}");
+    // Nor does taking it back need one of them; all of them hear of it.
+    let run = |arguments: &[&str]| must(&home, &[&["registry", "credentials"], arguments, &place[..]].concat());
+    let listed = run(&["--list"]);
+    assert!(listed.contains("team/*") && listed.contains("operator") && !listed.contains("taken back"), "{listed}");
+    let id = listed.lines().nth(1).and_then(|line| line.split_whitespace().next()).expect("an id");
+    run(&["--revoke", id]);
+    assert!(run(&["--list"]).contains("taken back"));
+    for address in [&one, &two] {
+        wait_for("it is refused", || (get(address, "team/app") == 401).then_some(()));
+    }
+    let lines = std::fs::read_to_string(&log).expect("a log");
+    assert!(lines.contains("\"action\":\"revoke\"") && lines.contains(id), "{lines}");
     home.write("config.toml", "");
     let refused = cfc(&home, &[&["registry", "credentials", "**"], &place[..]].concat()).output().expect("cfc runs");
     assert!(String::from_utf8_lossy(&refused.stderr).contains("names no users"), "{refused:?}");

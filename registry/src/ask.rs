@@ -9,7 +9,7 @@ use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use crate::{Listing, Loan, LoanRequest, Retired};
+use crate::{Listing, Loan, LoanRecord, LoanRequest, Retired};
 
 /// How a registry is to collect garbage.
 #[derive(Clone, Copy, Debug, Default)]
@@ -62,6 +62,18 @@ pub async fn ask_what_to_retain(socket: &Path) -> Result<Vec<Retired>, AskError>
 pub async fn ask_for_loan(socket: &Path, request: &LoanRequest) -> Result<Loan, AskError> {
     let body = serde_json::to_vec(request).expect("texts and numbers are JSON");
     ask_with(socket, Method::POST, crate::api::LOANS, body).await
+}
+
+/// Has the registry that serves its operator on `socket` say which passwords it has made that have not expired.
+pub async fn ask_for_loans(socket: &Path) -> Result<Vec<LoanRecord>, AskError> {
+    ask(socket, Method::GET, crate::api::LOANS).await
+}
+
+/// Has the registry that serves its operator on `socket` take back the password with this id. What is no id is refused
+/// there.
+pub async fn ask_to_revoke(socket: &Path, id: &str) -> Result<LoanRecord, AskError> {
+    let id: String = id.bytes().map(|byte| format!("%{byte:02X}")).collect();
+    ask(socket, Method::DELETE, &format!("{}?id={id}", crate::api::LOANS)).await
 }
 
 /// What the registry says of an error in its own words; else all that it says.

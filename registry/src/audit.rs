@@ -15,7 +15,7 @@ use http::Method;
 use serde::Serialize;
 
 use crate::visit::{Kind, milliseconds};
-use crate::{Grant, Loan, LoanRequest, StorageError};
+use crate::{LoanRecord, StorageError};
 
 /// Lines that wait to be written; when the disk is slower than clients for this long, further ones are lost, and that is
 /// noted.
@@ -49,9 +49,9 @@ pub(crate) struct Entry {
     pub reference: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
-    /// The password that was made, but for itself.
+    /// The password that was made or taken back, but for itself.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub lent: Option<Lent>,
+    pub lent: Option<LoanRecord>,
     pub status: u16,
     pub outcome: &'static str,
     pub bytes_in: u64,
@@ -61,27 +61,14 @@ pub(crate) struct Entry {
     pub user_agent: Option<String>,
 }
 
-/// For whom and what a password was made.
-#[derive(Serialize)]
-pub(crate) struct Lent {
-    username: String,
-    #[serde(flatten)]
-    grant: Grant,
-    expires: String,
-}
-
-impl Lent {
-    pub(crate) fn of(request: &LoanRequest, loan: &Loan) -> Lent {
-        Lent { username: request.username.clone(), grant: request.grant.clone(), expires: loan.expires.clone() }
-    }
-}
-
 impl Entry {
     pub(crate) fn finish(&mut self, method: &Method, kind: Kind, status: u16, took: Duration, bytes: (u64, u64)) {
         let action = match (kind, method.as_str()) {
             (Kind::Token, _) => "token",
             (Kind::Collection, _) => "collect",
             (Kind::Retention, _) => "retain",
+            (Kind::Loan, "GET") => "loans",
+            (Kind::Loan, "DELETE") => "revoke",
             (Kind::Loan, _) => "lend",
             (Kind::Catalog, _) => "catalog",
             (Kind::Upload, _) => "push",
@@ -170,10 +157,10 @@ impl AuditLog {
         AuditLog { orders: Some(orders), reopen, writer, lost: AtomicU64::new(0) }
     }
 
-    /// Writes down that a password was made by no request to a registry.
-    pub fn note_loan(&self, request: &LoanRequest, loan: &Loan) {
-        let mut entry = Entry { lent: Some(Lent::of(request, loan)), ..Entry::default() };
-        entry.end("lend", Kind::Loan, 200, Duration::ZERO);
+    /// Writes down that a password was made (`lend`), or taken back (`revoke`), by no request to a registry.
+    pub(crate) fn note_loan(&self, action: &'static str, record: LoanRecord) {
+        let mut entry = Entry { lent: Some(record), ..Entry::default() };
+        entry.end(action, Kind::Loan, 200, Duration::ZERO);
         self.write(&entry);
     }
 

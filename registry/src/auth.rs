@@ -12,6 +12,7 @@ use http::{HeaderMap, header};
 use crate::access::matches;
 use crate::error::{ApiError, Problem};
 use crate::registry::Inner;
+use crate::token::SERVICE;
 use crate::{Loan, LoanRequest};
 
 /// What a client presented in its `Authorization` header.
@@ -176,6 +177,12 @@ pub trait Authorizer: Send + Sync {
         Err("who may do what here is not decided by passwords".to_string())
     }
 
+    /// The id of the password that was made for a while ([`lend`](Self::lend)) and that `credentials` are, or are of, whether
+    /// or not it has expired. The registry knows whether it was taken back.
+    fn loan(&self, _credentials: &Credentials) -> Option<String> {
+        None
+    }
+
     /// Gives whoever presented `credentials` a token.
     async fn issue(&self, _credentials: &Credentials, _request: &TokenRequest) -> TokenAnswer {
         TokenAnswer::Unsupported
@@ -222,16 +229,23 @@ impl<'a> Gate<'a> {
     }
 
     /// Asks for a token.
-    pub(crate) async fn issue(&self, own: Option<Credentials>, request: &TokenRequest) -> TokenAnswer {
-        match self.authorizer {
-            Some(authorizer) => authorizer.issue(own.as_ref().unwrap_or(&self.credentials), request).await,
-            None => TokenAnswer::Unsupported,
+    pub(crate) async fn issue(
+        &self,
+        own: Option<Credentials>,
+        request: &TokenRequest,
+    ) -> Result<TokenAnswer, ApiError> {
+        let Some(authorizer) = self.authorizer else { return Ok(TokenAnswer::Unsupported) };
+        let credentials = own.as_ref().unwrap_or(&self.credentials);
+        let answer = authorizer.issue(credentials, request).await;
+        if matches!(answer, TokenAnswer::Issued { .. }) && self.is_revoked(authorizer, credentials).await? {
+            return Err(revoked(&Challenge::Basic { realm: "cfc registry".to_string() }, &[], &self.base));
         }
+        Ok(answer)
     }
 
     /// Whether the client may pull from, or do anything else with, a repository.
     pub(crate) async fn allows(&self, action: Action, repository: &RepositoryName) -> bool {
-        self.ask(&Access { action, repository: Some(repository.clone()) }).await == Decision::Allow
+        matches!(self.ask(&Access { action, repository: Some(repository.clone()) }).await, Ok(Decision::Allow))
     }
 
     /// Which repositories the client may know of, once it may list them.
@@ -265,7 +279,7 @@ impl<'a> Gate<'a> {
         source: &RepositoryName,
     ) -> Result<bool, ApiError> {
         let accesses = mount(repository, source);
-        match self.ask(&accesses[1]).await {
+        match self.ask(&accesses[1]).await? {
             Decision::Challenge(challenge @ Challenge::Bearer { .. }) => Err(self.unauthorized(&challenge, &accesses)),
             decision => Ok(decision == Decision::Allow),
         }
@@ -273,7 +287,7 @@ impl<'a> Gate<'a> {
 
     /// The first of the accesses decides; a challenge is for all of them.
     async fn check_first(&self, accesses: &[Access]) -> Result<(), ApiError> {
-        match self.ask(&accesses[0]).await {
+        match self.ask(&accesses[0]).await? {
             Decision::Allow => {}
             Decision::Deny => return Err(Problem::Denied.into()),
             Decision::Busy => {
@@ -287,13 +301,24 @@ impl<'a> Gate<'a> {
         }
     }
 
-    async fn ask(&self, access: &Access) -> Decision {
-        let Some(authorizer) = self.authorizer else { return Decision::Allow };
+    async fn ask(&self, access: &Access) -> Result<Decision, ApiError> {
+        let Some(authorizer) = self.authorizer else { return Ok(Decision::Allow) };
         let decision = authorizer.authorize(&self.credentials, access).await;
         if matches!(decision, Decision::Allow | Decision::Deny) {
             self.proof.store(true, Ordering::Relaxed);
+            if self.is_revoked(authorizer, &self.credentials).await? {
+                return Err(revoked(&Challenge::own(Some("invalid_token")), std::slice::from_ref(access), &self.base));
+            }
         }
-        decision
+        Ok(decision)
+    }
+
+    /// Whether the credentials are a password that was taken back, or a token that was given for one.
+    async fn is_revoked(&self, authorizer: &dyn Authorizer, credentials: &Credentials) -> Result<bool, ApiError> {
+        match authorizer.loan(credentials) {
+            Some(id) => Ok(self.registry.loans.is_revoked(&id).await?),
+            None => Ok(false),
+        }
     }
 
     fn unauthorized(&self, challenge: &Challenge, accesses: &[Access]) -> ApiError {
@@ -302,12 +327,22 @@ impl<'a> Gate<'a> {
     }
 }
 
+fn revoked(challenge: &Challenge, accesses: &[Access], base: &str) -> ApiError {
+    let what = "this password was taken back by who runs the registry";
+    ApiError::new(Problem::Unauthorized, what).with_header(header::WWW_AUTHENTICATE, &challenge.header(accesses, base))
+}
+
 fn mount(repository: &RepositoryName, source: &RepositoryName) -> [Access; 2] {
     [(Action::Push, repository), (Action::Mount, source)]
         .map(|(action, name)| Access { action, repository: Some(name.clone()) })
 }
 
 impl Challenge {
+    /// For a token of the registry's own endpoint.
+    pub(crate) fn own(error: Option<&'static str>) -> Challenge {
+        Challenge::Bearer { realm: "/token".to_string(), service: SERVICE.to_string(), error }
+    }
+
     fn header(&self, accesses: &[Access], base: &str) -> String {
         match self {
             Challenge::Basic { realm } => format!("Basic realm=\"{realm}\""),

@@ -71,6 +71,7 @@ problems! {
     PageInvalid: 400 "PAGINATION_NUMBER_INVALID" "`n` is not a number of results",
     TokenRequest: 400 "UNSUPPORTED" "the request for a token is not valid",
     LoanRefused: 400 "UNSUPPORTED" "no such password can be made",
+    LoanUnknown: 400 "UNSUPPORTED" "no such password was made",
     Unauthorized: 401 "UNAUTHORIZED" "authentication is required",
     Denied: 403 "DENIED" "access to this resource is denied",
     Quota: 403 "DENIED" "the quota is used up",

@@ -35,6 +35,7 @@ mod audit;
 mod collect;
 mod health;
 mod leads;
+mod loans;
 mod loose;
 mod metrics;
 mod quota;
@@ -56,7 +57,10 @@ mod quick;
 mod range;
 
 pub use access::{AccessRules, Grant, Loan, LoanRequest, Minter, Permission, Rule, check_pattern};
-pub use ask::{AskError, CollectionRequest, ask_for_loan, ask_to_collect, ask_to_retain, ask_what_to_retain};
+pub use ask::{
+    AskError, CollectionRequest, ask_for_loan, ask_for_loans, ask_to_collect, ask_to_retain, ask_to_revoke,
+    ask_what_to_retain,
+};
 pub use audit::AuditLog;
 pub use auth::{Access, Action, Authorizer, Catalog, Challenge, Credentials, Decision, TokenAnswer, TokenRequest};
 pub use backend::{
@@ -66,11 +70,12 @@ pub use bucket::{BucketError, BucketKeys, BucketLocation, EndpointError, check_e
 pub use ca::LocalCa;
 pub use collect::{Collected, Rules};
 pub use error::StorageError;
+pub use loans::{Lender, LoanRecord};
 pub use pem::UnfitPem;
 pub use proxy::{Login, Upstream};
 pub use quota::{QuotaRule, Quotas};
 pub use rates::RateLimits;
-pub use registry::{LATE_REQUESTS, Limits, Options, Registry};
+pub use registry::{LATE_REQUESTS, LendError, Limits, Options, Registry};
 pub use removed::{Listing, RemovalReason, Removed, RemovedKind};
 pub use retention::{RetentionRule, Retired};
 pub use serve::{serve, serve_operator, serve_until};

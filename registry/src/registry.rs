@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use crate::bucket::{Bucket, BucketLocation, Periods};
 use crate::collect::Rules;
 use crate::holds::Holds;
+use crate::loans::Loans;
 use crate::local::{DirectoryObjects, LocalBackend};
 use crate::metadata::Metadata;
 use crate::metrics::Metrics;
@@ -20,7 +21,10 @@ use crate::quota::{Ledger, Quotas};
 use crate::rates::{RateLimits, Rates};
 use crate::route::ManifestName;
 use crate::webhook::{Hooks, Webhook};
-use crate::{AuditLog, Authorizer, BlobBackend, RetentionRule, StorageError, Tls, UploadBackend};
+use crate::{
+    AuditLog, Authorizer, BlobBackend, Grant, Lender, Loan, LoanRecord, LoanRequest, Minter, Permission, RetentionRule,
+    StorageError, Tls, UploadBackend,
+};
 
 /// What a client can make the registry wait for, or keep.
 #[derive(Clone, Copy, Debug)]
@@ -131,6 +135,7 @@ pub(crate) struct Inner {
     pub holds: Arc<Holds>,
     /// Held by the one collection that may run.
     pub collecting: tokio::sync::Mutex<()>,
+    pub loans: Loans,
     pub metrics: Metrics,
     pub rates: Rates,
     pub hooks: Hooks,
@@ -186,7 +191,8 @@ impl Registry {
         options: Options,
     ) -> Result<Registry, StorageError> {
         let inner = Inner {
-            metadata: Metadata::new(objects),
+            metadata: Metadata::new(objects.clone()),
+            loans: Loans::new(objects),
             blobs,
             uploads,
             holds: Arc::default(),
@@ -199,6 +205,45 @@ impl Registry {
             options,
         };
         Ok(Registry { inner: Arc::new(inner) })
+    }
+
+    /// Makes a password that expires, for the operator, and writes it down in the audit log.
+    pub async fn lend(&self, request: &LoanRequest) -> Result<Loan, LendError> {
+        let (loan, record) = self.inner.lend(request).await?;
+        self.inner.note_loan("lend", record);
+        Ok(loan)
+    }
+
+    /// The same by `minter`, which may make one for any name, good in every repository; for the control API.
+    pub async fn mint(
+        &self,
+        minter: &Minter,
+        name: &str,
+        permissions: &[Permission],
+        lifetime: Duration,
+    ) -> Result<Loan, StorageError> {
+        let grant = Grant::everywhere(permissions.to_vec());
+        let loan = minter.lend(name, grant.clone(), lifetime);
+        let record = self.inner.write_down(&loan, grant, Lender::ControlApi).await?;
+        self.inner.note_loan("lend", record);
+        Ok(loan)
+    }
+
+    /// The passwords that were made for a while and have not expired, also those that were taken back; the next to expire
+    /// first.
+    pub async fn loans(&self) -> Result<Vec<LoanRecord>, StorageError> {
+        self.inner.loans.list().await
+    }
+
+    /// Takes back the password with this id, with the tokens that were given for it, and writes that down in the audit log.
+    /// This registry refuses them at once, others of the same bucket within five seconds. `None` when no password that has
+    /// not expired has this id.
+    pub async fn revoke(&self, id: &str) -> Result<Option<LoanRecord>, StorageError> {
+        let record = self.inner.revoke(id).await?;
+        if let Some(record) = record.clone() {
+            self.inner.note_loan("revoke", record);
+        }
+        Ok(record)
     }
 
     /// Goes on with the files as they are by now: the audit log in the one that has its name, the certificate and key as
@@ -284,7 +329,46 @@ impl Options {
     }
 }
 
+/// Why a password was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum LendError {
+    /// What was asked for cannot be meant.
+    #[error("{0}")]
+    Refused(String),
+    /// It could not be written down.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
 impl Inner {
+    /// Makes a password by what the options say, although the operator need not be authorized.
+    pub(crate) async fn lend(&self, request: &LoanRequest) -> Result<(Loan, LoanRecord), LendError> {
+        let everybody = || LendError::Refused("it has no users, so everybody may do everything".to_string());
+        let authorizer = self.options.authorizer.as_ref().ok_or_else(everybody)?;
+        let loan = authorizer.lend(request).map_err(LendError::Refused)?;
+        let record = self.write_down(&loan, request.grant.clone(), Lender::Operator).await?;
+        Ok((loan, record))
+    }
+
+    pub(crate) async fn revoke(&self, id: &str) -> Result<Option<LoanRecord>, StorageError> {
+        self.metadata.require_known_format().await?;
+        self.loans.revoke(id).await
+    }
+
+    /// Nobody has a password that could not be taken back.
+    async fn write_down(&self, loan: &Loan, grant: Grant, by: Lender) -> Result<LoanRecord, StorageError> {
+        self.metadata.require_known_format().await?;
+        let record = LoanRecord::new(loan, grant, by);
+        self.loans.note(&record, loan.until).await?;
+        Ok(record)
+    }
+
+    fn note_loan(&self, action: &'static str, record: LoanRecord) {
+        if let Some(audit) = &self.options.audit {
+            audit.note_loan(action, record);
+        }
+    }
+
     pub(crate) async fn manifest(
         &self,
         repository: &RepositoryName,

@@ -14,10 +14,10 @@ use http::request::Parts;
 use http::{Method, header};
 use hyper::body::{Frame, SizeHint};
 
-use crate::audit::{Entry, Lent};
+use crate::LoanRecord;
+use crate::audit::Entry;
 use crate::registry::Inner;
 use crate::route::{ManifestName, Resource, Route};
-use crate::{Loan, LoanRequest};
 
 /// The status of a request whose client went away before there was an answer; by custom, as HTTP has none.
 const GONE: u16 = 499;
@@ -152,9 +152,9 @@ impl Visit {
         self.kind = Kind::Loan;
     }
 
-    /// Learns which password is made.
-    pub(crate) fn lends(&mut self, request: &LoanRequest, loan: &Loan) {
-        self.entry.lent = Some(Lent::of(request, loan));
+    /// Learns which password is made or taken back.
+    pub(crate) fn is_about_loan(&mut self, record: LoanRecord) {
+        self.entry.lent = Some(record);
     }
 
     /// Learns how the client calls itself.

@@ -412,10 +412,21 @@ pub struct RegistryCredentials {
     /// The user name, which logs have; wrangler knows no other than this one
     #[arg(long, value_name = "NAME", default_value = "v1")]
     pub user: String,
-    /// Print JSON: `username`, `password` and `expires`
+    /// Instead of making one, say which there are that have not expired, and of each the id; also of those that wrangler got
+    #[arg(long, conflicts_with_all = MAKING)]
+    pub list: bool,
+    /// Take back the one with this id: it is refused, with the tokens that clients got for it, at once by a registry on a data
+    /// directory, and within five seconds by every registry of a bucket
+    #[arg(long, value_name = "ID", conflicts_with_all = MAKING, conflicts_with = "list")]
+    pub revoke: Option<String>,
+    /// Print JSON: `id`, `username`, `password` and `expires`; with --list an array
     #[arg(long)]
     pub json: bool,
 }
+
+/// What says which password is to be made.
+const MAKING: [&str; 9] =
+    ["repositories", "pull", "push", "delete", "catalog", "collect", "metrics", "expires", "user"];
 
 #[derive(Debug, Subcommand)]
 pub enum RegistryCa {

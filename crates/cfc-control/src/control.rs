@@ -2,9 +2,11 @@
 //! back again when the record cannot be written, so that what is recorded is what served last.
 
 use std::collections::HashMap;
+use std::error::Error;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use object_store::ObjectStore;
 
 use crate::catalog::{Catalog, unwritten};
@@ -27,8 +29,9 @@ pub struct ControlOptions {
     pub registry_passwords: Option<RegistryPasswords>,
 }
 
-/// Makes a password for the registry's user `v1`.
-pub type RegistryPasswords = Arc<dyn Fn(&RegistryGrant) -> String + Send + Sync>;
+/// Makes a password for the registry's user `v1`; fails when it cannot be written down that there is one.
+pub type RegistryPasswords =
+    Arc<dyn Fn(RegistryGrant) -> BoxFuture<'static, Result<String, Box<dyn Error + Send + Sync>>> + Send + Sync>;
 
 /// What a password for the registry is to be good for.
 #[derive(Clone, Debug, PartialEq, Eq)]

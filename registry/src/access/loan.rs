@@ -58,12 +58,17 @@ pub struct LoanRequest {
 /// A password that was made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Loan {
+    /// What it is taken back by; opens nothing.
+    pub id: String,
     /// The user name that goes with it.
     pub username: String,
     /// The password itself.
     pub password: String,
     /// Until when it is good, as `2026-01-31T12:00:00Z`.
     pub expires: String,
+    /// The same, in seconds since 1970.
+    #[serde(skip)]
+    pub(crate) until: u64,
 }
 
 impl AccessRules {
@@ -75,9 +80,7 @@ impl AccessRules {
         if self.accounts.hash(username).is_some() {
             return Err(format!("`{username}` is a user with a password of its own: logs could not tell them apart"));
         }
-        let password = tokens.credential(username, grant.clone(), Duration::from_secs(*seconds));
-        let expires = cfc_oci::rfc3339(crate::token::now().saturating_add(*seconds) as i64);
-        Ok(Loan { username: username.clone(), password, expires })
+        Ok(tokens.lend(username, grant.clone(), Duration::from_secs(*seconds)))
     }
 }
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use crate::token::{Checked, Claims, Holder, Kind, SERVICE, Scope, Tokens};
+use crate::token::{Checked, Claims, Holder, Kind, Scope, Tokens};
 use crate::{
     Access, Action, Authorizer, Catalog, Challenge, Credentials, Decision, StorageError, TokenAnswer, TokenRequest,
 };
@@ -74,7 +74,12 @@ impl Minter {
     /// A password for the user `name`, good for `permissions` in every repository, whatever the rules say, for
     /// `lifetime`. An upload that began within it may be finished later.
     pub fn mint(&self, name: &str, permissions: &[Permission], lifetime: Duration) -> String {
-        self.0.credential(name, Grant::everywhere(permissions.to_vec()), lifetime)
+        self.lend(name, Grant::everywhere(permissions.to_vec()), lifetime).password
+    }
+
+    /// The same, with what it is taken back by.
+    pub(crate) fn lend(&self, name: &str, grant: Grant, lifetime: Duration) -> Loan {
+        self.0.lend(name, grant, lifetime)
     }
 }
 
@@ -190,7 +195,7 @@ impl AccessRules {
     fn challenge(&self, error: Option<&'static str>) -> Decision {
         Decision::Challenge(match self.tokens {
             None => Challenge::Basic { realm: "cfc registry".to_string() },
-            Some(_) => Challenge::Bearer { realm: "/token".to_string(), service: SERVICE.to_string(), error },
+            Some(_) => Challenge::own(error),
         })
     }
 
@@ -211,9 +216,9 @@ fn is_under_way(access: &Access) -> bool {
 }
 
 fn guest(claims: Claims, name: &str) -> Option<User> {
-    let until = claims.until();
+    let (until, loan) = (claims.until(), claims.loan().unwrap_or_default().to_string());
     let grant = claims.holder.grant().filter(|_| claims.sub == name)?;
-    Some(User::Guest { name: claims.sub, grant, until })
+    Some(User::Guest { name: claims.sub, grant, until, loan })
 }
 
 /// Who asks.
@@ -221,11 +226,12 @@ fn guest(claims: Claims, name: &str) -> Option<User> {
 enum User {
     Nobody,
     Named(String),
-    /// Whoever has a password that was made for a while, until when in seconds since 1970.
+    /// Whoever has a password that was made for a while, until when in seconds since 1970, and its id.
     Guest {
         name: String,
         grant: Grant,
         until: u64,
+        loan: String,
     },
 }
 
@@ -308,6 +314,18 @@ impl Authorizer for AccessRules {
         AccessRules::lend(self, request)
     }
 
+    fn loan(&self, credentials: &Credentials) -> Option<String> {
+        let tokens = self.tokens.as_ref()?;
+        let (checked, name) = match credentials {
+            Credentials::Anonymous => return None,
+            Credentials::Basic { username, password } => (tokens.check(password, Kind::Credential), Some(username)),
+            Credentials::Bearer(token) => (tokens.check(token, Kind::Access), None),
+        };
+        let (Checked::Good(claims) | Checked::Expired(claims)) = checked else { return None };
+        let is_its_own = name.is_none_or(|name| *name == claims.sub);
+        claims.loan().filter(|_| is_its_own).map(str::to_string)
+    }
+
     async fn issue(&self, credentials: &Credentials, request: &TokenRequest) -> TokenAnswer {
         let Some(tokens) = &self.tokens else { return TokenAnswer::Unsupported };
         let user = match (&request.refresh_token, credentials) {
@@ -329,14 +347,14 @@ impl Authorizer for AccessRules {
             User::Named(name) | User::Guest { name, .. } => Some(name.clone()),
         };
         let (token, seconds) = match user {
-            User::Nobody => tokens.access("", Holder::Nobody, scopes, None),
+            User::Nobody => tokens.access("", Holder::Nobody, scopes),
             User::Named(name) => {
                 let hash = self.accounts.hash(&name).filter(|_| request.wants_refresh);
                 let new = hash.map(|hash| tokens.refresh(&name, &hash));
                 refresh_token = request.refresh_token.clone().or(new);
-                tokens.access(&name, Holder::User, scopes, None)
+                tokens.access(&name, Holder::User, scopes)
             }
-            User::Guest { name, grant, until } => tokens.access(&name, grant.into(), scopes, Some(until)),
+            User::Guest { name, grant, until, loan } => tokens.access_of_loan(&name, grant.into(), scopes, until, loan),
         };
         let lifetime = Duration::from_secs(seconds);
         TokenAnswer::Issued { token, lifetime, scope, refresh_token, user: holder }
@@ -414,6 +432,7 @@ mod tests {
             name: "v1".to_string(),
             grant: Grant::everywhere(permissions.to_vec()),
             until: 0,
+            loan: String::new(),
         };
         assert!(check(&rules, guest(&[Push]), Action::Push, Some("a")));
         assert!(!check(&rules, guest(&[Push]), Action::Pull, Some("public/a")));

@@ -37,7 +37,8 @@ const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-diges
 /// Where the operator, and nobody else, has tags removed that are not kept (PUT), or asks which these are (GET).
 pub(crate) const RETENTION: &str = "/operator/retention";
 
-/// Where the operator, and nobody else, has passwords made that expire.
+/// Where the operator, and nobody else, has passwords made that expire (POST), sees which there are (GET), and takes one
+/// back (DELETE, `?id=`).
 pub(crate) const LOANS: &str = "/operator/loans";
 
 /// What of a refused body is read, so that its client gets to read the answer before the connection closes.
@@ -100,9 +101,9 @@ async fn answer(
             let retired = registry.retain(parts.method == Method::GET).await?;
             return Ok(json(Body::from(serde_json::to_vec(&retired).expect("names are JSON"))));
         }
-        LOANS if parts.extensions.get::<Operator>().is_some() && parts.method == Method::POST => {
+        LOANS if parts.extensions.get::<Operator>().is_some() => {
             visit.is_for_a_loan();
-            return loans::post(registry, body, visit).await;
+            return loans::answer(registry, parts, body, visit).await;
         }
         "/metrics" => {
             gate.check(Action::Metrics, None).await?;

@@ -42,7 +42,7 @@ pub(crate) async fn answer(
     if let Some(Credentials::Basic { username, .. }) = &grant.credentials {
         visit.is_by(Some(username.clone()));
     }
-    match gate.issue(grant.credentials, &grant.request).await {
+    match gate.issue(grant.credentials, &grant.request).await? {
         TokenAnswer::Issued { token, lifetime, scope, refresh_token, user } => {
             visit.proof().store(true, Ordering::Relaxed);
             visit.is_by(user);

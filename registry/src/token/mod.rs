@@ -18,7 +18,7 @@ pub(crate) use key::{hex, is_same, mac};
 use scope::MAX_SCOPES;
 pub(crate) use scope::Scope;
 
-use crate::{Access, Grant, Permission, StorageError};
+use crate::{Access, Grant, Loan, Permission, StorageError};
 use key::Key;
 
 /// Who signs, and for whom: this registry, both times.
@@ -62,6 +62,9 @@ pub(crate) struct Claims {
     /// What a refresh token stands for: a hash of the password's hash.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub stamp: String,
+    /// Which credential an access token was given for; empty where none was shown.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    loan: String,
 }
 
 /// What a token is for. None of a kind is ever taken for another's.
@@ -125,12 +128,24 @@ impl Tokens {
         Ok(Tokens { key: Key::shared(key)? })
     }
 
-    /// A token for `scopes`, which its holder was found to have, and how long it lasts. `until` is when what the holder
-    /// has shown ends.
-    pub(crate) fn access(&self, name: &str, holder: Holder, scopes: Vec<Scope>, until: Option<u64>) -> (String, u64) {
-        let left = until.map_or(LIFETIME, |until| Duration::from_secs(until.saturating_sub(now())));
+    /// A token for `scopes`, which its holder was found to have, and how long it lasts.
+    pub(crate) fn access(&self, name: &str, holder: Holder, scopes: Vec<Scope>) -> (String, u64) {
+        let claims = Claims { access: scopes, ..claims(Kind::Access, holder, name, LIFETIME) };
+        (self.key.sign(&claims), LIFETIME.as_secs())
+    }
+
+    /// The same for whoever has shown the credential `loan`, which is good until `until`.
+    pub(crate) fn access_of_loan(
+        &self,
+        name: &str,
+        holder: Holder,
+        scopes: Vec<Scope>,
+        until: u64,
+        loan: String,
+    ) -> (String, u64) {
+        let left = Duration::from_secs(until.saturating_sub(now()));
         let lifetime = left.clamp(MIN_LIFETIME, LIFETIME);
-        let claims = Claims { access: scopes, ..claims(Kind::Access, holder, name, lifetime) };
+        let claims = Claims { access: scopes, loan, ..claims(Kind::Access, holder, name, lifetime) };
         (self.key.sign(&claims), lifetime.as_secs())
     }
 
@@ -146,8 +161,11 @@ impl Tokens {
     }
 
     /// A password for `grant`, good for `lifetime`.
-    pub(crate) fn credential(&self, name: &str, grant: Grant, lifetime: Duration) -> String {
-        self.key.sign(&claims(Kind::Credential, grant.into(), name, lifetime))
+    pub(crate) fn lend(&self, name: &str, grant: Grant, lifetime: Duration) -> Loan {
+        let claims = claims(Kind::Credential, grant.into(), name, lifetime);
+        let password = self.key.sign(&claims);
+        let expires = cfc_oci::rfc3339(claims.exp as i64);
+        Loan { id: claims.jti, username: claims.sub, password, expires, until: claims.exp }
     }
 
     /// What a token of `kind` says.
@@ -174,6 +192,15 @@ impl Claims {
         self.exp + UPLOAD_GRACE.as_secs() > now()
     }
 
+    /// Which credential it is, or was given for.
+    pub(crate) fn loan(&self) -> Option<&str> {
+        match self.kind {
+            Kind::Credential => Some(&self.jti),
+            Kind::Access => Some(self.loan.as_str()).filter(|loan| !loan.is_empty()),
+            Kind::Refresh => None,
+        }
+    }
+
     /// When it expires, in seconds since 1970.
     pub(crate) fn until(&self) -> u64 {
         self.exp
@@ -194,6 +221,7 @@ fn claims(kind: Kind, holder: Holder, name: &str, lifetime: Duration) -> Claims 
         holder,
         access: Vec::new(),
         stamp: String::new(),
+        loan: String::new(),
     }
 }
 
@@ -246,10 +274,10 @@ mod tests {
     #[test]
     fn an_access_token_does_not_outlast_the_credential_by_much() {
         let (_directory, tokens) = tokens();
-        let lasts = |until| tokens.access("v1", Holder::Nobody, Vec::new(), until).1;
-        assert_eq!(lasts(None), 300);
-        assert_eq!(lasts(Some(now() + 1000)), 300);
-        assert!(lasts(Some(now() + 100)) <= 100);
-        assert_eq!(lasts(Some(now())), 60);
+        let lasts = |until| tokens.access_of_loan("v1", Holder::Nobody, Vec::new(), until, String::new()).1;
+        assert_eq!(tokens.access("v1", Holder::Nobody, Vec::new()).1, 300);
+        assert_eq!(lasts(now() + 1000), 300);
+        assert!(lasts(now() + 100) <= 100);
+        assert_eq!(lasts(now()), 60);
     }
 }

@@ -1,11 +1,15 @@
 //! The token flow: who gets a token for what, what it opens, and how long.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use cfc_oci::Digest;
-use cfc_registry::{AccessRules, AuditLog, Grant, Loan, LoanRequest, Minter, Options, Permission, Rule, ask_for_loan};
+use cfc_registry::{
+    AccessRules, AuditLog, Grant, Loan, LoanRequest, Minter, Options, Permission, Rule, ask_for_loan, ask_for_loans,
+    ask_to_revoke,
+};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -453,7 +457,115 @@ async fn what_an_operator_lends_opens_the_places_that_he_has_named() {
     let line: Value = serde_json::from_str(line).expect("JSON");
     assert_eq!(line["lent"]["repositories"], serde_json::json!(["ci/*"]));
     assert_eq!((&line["lent"]["username"], &line["lent"]["expires"]), (&"ci".into(), &lent.expires.into()));
+    assert_eq!((&line["lent"]["id"], &line["lent"]["by"]), (&lent.id.into(), &"operator".into()));
     assert!(!lines.contains(&lent.password));
+}
+
+/// A registry with users and an operator's socket, what makes passwords for it as the control API does, and its log.
+async fn start_lending(directory: &Path) -> (Server, Minter, PathBuf, PathBuf) {
+    let users = write_users(directory, &[("ann", "secret")]);
+    let access = AccessRules::new(&users, rules()).expect("opens").with_tokens(&directory.join("key")).expect("a key");
+    let minter = access.minter().expect("there are tokens");
+    let (log, socket) = (directory.join("audit.log"), directory.join("operator"));
+    let audit = Some(Arc::new(AuditLog::to_file(&log, 1 << 20).expect("opens")));
+    let server = Server::start_with(Options { authorizer: Some(Arc::new(access)), audit, ..Options::default() }).await;
+    crate::harness::operator(&server.registry, &socket).await;
+    (server, minter, socket, log)
+}
+
+#[tokio::test]
+async fn one_password_is_taken_back_alone_with_what_was_made_of_it() {
+    use Permission::{Pull, Push};
+    let directory = TempDir::new().expect("temporary directory");
+    let (server, minter, socket, log) = start_lending(directory.path()).await;
+    let lend = async || ask_for_loan(&socket, &loan(&[Pull, Push], &["ci/*"], 600)).await.expect("lends");
+    let (lost, kept) = (lend().await, lend().await);
+    let minted = server.registry.mint(&minter, "v1", &[Pull], Duration::from_secs(600)).await.expect("mints");
+    let with = |loan: &Loan, method: &str, path: &str| {
+        server.request(method, path).basic_auth(&loan.username, Some(&loan.password))
+    };
+    let token = async |loan: &Loan| {
+        let user = Some((loan.username.as_str(), loan.password.as_str()));
+        token(&server, user, "repository:ci/app:pull,push").await
+    };
+    let (of_lost, of_kept) = (token(&lost).await, token(&kept).await);
+    let began = send(with(&lost, "POST", "/v2/ci/app/blobs/uploads/")).await;
+    let upload = crate::harness::location(&began);
+
+    let ids = async || {
+        let loans = ask_for_loans(&socket).await.expect("lists");
+        loans.into_iter().map(|loan| (loan.id, loan.revoked.is_some())).collect::<BTreeMap<_, _>>()
+    };
+    let expected = |is_revoked| {
+        BTreeMap::from([(lost.id.clone(), is_revoked), (kept.id.clone(), false), (minted.id.clone(), false)])
+    };
+    assert_eq!(ids().await, expected(false));
+    let revoked = ask_to_revoke(&socket, &lost.id).await.expect("takes back");
+    assert_eq!((revoked.username.as_str(), &revoked.grant.repositories), ("ci", &vec!["ci/*".to_string()]));
+    // Once more does no harm.
+    assert_eq!(ask_to_revoke(&socket, &lost.id).await.expect("takes back").revoked, revoked.revoked);
+    assert_eq!(ids().await, expected(true));
+
+    // Neither it nor its tokens open anything, begin anything, or go on; it buys no other token, in either way.
+    for request in [
+        with(&lost, "GET", "/v2/"),
+        with(&lost, "POST", "/v2/ci/app/blobs/uploads/"),
+        with(&lost, "PATCH", &upload).body("x"),
+        with(&lost, "GET", "/token?scope=repository:ci/app:pull"),
+        server.request("PATCH", &upload).bearer_auth(&of_lost).body("x"),
+        server.request("GET", "/v2/ci/app/manifests/v1").bearer_auth(&of_lost),
+        server.request("POST", "/token").body(format!("grant_type=password&username=ci&password={}", lost.password)),
+    ] {
+        let response = send(request).await;
+        assert!(!header(&response, "www-authenticate").is_empty());
+        let said = expect_error(response, 401, "UNAUTHORIZED").await;
+        assert!(said.contains("this password was taken back by who runs the registry"), "{said}");
+    }
+    // Whoever has not the right name is told nothing of it.
+    let stranger = send(server.request("GET", "/v2/").basic_auth("eve", Some(&lost.password))).await;
+    assert!(!expect_error(stranger, 401, "UNAUTHORIZED").await.contains("taken back"));
+    // The others are as they were.
+    expect(&send(with(&kept, "GET", "/v2/")).await, 200);
+    expect(&send(with(&minted, "GET", "/v2/")).await, 200);
+    expect(&send(server.request("PATCH", &upload).bearer_auth(&of_kept).body("x")).await, 202);
+    expect(&send(server.request("GET", "/v2/").basic_auth("ann", Some("secret"))).await, 200);
+    // What is no id of one is said, whatever it is.
+    for nobody in ["", "x", "../../token-key", "0123456789abcdef0123456789abcdef", "a/b?c=%2f&id=d"] {
+        let refused = ask_to_revoke(&socket, nobody).await.expect_err("there is none").to_string();
+        assert!(refused.contains("400") && refused.contains(&format!("the id `{nobody}`")), "{refused}");
+    }
+
+    drop(server);
+    let lines = std::fs::read_to_string(&log).expect("a log");
+    let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let about = |action: &str| -> Vec<(&Value, &Value)> {
+        let lines = lines.iter().filter(|line| line["action"] == action && line["status"] == 200);
+        lines.map(|line| (&line["lent"]["id"], &line["lent"]["by"])).collect()
+    };
+    let value = |text: &str| Value::from(text.to_string());
+    let [operator, control] = ["operator", "control-api"].map(value);
+    let [lost, kept, minted] = [&lost.id, &kept.id, &minted.id].map(|id| value(id));
+    assert_eq!(about("lend"), [(&lost, &operator), (&kept, &operator), (&minted, &control)]);
+    assert_eq!(about("revoke"), [(&lost, &operator), (&lost, &operator)]);
+}
+
+#[tokio::test]
+async fn a_password_that_was_taken_back_stays_so_in_the_next_process() {
+    let directory = TempDir::new().expect("temporary directory");
+    let users = write_users(directory.path(), &[("ann", "secret")]);
+    let options = || {
+        let access = AccessRules::new(&users, rules()).expect("opens");
+        let access = access.with_tokens(&directory.path().join("key")).expect("a key");
+        Options { authorizer: Some(Arc::new(access)), ..Options::default() }
+    };
+    let server = Server::start_with(options()).await;
+    let lend = async || server.registry.lend(&loan(&[Permission::Pull], &["**"], 600)).await.expect("lends");
+    let (lost, kept) = (lend().await, lend().await);
+    assert!(server.registry.revoke(&lost.id).await.expect("takes back").is_some());
+    let server = server.restart_with(options()).await;
+    for (loan, expected) in [(&kept, 200), (&lost, 401), (&kept, 200)] {
+        expect(&send(server.request("GET", "/v2/").basic_auth("ci", Some(&loan.password))).await, expected);
+    }
 }
 
 #[tokio::test]

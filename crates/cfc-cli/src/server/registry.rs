@@ -9,6 +9,7 @@ use cfc_registry::{
     AccessRules, AuditLog, BucketLocation, LocalCa, Minter, Options, Permission, QuotaRule, Quotas, RateLimits,
     Registry, Rules, Tls,
 };
+use futures::FutureExt;
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 use tokio::signal::unix::Signal;
@@ -100,6 +101,17 @@ pub async fn open_by_hand(settings: &Settings, choice: &BucketChoice, rules: Rul
         Some(location) => Ok(Registry::open_bucket_beside(&location, options).await?),
         None => Ok(Registry::open(&bucket_directory(settings), options)?),
     }
+}
+
+/// The registry in a bucket, for making passwords with the key that all who serve it sign with. It writes the audit log.
+pub async fn open_to_lend(settings: &Settings, location: &BucketLocation) -> Result<Registry, Failure> {
+    let rules = rules(settings)?.ok_or_else(|| {
+        Failure::new("`htpasswd` below `[registry]` in the configuration file names no users")
+            .hint("use the configuration file of those who serve the bucket; without users everybody may do everything")
+    })?;
+    let rules = rules.with_shared_tokens(&location.token_key().await?)?;
+    let options = Options { authorizer: Some(Arc::new(rules)), audit: audit_by_hand(settings)?, ..options(settings)? };
+    Ok(Registry::open_bucket_beside(location, options).await?)
 }
 
 /// Refuses a data directory in which no registry has been served yet. Makes nothing.
@@ -217,15 +229,24 @@ pub fn open(settings: &Settings) -> Result<(Registry, Option<RegistryPasswords>)
     }
     settings.file.registry.check_without_bucket()?;
     warn(settings, None);
-    let passwords = minter.map(|minter| Arc::new(move |grant: &RegistryGrant| password(&minter, grant)) as _);
-    Ok((Registry::open(&bucket_directory(settings), options)?, passwords))
+    let registry = Registry::open(&bucket_directory(settings), options)?;
+    let passwords = minter.map(|minter| {
+        let registry = registry.clone();
+        Arc::new(move |grant| password(registry.clone(), minter.clone(), grant).boxed()) as _
+    });
+    Ok((registry, passwords))
 }
 
 /// A password for the user whom wrangler takes, that allows what wrangler does with it: its `images delete` pushes.
-fn password(minter: &Minter, grant: &RegistryGrant) -> String {
+async fn password(
+    registry: Registry,
+    minter: Minter,
+    grant: RegistryGrant,
+) -> Result<String, Box<dyn std::error::Error + Send + Sync>> {
     let pull = [Permission::Pull, Permission::Catalog].into_iter().filter(|_| grant.pull);
     let push = [Permission::Push, Permission::Delete, Permission::Collect].into_iter().filter(|_| grant.push);
-    minter.mint("v1", &pull.chain(push).collect::<Vec<_>>(), grant.lifetime)
+    let permissions: Vec<Permission> = pull.chain(push).collect();
+    Ok(registry.mint(&minter, "v1", &permissions, grant.lifetime).await?.password)
 }
 
 /// The registry alone: in the bucket, else in the data directory, of which the caller holds the lock.

@@ -95,8 +95,12 @@ pub(crate) async fn credentials(
 ) -> Answer {
     let options = &control.inner.options;
     let grant = WantedCredentials::read(&body)?;
-    let any = || uuid::Uuid::new_v4().simple().to_string();
-    let password = options.registry_passwords.as_ref().map_or_else(any, |make| make(&grant));
+    let password = match &options.registry_passwords {
+        Some(make) => make(grant).await.map_err(|error| {
+            ControlError::new(Code::Bucket, "cannot make a password for the registry").because(error)
+        })?,
+        None => uuid::Uuid::new_v4().simple().to_string(),
+    };
     Ok(success(json!({
         "account_id": options.account_id,
         "registry_host": if domain.is_empty() { &options.registry_host } else { &domain },

@@ -35,7 +35,7 @@ impl Server {
             account_id: ACCOUNT.to_string(),
             gateway_url: "http://127.0.0.1:8787".to_string(),
             registry_host: "127.0.0.1:5000".to_string(),
-            registry_passwords: Some(Arc::new(|grant| format!("{grant:?}"))),
+            registry_passwords: Some(Arc::new(|grant| Box::pin(async move { Ok(format!("{grant:?}")) }))),
         };
         let control = Control::open(bucket, platform.clone(), options).await.expect("an empty bucket opens");
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
