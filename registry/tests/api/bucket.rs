@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use cfc_registry::{BucketLocation, Options, Registry, Rules};
 
 use crate::faults::{FAULTS, Late, Manners, Proxy};
-use crate::harness::{Server, expect, expect_error, header, image, noise, send};
+use crate::harness::{Server, expect, expect_error, header, image, noise, seed, send};
 use crate::process::Process;
 use crate::store::{ENDPOINT, Moto, place};
 
@@ -263,8 +263,7 @@ async fn a_store_that_turns_out_to_want_parts_of_one_size_gets_them() {
 async fn nothing_is_lost_to_a_store_that_fails() {
     let Some((endpoint, _store)) = store().await else { return };
     let place = place(&endpoint);
-    let seed = u64::from(std::process::id());
-    eprintln!("seed {seed}");
+    let seed = seed();
     let address = endpoint.trim_start_matches("http://");
     let proxy = Proxy::start(address, Manners::default(), seed).await;
     let server = Server::start_on(&through(&proxy, &place), Options::default()).await;

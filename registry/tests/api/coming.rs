@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::hand::{Hand, NEVER, Request, pass_on};
-use crate::harness::{Server, expect, expect_error, header, noise, send};
+use crate::harness::{Server, expect, expect_error, header, noise, seed, send};
 use crate::process::Process;
 
 /// What is held back of an answer.
@@ -605,8 +605,7 @@ async fn pull_at_last(server: &Server, content: &[u8], start: usize) {
 
 #[tokio::test]
 async fn through_a_bad_line_everybody_gets_the_right_bytes_at_last() {
-    let seed = u64::from(std::process::id());
-    eprintln!("seed {seed}");
+    let seed = seed();
     let blobs: Vec<Vec<u8>> = (0..6).map(|number| noise(2_500_000, seed + number)).collect();
     let upstream = Server::start().await;
     for blob in &blobs {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use cfc_oci::Digest;
 use cfc_registry::{Options, Registry};
 
-use crate::harness::{expect, header, image, noise};
+use crate::harness::{expect, header, image, noise, seed};
 use crate::process::Process;
 
 const PUSHERS: u64 = 4;
@@ -106,8 +106,7 @@ async fn nothing_acknowledged_is_lost_and_nothing_corrupt_is_served() {
         }
     };
     let told = Mutex::new(Acknowledged::default());
-    let seed = u64::from(std::process::id());
-    eprintln!("seed {seed}");
+    let seed = seed();
     let kills = if place.is_some() { KILLS / 3 } else { KILLS };
     for round in 0..kills {
         let process = start().await;

@@ -166,6 +166,17 @@ pub fn sha512(content: &[u8]) -> Digest {
     hasher.finish()
 }
 
+/// What a random test goes by, which is printed; `CFC_TEST_SEED=<seed>` has it do the same again, as far as the scheduler
+/// does.
+pub fn seed() -> u64 {
+    let seed = match std::env::var("CFC_TEST_SEED") {
+        Ok(seed) => seed.parse().expect("CFC_TEST_SEED to be a number"),
+        Err(_) => u64::from(std::process::id()),
+    };
+    eprintln!("CFC_TEST_SEED={seed}");
+    seed
+}
+
 /// Bytes that do not repeat, the same on every run.
 pub fn noise(length: usize, seed: u64) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;

@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use cfc_oci::Digest;
 use cfc_registry::Options;
 
-use crate::harness::{Server, expect, expect_error, header, image, index, noise, send, sha512};
+use crate::harness::{Server, expect, expect_error, header, image, index, noise, seed, send, sha512};
 use crate::process::Process;
 
 /// Sends a request line as it is, which HTTP clients would tidy up, and gives the status.
@@ -271,9 +271,7 @@ async fn raw_bytes(server: &Server, bytes: &[u8]) -> Option<u16> {
 /// Requests that are valid once, then changed in a few places.
 #[tokio::test]
 async fn no_garbled_request_gets_a_server_error() {
-    let seed = std::env::var("CFC_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
-    let seed: u64 = seed.unwrap_or_else(|| u64::from(std::process::id()));
-    eprintln!("CFC_TEST_SEED={seed}");
+    let seed = seed();
     let server = Server::start().await;
     let (digest, json) = server.push_image("a/b", "x", "x").await;
     let upload = server.begin("a/b").await;
