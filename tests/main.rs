@@ -30,6 +30,7 @@ mod interrupt;
 mod interrupt_io;
 mod licences;
 mod limits;
+mod loopback;
 mod memory;
 mod messages;
 mod operations;

@@ -227,7 +227,7 @@ mod tests {
         Endpoint {
             host: host.to_string(),
             repository,
-            plain_http: false,
+            protocol: crate::protocol::Protocol::Https,
             accepts_any_certificate: false,
             certificates: Vec::new(),
         }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use cfc_oci::{Reference, RepositoryName};
 use reqwest::Url;
 
+use crate::protocol::Protocol;
 use crate::{Options, TransferErrorKind};
 
 /// Docker Hub's names, as people write them.
@@ -27,8 +28,8 @@ pub(crate) struct Endpoint {
     pub host: String,
     /// The repository; Docker Hub's official images are in `library/`.
     pub repository: RepositoryName,
-    /// HTTP instead of HTTPS.
-    pub plain_http: bool,
+    /// How the registry is spoken to.
+    pub protocol: Protocol,
     /// Whether its certificate is taken whatever it is.
     pub accepts_any_certificate: bool,
     /// Certificates (PEM files) to trust besides the system's.
@@ -36,13 +37,17 @@ pub(crate) struct Endpoint {
 }
 
 impl Endpoint {
-    /// The endpoint of `reference`. HTTP is used where `options` say so, and without a word from them for this machine's
-    /// own registries.
+    /// The endpoint of `reference`. HTTP is used where `options` say so; without a word from them, this machine's own
+    /// registries decide.
     pub fn of(reference: &Reference, options: &Options) -> Result<Endpoint, TransferErrorKind> {
         let registry = reference.registry.as_deref().ok_or(TransferErrorKind::NoRegistry)?;
         let settings = options.registries.of(registry).cloned();
         let settings = settings.unwrap_or_default();
-        let plain_http = options.plain_http.or(settings.plain_http).unwrap_or_else(|| is_this_machine(registry));
+        let protocol = match options.plain_http.or(settings.plain_http) {
+            Some(true) => Protocol::Http,
+            None if is_this_machine(registry) => Protocol::Either,
+            _ => Protocol::Https,
+        };
         let (host, repository) = match DOCKER_HUB_NAMES.contains(&registry) {
             true => (DOCKER_HUB_HOST, official(&reference.repository)?),
             false => (registry, reference.repository.clone()),
@@ -50,15 +55,20 @@ impl Endpoint {
         Ok(Endpoint {
             host: host.to_string(),
             repository,
-            plain_http,
+            protocol,
             accepts_any_certificate: settings.accepts_any_certificate,
             certificates: [options.certificates.clone(), settings.certificates].concat(),
         })
     }
 
-    /// The URL of the API's root.
+    /// The endpoint once it is known which protocol the server speaks.
+    pub async fn settle(self) -> Endpoint {
+        Endpoint { protocol: self.protocol.settle(&self.host).await, ..self }
+    }
+
+    /// The URL of the API's root, an HTTP one while it is not known what is spoken.
     pub fn root(&self) -> Result<Url, TransferErrorKind> {
-        let scheme = if self.plain_http { "http" } else { "https" };
+        let scheme = if self.protocol == Protocol::Https { "https" } else { "http" };
         let text = format!("{scheme}://{}/v2/", self.host);
         Url::parse(&text).map_err(|error| TransferErrorKind::Malformed(format!("`{text}` is not a URL: {error}")))
     }
@@ -127,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn this_machines_registries_speak_http() {
+    fn this_machines_registries_may_speak_http() {
         assert_eq!(root("127.0.0.1:5000/a/b:x"), "http://127.0.0.1:5000/v2/a/b/tags/list");
         assert_eq!(root("localhost/a"), "http://localhost/v2/a/tags/list");
         assert_eq!(root("[::1]:5000/a"), "http://[::1]:5000/v2/a/tags/list");

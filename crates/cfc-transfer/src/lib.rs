@@ -17,6 +17,7 @@ mod endpoint;
 mod error;
 mod options;
 mod progress;
+mod protocol;
 mod registries;
 mod registry;
 mod upload;

@@ -10,7 +10,8 @@ use crate::Registries;
 /// How to speak to the registry.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// HTTP instead of HTTPS. `None`: only for loopback addresses, `localhost`, and where `registries` says so.
+    /// HTTP instead of HTTPS. `None`: where `registries` says so, and for loopback addresses and `localhost` where the server
+    /// does not speak TLS.
     pub plain_http: Option<bool>,
     /// What is special about some registries.
     pub registries: Registries,

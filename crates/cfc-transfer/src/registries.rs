@@ -17,7 +17,7 @@ pub struct Registries(BTreeMap<String, RegistrySettings>);
 pub struct RegistrySettings {
     /// Where images are looked for first, in this order: `host[:port][/path]`.
     pub mirrors: Vec<String>,
-    /// HTTP instead of HTTPS; without a word it is for this machine's own registries.
+    /// HTTP instead of HTTPS; without a word it is for those of this machine that do not speak TLS.
     pub plain_http: Option<bool>,
     /// Whether its certificate is taken whatever it is.
     pub accepts_any_certificate: bool,

@@ -15,6 +15,7 @@ use crate::answer::{describe_answer, error_text, may_pass, read_bounded, unreach
 use crate::auth::{Authorizer, Proof};
 use crate::credentials::Login;
 use crate::endpoint::{Endpoint, is_inner};
+use crate::protocol::Protocol;
 use crate::{Options, TransferErrorKind};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -45,8 +46,9 @@ pub(crate) struct Registry {
 }
 
 impl Registry {
-    /// A client for `endpoint`. Speaks to nobody yet.
+    /// A client for `endpoint`. Sends no request yet; a registry of this machine is greeted, to learn what it speaks.
     pub async fn new(endpoint: Endpoint, access: Access, options: &Options) -> Result<Registry, TransferErrorKind> {
+        let endpoint = endpoint.settle().await;
         let login = Login::find(&options.credentials, &endpoint).await?;
         let client = http_client(&endpoint).await?;
         let actions = match access {
@@ -332,7 +334,7 @@ async fn http_client(endpoint: &Endpoint) -> Result<Client, TransferErrorKind> {
         let certificates = reqwest::Certificate::from_pem_bundle(&bytes).map_err(|error| subject(error.to_string()))?;
         builder = builder.tls_certs_merge(certificates);
     }
-    if endpoint.plain_http {
+    if endpoint.protocol != Protocol::Https {
         // Needs no certificates, and so works where the system has none.
         builder = builder.tls_certs_only([]);
     }
