@@ -11,6 +11,7 @@ mod buildkit_options;
 mod buildkit_sources;
 mod clock;
 mod contexts;
+mod crowds;
 mod deletion;
 mod descriptors;
 mod ending;

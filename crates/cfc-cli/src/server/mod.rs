@@ -1,6 +1,7 @@
 //! The platform in one process: opens the parts, wires them, and ends them in order.
 
 pub mod client;
+pub mod descriptors;
 pub mod handover;
 pub mod listen;
 pub mod lock;
@@ -147,7 +148,7 @@ async fn serve(server: Server) -> Result<Option<Handover>, Failure> {
     let runtime = Runtime::open(runtime_config(settings, &store, &launcher)?).await.map_err(runtime_failure)?;
     runtime.share_machine(settings.file.shares()?);
     let (registry, registry_passwords) = registry::open(settings)?;
-    let gateway = Gateway::new(GatewayOptions::default());
+    let gateway = Gateway::new(gateway_options());
     let machine = Machine::new(
         settings,
         sockets.clone(),
@@ -290,6 +291,13 @@ fn runtime_failure(error: cfc_runtime::RuntimeError) -> Failure {
 /// How long instances may take to end.
 fn stop_grace(settings: &Settings) -> Duration {
     settings.file.stop_grace.map_or(cfc_runtime::STOP_GRACE, Span::duration)
+}
+
+/// With as many connections as there are descriptors for.
+fn gateway_options() -> GatewayOptions {
+    let usual = GatewayOptions::default();
+    let max_connections = descriptors::connections(descriptors::Server::Gateway, usual.max_connections);
+    GatewayOptions { max_connections, ..usual }
 }
 
 fn runtime_config(settings: &Settings, store: &Store, launcher: &Launcher) -> Result<RuntimeConfig, Failure> {

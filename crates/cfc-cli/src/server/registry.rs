@@ -16,6 +16,7 @@ use tokio::signal::unix::Signal;
 
 use crate::args::BucketChoice;
 use crate::failure::Failure;
+use crate::server::descriptors::{self, Server};
 use crate::settings::{QuotaEntry, RetentionEntry, Settings, UpstreamEntry, WebhookEntry};
 
 /// How large an audit log gets before another is begun.
@@ -211,6 +212,7 @@ fn open_audit_log(path: &Path, size: u64) -> Result<AuditLog, Failure> {
 /// gives to whoever may deploy.
 pub fn open(settings: &Settings) -> Result<(Registry, Option<RegistryPasswords>), Failure> {
     let mut options = options(settings)?;
+    options.limits.connections = descriptors::connections(Server::Registry, options.limits.connections);
     let access = access(settings)?;
     let minter = access.as_ref().and_then(AccessRules::minter);
     options.authorizer = access.map(|rules| Arc::new(rules) as _);
@@ -252,6 +254,7 @@ async fn password(
 /// The registry alone: in the bucket, else in the data directory, of which the caller holds the lock.
 pub async fn open_alone(settings: &Settings, location: Option<&BucketLocation>) -> Result<Registry, Failure> {
     let mut options = options(settings)?;
+    options.limits.connections = descriptors::connections(Server::RegistryAlone, options.limits.connections);
     let access = match (location, rules(settings)?) {
         (Some(location), Some(rules)) => Some(rules.with_shared_tokens(&location.token_key().await?)?),
         _ => access(settings)?,
