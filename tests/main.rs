@@ -53,6 +53,7 @@ mod rollout;
 mod rootless;
 mod run_settings;
 mod runtimes;
+mod secrets;
 mod services;
 mod settings;
 mod shared_cache;

@@ -45,6 +45,9 @@ pub enum Command {
     Delete(Delete),
     /// Print what a Worker has printed: `console.log`, and the exception behind an `Internal Server Error`
     Logs(WorkerLogs),
+    /// Set, list and delete what a Worker has as `env.NAME` and nobody else is told
+    #[command(subcommand)]
+    Secret(Secret),
     /// Run the platform: registry, control API, gateway and runtime
     Serve(Serve),
     /// Let the running platform continue with the program that is installed now; no instance ends
@@ -94,6 +97,52 @@ pub struct WorkerLogs {
     /// Begin each line with the time at which it was printed
     #[arg(short, long)]
     pub timestamps: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Secret {
+    /// Set a secret; its value is asked for, or read from the standard input
+    Put {
+        /// The secret's name
+        key: String,
+        #[command(flatten)]
+        worker: SecretWorker,
+    },
+    /// List the names of a Worker's secrets
+    List {
+        #[command(flatten)]
+        worker: SecretWorker,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Delete a secret
+    Delete {
+        /// The secret's name
+        key: String,
+        #[command(flatten)]
+        worker: SecretWorker,
+        /// Do not ask
+        #[arg(short, long)]
+        force: bool,
+    },
+    /// Set many secrets at once: of a JSON object, `{"NAME": "value"}`, or of lines NAME=VALUE, as `.env` has them
+    Bulk {
+        /// The file [default: the standard input]
+        file: Option<PathBuf>,
+        #[command(flatten)]
+        worker: SecretWorker,
+    },
+}
+
+/// Whose secrets.
+#[derive(Debug, Args)]
+pub struct SecretWorker {
+    /// The Worker's name [default: that of the project here]
+    #[arg(long, value_name = "WORKER")]
+    pub name: Option<String>,
+    #[command(flatten)]
+    pub project: ProjectSelection,
 }
 
 /// Which project, and which of its environments.

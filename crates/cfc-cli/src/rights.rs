@@ -23,7 +23,7 @@ pub fn acquire(settings: &Settings, command: &Command) -> Result<(), Failure> {
             Ok(())
         }
         Command::Images(_) | Command::Push(_) | Command::Registry(_) | Command::Containers(_) => Ok(()),
-        Command::Delete(_) | Command::Logs(_) | Command::Upgrade | Command::Setup => Ok(()),
+        Command::Delete(_) | Command::Logs(_) | Command::Secret(_) | Command::Upgrade | Command::Setup => Ok(()),
     }
 }
 

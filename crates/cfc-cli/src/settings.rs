@@ -26,6 +26,7 @@ use crate::span::Span;
 ///   bucket/       what a bucket would hold: registry, control records
 ///   store/        images and unpacked layers of this machine
 ///   tools/        pinned workerd and esbuild
+///   secrets/      a directory a Worker: the values of its secrets, mode 0600
 ///   workers/      a directory a Worker: configuration, Durable Object storage, log
 ///   instances/    a directory a container instance: disk, journal, log
 /// ```

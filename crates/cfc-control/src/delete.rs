@@ -64,8 +64,14 @@ impl Inner {
 }
 
 impl Control {
-    /// Removes what deleted Workers have left because a crash came in between. What cannot be removed is in the log.
+    /// Removes what deleted Workers have left because a crash came in between, and values of secrets that were never
+    /// recorded. What cannot be removed is in the log.
     pub async fn finish_deletions(&self) -> Result<(), ControlError> {
+        for worker in self.inner.catalog.workers().await? {
+            let _turn = self.inner.lock(&worker.name).await;
+            let recorded = self.inner.catalog.worker(&worker.name).await?;
+            self.inner.drop_unused_secrets(&worker.name, recorded.value.as_ref()).await;
+        }
         for name in self.inner.catalog.deleted_workers().await? {
             let _turn = self.inner.lock(&name).await;
             let recorded = self.inner.catalog.worker(&name).await?;

@@ -9,6 +9,7 @@ use crate::control::Inner;
 use crate::draft::{ApplicationDraft, Upload};
 use crate::error::Code;
 use crate::records::Revision;
+use crate::secrets::in_use;
 use crate::{
     ApplicationRecord, Attachment, ControlError, Deployment, PinnedImage, PrepareErrorKind, Timestamp, WorkerRecord,
     application_id,
@@ -38,10 +39,26 @@ impl Inner {
             slots.remove(&application.id);
         }
 
-        let next = self.assemble(upload, previous.as_ref(), applications, &slots).await?;
-        let record = self.catalog.write_worker(&name, recorded.number + 1, Some(&next.worker));
-        self.switch(previous.as_ref(), &next, record).await?;
+        let deployed =
+            self.assemble_and_switch(upload, recorded.number + 1, previous.as_ref(), applications, &slots).await;
+        let serving = deployed.as_ref().ok().or(previous.as_ref()).map(|deployment| &deployment.worker);
+        self.drop_unused_secrets(&name, serving).await;
+        let next = deployed?;
         self.follow_up(&next.worker.applications, &superseded).await;
+        Ok(next)
+    }
+
+    async fn assemble_and_switch(
+        &self,
+        upload: Upload,
+        number: u64,
+        previous: Option<&Deployment>,
+        applications: Vec<ApplicationRecord>,
+        slots: &ApplicationSlots,
+    ) -> Result<Deployment, ControlError> {
+        let next = self.assemble(upload, previous, applications, slots).await?;
+        let record = self.catalog.write_worker(&next.worker.name, number, Some(&next.worker));
+        self.switch(previous, &next, record).await?;
         Ok(next)
     }
 
@@ -143,7 +160,7 @@ impl Inner {
         }
         let previous = previous.map(|previous| &previous.worker);
         let now = Timestamp::now();
-        let worker = WorkerRecord {
+        let mut worker = WorkerRecord {
             name: upload.name,
             version_id: Uuid::new_v4(),
             created_at: previous.map_or(now, |previous| previous.created_at),
@@ -153,6 +170,7 @@ impl Inner {
             compatibility_date: upload.compatibility_date,
             compatibility_flags: upload.compatibility_flags,
             vars: upload.vars,
+            secrets: previous.map(|previous| previous.secrets.clone()).unwrap_or_default(),
             durable_objects: upload.durable_objects,
             migrations: upload.migrations.after(previous.map_or_else(Vec::new, |previous| previous.migrations.clone())),
             containers: upload.containers,
@@ -160,6 +178,13 @@ impl Inner {
             applications,
             metadata: upload.metadata,
         };
+        inherit(&mut worker, previous, &upload.inherited)?;
+        if let Some(taken) = worker.secrets.keys().find(|secret| worker.other_bindings().contains(*secret)) {
+            return Err(in_use(taken));
+        }
+        for (secret, value) in upload.secrets {
+            self.set_secret(&mut worker, secret, &value).await?;
+        }
         let applications = attached_applications(&worker, slots);
         Ok(Deployment { worker, modules: upload.modules, applications })
     }
@@ -175,6 +200,26 @@ impl Inner {
             }
         }
     }
+}
+
+/// Gives the version those bindings of the one before that its upload does not repeat. Secrets are inherited in any case.
+fn inherit(worker: &mut WorkerRecord, previous: Option<&WorkerRecord>, names: &[String]) -> Result<(), ControlError> {
+    for name in names {
+        let has_secret = previous.is_some_and(|previous| previous.secrets.contains_key(name));
+        let variable = previous.and_then(|previous| previous.vars.get(name));
+        let object =
+            previous.and_then(|previous| previous.durable_objects.iter().find(|binding| binding.name == *name));
+        match (variable, object) {
+            (Some(value), _) => drop(worker.vars.insert(name.clone(), value.clone())),
+            (None, Some(binding)) => worker.durable_objects.push(binding.clone()),
+            (None, None) if has_secret => {}
+            (None, None) => {
+                let what = format!("binding `{name}` cannot be inherited: Worker `{}` has none", worker.name);
+                return Err(ControlError::new(Code::NoSuchBinding, what).at("metadata.bindings"));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The applications of `worker` that `drafts` do not name.

@@ -8,8 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::{ContainerBinding, InstanceSize, Module};
 
-/// A Worker as it was uploaded.
-#[derive(Debug)]
+/// A Worker as it was uploaded. Not to be printed: it has secrets.
 pub(crate) struct Upload {
     pub name: String,
     pub main_module: String,
@@ -17,6 +16,10 @@ pub(crate) struct Upload {
     pub compatibility_date: String,
     pub compatibility_flags: Vec<String>,
     pub vars: BTreeMap<String, Value>,
+    /// The values of secrets that it sets.
+    pub secrets: BTreeMap<String, String>,
+    /// Bindings that are to be as they are in the version before.
+    pub inherited: Vec<String>,
     pub durable_objects: Vec<DurableObjectBinding>,
     pub migrations: MigrationsDraft,
     pub containers: Vec<ContainerBinding>,

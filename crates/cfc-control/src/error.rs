@@ -18,6 +18,10 @@ pub enum Code {
     NoSuchWorker,
     /// No such version of a Worker.
     NoSuchVersion,
+    /// No such binding of a Worker.
+    NoSuchBinding,
+    /// A Worker has another binding of that name.
+    BindingInUse,
     /// No such container application, instance or rollout.
     NotFound,
     /// The request cannot be understood.
@@ -50,6 +54,8 @@ const CODES: &[(Code, u32, StatusCode)] = &[
     (Code::NoRoute, 7003, StatusCode::NOT_FOUND),
     (Code::NoSuchWorker, 10007, StatusCode::NOT_FOUND),
     (Code::NoSuchVersion, 100146, StatusCode::NOT_FOUND),
+    (Code::NoSuchBinding, 10056, StatusCode::NOT_FOUND),
+    (Code::BindingInUse, 10053, StatusCode::BAD_REQUEST),
     (Code::NotFound, 90001, StatusCode::NOT_FOUND),
     (Code::Malformed, 90002, StatusCode::BAD_REQUEST),
     (Code::InvalidUpload, 10021, StatusCode::BAD_REQUEST),
@@ -160,6 +166,8 @@ mod tests {
             NoRoute,
             NoSuchWorker,
             NoSuchVersion,
+            NoSuchBinding,
+            BindingInUse,
             NotFound,
             Malformed,
             InvalidUpload,

@@ -10,6 +10,7 @@ mod delete;
 mod deploy;
 mod modules;
 mod records;
+mod secrets;
 
 mod application;
 mod draft;

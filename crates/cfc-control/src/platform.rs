@@ -4,6 +4,7 @@
 //! [`try_image`](Platform::try_image), then one [`activate`](Platform::activate) for the Worker and all its
 //! applications. Until `activate` has returned `Ok` the previous version serves, and it still does when it returns `Err`.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use bytes::Bytes;
 use cfc_oci::{Descriptor, Digest, Reference};
 use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::{ApplicationRecord, Deployment, InstanceSize, Operations, Timestamp};
 use crate::{ExecError, ExecRequest, ExecSession};
@@ -47,9 +49,15 @@ pub trait Platform: Operations {
     /// Worker itself when it is activated again.
     async fn suspend_worker(&self, name: &str);
 
-    /// Removes what a Worker has left whose deletion is recorded: its state, and the instances of `applications`, which are
+    /// Removes what a Worker has left whose deletion is recorded: its state and secrets, and the instances of `applications`, which are
     /// told to end. Says how many of these still use their time for it. Where nothing is left, nothing is done.
     async fn erase_worker(&self, name: &str, applications: &[String]) -> Result<usize, io::Error>;
+
+    /// Keeps the value of a secret, also if the power is cut, and says what it is called from now on.
+    async fn keep_secret(&self, worker: &str, value: &str) -> Result<Uuid, io::Error>;
+
+    /// Forgets all values of the Worker's secrets but these.
+    async fn retain_secrets(&self, worker: &str, used: &BTreeSet<Uuid>) -> Result<(), io::Error>;
 
     /// The instances of an application, live ones and those that ended lately.
     async fn instances(&self, application: &ApplicationRecord) -> Vec<InstanceView>;

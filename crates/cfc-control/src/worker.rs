@@ -1,6 +1,6 @@
 //! [`WorkerRecord`]: one version of a Worker, as it is recorded in the bucket.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use cfc_oci::Digest;
@@ -31,6 +31,9 @@ pub struct WorkerRecord {
     pub compatibility_flags: Vec<String>,
     /// Plain text and JSON bindings.
     pub vars: BTreeMap<String, serde_json::Value>,
+    /// Secrets: what the platform calls the value of each, by the binding's name. The values are in no record.
+    #[serde(default)]
+    pub secrets: BTreeMap<String, Uuid>,
     /// Durable Object bindings.
     pub durable_objects: Vec<DurableObjectBinding>,
     /// Every migration so far, oldest first, in the shape of a wrangler config.
@@ -63,9 +66,34 @@ impl WorkerRecord {
         classes.into_iter().collect()
     }
 
+    /// The names of its bindings that are no secrets.
+    pub fn other_bindings(&self) -> BTreeSet<String> {
+        let mut names: BTreeSet<String> = self.vars.keys().cloned().collect();
+        names.extend(self.durable_objects.iter().map(|binding| binding.name.clone()));
+        self.more.values().for_each(|value| collect_bindings(value, &mut names));
+        names
+    }
+
+    /// Whether it has a binding of this name.
+    pub fn has_binding(&self, name: &str) -> bool {
+        self.secrets.contains_key(name) || self.other_bindings().contains(name)
+    }
+
     /// Where an application of `class_name` is attached.
     pub fn attachment(&self, class_name: &str) -> Attachment {
         Attachment { worker: self.name.clone(), class_name: class_name.to_string() }
+    }
+}
+
+/// The names that a part of a wrangler config binds: whatever it calls `binding`.
+fn collect_bindings(value: &serde_json::Value, names: &mut BTreeSet<String>) {
+    match value {
+        serde_json::Value::Array(items) => items.iter().for_each(|item| collect_bindings(item, names)),
+        serde_json::Value::Object(members) => {
+            names.extend(members.get("binding").and_then(|name| name.as_str()).map(str::to_string));
+            members.values().for_each(|member| collect_bindings(member, names));
+        }
+        _ => {}
     }
 }
 

@@ -119,7 +119,7 @@ pub(crate) const KEYS: &[Key] = &[
     key("dispatch_namespaces", Environment, NO_BINDING),
     key("pipelines", Environment, NO_BINDING),
     key("secrets_store_secrets", Environment, NO_BINDING),
-    key("secrets", Environment, Refused("put the values into `vars`")),
+    key("secrets", Environment, Refused("leave it out, and set each with `cfc secret put`")),
     key("ratelimits", Environment, NO_BINDING),
     key("vpc_services", Environment, NO_BINDING),
     key("vpc_networks", Environment, NO_BINDING),

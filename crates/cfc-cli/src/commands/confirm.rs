@@ -2,6 +2,8 @@
 
 use std::io::{BufRead, IsTerminal, Write};
 
+use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
+
 use crate::failure::Failure;
 
 /// What is said when the person says no.
@@ -29,4 +31,24 @@ pub fn confirm(question: &str, force: bool) -> Result<(), Failure> {
         "y" | "yes" => Ok(()),
         _ => Err(Failure::new(DECLINED)),
     }
+}
+
+/// Asks at the terminal for what nobody shall see there.
+pub fn ask_secretly(question: &str) -> Result<String, Failure> {
+    let failed = |error: std::io::Error| Failure::because("cannot ask at the terminal", &error);
+    let stdin = std::io::stdin();
+    let before = tcgetattr(&stdin).map_err(|error| failed(error.into()))?;
+    let mut silent = before.clone();
+    silent.local_modes.remove(LocalModes::ECHO);
+    let mut stderr = std::io::stderr();
+    write!(stderr, "{question}").and_then(|()| stderr.flush()).map_err(failed)?;
+    tcsetattr(&stdin, OptionalActions::Now, &silent).map_err(|error| failed(error.into()))?;
+    let mut answer = String::new();
+    let read = stdin.lock().read_line(&mut answer);
+    let restored = tcsetattr(&stdin, OptionalActions::Now, &before);
+    // The end of the line was not shown either.
+    let _ = writeln!(stderr);
+    read.map_err(failed)?;
+    restored.map_err(|error| failed(error.into()))?;
+    Ok(answer)
 }

@@ -54,8 +54,9 @@ fn warn_of_unread_variables(project: &Project) {
     let names = std::iter::once(".dev.vars".to_string()).chain(of_environment);
     for path in names.map(|name| project.directory.join(name)).filter(|path| path.exists()) {
         output::tell(format!(
-            "warning: `{}` is not read\nhint: it is for `wrangler dev`; a deployed Worker has the `vars` of its config, and cfc \
-             has no secrets yet",
+            "warning: `{}` is not read\nhint: it is for `wrangler dev`; a deployed Worker has the `vars` of its config, and \
+             its secrets: `cfc secret bulk {}` makes these its secrets",
+            path.display(),
             path.display()
         ));
     }

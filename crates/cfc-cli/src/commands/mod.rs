@@ -6,12 +6,14 @@ mod containers;
 mod delete;
 mod deploy;
 mod doctor;
+mod dotenv;
 mod images;
 mod logs;
 mod prune;
 mod push;
 mod registry;
 mod run;
+mod secret;
 mod serve;
 mod setup;
 mod unshare;
@@ -36,6 +38,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Deploy(arguments) => deploy::run(&settings, &arguments),
         Command::Delete(arguments) => delete::run(&settings, &arguments),
         Command::Logs(arguments) => logs::run(&settings, &arguments),
+        Command::Secret(command) => secret::run(&settings, &command),
         Command::Serve(arguments) => serve::run(&settings, &arguments),
         Command::Registry(command) => registry::run(&settings, &command),
         Command::Containers(command) => containers::run(&settings, &command),

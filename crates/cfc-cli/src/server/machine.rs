@@ -1,6 +1,6 @@
 //! [`Machine`]: the platform's side of the control API, wired to store, registry, runtime, workerd and gateway.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,10 +24,12 @@ use cfc_transfer::{NoProgress, Options};
 use cfc_workers::Toolchain;
 use futures::stream::BoxStream;
 use tokio::sync::Mutex;
+use uuid::Uuid;
 
 use crate::failure::Failure;
 use crate::isolation::Isolations;
 use crate::server::erase::Endings;
+use crate::server::secrets::SecretFiles;
 use crate::server::worker::{self, Place, RunningVersion, WorkerEngine};
 use crate::server::{exec, logs, metrics, prepare, stop_grace, trial, views, worker_log};
 use crate::settings::Settings;
@@ -49,6 +51,7 @@ pub struct Machine {
     workers: Arc<Mutex<HashMap<String, WorkerInService>>>,
     /// Containers of applications that were deleted.
     endings: Endings,
+    secrets: SecretFiles,
     /// Counts the sockets, so that two versions of a Worker never share one.
     next_socket: AtomicU64,
     /// What `/metrics` told last.
@@ -99,6 +102,7 @@ impl Machine {
             gateway,
             workers: Arc::default(),
             endings: Endings::default(),
+            secrets: SecretFiles::new(settings.data.join("secrets")),
             next_socket: AtomicU64::new(0),
             reported: metrics::Reported::default(),
         }
@@ -229,8 +233,10 @@ impl Machine {
             // Restored Workers come here without a preparation; for all others this finds everything in its place.
             self.unpack(application).await?;
         }
+        let secrets = self.secrets.read(name, &deployment.worker.secrets);
+        let secrets = secrets.map_err(|error| ActivateErrorKind::Other(format!("cannot read {error}")))?;
         let mut workers = self.workers.lock().await;
-        worker::try_version(&toolchain, &self.sockets, deployment).await?;
+        worker::try_version(&toolchain, &self.sockets, deployment, &secrets).await?;
 
         // Two workerd processes must not use one Durable Object storage, so requests wait until the old one has ended.
         self.gateway.hold_route(name);
@@ -256,6 +262,7 @@ impl Machine {
             directory: self.worker_directory(name),
             engine: &engine,
             http_socket: self.socket(name, "http"),
+            secrets: &secrets,
             gateway: self.gateway.clone(),
         };
         let version = match RunningVersion::start(deployment, place).await {
@@ -371,6 +378,16 @@ impl Platform for Machine {
         Ok(())
     }
 
+    async fn keep_secret(&self, worker: &str, value: &str) -> io::Result<Uuid> {
+        let (files, worker, value) = (self.secrets.clone(), worker.to_string(), value.to_string());
+        let kept = tokio::task::spawn_blocking(move || files.keep(&worker, &value)).await;
+        kept.unwrap_or_else(|error| Err(io::Error::other(error)))
+    }
+
+    async fn retain_secrets(&self, worker: &str, used: &BTreeSet<Uuid>) -> io::Result<()> {
+        self.secrets.retain(worker, used)
+    }
+
     async fn suspend_worker(&self, name: &str) {
         let removed = self.workers.lock().await.remove(name);
         self.gateway.remove_route(name);
@@ -386,6 +403,7 @@ impl Platform for Machine {
         let ending = self.end_applications(applications).await;
         fail_point("server.delete.ended")?;
         self.remove_state(name).await?;
+        self.secrets.remove(name)?;
         fail_point("server.delete.erased")?;
         Ok(ending)
     }

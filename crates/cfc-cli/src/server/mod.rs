@@ -16,6 +16,7 @@ mod metrics;
 mod operations;
 mod prepare;
 mod resolve;
+mod secrets;
 mod token;
 mod trial;
 mod views;

@@ -89,8 +89,9 @@ pub async fn try_version(
     toolchain: &Toolchain,
     scratch: &Path,
     deployment: &Deployment,
+    secrets: &BTreeMap<String, String>,
 ) -> Result<(), ActivateErrorKind> {
-    cfc_workers::try_version(toolchain, scratch, &worker_version(deployment)).await.map_err(rejected)
+    cfc_workers::try_version(toolchain, scratch, &worker_version(deployment, secrets)).await.map_err(rejected)
 }
 
 /// One version of a Worker, served by one workerd.
@@ -108,13 +109,15 @@ pub struct Place<'a> {
     pub engine: &'a WorkerEngine,
     /// The socket that this version's workerd shall listen on.
     pub http_socket: PathBuf,
+    /// The values of the Worker's secrets, by name.
+    pub secrets: &'a BTreeMap<String, String>,
     pub gateway: Gateway,
 }
 
 impl RunningVersion {
     /// Configures and starts workerd, and returns when it listens.
     pub async fn start(deployment: &Deployment, place: Place<'_>) -> Result<RunningVersion, ActivateErrorKind> {
-        let version = worker_version(deployment);
+        let version = worker_version(deployment, place.secrets);
         let config = {
             let toolchain = place.toolchain.clone();
             let directory = place.directory.clone();
@@ -209,8 +212,8 @@ fn rejected(error: cfc_workers::WorkersError) -> ActivateErrorKind {
     }
 }
 
-/// The deployment in the words of `cfc-workers`.
-fn worker_version(deployment: &Deployment) -> WorkerVersion {
+/// The deployment in the words of `cfc-workers`, for which secrets are variables.
+fn worker_version(deployment: &Deployment, secrets: &BTreeMap<String, String>) -> WorkerVersion {
     let worker = &deployment.worker;
     let modules = deployment.modules.iter().map(|module| Module {
         name: module.name.clone(),
@@ -221,12 +224,13 @@ fn worker_version(deployment: &Deployment) -> WorkerVersion {
         let application = deployment.application_of(&binding.class_name)?;
         Some(ContainerBinding { class_name: binding.class_name.clone(), image: image_name(application) })
     });
+    let secrets = secrets.iter().map(|(name, value)| (name.clone(), serde_json::Value::from(value.as_str())));
     WorkerVersion {
         name: worker.name.clone(),
         bundle: Bundle { main_module: worker.main_module.clone(), modules: modules.collect() },
         compatibility_date: worker.compatibility_date.clone(),
         compatibility_flags: worker.compatibility_flags.clone(),
-        vars: worker.vars.clone(),
+        vars: worker.vars.clone().into_iter().chain(secrets).collect(),
         durable_objects: worker.durable_objects.clone(),
         migrations: worker.migrations.clone(),
         containers: containers.collect(),

@@ -4,6 +4,7 @@ mod error;
 mod exec;
 mod instances;
 mod request;
+mod secrets;
 
 use bytes::Bytes;
 use cfc_oci::Digest;

@@ -7,6 +7,7 @@ mod exec;
 mod instances;
 mod open;
 mod scripts;
+mod secrets;
 
 use axum::Router;
 use axum::body::Body;
@@ -63,7 +64,9 @@ pub(crate) fn router(control: Control) -> Router {
         .route("/scripts/{name}/references", get(scripts::references))
         .route("/tails/by-consumer/{name}", get(account::tails))
         .route("/scripts/{name}/deployments", get(scripts::deployments))
-        .route("/scripts/{name}/settings", get(scripts::settings))
+        .route("/scripts/{name}/settings", get(scripts::settings).patch(secrets::settings))
+        .route("/scripts/{name}/secrets", get(secrets::list).put(secrets::put).patch(secrets::patch))
+        .route("/scripts/{name}/secrets/{secret}", axum::routing::delete(secrets::delete))
         .route("/scripts/{name}/versions", get(scripts::versions))
         .route("/scripts/{name}/versions/{version}", get(scripts::version))
         .route("/scripts/{name}/subdomain", get(scripts::subdomain).post(scripts::subdomain))

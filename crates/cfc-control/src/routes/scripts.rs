@@ -109,13 +109,26 @@ async fn read_parts(mut parts: Multipart) -> Result<(Value, Vec<Module>), Contro
     Ok((metadata, modules))
 }
 
+/// The JSON of the one part that matters.
+pub(crate) async fn read_part(mut parts: Multipart, name: &str) -> Result<Value, ControlError> {
+    let malformed = |what: String| ControlError::new(Code::Malformed, what).at(name);
+    let unreadable = |error: axum::extract::multipart::MultipartError| malformed(error.body_text());
+    while let Some(part) = parts.next_field().await.map_err(unreadable)? {
+        if part.name() == Some(name) {
+            let bytes = part.bytes().await.map_err(unreadable)?;
+            return serde_json::from_slice(&bytes).map_err(|_| malformed(format!("part `{name}` is not JSON")));
+        }
+    }
+    Err(malformed(format!("there is no part `{name}`")))
+}
+
 fn read_json(bytes: &[u8]) -> Result<Value, ControlError> {
     serde_json::from_slice(bytes).map_err(|error| {
         ControlError::new(Code::Malformed, "part `metadata` of the upload is not JSON").at("metadata").because(error)
     })
 }
 
-async fn worker(control: &Control, name: &str) -> Result<WorkerRecord, ControlError> {
+pub(crate) async fn worker(control: &Control, name: &str) -> Result<WorkerRecord, ControlError> {
     let revision = control.inner.catalog.existing_worker(name).await?;
     revision.value.ok_or_else(|| crate::catalog::no_such_worker(name))
 }

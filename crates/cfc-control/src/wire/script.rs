@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::application::read_application;
 use crate::draft::{ApplicationDraft, MigrationsDraft, Upload};
 use crate::error::Code;
+use crate::secrets::redact;
 use crate::{ContainerBinding, ControlError, Module};
 
 #[derive(Deserialize)]
@@ -49,7 +50,7 @@ struct Extension {
 }
 
 /// Reads the metadata part of an upload.
-pub(crate) fn read_upload(name: String, metadata: Value, modules: Vec<Module>) -> Result<Upload, ControlError> {
+pub(crate) fn read_upload(name: String, mut metadata: Value, modules: Vec<Module>) -> Result<Upload, ControlError> {
     let read: Metadata = serde_json::from_value(metadata.clone()).map_err(|error| {
         ControlError::new(Code::Malformed, "malformed part `metadata` of the upload").at("metadata").because(error)
     })?;
@@ -76,6 +77,7 @@ pub(crate) fn read_upload(name: String, metadata: Value, modules: Vec<Module>) -
         }
     }
     let says_applications = is_complete || !applications.is_empty();
+    redact(&mut metadata);
     Ok(Upload {
         name,
         main_module,
@@ -83,6 +85,8 @@ pub(crate) fn read_upload(name: String, metadata: Value, modules: Vec<Module>) -
         compatibility_date,
         compatibility_flags: read.compatibility_flags,
         vars: bindings.vars,
+        secrets: bindings.secrets,
+        inherited: bindings.inherited,
         durable_objects: bindings.durable_objects,
         migrations: migrations(extension.migrations, read.migrations),
         containers,
@@ -117,6 +121,8 @@ fn read_container(container: &Value, location: &str) -> Result<ContainerBinding,
 #[derive(Default)]
 struct Bindings {
     vars: BTreeMap<String, Value>,
+    secrets: BTreeMap<String, String>,
+    inherited: Vec<String>,
     durable_objects: Vec<DurableObjectBinding>,
 }
 
@@ -127,7 +133,10 @@ fn read_bindings(bindings: &[Value]) -> Result<Bindings, ControlError> {
         let text = |key: &str| binding.get(key).and_then(Value::as_str).unwrap_or_default().to_string();
         let name = text("name");
         match text("type").as_str() {
-            "plain_text" | "secret_text" => drop(read.vars.insert(name, json!(text("text")))),
+            "plain_text" => drop(read.vars.insert(name, json!(text("text")))),
+            "secret_text" if binding.get("text").is_some() => drop(read.secrets.insert(name, text("text"))),
+            // Without a text, and without a value at all: as it is.
+            "secret_text" | "inherit" => read.inherited.push(name),
             "json" => drop(read.vars.insert(name, binding.get("json").cloned().unwrap_or(Value::Null))),
             "durable_object_namespace" => read.durable_objects.push(DurableObjectBinding {
                 name,

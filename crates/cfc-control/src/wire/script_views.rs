@@ -144,7 +144,8 @@ fn bindings(worker: &WorkerRecord) -> Vec<Value> {
         }
         view
     });
-    vars.chain(durable_objects).collect()
+    let secrets = worker.secrets.keys().map(|name| json!({"type": "secret_text", "name": name}));
+    vars.chain(durable_objects).chain(secrets).collect()
 }
 
 fn namespace(worker: &WorkerRecord, class_name: &str) -> String {

@@ -4,5 +4,6 @@ mod deploy;
 mod failures;
 mod operations;
 mod platform;
+mod secrets;
 mod server;
 mod wrangler;

@@ -1,6 +1,6 @@
 //! A [`Platform`] in memory: serves what was activated last, and fails where a test says so.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,11 +12,14 @@ use cfc_control::*;
 use cfc_oci::{Descriptor, Digest, Reference};
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
+use uuid::Uuid;
 
 #[derive(Default)]
 pub struct MemoryPlatform {
     /// What serves.
     pub serving: Mutex<BTreeMap<String, Deployment>>,
+    /// Values of secrets, by Worker and id.
+    pub secrets: Mutex<BTreeMap<(String, Uuid), String>>,
     /// The Workers whose state was removed, with the applications whose instances were.
     pub erased: Mutex<Vec<(String, Vec<String>)>>,
     /// Which step fails at its next call: `prepare`, `try`, `activate`, `erase`.
@@ -102,6 +105,17 @@ impl Platform for MemoryPlatform {
 
     async fn remove_worker(&self, name: &str) -> Result<(), ActivateError> {
         self.serving.lock().expect("not poisoned").remove(name);
+        Ok(())
+    }
+
+    async fn keep_secret(&self, worker: &str, value: &str) -> Result<Uuid, io::Error> {
+        let id = Uuid::new_v4();
+        self.secrets.lock().expect("not poisoned").insert((worker.to_string(), id), value.to_string());
+        Ok(id)
+    }
+
+    async fn retain_secrets(&self, worker: &str, used: &BTreeSet<Uuid>) -> Result<(), io::Error> {
+        self.secrets.lock().expect("not poisoned").retain(|(of, id), _| of != worker || used.contains(id));
         Ok(())
     }
 
