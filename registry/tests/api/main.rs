@@ -19,6 +19,7 @@ mod durability;
 mod hostile;
 mod late;
 mod lists;
+mod loans;
 mod manifests;
 mod memory;
 mod model;

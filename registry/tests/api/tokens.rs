@@ -395,8 +395,12 @@ async fn what_an_operator_lends_opens_the_places_that_he_has_named() {
     }
     // Nobody gets it from elsewhere.
     let body = serde_json::to_string(&loan(&[Pull], &["**"], 600)).expect("JSON");
-    let from_outside = server.request("POST", "/operator/loans").basic_auth("ann", Some("secret")).body(body);
-    expect(&send(from_outside).await, 404);
+    for method in ["POST", "GET", "DELETE"] {
+        for path in ["/operator/loans", "/operator/loans?id=x", "/operator%2Floans", "//operator/loans"] {
+            let from_outside = server.request(method, path).basic_auth("ann", Some("secret")).body(body.clone());
+            expect(&send(from_outside).await, 404);
+        }
+    }
     let socket = directory.path().join("operator");
     crate::harness::operator(&server.registry, &socket).await;
     let lend = async |request: LoanRequest| ask_for_loan(&socket, &request).await;

@@ -26,7 +26,7 @@ pub enum Server {
     Gateway,
 }
 
-/// Lets this process have as many files open as it may ask for. How many that is.
+/// Lets this process have as many files open as it may ask for; what it starts later, too. How many that is.
 pub fn raise() -> u64 {
     let limit = getrlimit(Resource::Nofile);
     let raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });

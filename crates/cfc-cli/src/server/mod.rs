@@ -102,6 +102,8 @@ pub fn run(server: Server) -> Result<Option<Handover>, Failure> {
 
 async fn serve(server: Server) -> Result<Option<Handover>, Failure> {
     let Server { settings, ports, inherited, program, lock, isolations } = server;
+    // Before others look how many they may have.
+    descriptors::raise();
     let (settings, program) = (&settings, program.as_path());
     let mut signals = Signals::catch();
     let hangups = signals::hangups();

@@ -153,7 +153,7 @@ async fn revoke(settings: &Settings, arguments: &RegistryCredentials, id: &str) 
 }
 
 fn unknown(id: &str) -> Failure {
-    Failure::new(format!("no password that is still good has the id `{id}`"))
+    Failure::new(format!("no password with the id `{id}` is known"))
         .hint("`cfc registry credentials --list` has the ids")
 }
 
