@@ -6,7 +6,7 @@ use std::net::{TcpListener, TcpStream};
 use cfc_oci::Digest;
 
 use crate::ordinary_user::OrdinaryUser;
-use crate::support::{Ended, Home, free_port, http, wait_for};
+use crate::support::{Ended, Home, Platform, can_sandbox, free_port, http, tools, wait_for};
 
 /// `cfc registry serve` on this home's data directory, and its address.
 pub fn serve(home: &Home) -> (Ended, String) {
@@ -462,4 +462,106 @@ fn a_registry_that_certifies_itself_is_the_upstream_of_another() {
         let said = second.must_fail(&["registry", "serve", "--port", "0"]);
         assert!(said.contains(file) && said.contains(why), "{said}");
     }
+}
+
+/// Ann's password is `secret`.
+const USERS: &str = "ann:$2y$05$IcT/XsfK3RYYU73Zh0gq.e5OQJiUvRSXw20299C0G/y0ydKn7LOge\n";
+
+fn ping(address: &str, name: &str, password: &str) -> (u16, String) {
+    let login = cfc_oci::base64::encode(format!("{name}:{password}").as_bytes());
+    http(address, &format!("GET /v2/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Basic {login}\r\n\r\n"))
+}
+
+#[test]
+fn an_operator_takes_one_password_back_whether_the_registry_runs_or_not() {
+    let home = Home::new();
+    let users = home.write("users", USERS);
+    let log = home.path("audit.json");
+    home.write("config.toml", &format!("[registry]\nhtpasswd = {users:?}\naudit_log = {log:?}\n"));
+    let (mut server, address) = serve(&home);
+    // The socket comes a moment after the port.
+    wait_for("the operator's socket", || {
+        home.run(&["registry", "credentials", "--list"]).status.success().then_some(())
+    });
+    let lend = |name: &str| {
+        let told = home.must(&["registry", "credentials", "ci/*", "--user", name, "--json"]);
+        let told: serde_json::Value = serde_json::from_str(&told).expect("JSON");
+        ["id", "password"].map(|field| told[field].as_str().expect("a text").to_string())
+    };
+    let [[first, first_password], [second, second_password], [_, kept]] = ["one", "two", "three"].map(lend);
+    home.must(&["registry", "credentials", "--revoke", &first]);
+    let (status, said) = ping(&address, "one", &first_password);
+    assert!(status == 401 && said.contains("taken back"), "{status} {said}");
+    for (name, password) in [("two", &second_password), ("three", &kept)] {
+        assert_eq!(ping(&address, name, password).0, 200, "{name}");
+    }
+    let unknown = home.must_fail(&["registry", "credentials", "--revoke", "../token-key"]);
+    assert!(
+        unknown.contains("no password with the id `../token-key` is known") && unknown.contains("--list"),
+        "{unknown}"
+    );
+    for more in [&["ci/*"][..], &["--push"], &["--list"], &["--expires", "2h"], &["--user", "x"]] {
+        let output = home.run(&[&["registry", "credentials", "--revoke", &second], more].concat());
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains("cannot be used with"), "{said}");
+    }
+    // The log has a thread of its own.
+    wait_for("it to be written down", || {
+        std::fs::read_to_string(&log).ok().filter(|lines| lines.contains("\"action\":\"revoke\""))
+    });
+    server.end();
+    home.must(&["registry", "credentials", "--revoke", &second]);
+    let listed = home.must(&["registry", "credentials", "--list"]);
+    let line = |id: &str| listed.lines().find(|line| line.starts_with(id)).expect("it is listed").to_string();
+    assert!(line(&first).contains("taken back") && line(&second).contains("taken back"), "{listed}");
+    assert_eq!(listed.matches("taken back").count(), 2, "{listed}");
+    assert!(
+        line(&first).contains("pull") && line(&first).contains("ci/*") && line(&first).contains("operator"),
+        "{listed}"
+    );
+    let (_server, address) = serve(&home);
+    let statuses = [("one", &first_password), ("two", &second_password), ("three", &kept)];
+    assert_eq!(statuses.map(|(name, password)| ping(&address, name, password).0), [401, 401, 200]);
+    let lines = std::fs::read_to_string(&log).expect("a log");
+    for id in [&first, &second] {
+        let of =
+            |action: &str| lines.lines().filter(|line| line.contains(action) && line.contains(id.as_str())).count();
+        assert_eq!((of("\"action\":\"lend\""), of("\"action\":\"revoke\"")), (1, 1), "{lines}");
+    }
+    assert!(!lines.contains(&kept));
+}
+
+#[test]
+fn an_operator_takes_back_what_the_control_api_gave() {
+    if !can_sandbox() || tools().is_none() {
+        return;
+    }
+    let home = Home::new();
+    let users = home.write("users", USERS);
+    let log = home.path("audit.json");
+    home.write("config.toml", &format!("[registry]\nhtpasswd = {users:?}\naudit_log = {log:?}\n"));
+    let platform = Platform::start(&home);
+    let token = std::fs::read_to_string(home.data().join("token")).expect("a token");
+    let wanted = r#"{"expiration_minutes":15,"permissions":["push","pull"]}"#;
+    let head = format!(
+        "POST /client/v4/accounts/{:032}/containers/registries/x/credentials HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
+         Authorization: Bearer {}\r\nContent-Type: application/json\r\nContent-Length: {}",
+        0,
+        token.trim(),
+        wanted.len()
+    );
+    let (status, said) = http(&platform.address("control"), &format!("{head}\r\n\r\n{wanted}"));
+    assert_eq!(status, 200, "{said}");
+    let told: serde_json::Value = serde_json::from_str(&said).expect("JSON");
+    let password = told["result"]["password"].as_str().expect("a password");
+    assert_eq!(ping(&platform.address("registry"), "v1", password).0, 200);
+    let listed = home.must(&["registry", "credentials", "--list"]);
+    let line = listed.lines().find(|line| line.contains("control API")).expect("it is listed");
+    home.must(&["registry", "credentials", "--revoke", line.split_whitespace().next().expect("an id")]);
+    assert_eq!(ping(&platform.address("registry"), "v1", password).0, 401);
+    let lines = wait_for("it to be written down", || {
+        std::fs::read_to_string(&log).ok().filter(|lines| lines.contains("\"action\":\"revoke\""))
+    });
+    assert_eq!(lines.matches("\"by\":\"control-api\"").count(), 2, "{lines}");
+    platform.stop();
 }
