@@ -184,5 +184,5 @@ tags_page() { # how many there are
 for count in "${tag_counts[@]}"; do curl -sf -o /dev/null "${server_url[cfc]}/v2/bench/tags-$count/tags/list?n=1"; done
 for round in $(seq "$registry_rounds"); do for count in "${tag_counts[@]}"; do tags_page "$count"; done; done
 for count in "${tag_counts[@]}"; do
-  printf 'a page of 100 tags among %-6d: p99 %6d us, %6d/s with 4 clients\n' "$count" "$(median "registry-tags-$count" 1)" "$(median "registry-tags-$count" 2)"
+  printf 'a page of 100 tags among %-6d: p99 %6.0f us, %6.0f/s with 4 clients\n' "$count" "$(median "registry-tags-$count" 1)" "$(median "registry-tags-$count" 2)"
 done
