@@ -87,6 +87,15 @@ fn an_instance_can_be_looked_at_from_all_sides() {
     let environment = inspected["env"].as_array().expect("a list");
     assert!(environment.iter().any(|name| name == "CLOUDFLARE_DURABLE_OBJECT_ID"), "{inspected}");
     assert!(environment.iter().all(|name| !name.as_str().unwrap_or("=").contains('=')), "a value is told: {inspected}");
+    // How it is kept apart, as the kernel says.
+    let isolation = &inspected["isolation"];
+    assert_eq!((&isolation["runtime"], &isolation["grants"]), (&"cfc".into(), &serde_json::json!([])), "{inspected}");
+    assert_eq!((&isolation["seccomp"], &isolation["no_new_privileges"]), (&true.into(), &true.into()), "{inspected}");
+    let users = &isolation["user_namespace"]["users"][0];
+    assert!(users[0] == 0 && users[1].as_u64() > Some(0) && users[2] == 65_536, "{inspected}");
+    let capabilities = isolation["capabilities"].as_array().expect("a list");
+    assert!(capabilities.iter().any(|one| one == "CAP_CHOWN") && capabilities.len() == 10, "{inspected}");
+    assert!(isolation["internet"].is_boolean(), "{inspected}");
     assert!(inspected["usage"]["memory_bytes"].as_u64().is_some_and(|bytes| bytes > 0), "{inspected}");
 
     let stats = json(&home, &["containers", "stats", "--no-stream", "--json"]);

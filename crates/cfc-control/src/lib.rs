@@ -41,7 +41,10 @@ pub use error::{Code, ControlError};
 pub use exec::{ExecError, ExecInput, ExecOutput, ExecRequest, ExecSession};
 pub use host::worker_url;
 pub use metric::{MetricFamily, MetricKind, Sample};
-pub use operations::{EventRequest, EventView, Inspection, InstanceError, InstanceStats, Operations, Stopped};
+pub use operations::{
+    EventRequest, EventView, Inspection, InstanceError, InstanceStats, IsolationView, Operations, Stopped,
+    UserNamespaceView,
+};
 pub use platform::{
     ActivateError, ActivateErrorKind, InstanceState, InstanceView, LogError, LogRequest, Platform, PrepareError,
     PrepareErrorKind, TrialError, TrialErrorKind,

@@ -47,6 +47,9 @@ pub struct Inspection {
     /// The limits its process has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<InstanceSize>,
+    /// How it is kept apart from the machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub isolation: Option<IsolationView>,
     /// What follows the image's ENTRYPOINT in place of its CMD.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub command: Option<Vec<String>>,
@@ -57,6 +60,42 @@ pub struct Inspection {
     /// What it uses, while it lives.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage: Option<InstanceStats>,
+}
+
+/// How an instance is kept apart from the machine. What is not known is not there: of containers of an OCI runtime, what only
+/// that knows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IsolationView {
+    /// `cfc`, or the OCI runtime that its container is of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<String>,
+    /// What the operator allows it besides.
+    #[serde(default)]
+    pub grants: Vec<String>,
+    /// Whether it reaches the internet, by its Worker's word.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub internet: Option<bool>,
+    /// Which users and groups of the machine its own are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_namespace: Option<UserNamespaceView>,
+    /// The capabilities that its processes can have, within its user namespace: `CAP_CHOWN`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capabilities: Option<Vec<String>>,
+    /// Whether a filter refuses system calls.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seccomp: Option<bool>,
+    /// Whether set-user-id programs give its processes nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub no_new_privileges: Option<bool>,
+}
+
+/// The ids of a user namespace, each range as the first inside, the first outside, and how many.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserNamespaceView {
+    /// Users.
+    pub users: Vec<[u32; 3]>,
+    /// Groups.
+    pub groups: Vec<[u32; 3]>,
 }
 
 /// What a live instance uses.

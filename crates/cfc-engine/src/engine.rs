@@ -15,6 +15,7 @@ use crate::execs::Execs;
 use crate::restart::OWNERLESS_MAX;
 use crate::sidecar::Sidecar;
 use crate::stillborn::Stillborn;
+use crate::worker::sidecar_of;
 
 /// The container engine of one Worker's workerd. Cheap to clone; all clones are the same engine.
 #[derive(Clone)]
@@ -181,6 +182,11 @@ impl Engine {
     }
 
     /// Changes the sidecar `name`, or makes or removes it.
+    /// Whether the container `name` reaches the internet, by its Worker's word. `None` when it has no way out here.
+    pub fn has_internet(&self, name: &str) -> Option<bool> {
+        self.lock().sidecars.get(&sidecar_of(name)).map(Sidecar::has_internet)
+    }
+
     pub(crate) fn with_sidecar<T>(&self, name: &str, change: impl FnOnce(&mut Option<Sidecar>) -> T) -> T {
         let mut inner = self.lock();
         let mut sidecar = inner.sidecars.remove(name);

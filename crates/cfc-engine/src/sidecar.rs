@@ -68,6 +68,11 @@ impl Sidecar {
         self.listening.as_ref().map(|listening| listening.port)
     }
 
+    /// Whether the container reaches the internet, by its Worker's word.
+    pub fn has_internet(&self) -> bool {
+        self.settings.borrow().has_internet()
+    }
+
     /// Starts to listen on behalf of the container `instance`. Must be called within a tokio runtime.
     pub fn start(&mut self, engine: &Engine, instance: &str) -> io::Result<u16> {
         let listener = std::net::TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;

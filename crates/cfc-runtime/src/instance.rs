@@ -141,6 +141,9 @@ pub struct InstanceView {
     pub ready_after: Option<Duration>,
     /// Why its last start was refused, as long as it was not started since.
     pub refused: Option<String>,
+    /// How its process is kept apart from the machine, or was last; `None` when it never ran, or an earlier version of cfc
+    /// started it.
+    pub isolation: Option<Isolation>,
     /// The limits that its process has or had last.
     pub instance_type: Option<InstanceType>,
     /// How often it was started.

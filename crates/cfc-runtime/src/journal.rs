@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::directory::InstanceDirectory;
 use crate::error::{AtPath, RuntimeErrorKind, fail_at};
-use crate::instance::{ExitReport, InstanceSpec};
+use crate::instance::{ExitReport, InstanceSpec, Isolation};
 
 /// The record of one instance. A crash after any write leaves the old record or the new one, and what the record says
 /// is enough to adopt the process or to clean up after it.
@@ -24,6 +24,9 @@ pub(crate) struct Journal {
     pub created: SystemTime,
     /// What is intended.
     pub intent: Intent,
+    /// How its process is kept apart, or was last. Not in journals of before.
+    #[serde(default)]
+    pub isolation: Option<Isolation>,
 }
 
 /// What is intended with an instance.

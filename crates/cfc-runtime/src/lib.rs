@@ -6,6 +6,7 @@
 
 mod adopt;
 mod boost;
+mod confinement;
 mod connect;
 mod directory;
 mod ended;
@@ -40,6 +41,7 @@ pub use cfc_sandbox::fail_point;
 pub use cfc_sandbox::is_from_own_user;
 pub use cfc_sandbox::rfc3339;
 pub use cfc_scheduler::{Capacity, InstanceType, Refusal};
+pub use confinement::{Confinement, IdRange};
 pub use connect::ConnectError;
 pub use ended::EndedInstance;
 pub use error::{Result, RuntimeError, RuntimeErrorKind};

@@ -77,7 +77,10 @@ impl Runtime {
             }
             None => return Err(Refusal::NoInstance(name.to_string()).into()),
         };
+        let isolation = self.application(&journal.spec.application).map(|application| application.isolation);
+        let isolation = isolation.unwrap_or_default();
         journal.intent = Intent::Run { launch, instance_type, started: SystemTime::now() };
+        journal.isolation = Some(isolation.clone());
         fail_at("runtime.start.decided")?;
         journal.write(&directory)?;
         if let Some(record) = self.lock().records.get_mut(name) {
@@ -90,8 +93,6 @@ impl Runtime {
             None => directory.make_disk(directories)?,
         }
         fail_at("runtime.start.disk")?;
-        let isolation = self.application(&journal.spec.application).map(|application| application.isolation);
-        let isolation = isolation.unwrap_or_default();
         let network = self.network_of(name);
         let place = Place { directory: &directory, disks };
         let image = images.get(store, &journal.spec.image)?;

@@ -236,7 +236,7 @@ impl Runtime {
     fn create_now(&self, spec: InstanceSpec) -> std::result::Result<(), RuntimeErrorKind> {
         let name = spec.name.clone();
         let event = Event::Create { instance: name.clone(), application: spec.application.clone() };
-        let journal = Journal { spec, created: SystemTime::now(), intent: Intent::Rest };
+        let journal = Journal { spec, created: SystemTime::now(), intent: Intent::Rest, isolation: None };
         // The lock is held while the directory is made: whoever removes the name meanwhile finds all of it.
         let mut inner = self.lock();
         if let Some(refusal) = refusal_in(&inner.scheduler.step(self.now(), event)) {
@@ -508,6 +508,7 @@ impl Inner {
             timings: record.timings,
             ready_after: record.ready_after,
             refused: record.refused.clone(),
+            isolation: record.journal.isolation.clone(),
             instance_type: self.scheduler.instance(name).and_then(|instance| instance.state.occupies().copied()),
             launches: self.scheduler.instance(name).map_or(0, |instance| instance.launches),
         }

@@ -41,6 +41,14 @@ impl Grant {
     /// Both, for messages.
     pub const NAMES: [&str; 2] = ["fuse", "nested"];
 
+    /// What it is called.
+    pub fn name(self) -> &'static str {
+        match self {
+            Grant::Fuse => Self::NAMES[0],
+            Grant::Nested => Self::NAMES[1],
+        }
+    }
+
     /// The grant of this name.
     pub fn named(name: &str) -> Option<Grant> {
         match name {

@@ -5,7 +5,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use cfc_control::{
-    EventRequest, EventView, Inspection, InstanceError, InstanceStats, InstanceView, MetricFamily, Operations, Stopped,
+    EventRequest, EventView, Inspection, InstanceError, InstanceStats, InstanceView, IsolationView, MetricFamily,
+    Operations, Stopped,
 };
 use cfc_runtime::{InstanceEvent, InstanceEventKind, InstanceUsage, RuntimeError, RuntimeErrorKind};
 use futures::StreamExt;
@@ -24,7 +25,7 @@ impl Operations for Machine {
         let usage = self.runtime().usage(|view| view.spec.name == name).await.pop();
         let usage = usage.map(|(view, usage)| stats(&view, &usage));
         match self.runtime().inspect(&name) {
-            Some(view) => Ok(inspection(&view, usage)),
+            Some(view) => Ok(Inspection { isolation: self.isolation_of(&view).await, ..inspection(&view, usage) }),
             None => {
                 let ended = self.runtime().ended_instances().into_iter().find(|instance| instance.name == name);
                 let ended = ended.ok_or_else(|| InstanceError::NoSuchInstance { given: instance.to_string() })?;
@@ -82,6 +83,21 @@ impl Operations for Machine {
     }
 }
 
+impl Machine {
+    /// How a live instance is kept apart, as far as is known: by the platform, its Worker and the kernel.
+    async fn isolation_of(&self, view: &cfc_runtime::InstanceView) -> Option<IsolationView> {
+        let name = &view.spec.name;
+        view.phase.pid()?;
+        let engine = self.engine_of(&view.spec.application).await;
+        let confinement = self.runtime().confinement(name).await;
+        Some(views::isolation(
+            view.isolation.as_ref(),
+            engine.and_then(|engine| engine.has_internet(name)),
+            confinement,
+        ))
+    }
+}
+
 fn failed(id: &str, error: &RuntimeError) -> InstanceError {
     match error.kind {
         RuntimeErrorKind::NotRunning => InstanceError::NotRunning(id.to_string()),
@@ -100,6 +116,7 @@ fn inspection(view: &cfc_runtime::InstanceView, usage: Option<InstanceStats>) ->
         launches: view.launches,
         timings_ms: parts.map(|(phase, duration)| (phase.to_string(), milliseconds(duration))).collect(),
         limits: view.instance_type.as_ref().map(views::size),
+        isolation: None,
         command: view.spec.command.clone(),
         env: view.spec.env.iter().map(|variable| name_of(variable)).collect(),
         labels: view.spec.labels.clone(),
@@ -114,6 +131,7 @@ fn ended_inspection(instance: &cfc_runtime::EndedInstance) -> Inspection {
         launches: 0,
         timings_ms: BTreeMap::new(),
         limits: None,
+        isolation: None,
         command: None,
         env: Vec::new(),
         labels: BTreeMap::new(),

@@ -2,8 +2,10 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use cfc_control::{ApplicationRecord, InstanceSize, InstanceState, InstanceView, Timestamp};
-use cfc_runtime::{EndedInstance, InstanceType, Phase, Runtime};
+use cfc_control::{
+    ApplicationRecord, InstanceSize, InstanceState, InstanceView, IsolationView, Timestamp, UserNamespaceView,
+};
+use cfc_runtime::{Confinement, EndedInstance, IdRange, InstanceType, Isolation, Phase, Runtime};
 
 /// How long an instance that was removed stays among those of its application.
 const ENDED_SHOWN: Duration = Duration::from_secs(3600);
@@ -70,6 +72,28 @@ pub fn size(instance_type: &InstanceType) -> InstanceSize {
     InstanceSize { vcpu: micro_cpus as f64 / 1_000_000.0, memory_mib, disk_mb }
 }
 
+/// How an instance is kept apart, as the platform started it, its Worker says (`internet`) and the kernel does.
+pub fn isolation(
+    started: Option<&Isolation>,
+    internet: Option<bool>,
+    confinement: Option<Confinement>,
+) -> IsolationView {
+    let runtime = started.map(|started| started.runtime.as_ref().map_or("cfc", |runtime| runtime.name()).to_string());
+    let grants =
+        started.into_iter().flat_map(|started| &started.grants).map(|grant| grant.name().to_string()).collect();
+    let known = IsolationView { runtime, grants, internet, ..IsolationView::default() };
+    let Some(confinement) = confinement else { return known };
+    let ids = |ranges: &[IdRange]| ranges.iter().map(|range| [range.inside, range.outside, range.count]).collect();
+    let (users, groups) = (ids(&confinement.user_ids), ids(&confinement.group_ids));
+    IsolationView {
+        user_namespace: Some(UserNamespaceView { users, groups }),
+        capabilities: Some(confinement.capabilities),
+        seccomp: Some(confinement.has_seccomp),
+        no_new_privileges: Some(confinement.no_new_privileges),
+        ..known
+    }
+}
+
 fn state(phase: &Phase) -> InstanceState {
     match phase {
         Phase::Created | Phase::Starting => InstanceState::Starting,
@@ -120,6 +144,7 @@ mod tests {
                 timings: None,
                 ready_after: None,
                 refused: Some("the machine is full".to_string()),
+                isolation: None,
                 instance_type: None,
                 launches: 0,
             };

@@ -97,7 +97,8 @@ impl Settings {
         self.is_kept && self.has_internet() && !names.iter().any(|pattern| pattern == "*")
     }
 
-    fn has_internet(&self) -> bool {
+    /// Whether the container reaches the internet, by its Worker's word.
+    pub fn has_internet(&self) -> bool {
         self.internet.as_ref().is_some_and(|internet| internet.enabled)
     }
 
