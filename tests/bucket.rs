@@ -213,6 +213,7 @@ fn a_bucket_that_is_none_is_refused() {
     assert!(said.contains("`redirect`") && said.contains("seven days"), "{said}");
     let said = home.must_fail(&["serve"]);
     assert!(said.contains("is for a registry that runs alone"), "{said}");
+    assert_eq!(home.launchers(), [0; 0], "a server that did not come up has left its launcher");
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio as ProcessStdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use oci_spec::runtime::LinuxResources;
@@ -34,6 +35,8 @@ struct Shared {
     reach: Reach,
     /// Connections on which nobody waits.
     idle: Mutex<Vec<OwnedFd>>,
+    /// It was told to end, and shall not be replaced: somebody may just be about to ask it something.
+    is_over: AtomicBool,
 }
 
 /// How further connections are made.
@@ -97,7 +100,9 @@ impl Launcher {
     }
 
     fn new(reach: Reach, connection: OwnedFd) -> Launcher {
-        Launcher { shared: Arc::new(Shared { reach, idle: Mutex::new(vec![connection]) }) }
+        Launcher {
+            shared: Arc::new(Shared { reach, idle: Mutex::new(vec![connection]), is_over: AtomicBool::new(false) }),
+        }
     }
 
     /// The launcher's process id, when a connection to it is idle.
@@ -321,8 +326,9 @@ impl Launcher {
         theirs.is_some_and(|theirs| Some(theirs) != identity("self"))
     }
 
-    /// Ends all sandboxes and the launcher, and returns when they are gone.
+    /// Ends all sandboxes and the launcher, and returns when they are gone. No handle that shares this one starts another.
     pub fn shutdown(&self) -> Result<()> {
+        self.shared.is_over.store(true, Ordering::SeqCst);
         done(self.call(&Request::Shutdown, &[])?.0)
     }
 
@@ -342,7 +348,9 @@ impl Launcher {
         let connection = match (self.shared.reach.connect(), request) {
             (Err(error), _) if error.is_out_of_descriptors() => return Err(error),
             // Nothing runs any more that it could know of: a new launcher is as good.
-            (Err(_), Request::Start(_) | Request::List) => self.shared.reach.revive()?,
+            (Err(_), Request::Start(_) | Request::List) if !self.shared.is_over.load(Ordering::SeqCst) => {
+                self.shared.reach.revive()?
+            }
             (connected, _) => connected?,
         };
         let answer = exchange_if_known(&connection, request, &bytes, descriptors)?;

@@ -301,7 +301,11 @@ fn the_next_start_replaces_a_launcher_that_died() {
     assert_eq!(launcher.wait(&next.id).unwrap().status, ExitStatus::Code(3));
     launcher.remove(&next.id).unwrap();
     assert!(!sweep(&socket).unwrap().contains(&lost.id), "it was swept already");
+    // One that was told to end has not died: whoever asks it still must not bring another to life.
+    let asking = launcher.clone();
     launcher.shutdown().unwrap();
+    assert!(asking.list().is_err() && asking.start(&next).is_err());
+    assert!(Launcher::connect(&socket).is_none(), "another launcher has taken its place");
 }
 
 #[test]

@@ -19,6 +19,7 @@ mod resolve;
 mod secrets;
 mod token;
 mod trial;
+mod until_serving;
 mod views;
 mod worker;
 mod worker_log;
@@ -41,6 +42,7 @@ use crate::server::handover::{Handover, check_program};
 use crate::server::lock::DataLock;
 use crate::server::machine::Machine;
 use crate::server::signals::{Asked, Signals};
+use crate::server::until_serving::UntilServing;
 use crate::settings::{Addresses, Settings};
 use crate::span::Span;
 
@@ -146,6 +148,7 @@ async fn serve(server: Server) -> Result<Option<Handover>, Failure> {
         tracing::warn!(sandbox = %swept, "removed what an earlier launcher left");
     }
     let launcher = Launcher::connect_or_start(&launcher_program()?, &launcher_socket).map_err(sandbox_failure)?;
+    let coming_up = UntilServing::new(&launcher);
     addresses.launcher_refusal = replace_launcher(&launcher)?;
     let store = settings.open_store()?;
     let runtime = Runtime::open(runtime_config(settings, &store, &launcher)?).await.map_err(runtime_failure)?;
@@ -201,6 +204,7 @@ async fn serve(server: Server) -> Result<Option<Handover>, Failure> {
     });
     write_addresses(settings, &addresses)?;
     print_addresses(&addresses);
+    coming_up.serves();
 
     while signals.next().await == Asked::ToUpgrade {
         if let Err(reason) = check_program(program) {
