@@ -170,6 +170,11 @@ fn a_terminal_is_passed_on_key_by_key() {
 }
 
 fn converse(home: &Home, name: &str) {
+    converse_with(home, &["containers", "exec", "-it", name, "--"]);
+}
+
+/// A person talks to `IN_TERMINAL`, which a command of cfc's runs in a terminal.
+pub fn converse_with(home: &Home, arguments: &[&str]) {
     let cfc = home.cfc();
     let mut person = Command::new("python3");
     person.args(["-c", PERSON]).arg(cfc.get_program());
@@ -179,7 +184,7 @@ fn converse(home: &Home, name: &str) {
             None => person.env_remove(key),
         };
     }
-    person.args(["containers", "exec", "-it", name, "--", "/bin/sh", "-c", IN_TERMINAL]);
+    person.args(arguments).args(["/bin/sh", "-c", IN_TERMINAL]);
     let output = person.output().expect("python runs");
     let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("code 9"), "{said}");

@@ -115,6 +115,40 @@ fn a_run_of_a_command_that_cannot_be_executed_exits_as_a_shell_does() {
 }
 
 #[test]
+fn a_run_in_a_terminal_is_shown_key_by_key_by_each_runtime() {
+    let Some(busybox) = crate::support::busybox().filter(|_| can_sandbox() && has_program("python3")) else { return };
+    let home = Home::new();
+    let context = busybox_context(&home);
+    std::fs::copy(busybox, home.path("context/busybox")).expect("copied");
+    let dockerfile = "FROM scratch\nCOPY busybox /bin/sh\nCOPY busybox /bin/busybox\nUSER 1000\n";
+    home.write("context/Dockerfile", dockerfile);
+    home.must(&["build", &context, "-t", "shell"]);
+    for runtime in ["cfc", "runc", "crun"] {
+        if runtime == "cfc" || has_program(runtime) {
+            crate::exec::converse_with(&home, &["run", "-it", "--runtime", runtime, "shell"]);
+        }
+    }
+    let said = home.must_fail(&["run", "-it", "shell", "/bin/sh"]);
+    assert!(said.contains("the input is no terminal") && said.contains("hint: "), "{said}");
+}
+
+#[test]
+fn a_run_has_the_disk_of_its_instance_type() {
+    let has_disks = || !cfc_sandbox::check_host().iter().any(|finding| finding.what.contains("disks have no limit"));
+    if !can_sandbox() || !has_disks() {
+        return;
+    }
+    let home = Home::new();
+    let context = busybox_context(&home);
+    home.write("context/Dockerfile", "FROM scratch\nCOPY busybox /bin/busybox\nCOPY busybox /bin/sh\n");
+    home.must(&["build", &context, "-t", "plain"]);
+    let script = "busybox fallocate -l 1000000000 /one && busybox fallocate -l 1500000000 /two";
+    let output = home.run(&["run", "--instance-type", "lite", "plain", "/bin/sh", "-c", script]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && said.contains("/two") && said.contains("No space left on device"), "{said}");
+}
+
+#[test]
 fn a_container_opens_the_outputs_of_a_run_anew_whatever_they_are() {
     if !can_sandbox() {
         return;

@@ -692,14 +692,14 @@ pub struct Run {
     /// Set an environment variable
     #[arg(short, long = "env", value_name = "NAME=VALUE")]
     pub environment: Vec<String>,
-    /// The instance type, whose limits apply
+    /// The instance type, whose limits of processor, memory and disk apply
     #[arg(long, value_name = "TYPE", default_value = "standard-1")]
     pub instance_type: String,
     /// Run it with an OCI runtime instead of cfc's own sandbox: crun, runc, runsc, one of `[runtimes]` in the
     /// configuration file, or a path
     #[arg(long, value_name = "NAME")]
     pub runtime: Option<String>,
-    /// Give it this terminal, for shells and editors; without, what it writes goes through pipes
+    /// Give it a terminal of its own, shown in this one, for shells and editors; without, what it writes goes through pipes
     #[arg(short, long)]
     pub tty: bool,
     /// Accepted for those who are used to it: its input is always this command's

@@ -20,6 +20,7 @@ mod settings;
 mod size;
 mod sockets;
 mod span;
+mod terminal;
 
 use std::process::ExitCode;
 

@@ -47,7 +47,7 @@ pub use ended::EndedInstance;
 pub use error::{Result, RuntimeError, RuntimeErrorKind};
 pub use events::{EventReader, InstanceEvent, InstanceEventKind, StartTimings};
 pub use exec::{Exec, ExecControl, ExecInput, ExecOutput, ExecSpec};
-pub use foreground::foreground_sandbox;
+pub use foreground::{ForegroundPlace, check_disks, foreground_sandbox};
 pub use instance::{Application, ExitReport, InstanceSpec, InstanceView, Isolation, Phase};
 pub use logs::{LogLine, LogReader, LogStream};
 pub use machine::Shares;

@@ -16,6 +16,10 @@ use crate::unsupported::first_unsupported;
 /// has no handler does nothing to it, `SIGKILL` excepted.
 pub const INIT_ANNOTATION: &str = "cfc.init";
 
+/// With this annotation set to `true`, stdin, stdout and stderr are a terminal that is the sandbox's own: the application gets
+/// it as its owner, so that it can open `/dev/stdout` as any user. Without it a terminal stays whose it is.
+pub const TERMINAL_ANNOTATION: &str = "cfc.terminal";
+
 /// With this annotation set to `true`, the sandbox can make device nodes in its root, where the launcher is the machine's root,
 /// the root is an overlay, and no process can have CAP_SYS_ADMIN. Nobody can open them there. Without it, or elsewhere,
 /// `mknod` of a device answers EPERM.

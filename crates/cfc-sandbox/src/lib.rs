@@ -46,7 +46,7 @@ mod sys;
 mod unsupported;
 
 pub use client::{Ends, Happening, Happenings, Launcher};
-pub use config::{DEVICE_NODES_ANNOTATION, INIT_ANNOTATION, Network, Root, SandboxConfig, Stdio};
+pub use config::{DEVICE_NODES_ANNOTATION, INIT_ANNOTATION, Network, Root, SandboxConfig, Stdio, TERMINAL_ANNOTATION};
 pub use datagrams::{Datagram, OutboundDatagrams};
 pub use default_spec::{build_spec, default_spec, insecure_build_spec};
 pub use disk::{DiskKind, DiskUsage};

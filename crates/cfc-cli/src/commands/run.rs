@@ -1,15 +1,16 @@
 //! `cfc run`: one container in the foreground, for trying an image.
 
-use std::io::PipeReader;
+use std::io::{IsTerminal, PipeReader};
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use cfc_egress::{Direct, EgressPolicy};
 use cfc_oci::Reference;
-use cfc_runtime::{InstanceSpec, InstanceType, RuntimeErrorKind, foreground_sandbox};
-use cfc_sandbox::{ErrorKind, Exit, Launcher};
+use cfc_runtime::{ForegroundPlace, InstanceSpec, InstanceType, RuntimeErrorKind, check_disks, foreground_sandbox};
+use cfc_sandbox::{ErrorKind, Exit, Launcher, SandboxConfig, TERMINAL_ANNOTATION};
 
 use crate::args::Run;
 use crate::failure::Failure;
@@ -18,6 +19,7 @@ use crate::images::build::sandbox_failure;
 use crate::isolation;
 use crate::output;
 use crate::settings::Settings;
+use crate::terminal::{Pseudoterminal, RawTerminal};
 
 /// Runs the container to its end. The exit code is the container's; 128 plus the signal's number when one ended it.
 pub fn run(settings: &Settings, arguments: &Run) -> Result<ExitCode, Failure> {
@@ -28,36 +30,101 @@ pub fn run(settings: &Settings, arguments: &Run) -> Result<ExitCode, Failure> {
             return Err(Failure::new(format!("--env `{variable}` is not NAME=VALUE")));
         }
     }
+    if arguments.tty && !std::io::stdin().is_terminal() {
+        return Err(Failure::new("the input is no terminal, which `-t` needs")
+            .hint("leave out `-t`: input and output then are pipes"));
+    }
     let isolation = isolation::of_run(settings, arguments.runtime.as_deref(), &arguments.grants)?;
     // Before any thread: the launcher is started from a process that has only one.
     let launcher = Launcher::private(&crate::server::launcher_program()?).map_err(sandbox_failure)?;
     let store = settings.open_store()?;
     let image = base::find(&store, &reference, &settings.transfer_options()?, false)?;
-    let image = store.images().load(&image)?.descriptor;
+    let image = store.images().load(&image)?;
+    let mut env = arguments.environment.clone();
+    if arguments.tty && !image.config.config.env.iter().flatten().chain(&env).any(|one| one.starts_with("TERM=")) {
+        env.push("TERM=xterm".to_string());
+    }
     let directory = store.temp_dir()?;
     let spec = InstanceSpec {
         name: format!("run-{}", std::process::id()),
         application: "run".to_string(),
-        image,
+        image: image.descriptor,
         command: (!arguments.command.is_empty()).then(|| arguments.command.clone()),
-        env: arguments.environment.clone(),
+        env,
         labels: Default::default(),
     };
-    let config =
-        foreground_sandbox(&store, &spec, &instance_type, directory.path(), &isolation).map_err(runtime_failure)?;
-    let (outputs, [stdout, stderr]) = if arguments.tty {
-        (Outputs::default(), [descriptor(std::io::stdout())?, descriptor(std::io::stderr())?])
-    } else {
-        Outputs::start()?
-    };
-    launcher.start_with_stdio(&config, descriptor(std::io::stdin())?, stdout, stderr).map_err(not_started)?;
+    let has_disk = has_disk(&launcher, &instance_type, directory.path());
+    let place = ForegroundPlace { directory: directory.path(), has_disk };
+    let mut config = foreground_sandbox(&store, &spec, &instance_type, place, &isolation).map_err(runtime_failure)?;
+    let Streams { ends: [stdin, stdout, stderr], outputs, terminal } = Streams::of(arguments, &mut config)?;
+    launcher.start_with_stdio(&config, stdin, stdout, stderr).map_err(not_started)?;
     let launcher = Arc::new(launcher);
     let _way_out = way_out(settings, &launcher, &config.id);
-    forward_signals(&launcher, &config.id)?;
+    forward_signals(&launcher, &config.id, terminal.as_ref())?;
+    let shown = terminal.map(Shown::start).transpose()?;
     let exit = launcher.wait(&config.id).map_err(sandbox_failure)?;
     launcher.remove(&config.id).map_err(sandbox_failure)?;
     outputs.finish();
+    drop(shown);
     Ok(exit_code(&exit, &arguments.instance_type))
+}
+
+/// Whether it gets a disk as large as the instance type says. An ordinary user's containers have none, of which `cfc doctor`
+/// tells.
+fn has_disk(launcher: &Launcher, instance_type: &InstanceType, directory: &Path) -> bool {
+    let checked = check_disks(launcher, instance_type, directory);
+    if let Err(error) = &checked
+        && !cfc_sandbox::is_rootless()
+    {
+        output::tell(format!("warning: what the container writes has no limit: {error} (`cfc doctor` says more)"));
+    }
+    checked.is_ok()
+}
+
+/// What the container has for stdin, stdout and stderr.
+struct Streams {
+    /// Its ends.
+    ends: [OwnedFd; 3],
+    outputs: Outputs,
+    /// The outer end of what it has for them, where that is a terminal.
+    terminal: Option<Pseudoterminal>,
+}
+
+impl Streams {
+    /// By what was asked for. A terminal is noted in `config`.
+    fn of(arguments: &Run, config: &mut SandboxConfig) -> Result<Streams, Failure> {
+        if !arguments.tty {
+            let (outputs, [stdout, stderr]) = Outputs::start()?;
+            return Ok(Streams { ends: [descriptor(std::io::stdin())?, stdout, stderr], outputs, terminal: None });
+        }
+        let (terminal, inner) = Pseudoterminal::open()?;
+        let annotations = config.spec.annotations_mut().get_or_insert_default();
+        annotations.insert(TERMINAL_ANNOTATION.to_string(), "true".to_string());
+        let ends = [descriptor(&inner)?, descriptor(&inner)?, inner];
+        Ok(Streams { ends, outputs: Outputs::default(), terminal: Some(terminal) })
+    }
+}
+
+/// The container's terminal, shown in this one. Dropping it shows the rest, and puts this terminal back: it must have ended.
+struct Shown {
+    output: Option<JoinHandle<()>>,
+    _raw: RawTerminal,
+}
+
+impl Shown {
+    fn start(terminal: Pseudoterminal) -> Result<Shown, Failure> {
+        let raw = RawTerminal::enter()?;
+        terminal.try_clone()?.type_input();
+        Ok(Shown { output: Some(terminal.show_output()), _raw: raw })
+    }
+}
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        if let Some(output) = self.output.take() {
+            let _ = output.join();
+        }
+    }
 }
 
 /// Carries what the container sends out, to where a platform's containers may go too, until this is dropped.
@@ -127,24 +194,32 @@ fn descriptor(stream: impl AsFd) -> Result<OwnedFd, Failure> {
         .map_err(|error| Failure::because("cannot pass a standard stream to the container", &error))
 }
 
-/// Passes on what would end a program in the foreground.
-fn forward_signals(launcher: &Arc<Launcher>, id: &str) -> Result<(), Failure> {
+/// Passes on what would end a program in the foreground, each time it comes, and to its terminal the size of this one.
+fn forward_signals(launcher: &Arc<Launcher>, id: &str, terminal: Option<&Pseudoterminal>) -> Result<(), Failure> {
     use tokio::signal::unix::{SignalKind, signal};
     let runtime = super::client_runtime()?;
     let (launcher, id) = (launcher.clone(), id.to_string());
+    let terminal = terminal.map(Pseudoterminal::try_clone).transpose()?;
     std::thread::spawn(move || {
-        runtime.block_on(async move {
-            let kinds = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup(), SignalKind::quit()];
-            let waits = kinds.map(|kind| async move {
-                let Ok(mut stream) = signal(kind) else { return std::future::pending().await };
-                stream.recv().await;
-                kind.as_raw_value()
-            });
-            let mut waiting: futures::stream::FuturesUnordered<_> = waits.into_iter().collect();
-            while let Some(number) = futures::StreamExt::next(&mut waiting).await {
-                let _ = launcher.kill(&id, number);
+        let kinds = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup(), SignalKind::quit()];
+        let passing = kinds.map(|kind| {
+            let (launcher, id) = (&launcher, &id);
+            async move {
+                let Ok(mut stream) = signal(kind) else { return };
+                while stream.recv().await.is_some() {
+                    let _ = launcher.kill(id, kind.as_raw_value());
+                }
             }
         });
+        let fitting = async {
+            let (Some(terminal), Ok(mut resized)) = (&terminal, signal(SignalKind::window_change())) else { return };
+            // It may have changed before anybody listened.
+            terminal.fit();
+            while resized.recv().await.is_some() {
+                terminal.fit();
+            }
+        };
+        runtime.block_on(async { tokio::join!(futures::future::join_all(passing), fitting) });
     });
     Ok(())
 }

@@ -10,7 +10,7 @@ use rustix::io::{Errno, FdFlags};
 use rustix::pipe::PipeFlags;
 use rustix::process::WaitStatus;
 
-use super::identity;
+use super::{identity, terminal};
 use crate::error::ErrorKind;
 use crate::step::Step;
 use crate::sys::{self, Cloned};
@@ -62,7 +62,9 @@ pub(crate) fn stay_as_reaper(program: &OwnedFd, is_readable: bool) -> Result<(),
                 drop(write);
                 rustix::io::retry_on_intr(|| rustix::io::read(&read, &mut [0; 1])).step(step)?;
             }
-            rustix::process::setsid().map(drop).step(|| "start a session".into())
+            rustix::process::setsid().step(|| "start a session".into())?;
+            terminal::take_stdin();
+            Ok(())
         }
         Cloned::Parent { pid, .. } => {
             if let Some((_, write)) = &closed {

@@ -21,7 +21,7 @@ use super::program::PATH_DEFAULT;
 use super::report::{Channel, Report};
 use super::rootfs::{attach, new_filesystem};
 use super::stubs::Stubs;
-use super::{FAILED, Wiring, bring_loopback_up, connect_stdio, die_with_launcher, identity};
+use super::{FAILED, Wiring, bring_loopback_up, connect_stdio, die_with_launcher, identity, terminal};
 use crate::cgroup;
 use crate::error::ErrorKind;
 use crate::inside::open_inside;
@@ -92,6 +92,10 @@ fn prepare(
     }
     sys::reset_signals();
     connect_stdio(&bundle.blueprint.stdio.map(|handle| bundle.blueprint.descriptors.get(handle)))?;
+    // Where it is a terminal, the runtime wants to hear of its size. gVisor would end by its keys.
+    if bundle.runtime.kind() != Kind::Runsc {
+        terminal::take_stdin();
+    }
     if !has_user_namespace {
         make_null(&bundle.scratch)?;
         use_own_null(&bundle.scratch)?;

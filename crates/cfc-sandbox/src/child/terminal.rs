@@ -33,6 +33,11 @@ pub(super) fn open(size: Option<WindowSize>, user: &UserPlan, handover: &OwnedFd
     send(&outer, handover)
 }
 
+/// Makes stdin this session's own terminal, where it is one that no other session has: then keys end and stop its programs.
+pub(super) fn take_stdin() {
+    let _ = rustix::process::ioctl_tiocsctty(rustix::stdio::stdin());
+}
+
 /// Opens `/dev/pts/ptmx`, and only if that is what it seems: a container can put anything there (CVE-2025-52565).
 fn open_outer() -> Result<OwnedFd, ErrorKind> {
     let step = || "open the container's /dev/pts".to_owned();

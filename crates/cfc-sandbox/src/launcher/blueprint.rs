@@ -17,7 +17,7 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags};
 use serde::{Deserialize, Serialize};
 
 use crate::child::capabilities::CapabilityMasks;
-use crate::config::{INIT_ANNOTATION, Network, Root, SandboxConfig};
+use crate::config::{INIT_ANNOTATION, Network, Root, SandboxConfig, TERMINAL_ANNOTATION};
 use crate::disk::Disk;
 use crate::error::ErrorKind;
 use crate::launcher::mount_options::MountOptions;
@@ -195,6 +195,11 @@ pub(crate) fn is_new(mount: &Mount, shares_network: bool) -> bool {
 /// Whether the application is not to be process 1.
 pub(crate) fn wants_init(spec: &Spec) -> bool {
     is_annotated(spec, INIT_ANNOTATION)
+}
+
+/// Whether its standard streams are a terminal of its own.
+pub(crate) fn owns_terminal(spec: &Spec) -> bool {
+    is_annotated(spec, TERMINAL_ANNOTATION)
 }
 
 /// Whether the annotation is `true`.

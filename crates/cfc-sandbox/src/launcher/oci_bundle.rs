@@ -21,7 +21,7 @@ use oci_spec::runtime::{
 };
 use rustix::process::Resource;
 
-use super::blueprint::{Blueprint, MountKind, wants_init};
+use super::blueprint::{Blueprint, MountKind, owns_terminal, wants_init};
 use super::idmap::IdMappings;
 use crate::config::{Network, SandboxConfig};
 use crate::error::ErrorKind;
@@ -84,6 +84,12 @@ impl Bundle {
         if spec.hostname().as_deref().unwrap_or_default().is_empty() {
             spec.set_hostname(blueprint.hostname.clone());
         }
+        if owns_terminal(&config.spec)
+            && makes_terminal(runtime)
+            && let Some(process) = spec.process_mut()
+        {
+            process.set_terminal(Some(true));
+        }
         let oom_score_adj = inherited_oom_score(&mut spec, runtime);
         let has_init = wants_init(&config.spec);
         if has_init {
@@ -102,6 +108,12 @@ impl Bundle {
             oom_score_adj,
         })
     }
+}
+
+/// Whether the runtime is to make the container's terminal, and show it in the one that it gets itself. crun passes its own on
+/// as it is, which does: of one that it makes (1.8) the size is lost.
+fn makes_terminal(runtime: &OciRuntime) -> bool {
+    runtime.kind() != Kind::Crun
 }
 
 /// Whatever is inherited from cfc, the runtime is no better a victim than what it runs. runsc sets the spec's adjustment on

@@ -10,8 +10,8 @@ use oci_spec::runtime::LinuxNamespaceType;
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{WaitId, WaitIdOptions};
 
+use super::blueprint::owns_terminal;
 use super::exec_template::ExecMeans;
-use super::give_pipes;
 use super::idmap::IdMappings;
 use super::oci_bundle::{Bundle, makes_user_namespace};
 use super::oci_exec::OciExec;
@@ -19,6 +19,7 @@ use super::ranges::Range;
 use super::sandbox::{NewProcess, Sandbox};
 use super::shell::{ShellKind, UserNamespace, send, socket_pair};
 use super::start::{Starter, connect};
+use super::{give_pipes, give_terminal};
 use crate::cgroup::Cgroup;
 use crate::child::{self, Order, Wiring};
 use crate::config::SandboxConfig;
@@ -114,7 +115,11 @@ fn make_process(
     let owner = mappings.map_or(Some(ids), |mappings| mappings.on_host(ids.0, ids.1));
     let (uid, gid) =
         owner.ok_or_else(|| ErrorKind::Invalid(format!("the user {}:{} is not in the id mappings", ids.0, ids.1)))?;
-    give_pipes(&bundle.blueprint.stdio.map(|handle| bundle.blueprint.descriptors.get(handle)), uid, gid);
+    let streams = bundle.blueprint.stdio.map(|handle| bundle.blueprint.descriptors.get(handle));
+    match owns_terminal(&config.spec) {
+        true => give_terminal(&streams, uid),
+        false => give_pipes(&streams, uid, gid),
+    }
     let (control, theirs) = socket_pair()?;
     let wiring = Wiring { control: theirs, entrances: cgroup.entrances()? };
     let birthplace = cgroup.birthplace()?;

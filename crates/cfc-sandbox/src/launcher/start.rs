@@ -7,7 +7,7 @@ use oci_spec::runtime::{Linux, LinuxSeccomp};
 use rustix::fs::{FileType, Gid, Mode, OFlags, Uid};
 use rustix::pipe::PipeFlags;
 
-use super::blueprint::{Blueprint, wants_init};
+use super::blueprint::{Blueprint, owns_terminal, wants_init};
 use super::exec_template::{ExecMeans, ExecTemplate};
 use super::host_ids::HostIds;
 use super::log_file::{LogFile, Stream};
@@ -148,7 +148,11 @@ impl Starter {
                 shell.user.as_ref().map_or_else(String::new, |(_, mappings)| mappings.describe()),
             )));
         };
-        give_pipes(&blueprint.stdio.map(|handle| blueprint.descriptors.get(handle)), uid, gid);
+        let streams = blueprint.stdio.map(|handle| blueprint.descriptors.get(handle));
+        match owns_terminal(&config.spec) {
+            true => give_terminal(&streams, uid),
+            false => give_pipes(&streams, uid, gid),
+        }
         if let Some(adjustment) = blueprint.oom_score_adj {
             fs::write(format!("/proc/{}/oom_score_adj", shell.started.pid), adjustment.to_string())
                 .step(|| format!("set oom_score_adj to {adjustment}"))?;
@@ -217,6 +221,11 @@ pub(crate) fn give_pipes(stdio: &[impl AsFd; 3], uid: u32, gid: u32) {
             let _ = rustix::fs::fchown(descriptor, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
         }
     }
+}
+
+/// Makes a terminal the application's own. Its group stays, as a login leaves it.
+pub(crate) fn give_terminal([stdin, ..]: &[impl AsFd; 3], uid: u32) {
+    let _ = rustix::fs::fchown(stdin, Some(Uid::from_raw(uid)), None);
 }
 
 /// The library's `default()` is not empty: it has namespaces, masked paths and devices of its own choosing.

@@ -6,13 +6,13 @@ use std::process::ExitCode;
 use cfc_control::{
     Client, ClientError, Code, ExecConnection, ExecInput, ExecOutput, ExecReceiver, ExecRequest, ExecSender,
 };
-use rustix::termios::{OptionalActions, Termios};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::args::ContainersExec;
 use crate::failure::Failure;
 use crate::server::client::control_failure;
+use crate::terminal::{RawTerminal, window_size};
 
 /// What a terminal is taken for whose size is not known.
 const DEFAULT_SIZE: (u16, u16) = (24, 80);
@@ -158,34 +158,4 @@ fn watch_signals(has_terminal: bool, tell: mpsc::Sender<ExecInput>) -> Result<im
             }
         }
     })
-}
-
-/// Rows and columns of the terminal that this runs in.
-fn window_size() -> Option<(u16, u16)> {
-    let size = rustix::termios::tcgetwinsize(rustix::stdio::stdin())
-        .or_else(|_| rustix::termios::tcgetwinsize(rustix::stdio::stdout()))
-        .ok()?;
-    Some((size.ws_row, size.ws_col)).filter(|(rows, columns)| *rows > 0 && *columns > 0)
-}
-
-/// This terminal without any processing of its own: every key goes to the command. Dropping it puts everything back.
-struct RawTerminal {
-    before: Termios,
-}
-
-impl RawTerminal {
-    fn enter() -> Result<RawTerminal, Failure> {
-        let failed = |error: rustix::io::Errno| Failure::because("cannot set up the terminal", &error);
-        let before = rustix::termios::tcgetattr(rustix::stdio::stdin()).map_err(failed)?;
-        let mut raw = before.clone();
-        raw.make_raw();
-        rustix::termios::tcsetattr(rustix::stdio::stdin(), OptionalActions::Now, &raw).map_err(failed)?;
-        Ok(RawTerminal { before })
-    }
-}
-
-impl Drop for RawTerminal {
-    fn drop(&mut self) {
-        let _ = rustix::termios::tcsetattr(rustix::stdio::stdin(), OptionalActions::Drain, &self.before);
-    }
 }
