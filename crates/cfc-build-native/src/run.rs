@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, Once, PoisonError};
 
 use cfc_egress::{Direct, EgressPolicy};
 use cfc_plan::{MountKind, OutputStream, Run, RunNetwork, Ulimit};
@@ -245,6 +245,9 @@ fn numeric_root(user: &str) -> String {
 /// The process and its mounts.
 fn spec(run: &Run, user: &ResolvedUser, files: &[oci::Mount], prepared: &Prepared) -> oci::Spec {
     let mut spec = if run.is_insecure { insecure_build_spec() } else { build_spec() };
+    if cfc_sandbox::missing_controllers().contains(&"pids") {
+        without_limits(&mut spec);
+    }
     let mut identity = oci::User::default();
     identity.set_uid(user.uid);
     identity.set_gid(user.gid);
@@ -266,6 +269,17 @@ fn spec(run: &Run, user: &ResolvedUser, files: &[oci::Mount], prepared: &Prepare
     mounts.extend(prepared.mounts.iter().cloned());
     spec.set_mounts(Some(mounts));
     spec
+}
+
+/// As on a machine, or in a container, where no cgroup can be made: a build needs none.
+fn without_limits(spec: &mut oci::Spec) {
+    static WARNED: Once = Once::new();
+    WARNED.call_once(|| {
+        tracing::warn!("RUN may make as many processes as it likes: no cgroup can be made here (see `cfc doctor`)");
+    });
+    if let Some(linux) = spec.linux_mut() {
+        linux.set_resources(None);
+    }
 }
 
 /// The limit in the runtime specification's words.

@@ -8,6 +8,7 @@
 //! ```
 
 mod delegation;
+mod top;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -16,7 +17,8 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::LinuxResources;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Access, Mode, OFlags};
+use rustix::io::Errno;
 
 use crate::error::ErrorKind;
 use crate::launcher::CgroupState;
@@ -36,6 +38,8 @@ pub(crate) struct Hierarchies {
     v2: Option<(PathBuf, BTreeSet<String>)>,
     /// Whether limits are left out that no controller can hold: for an ordinary user some is better than nothing.
     is_lenient: bool,
+    /// Whether there are others that nobody can write to, as in a container without `--privileged`.
+    is_read_only: bool,
 }
 
 /// The cgroups of one sandbox, one directory a hierarchy.
@@ -64,9 +68,10 @@ struct Limits {
 impl Hierarchies {
     pub(crate) fn detect() -> Hierarchies {
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        let all = Hierarchies::from_mountinfo(&mounts, |mount| {
+        let mut all = Hierarchies::from_mountinfo(&mounts, |mount| {
             fs::read_to_string(mount.join("cgroup.controllers")).unwrap_or_default()
         });
+        all.leave_out(|mount| rustix::fs::access(mount, Access::WRITE_OK) == Err(Errno::ROFS));
         if rootless::is_in_initial_namespace() {
             return all;
         }
@@ -96,6 +101,14 @@ impl Hierarchies {
         found
     }
 
+    /// Does without the hierarchies that are read-only: sandboxes need no cgroups but for limits.
+    fn leave_out(&mut self, is_read_only: impl Fn(&Path) -> bool) {
+        let before = (self.v1.len(), self.v2.is_some());
+        self.v1.retain(|_, mount| !is_read_only(mount));
+        self.v2 = self.v2.take().filter(|(mount, _)| !is_read_only(mount));
+        self.is_read_only = before != (self.v1.len(), self.v2.is_some());
+    }
+
     /// Whether any hierarchy offers `controller`.
     pub(crate) fn offers(&self, controller: &str) -> bool {
         self.v1.contains_key(controller) || self.v2.as_ref().is_some_and(|(_, offered)| offered.contains(controller))
@@ -104,6 +117,7 @@ impl Hierarchies {
     /// Says which kind of machine this is.
     pub(crate) fn describe(&self) -> &'static str {
         match (self.v1.is_empty(), &self.v2) {
+            (true, None) if self.is_read_only => "cgroups that are mounted read-only",
             (true, None) => "no cgroups",
             (true, Some(_)) => "cgroup v2",
             (false, None) => "cgroup v1",
@@ -142,7 +156,7 @@ impl Hierarchies {
             && offered.contains(controller)
         {
             // The parent must exist before its own children can be given the controller.
-            enable(point, controller)?;
+            top::enable_at(point, controller)?;
             let parent_directory = point.join(parent);
             make(&parent_directory)?;
             enable(&parent_directory, controller)?;
@@ -251,7 +265,7 @@ impl Cgroup {
                 None if self.is_lenient => {}
                 None => {
                     return Err(ErrorKind::Unavailable(format!(
-                        "a {controller} limit was asked for, but no mounted cgroup hierarchy has the `{controller}` controller"
+                        "a {controller} limit was asked for, but no cgroup hierarchy that can be written to has the `{controller}` controller"
                     )));
                 }
             }

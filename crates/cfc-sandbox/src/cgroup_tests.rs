@@ -19,13 +19,23 @@ fn a_hybrid_machine_takes_each_controller_from_where_it_is() {
 }
 
 #[test]
+fn what_is_mounted_read_only_is_not_used_and_said() {
+    let mut found = Hierarchies::from_mountinfo(HYBRID, |_| "pids\n".into());
+    found.leave_out(|mount| mount != Path::new("/sys/fs/cgroup/memory"));
+    assert!(found.offers("memory") && !found.offers("cpu") && !found.offers("pids"));
+    assert_eq!(found.describe(), "cgroup v1");
+    found.leave_out(|_| true);
+    assert_eq!(found.describe(), "cgroups that are mounted read-only");
+    assert!(found.mount_points().is_empty());
+}
+
+#[test]
 fn a_v2_machine_enables_controllers_on_the_way_down_and_writes_v2_files() {
     let directory = tempfile::tempdir().expect("a directory");
     let root = directory.path();
     let found = Hierarchies {
-        v1: BTreeMap::new(),
         v2: Some((root.to_owned(), ["cpu", "memory", "pids"].map(str::to_owned).into())),
-        is_lenient: false,
+        ..Hierarchies::default()
     };
     // The kernel makes these files; here the test does, so that only existing ones are written.
     for level in ["", "cfc-test", "cfc-test/one"] {

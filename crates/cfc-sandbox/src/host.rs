@@ -219,7 +219,9 @@ fn check_cgroups(hierarchies: &Hierarchies) -> Vec<Finding> {
         return vec![Finding::new(Severity::Note, format!("limits use {}", hierarchies.describe()), "none needed")];
     }
     let what = format!("{} without the controllers {}: no such limits", hierarchies.describe(), lacking.join(", "));
-    vec![Finding::new(Severity::Error, what, "mount the cgroup filesystem with these controllers")]
+    let remedy = "mount the cgroup filesystem with these controllers; in a container, start that with --privileged, or with \
+                  /sys/fs/cgroup writable";
+    vec![Finding::new(Severity::Error, what, remedy)]
 }
 
 /// Without these, what an instance writes is bounded by the machine's disk only.

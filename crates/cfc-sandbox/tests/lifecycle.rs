@@ -102,7 +102,7 @@ fn a_signal_for_a_process_spares_the_next_one_of_the_name() {
 }
 
 #[test]
-fn memory_beyond_the_limit_is_an_oom_kill() {
+fn files_in_memory_and_all_processes_share_the_limit() {
     let Some(bench) = bench() else { return };
     let config = bench.config(&[
         "sh",
@@ -112,8 +112,9 @@ fn memory_beyond_the_limit_is_an_oom_kill() {
     let resources =
         json!({"memory": {"limit": 32 << 20}, "cpu": {"quota": 50_000, "period": 100_000}, "pids": {"limit": 32}});
     let (exit, text) = bench.run_config(&with(&config, &[("/linux/resources", resources)]));
-    assert!(exit.oom_killed, "{exit:?} {text}");
-    assert!(!bench.run("true").0.oom_killed);
+    // Which of the processes are killed is the kernel's choice: process 1 may be among them.
+    assert!(exit.usage.oom_kills > 0 && exit.oom_killed != text.contains("survived"), "{exit:?} {text}");
+    assert_eq!(bench.run("true").0.usage.oom_kills, 0);
 }
 
 #[test]

@@ -3,6 +3,10 @@
 
 mod support;
 
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
 use cfc_sandbox::{ExitStatus, SandboxConfig, missing_controllers};
 use serde_json::json;
 use support::{Bench, bench, with};
@@ -104,4 +108,30 @@ fn a_limit_above_the_machines_own_is_lowered_to_it() {
     let (exit, text) = bench.run_config(&config);
     assert_eq!(exit.status, ExitStatus::Code(0), "{text}");
     assert!(text == hard.to_string() || text == (u64::MAX - 1).to_string(), "{text}, not {hard}");
+}
+
+/// As in a container that was started with `--privileged`: the top of the cgroup tree that it sees is its own cgroup, with its
+/// processes in it.
+#[test]
+fn limits_hold_in_a_container_of_others_too() {
+    let tree = PathBuf::from("/sys/fs/cgroup");
+    if bench().is_none() || !tree.join("cgroup.controllers").exists() {
+        eprintln!("skipped: needs root and cgroup v2 alone (scripts/test-v2 has it)");
+        return;
+    }
+    fs::write(tree.join("cgroup.subtree_control"), "+cpu +memory +pids").unwrap();
+    let container = tree.join(format!("cfc-test-container-{}", std::process::id()));
+    fs::create_dir(&container).unwrap();
+    let inside = "mount --make-rprivate / && umount -l /sys/fs/cgroup && mount -t cgroup2 cgroup /sys/fs/cgroup && \
+                  exec $0 --exact memory_ends_at_the_limit_and_the_log_says_so --nocapture";
+    let enter = "echo $$ >$0/cgroup.procs && exec unshare --cgroup --mount sh -c \"$1\" $2";
+    let mut command = Command::new("sh");
+    command.args(["-c", enter]).arg(&container).arg(inside).arg(std::env::current_exe().unwrap());
+    let output = command.output().unwrap();
+    let moved = container.join("init").exists();
+    let removed = fs::remove_dir(container.join("init")).and(fs::remove_dir(&container));
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains("1 passed") && !text.contains("skipped"), "{text}");
+    assert!(moved, "its processes have moved: {text}");
+    removed.unwrap();
 }

@@ -53,7 +53,7 @@ pub(super) fn restrict(all: Hierarchies, own: &str, machine: &impl Machine) -> H
         machine.is_writable(&directory).then_some((controller, directory))
     });
     let v2 = all.v2.and_then(|(point, _)| v2_base(&point, &below(&point, "")?, machine));
-    Hierarchies { v1: v1.collect(), v2, is_lenient: true }
+    Hierarchies { v1: v1.collect(), v2, is_lenient: true, is_read_only: all.is_read_only }
 }
 
 fn v2_base(point: &Path, own: &Path, machine: &impl Machine) -> Option<(PathBuf, BTreeSet<String>)> {

@@ -172,7 +172,9 @@ fn show_device(dev: &OwnedFd, name: &str, tree: &OwnedFd) -> Result<(), ErrorKin
     attach_to(tree, &find(dev, Path::new(name)).step(step)?).step(step)
 }
 
-/// The links of every `/dev` to a process's own streams.
+const KCORE: &str = "/proc/kcore";
+
+/// The links of every `/dev`: to a process's own streams, and to the kernel's memory where a kernel shows that (masked).
 pub(crate) fn link_streams(dev: &OwnedFd) -> Result<(), ErrorKind> {
     let links = [
         ("/proc/self/fd", "fd"),
@@ -181,7 +183,8 @@ pub(crate) fn link_streams(dev: &OwnedFd) -> Result<(), ErrorKind> {
         ("/proc/self/fd/2", "stderr"),
         ("pts/ptmx", "ptmx"),
     ];
-    links.iter().try_for_each(|(to, name)| match rustix::fs::symlinkat(*to, dev, *name) {
+    let kcore = Path::new(KCORE).exists().then_some((KCORE, "core"));
+    links.iter().chain(&kcore).try_for_each(|(to, name)| match rustix::fs::symlinkat(*to, dev, *name) {
         Err(Errno::EXIST) => Ok(()),
         result => result.step(|| format!("make /dev/{name}")),
     })
