@@ -3,7 +3,7 @@
 # runc below it. Then what limits and neighbours cost, and how long a crowd takes to be taken over.
 # CFC_BENCH_STARTS, CFC_BENCH_DENSITY and CFC_BENCH_ADOPTED: how many starts, how many instances at once, how many taken over.
 
-starts=${CFC_BENCH_STARTS:-1000} density=${CFC_BENCH_DENSITY:-1000} adopted=${CFC_BENCH_ADOPTED:-300}
+starts=${CFC_BENCH_STARTS:-10000} density=${CFC_BENCH_DENSITY:-1000} adopted=${CFC_BENCH_ADOPTED:-300}
 mkdir -p "$work/start/run" "$work/start/image"
 cc -static -O2 -o "$work/start/image/httpd" "$root/scripts/bench.d/start/httpd.c"
 cc -O2 -o "$work/start/probe" "$root/scripts/bench.d/start/probe.c"
@@ -12,7 +12,7 @@ printf 'FROM scratch\nCOPY httpd /httpd\nENTRYPOINT ["/httpd"]\n' >"$work/start/
 (cd "$root" && cargo build --release --locked --quiet -p cfc-runtime --example start_bench)
 start_bench() { # mode count: on a fresh directory, but for `adopt`
   [ "$1" = adopt ] || { rm -rf "$work/start/run"; mkdir -p "$work/start/run"; }
-  timeout 240 "$CARGO_TARGET_DIR/release/examples/start_bench" "$CFC_DATA/store" bench/httpd:1 "$work/start/run" "$1" "$2" >"$work/start/$1" 2>"$work/stderr" || die "start_bench $1: $(tail -n 3 "$work/stderr")"
+  timeout 600 "$CARGO_TARGET_DIR/release/examples/start_bench" "$CFC_DATA/store" bench/httpd:1 "$work/start/run" "$1" "$2" >"$work/start/$1" 2>"$work/stderr" || die "start_bench $1: $(tail -n 3 "$work/stderr")"
 }
 value() { awk -v key="$2" '$1 == key { print $2 }' "$work/start/$1"; }
 show() { awk -v name="$1" -v value="$2" -v scale="$3" -v unit="$4" -v goal="$5" 'BEGIN { printf "%-44s %10.2f %-4s %s\n", name, value / scale, unit, goal }'; }
@@ -74,6 +74,8 @@ for part in runtime launcher init kernel; do show "  $part" "$(value density ${p
 show "  (the application itself)" "$(value density app_each)" 1024 KiB ""
 start_bench sleeping "$((density * 10))"
 show "$((density * 10)) asleep: our memory, each" "$(value sleeping sleeping_each)" 1024 KiB "goal 4"
+start_bench listening 200
+for part in p50 p99; do show "from listen to the connection that waited, $part" "$(value listening listening_$part)" 1000 ms "goal 2"; done
 start_bench waiting 100
 show "100 that do not listen yet: processor" "$(value waiting waiting_cpu_permille)" 10 "%" "of one"
 start_bench crowd "$adopted"
@@ -93,4 +95,7 @@ idle=$!
 for _ in $(seq 100); do [ -e "$work/start/idle/serve.json" ] && break; sleep 0.1; done
 sleep 2
 show "cfc serve, idle, resident" "$(awk '/^VmRSS/ { print $2 }' /proc/$idle/status)" 1024 MiB "goal 30"
+# Pages that several of them have count once.
+descendants() { for child in $(cat /proc/"$1"/task/*/children 2>/dev/null); do echo "$child"; descendants "$child"; done; }
+show "  with its launcher, shells and relay" "$(for pid in $idle $(descendants $idle); do cat /proc/$pid/smaps_rollup; done 2>/dev/null | awk '/^Pss:/ { kib += $2 } END { print kib }')" 1024 MiB ""
 kill $idle; wait $idle || true

@@ -7,6 +7,8 @@
 //! start_bench STORE REFERENCE DIRECTORY density COUNT    COUNT instances alive at once
 //! start_bench STORE REFERENCE DIRECTORY sleeping COUNT   COUNT instances that are known and do not run
 //! start_bench STORE REFERENCE DIRECTORY waiting COUNT    COUNT instances that are connected to and do not listen yet
+//! start_bench STORE REFERENCE DIRECTORY listening COUNT  COUNT starts of an app that listens late: from its `listen` to the
+//!                                                        connection that waited for it
 //! start_bench STORE REFERENCE DIRECTORY crowd COUNT      COUNT instances, which stay when the program ends, for:
 //! start_bench STORE REFERENCE DIRECTORY adopt COUNT      taking over what `crowd` left, until each has answered
 //! start_bench STORE REFERENCE DIRECTORY flood COUNT      COUNT answers of an instance, alone and beside one that floods its log
@@ -53,7 +55,7 @@ fn main() -> Outcome<()> {
     }
     let arguments: Vec<String> = std::env::args().collect();
     let [_, store, reference, directory, mode, count] = arguments.as_slice() else {
-        return Err("usage: start_bench STORE REFERENCE DIRECTORY starts|density|sleeping|waiting|crowd|adopt|flood|limits COUNT".into());
+        return Err("usage: start_bench STORE REFERENCE DIRECTORY starts|density|sleeping|waiting|listening|crowd|adopt|flood|limits COUNT".into());
     };
     let directory = Path::new(directory);
     let socket = directory.join("launcher.sock");
@@ -67,6 +69,7 @@ fn main() -> Outcome<()> {
             "density" => bench.density(count).await,
             "sleeping" => bench.sleeping(count).await,
             "waiting" => bench.waiting(count).await,
+            "listening" => bench.listening(count).await,
             "crowd" => bench.crowd(count).await,
             "adopt" => bench.adopt(count).await,
             "flood" => bench.flood(count).await,
@@ -212,6 +215,30 @@ impl Bench {
         Ok(())
     }
 
+    /// How long after an app listens the connection is made that has waited for it, in microseconds.
+    async fn listening(&self, count: usize) -> Outcome<()> {
+        let mut delays = Vec::with_capacity(count);
+        for i in 0..count {
+            let name = format!("bench-{i}");
+            self.create(&name, Some(vec!["late".to_string()])).await?;
+            self.runtime.start(&name).await?;
+            let mut stream = self.runtime.connect(&name, PORT, HOLD).await?;
+            let connected = monotonic_ns();
+            stream.write_all(b"GET / HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n").await?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await?;
+            let since =
+                answer.lines().find_map(|line| line.strip_prefix("Listening-Since: ")).ok_or("no such field")?;
+            delays.push(connected.saturating_sub(since.parse()?) / 1_000);
+            self.runtime.remove(&name).await;
+        }
+        delays.sort_unstable();
+        for (name, share) in [("p50", 0.5), ("p99", 0.99), ("max", 1.0)] {
+            println!("listening_{name} {}", at(&delays, share));
+        }
+        Ok(())
+    }
+
     /// What waiting for apps that do not listen costs.
     async fn waiting(&self, count: usize) -> Outcome<()> {
         for i in 0..count {
@@ -237,6 +264,11 @@ impl Bench {
         self.runtime.stop_all(Duration::ZERO).await;
         Ok(())
     }
+}
+
+fn monotonic_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
 /// Sends a request and waits for the first byte of the answer.
