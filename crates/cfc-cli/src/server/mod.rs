@@ -17,6 +17,7 @@ mod operations;
 mod prepare;
 mod resolve;
 mod secrets;
+pub mod service_manager;
 mod token;
 mod trial;
 mod until_serving;
@@ -204,6 +205,7 @@ async fn serve(server: Server) -> Result<Option<Handover>, Failure> {
     });
     write_addresses(settings, &addresses)?;
     print_addresses(&addresses);
+    service_manager::tell_ready();
     coming_up.serves();
 
     while signals.next().await == Asked::ToUpgrade {
@@ -224,6 +226,7 @@ async fn serve(server: Server) -> Result<Option<Handover>, Failure> {
         let (gateway, control, registry) = (gateway_kept, control_kept, registry_kept);
         return Ok(Some(Handover { generation, gateway, control, registry, lock }));
     }
+    service_manager::tell_stopping();
     // Connections that come now are refused, not left waiting.
     drop((gateway_kept, control_kept, registry_kept));
     let _ = std::fs::remove_file(settings.addresses_file());

@@ -11,7 +11,7 @@ use crate::failure::Failure;
 use crate::output;
 use crate::server::lock::DataLock;
 use crate::server::signals::{self, Signals};
-use crate::server::{listen, registry};
+use crate::server::{listen, registry, service_manager};
 use crate::settings::Settings;
 
 pub fn run(settings: &Settings, arguments: &RegistryServe) -> Result<ExitCode, Failure> {
@@ -38,6 +38,7 @@ pub fn run(settings: &Settings, arguments: &RegistryServe) -> Result<ExitCode, F
         let registry = registry::open_alone(settings, location.as_ref()).await?;
         let scheme = if settings.file.registry.is_encrypted() { "https" } else { "http" };
         output::data(format!("registry  {scheme}://{address}"));
+        service_manager::tell_ready();
         let (end, ended) = oneshot::channel::<()>();
         let serving = cfc_registry::serve_until(listener, registry.clone(), async {
             let _ = ended.await;
@@ -65,6 +66,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 async fn asked_to_end(end: oneshot::Sender<()>) {
     let mut signals = Signals::catch();
     signals.asked_to_end().await;
+    service_manager::tell_stopping();
     // It may have ended.
     let _ = end.send(());
     let _ = tokio::time::timeout(PATIENCE, signals.asked_to_end()).await;
