@@ -1,7 +1,7 @@
 //! `cfc containers exec` against a running platform, through pipes and through a real pseudo-terminal.
 
 use std::io::Write;
-use std::process::{Command, Output, Stdio};
+use std::process::{Output, Stdio};
 
 use crate::support::{Home, Platform, busybox, can_sandbox, has_program, tools, wait_for};
 
@@ -175,16 +175,7 @@ fn converse(home: &Home, name: &str) {
 
 /// A person talks to `IN_TERMINAL`, which a command of cfc's runs in a terminal.
 pub fn converse_with(home: &Home, arguments: &[&str]) {
-    let cfc = home.cfc();
-    let mut person = Command::new("python3");
-    person.args(["-c", PERSON]).arg(cfc.get_program());
-    for (key, value) in cfc.get_envs() {
-        match value {
-            Some(value) => person.env(key, value),
-            None => person.env_remove(key),
-        };
-    }
-    person.args(arguments).args(["/bin/sh", "-c", IN_TERMINAL]);
+    let mut person = home.at_terminal(PERSON, &[arguments, &["/bin/sh", "-c", IN_TERMINAL]].concat());
     let output = person.output().expect("python runs");
     let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("code 9"), "{said}");

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 
 use crate::starter::{WORKER, ready};
-use crate::support::{Home, Platform};
+use crate::support::{Home, Platform, has_program};
 
 /// A Worker that tells what it is asked for.
 const SOURCE: &str = "\
@@ -144,4 +144,43 @@ fn many_secrets_are_one_version_and_a_variable_of_the_same_name_is_refused() {
     let output = secret(&home, &["put", "ONE"], "1");
     assert!(String::from_utf8_lossy(&output.stderr).contains("Binding name 'ONE' already in use"));
     platform.stop();
+}
+
+/// Somebody at a terminal who is asked for a value, types `KEYS`, and looks at the terminal.
+const PERSON: &str = r#"
+import os, pty, sys, termios
+pid, terminal = pty.fork()
+if pid == 0:
+    os.execv(sys.argv[1], sys.argv[1:])
+def echoes(): return bool(termios.tcgetattr(terminal)[3] & termios.ECHO)
+shown = b""
+while b"Value of `KEY`: " not in shown: shown += os.read(terminal, 4096)
+while echoes(): pass
+os.write(terminal, os.environ["KEYS"].encode())
+try:
+    while part := os.read(terminal, 4096): shown += part
+except OSError: pass
+_, status = os.waitpid(pid, 0)
+print("code", os.waitstatus_to_exitcode(status), "echo", echoes(), "shown", shown)
+"#;
+
+#[test]
+fn a_value_is_asked_for_and_not_shown_and_the_terminal_is_put_back() {
+    let home = Home::new();
+    if !has_program("python3") {
+        return;
+    }
+    let Some(platform) = deployed(&home) else { return };
+    let person = |keys: &str| {
+        let mut command = home.at_terminal(PERSON, &["secret", "put", "KEY"]);
+        command.env("KEYS", keys);
+        let output = command.current_dir(home.path(WORKER)).output().expect("python runs");
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+    };
+    let said = person("\x03");
+    assert!(said.contains("code 130 echo True"), "{said}");
+    assert_eq!(value_of(&platform, "KEY"), "undefined");
+    let said = person("hidden\r");
+    assert!(said.contains("code 0 echo True") && !said.contains("hidden"), "{said}");
+    assert_eq!(value_of(&platform, "KEY"), "hidden");
 }

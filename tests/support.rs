@@ -145,6 +145,20 @@ impl Home {
         command
     }
 
+    /// cfc with these arguments in a terminal of its own, used by a Python program that finds the command in `sys.argv[1:]`.
+    pub fn at_terminal(&self, person: &str, arguments: &[&str]) -> Command {
+        let cfc = self.cfc();
+        let mut command = Command::new("python3");
+        command.args(["-c", person]).arg(cfc.get_program()).args(arguments);
+        for (key, value) in cfc.get_envs() {
+            match value {
+                Some(value) => command.env(key, value),
+                None => command.env_remove(key),
+            };
+        }
+        command
+    }
+
     /// The launchers that `cfc serve` has started here and that still run.
     pub fn launchers(&self) -> Vec<u32> {
         let data = format!("CFC_DATA={}", self.data().display());

@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 
 /// How long a server may say nothing to the beginning of TLS until it is also given what ends a line, for which one waits
 /// that reads HTTP.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_millis(100);
 
 /// For how long it is waited for a server that says nothing at all.
 const SILENCE: Duration = Duration::from_secs(10);

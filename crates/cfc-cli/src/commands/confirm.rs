@@ -1,9 +1,13 @@
 //! Questions before what cannot be undone.
 
 use std::io::{BufRead, IsTerminal, Write};
+use std::process::exit;
+use std::sync::mpsc;
 
-use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
+use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
+use tokio::signal::unix::{SignalKind, signal};
 
+use crate::commands::client_runtime;
 use crate::failure::Failure;
 
 /// What is said when the person says no.
@@ -41,6 +45,7 @@ pub fn ask_secretly(question: &str) -> Result<String, Failure> {
     let mut silent = before.clone();
     silent.local_modes.remove(LocalModes::ECHO);
     let mut stderr = std::io::stderr();
+    end_in_order(before.clone())?;
     write!(stderr, "{question}").and_then(|()| stderr.flush()).map_err(failed)?;
     tcsetattr(&stdin, OptionalActions::Now, &silent).map_err(|error| failed(error.into()))?;
     let mut answer = String::new();
@@ -51,4 +56,36 @@ pub fn ask_secretly(question: &str) -> Result<String, Failure> {
     read.map_err(failed)?;
     restored.map_err(|error| failed(error.into()))?;
     Ok(answer)
+}
+
+/// Puts the terminal back before a signal ends the program, from now on.
+fn end_in_order(before: Termios) -> Result<(), Failure> {
+    let runtime = client_runtime()?;
+    let (caught, ready) = mpsc::channel::<()>();
+    std::thread::spawn(move || {
+        let number = runtime.block_on(async {
+            let kinds = [SignalKind::interrupt(), SignalKind::quit(), SignalKind::terminate(), SignalKind::hangup()];
+            let [interrupt, quit, terminate, hangup] = kinds.map(signal);
+            let (Ok(mut interrupt), Ok(mut quit), Ok(mut terminate), Ok(mut hangup)) =
+                (interrupt, quit, terminate, hangup)
+            else {
+                return None;
+            };
+            drop(caught);
+            Some(tokio::select! {
+                _ = interrupt.recv() => 2,
+                _ = quit.recv() => 3,
+                _ = terminate.recv() => 15,
+                _ = hangup.recv() => 1,
+            })
+        });
+        if let Some(number) = number {
+            let _ = tcsetattr(std::io::stdin(), OptionalActions::Now, &before);
+            eprintln!();
+            exit(128 + number);
+        }
+    });
+    // Nothing is ever sent: the sender goes when the signals are caught, or cannot be.
+    let _ = ready.recv();
+    Ok(())
 }
