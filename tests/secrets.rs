@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 
-use crate::starter::{WORKER, ready};
+use crate::starter::{WORKER, deployed_from, ready};
 use crate::support::{Home, Platform, has_program};
 
 /// A Worker that tells what it is asked for.
@@ -20,14 +20,7 @@ export default {
 ";
 
 fn deployed(home: &Home) -> Option<Platform<'_>> {
-    if !ready() {
-        return None;
-    }
-    let project = home.project(WORKER);
-    std::fs::write(project.join("src/index.js"), SOURCE).expect("writable");
-    let platform = Platform::start(home);
-    home.must(&["deploy", &project.display().to_string()]);
-    Some(platform)
+    ready().then(|| deployed_from(home, SOURCE))
 }
 
 fn value_of(platform: &Platform, name: &str) -> String {

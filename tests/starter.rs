@@ -39,6 +39,15 @@ fn deployed<'a>(home: &'a Home, config: &str) -> Platform<'a> {
     platform
 }
 
+/// A platform with the project, and `source` as its Worker's.
+pub fn deployed_from<'a>(home: &'a Home, source: &str) -> Platform<'a> {
+    let project = home.project(WORKER);
+    std::fs::write(project.join("src/index.js"), source).expect("writable");
+    let platform = Platform::start(home);
+    home.must(&["deploy", &project.display().to_string()]);
+    platform
+}
+
 #[test]
 fn two_sessions_are_two_containers_and_one_session_is_one() {
     for config in ["wrangler.jsonc", "wrangler.toml"] {

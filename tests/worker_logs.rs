@@ -1,6 +1,6 @@
 //! What a Worker prints, with the real workerd.
 
-use crate::starter::{WORKER, ready};
+use crate::starter::{WORKER, deployed_from, ready};
 use crate::support::{Ended, Home, Platform, wait_for};
 
 /// A Worker that prints what it is asked to.
@@ -19,14 +19,7 @@ export default {
 ";
 
 fn platform(home: &Home) -> Option<Platform<'_>> {
-    if !ready() {
-        return None;
-    }
-    let project = home.project(WORKER);
-    std::fs::write(project.join("src/index.js"), SOURCE).expect("writable");
-    let platform = Platform::start(home);
-    home.must(&["deploy", &project.display().to_string()]);
-    Some(platform)
+    ready().then(|| deployed_from(home, SOURCE))
 }
 
 fn logs_with(home: &Home, text: &str) -> String {

@@ -4,16 +4,14 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use cfc_control::LogRequest;
-use futures::StreamExt;
 
 use crate::args::WorkerLogs;
 use crate::commands::client_runtime;
-use crate::commands::containers::follow::Position;
+use crate::commands::containers::follow::print_log;
 use crate::commands::containers::since;
 use crate::failure::Failure;
-use crate::output;
 use crate::project::open_project;
-use crate::server::client::{connect, control_failure};
+use crate::server::client::connect;
 use crate::settings::Settings;
 
 pub fn run(settings: &Settings, arguments: &WorkerLogs) -> Result<ExitCode, Failure> {
@@ -28,28 +26,9 @@ pub fn run(settings: &Settings, arguments: &WorkerLogs) -> Result<ExitCode, Fail
         follow: arguments.follow,
         ..LogRequest::default()
     };
-    client_runtime()?.block_on(print(settings, &name, asked))
-}
-
-async fn print(settings: &Settings, name: &str, asked: LogRequest) -> Result<ExitCode, Failure> {
-    let client = connect(settings)?;
-    let mut position = Position::start(settings);
-    loop {
-        // What was told already is not told again.
-        let tail_lines = asked.tail_lines.filter(|_| !position.has_begun());
-        let request = LogRequest { since: position.since(asked.since), tail_lines, ..asked.clone() };
-        let mut stream = client.worker_logs(name, &request).await.map_err(control_failure)?;
-        let cut_off = loop {
-            match stream.next().await {
-                None => return Ok(ExitCode::SUCCESS),
-                Some(Ok(bytes)) => {
-                    output::bytes(&bytes);
-                    position.advance();
-                }
-                Some(Err(error)) if asked.follow => break error,
-                Some(Err(error)) => return Err(control_failure(error)),
-            }
-        };
-        position.outlast_upgrade(cut_off).await?;
-    }
+    client_runtime()?.block_on(async {
+        let client = connect(settings)?;
+        print_log(settings, asked, async |request| client.worker_logs(&name, &request).await).await
+    })?;
+    Ok(ExitCode::SUCCESS)
 }

@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use cfc_control::{ClientError, ClientErrorKind};
+use bytes::Bytes;
+use cfc_control::{ClientError, ClientErrorKind, LogRequest};
+use futures::{Stream, StreamExt};
 
 use crate::failure::Failure;
 use crate::output;
@@ -68,6 +70,36 @@ impl Position<'_> {
             tokio::time::sleep(LOOK).await;
         }
         Err(control_failure(error))
+    }
+}
+
+/// Prints the log that `ask` gets as it was `asked` for, to its end.
+pub async fn print_log<Lines>(
+    settings: &Settings,
+    asked: LogRequest,
+    ask: impl AsyncFn(LogRequest) -> Result<Lines, ClientError>,
+) -> Result<(), Failure>
+where
+    Lines: Stream<Item = Result<Bytes, ClientError>> + Unpin,
+{
+    let mut position = Position::start(settings);
+    loop {
+        // What was told already is not told again.
+        let tail_lines = asked.tail_lines.filter(|_| !position.has_begun());
+        let request = LogRequest { since: position.since(asked.since), tail_lines, ..asked.clone() };
+        let mut lines = ask(request).await.map_err(control_failure)?;
+        let cut_off = loop {
+            match lines.next().await {
+                None => return Ok(()),
+                Some(Ok(bytes)) => {
+                    output::bytes(&bytes);
+                    position.advance();
+                }
+                Some(Err(error)) if asked.follow => break error,
+                Some(Err(error)) => return Err(control_failure(error)),
+            }
+        };
+        position.outlast_upgrade(cut_off).await?;
     }
 }
 
