@@ -25,6 +25,14 @@ pub fn open_project(path: &Path, selection: &ProjectSelection) -> Result<Project
     Ok(project)
 }
 
+/// The Worker that a command is about: the one that was named, else that of the project here.
+pub fn worker_name(given: Option<&str>, selection: &ProjectSelection) -> Result<String, Failure> {
+    match given {
+        Some(name) => Ok(name.to_string()),
+        None => Ok(open_project(Path::new("."), selection)?.name),
+    }
+}
+
 fn project_failure(error: ProjectError) -> Failure {
     let hints: Vec<String> = match &error.kind {
         ProjectErrorKind::Invalid(problems) => problems.iter().filter_map(|problem| problem.hint.clone()).collect(),

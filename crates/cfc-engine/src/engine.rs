@@ -181,12 +181,12 @@ impl Engine {
         self.lock().taken_over.remove(name)
     }
 
-    /// Changes the sidecar `name`, or makes or removes it.
     /// Whether the container `name` reaches the internet, by its Worker's word. `None` when it has no way out here.
     pub fn has_internet(&self, name: &str) -> Option<bool> {
         self.lock().sidecars.get(&sidecar_of(name)).map(Sidecar::has_internet)
     }
 
+    /// Changes the sidecar `name`, or makes or removes it.
     pub(crate) fn with_sidecar<T>(&self, name: &str, change: impl FnOnce(&mut Option<Sidecar>) -> T) -> T {
         let mut inner = self.lock();
         let mut sidecar = inner.sidecars.remove(name);

@@ -9,7 +9,7 @@ use cfc_sandbox::NetworkHandle;
 
 use crate::events::InstanceEventKind;
 use crate::ready;
-use crate::runtime::{Runtime, blocking};
+use crate::runtime::{Record, Runtime, blocking};
 use crate::trial::is_trial;
 
 /// A TCP port on which nothing listened while a connection to it was held.
@@ -70,12 +70,17 @@ impl Runtime {
 
     /// Tells that `port` was asked for in vain, if that was not told since the instance's start.
     pub(crate) async fn note_unheard(&self, name: &str, port: u16) {
+        let is_told = |record: &Record| record.unheard.contains(&port);
+        if is_trial(name) || self.lock().records.get(name).is_none_or(is_told) {
+            return;
+        }
         let Some(listens_on) = self.listening_ports(name).await else { return };
         let unheard = Unheard { port, listens_on };
         {
             let mut inner = self.lock();
             let record = inner.records.get_mut(name).filter(|record| record.phase.borrow().pid().is_some());
-            let Some(record) = record.filter(|_| !is_trial(name)) else { return };
+            let Some(record) = record else { return };
+            // Somebody else may have told it meanwhile.
             if !record.unheard.insert(port) {
                 return;
             }

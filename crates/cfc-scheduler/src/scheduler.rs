@@ -159,9 +159,9 @@ impl Scheduler {
             let (application, limit) = (application.name.clone(), application.max_instances);
             return Err(Refusal::MaxInstances { application, limit });
         }
-        let occupied: Vec<&InstanceType> = others().filter_map(|other| other.state.occupies()).collect();
+        let occupied = others().filter_map(|other| other.state.occupies());
         let wanted = self.capacity.clamp(&application.instance_type);
-        match self.capacity.shortage(&wanted, occupied.iter().copied()) {
+        match self.capacity.shortage(&wanted, occupied) {
             Some((resource, free)) => {
                 let needed = resource.needed_by(&wanted);
                 Err(Refusal::Capacity { application: application.name.clone(), resource, needed, free })

@@ -1,6 +1,5 @@
 //! `cfc delete`: a Worker with all that belongs to it.
 
-use std::path::Path;
 use std::process::ExitCode;
 
 use cfc_control::Deleted;
@@ -10,15 +9,12 @@ use crate::commands::client_runtime;
 use crate::commands::confirm::confirm;
 use crate::failure::Failure;
 use crate::output;
-use crate::project::open_project;
+use crate::project::worker_name;
 use crate::server::client::{connect, control_failure};
 use crate::settings::Settings;
 
 pub fn run(settings: &Settings, arguments: &Delete) -> Result<ExitCode, Failure> {
-    let name = match &arguments.name {
-        Some(name) => name.clone(),
-        None => open_project(Path::new("."), &arguments.project)?.name,
-    };
+    let name = worker_name(arguments.name.as_deref(), &arguments.project)?;
     let client = connect(settings)?;
     let runtime = client_runtime()?;
     let workers = runtime.block_on(client.workers()).map_err(control_failure)?;

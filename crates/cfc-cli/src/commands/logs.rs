@@ -1,6 +1,5 @@
 //! `cfc logs`: what a Worker has printed.
 
-use std::path::Path;
 use std::process::ExitCode;
 
 use cfc_control::LogRequest;
@@ -10,15 +9,12 @@ use crate::commands::client_runtime;
 use crate::commands::containers::follow::print_log;
 use crate::commands::containers::since;
 use crate::failure::Failure;
-use crate::project::open_project;
+use crate::project::worker_name;
 use crate::server::client::connect;
 use crate::settings::Settings;
 
 pub fn run(settings: &Settings, arguments: &WorkerLogs) -> Result<ExitCode, Failure> {
-    let name = match &arguments.name {
-        Some(name) => name.clone(),
-        None => open_project(Path::new("."), &arguments.project)?.name,
-    };
+    let name = worker_name(arguments.name.as_deref(), &arguments.project)?;
     let asked = LogRequest {
         tail_lines: arguments.tail,
         since: arguments.since.as_deref().map(since).transpose()?,

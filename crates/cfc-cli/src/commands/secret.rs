@@ -13,7 +13,7 @@ use crate::commands::confirm::{ask_secretly, confirm};
 use crate::commands::dotenv;
 use crate::failure::Failure;
 use crate::output;
-use crate::project::open_project;
+use crate::project::worker_name;
 use crate::server::client::{connect, control_failure};
 use crate::settings::Settings;
 
@@ -45,10 +45,7 @@ pub fn run(settings: &Settings, command: &Secret) -> Result<ExitCode, Failure> {
 }
 
 fn name(worker: &SecretWorker) -> Result<String, Failure> {
-    match &worker.name {
-        Some(name) => Ok(name.clone()),
-        None => Ok(open_project(Path::new("."), &worker.project)?.name),
-    }
+    worker_name(worker.name.as_deref(), &worker.project)
 }
 
 fn change(client: &Client, worker: &str, changes: Changes) -> Result<ExitCode, Failure> {

@@ -128,13 +128,15 @@ fn remove_by_way_of(directory: &Path, aside: &Path) -> io::Result<()> {
     remove_tree(aside)
 }
 
-fn remove_tree(directory: &Path) -> io::Result<()> {
+/// Removes a directory that may be there.
+pub fn remove_tree(directory: &Path) -> io::Result<()> {
     match std::fs::remove_dir_all(directory) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(named("remove", directory, &error)),
         _ => Ok(()),
     }
 }
 
-fn named(what: &str, path: &Path, error: &io::Error) -> io::Error {
+/// The error with what could not be done to which path.
+pub fn named(what: &str, path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("cannot {what} `{}`: {error}", path.display()))
 }

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
+use crate::server::erase::{named, remove_tree};
+
 /// ```text
 /// <root>/<worker>/<id>      a value, mode 0600; never changed
 /// ```
@@ -75,11 +77,7 @@ impl SecretFiles {
 
     /// Removes all values of the Worker.
     pub fn remove(&self, worker: &str) -> io::Result<()> {
-        let directory = self.root.join(worker);
-        match std::fs::remove_dir_all(&directory) {
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(named("remove", &directory, &error)),
-            _ => Ok(()),
-        }
+        remove_tree(&self.root.join(worker))
     }
 }
 
@@ -87,8 +85,4 @@ fn write(path: &Path, value: &str) -> io::Result<()> {
     let mut file = File::options().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(value.as_bytes())?;
     file.sync_all()
-}
-
-fn named(what: &str, path: &Path, error: &io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("cannot {what} `{}`: {error}", path.display()))
 }

@@ -5,10 +5,9 @@
 //! to a child then, as the Docker engine's image for containers has it, and systemd wherever it runs.
 
 use std::fs;
-use std::io;
 use std::path::Path;
 
-use super::{Failure, enable, failure, make};
+use super::{Failure, enable, failure, make, write};
 use crate::error::ErrorKind;
 
 /// The child that gets them, called as others who do this call it.
@@ -41,11 +40,10 @@ fn evacuate(top: &Path) -> Result<(), Failure> {
             if pid == "0" {
                 return Err(stays(top, "processes that cannot be seen from here"));
             }
-            match fs::write(&entrance, pid) {
-                Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
-                result => {
-                    result.map_err(|error: io::Error| failure(&format!("move process {pid} to"), &leaf, &error))?
-                }
+            match write(&entrance, pid) {
+                // It has ended.
+                Err(ErrorKind::Step { errno: libc::ESRCH, .. }) => {}
+                result => result?,
             }
         }
     }

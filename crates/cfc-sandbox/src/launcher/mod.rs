@@ -44,7 +44,7 @@ use crate::protocol;
 use crate::sys;
 use event_loop::EventLoop;
 use pool::Pool;
-pub(crate) use start::{give_pipes, give_terminal};
+pub(crate) use start::give_pipes;
 pub(crate) use succession::{CgroupState, Passing, ReceivedState, take_all};
 
 /// The `argv[0]` that makes a program a launcher.

@@ -10,7 +10,6 @@ use oci_spec::runtime::LinuxNamespaceType;
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{WaitId, WaitIdOptions};
 
-use super::blueprint::owns_terminal;
 use super::exec_template::ExecMeans;
 use super::idmap::IdMappings;
 use super::oci_bundle::{Bundle, makes_user_namespace};
@@ -18,8 +17,7 @@ use super::oci_exec::OciExec;
 use super::ranges::Range;
 use super::sandbox::{NewProcess, Sandbox};
 use super::shell::{ShellKind, UserNamespace, send, socket_pair};
-use super::start::{Starter, connect};
-use super::{give_pipes, give_terminal};
+use super::start::{Starter, connect, give_streams};
 use crate::cgroup::Cgroup;
 use crate::child::{self, Order, Wiring};
 use crate::config::SandboxConfig;
@@ -116,10 +114,7 @@ fn make_process(
     let (uid, gid) =
         owner.ok_or_else(|| ErrorKind::Invalid(format!("the user {}:{} is not in the id mappings", ids.0, ids.1)))?;
     let streams = bundle.blueprint.stdio.map(|handle| bundle.blueprint.descriptors.get(handle));
-    match owns_terminal(&config.spec) {
-        true => give_terminal(&streams, uid),
-        false => give_pipes(&streams, uid, gid),
-    }
+    give_streams(&config.spec, &streams, uid, gid);
     let (control, theirs) = socket_pair()?;
     let wiring = Wiring { control: theirs, entrances: cgroup.entrances()? };
     let birthplace = cgroup.birthplace()?;

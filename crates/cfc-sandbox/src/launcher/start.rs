@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 
-use oci_spec::runtime::{Linux, LinuxSeccomp};
+use oci_spec::runtime::{Linux, LinuxSeccomp, Spec};
 use rustix::fs::{FileType, Gid, Mode, OFlags, Uid};
 use rustix::pipe::PipeFlags;
 
@@ -149,10 +149,7 @@ impl Starter {
             )));
         };
         let streams = blueprint.stdio.map(|handle| blueprint.descriptors.get(handle));
-        match owns_terminal(&config.spec) {
-            true => give_terminal(&streams, uid),
-            false => give_pipes(&streams, uid, gid),
-        }
+        give_streams(&config.spec, &streams, uid, gid);
         if let Some(adjustment) = blueprint.oom_score_adj {
             fs::write(format!("/proc/{}/oom_score_adj", shell.started.pid), adjustment.to_string())
                 .step(|| format!("set oom_score_adj to {adjustment}"))?;
@@ -223,9 +220,13 @@ pub(crate) fn give_pipes(stdio: &[impl AsFd; 3], uid: u32, gid: u32) {
     }
 }
 
-/// Makes a terminal the application's own. Its group stays, as a login leaves it.
-pub(crate) fn give_terminal([stdin, ..]: &[impl AsFd; 3], uid: u32) {
-    let _ = rustix::fs::fchown(stdin, Some(Uid::from_raw(uid)), None);
+/// The same for the terminal that the sandbox may own instead. Its group stays, as a login leaves it.
+pub(crate) fn give_streams(spec: &Spec, stdio: &[impl AsFd; 3], uid: u32, gid: u32) {
+    if owns_terminal(spec) {
+        let _ = rustix::fs::fchown(&stdio[0], Some(Uid::from_raw(uid)), None);
+    } else {
+        give_pipes(stdio, uid, gid);
+    }
 }
 
 /// The library's `default()` is not empty: it has namespaces, masked paths and devices of its own choosing.
