@@ -145,7 +145,11 @@ pub struct Request {
     pub headers: String,
 }
 
-/// A registry that answers every request with what `answer` says: status, headers, body.
+/// The first byte of a record of TLS with part of a handshake (RFC 8446, section 5.1).
+const HANDSHAKE: u8 = 22;
+
+/// A registry without TLS that answers every request with what `answer` says: status, headers, body. The beginning of TLS,
+/// with which a client finds out what it speaks, is no request.
 pub async fn scripted(answer: impl Fn(&str, &Request) -> (u16, String, Vec<u8>) + Send + Sync + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address").to_string();
@@ -159,6 +163,10 @@ pub async fn scripted(answer: impl Fn(&str, &Request) -> (u16, String, Vec<u8>) 
                 while !head.ends_with(b"\r\n\r\n") {
                     let Ok(byte) = stream.read_u8().await else { return };
                     head.push(byte);
+                    if head == [HANDSHAKE] {
+                        let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n").await;
+                        return;
+                    }
                 }
                 let text = String::from_utf8_lossy(&head).into_owned();
                 let (line, headers) = text.split_once("\r\n").expect("a request has lines");
