@@ -19,6 +19,7 @@ show() { awk -v name="$1" -v value="$2" -v scale="$3" -v unit="$4" -v goal="$5" 
 
 # First of all: on ext4, files that were deleted in the last minute are in the way of each new one.
 start_bench density "$density"
+start_bench spaced "$density"
 start_bench starts "$starts"
 peer_rounds=$rounds
 peer() { # name port command...: one start, into a series
@@ -69,6 +70,8 @@ done
 first=$(value density first_p50) last=$(value density last_p50)
 show "$density at once: first 100 starts, p50" "$first" 1000 ms ""
 show "$density at once: last 100 starts, p50" "$last" 1000 ms "$(awk -v a="$last" -v b="$first" 'BEGIN { printf "%.2f of the first", a / b }'), goal 1.5"
+show "  30 ms apart: first 100" "$(value spaced first_p50)" 1000 ms ""
+show "  30 ms apart: last 100" "$(value spaced last_p50)" 1000 ms "$(awk -v a="$(value spaced last_p50)" -v b="$(value spaced first_p50)" 'BEGIN { printf "%.2f of the first", a / b }'), goal 1.5"
 show "$density at once: our memory, each" "$(value density ours_each)" 1048576 MiB "goal 1"
 for part in runtime launcher init kernel; do show "  $part" "$(value density ${part}_each)" 1024 KiB ""; done
 show "  (the application itself)" "$(value density app_each)" 1024 KiB ""

@@ -27,7 +27,8 @@ use crate::status::{Exit, ExitStatus, Started, Status, Usage};
 const MESSAGE_LENGTH_MAX: usize = 16 << 20;
 /// The most descriptors that go with one message (unix(7)).
 pub(crate) const DESCRIPTORS_MAX: usize = 253;
-const READ_LENGTH: usize = 64 << 10;
+/// What is read at once: most messages whole.
+const READ_LENGTH: usize = 16 << 10;
 
 /// Which version of this protocol this program speaks. A launcher outlives the cfc that started it, so the two may be of
 /// different programs. Unknown fields are ignored and missing ones have defaults. Where that would be wrong, for a new field
@@ -304,14 +305,13 @@ impl Receiver {
     pub(crate) fn receive(&mut self, socket: impl AsFd) -> io::Result<bool> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-        let start = self.bytes.len();
-        self.bytes.resize(start + READ_LENGTH, 0);
+        // Not in the heap: most messages are short, and a large piece of it is cleared, merged and split each time.
+        let mut buffer = [0; READ_LENGTH];
         let received = rustix::io::retry_on_intr(|| {
-            let mut parts = [IoSliceMut::new(&mut self.bytes[start..])];
+            let mut parts = [IoSliceMut::new(&mut buffer)];
             rustix::net::recvmsg(&socket, &mut parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC)
-        });
-        self.bytes.truncate(start + received.as_ref().map_or(0, |message| message.bytes));
-        let received = received?;
+        })?;
+        self.bytes.extend_from_slice(&buffer[..received.bytes]);
         for message in ancillary.drain() {
             if let RecvAncillaryMessage::ScmRights(descriptors) = message {
                 self.descriptors.extend(descriptors);

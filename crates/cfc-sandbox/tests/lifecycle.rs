@@ -405,9 +405,9 @@ fn shells_wait_unseen_become_sandboxes_and_die_with_their_launcher() {
         .unwrap();
     (0..5).for_each(|_| run());
     wait_for(|| shells_of(pid).len() == 4);
-    let last = shells_of(pid);
+    let last = [shells_of(pid), vec![zygote_of(pid)]].concat();
     rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), rustix::process::Signal::KILL).unwrap();
-    wait_for(|| last.iter().all(|shell| !Path::new(&format!("/proc/{shell}/ns")).exists()));
+    wait_for(|| last.iter().all(|process| !Path::new(&format!("/proc/{process}/ns")).exists()));
     // Another test's sweep may have been faster.
     sweep(&socket).unwrap();
     let left = fs::read_to_string("/proc/self/mountinfo").unwrap();
@@ -415,6 +415,39 @@ fn shells_wait_unseen_become_sandboxes_and_die_with_their_launcher() {
     let launchers = hierarchies.flat_map(|point| fs::read_dir(point).into_iter().flatten().flatten());
     let is_of_it = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().contains(&format!("-{pid}-"));
     assert_eq!(launchers.filter(is_of_it).map(|entry| entry.path()).collect::<Vec<_>>(), [] as [std::path::PathBuf; 0]);
+}
+
+#[test]
+fn all_shells_of_a_kind_come_from_one_process_that_may_die() {
+    let Some(bench) = bench() else { return };
+    let socket = bench.directory.path().join("launcher.sock");
+    let launcher = Launcher::connect_or_start(Path::new(LAUNCHER), &socket).unwrap();
+    let pid = launcher_pid(&socket);
+    let run = |config: &SandboxConfig| {
+        launcher.start(config).unwrap();
+        assert_eq!(launcher.wait(&config.id).unwrap().status, ExitStatus::Code(3));
+    };
+    let held = bench.config(&["sleep", "1000"]);
+    let held_pid = launcher.start(&held).unwrap().pid;
+    assert_eq!(parent_of(held_pid), pid, "whatever it comes from, it is the launcher's child");
+    let zygote = zygote_of(pid);
+    (0..6).for_each(|_| run(&bench.config(&["sh", "-c", "exit 3"])));
+    assert_eq!(zygote_of(pid), zygote);
+    // The standard streams and what it is told through: nothing of the launcher's, or of a sandbox's.
+    let descriptors = || fs::read_dir(format!("/proc/{zygote}/fd")).unwrap().count();
+    wait_for(|| descriptors() == 4);
+    wait_for(|| shells_of(pid).len() == 4);
+    kill(zygote);
+    (0..6).for_each(|_| run(&bench.config(&["sh", "-c", "exit 3"])));
+    let next = zygote_of(pid);
+    assert_ne!(next, zygote);
+    run(&with(&bench.config(&["sh", "-c", "exit 3"]), &[("/linux/maskedPaths", json!([]))]));
+    let other = zygote_of(pid);
+    assert_ne!(other, next, "shells of another kind come from another one");
+    launcher.kill_all(&held.id).unwrap();
+    launcher.wait(&held.id).unwrap();
+    launcher.shutdown().unwrap();
+    wait_for(|| !Path::new(&format!("/proc/{other}")).exists());
 }
 
 /// A program that is the launcher with `variables` in its environment.
@@ -521,11 +554,21 @@ fn kill(pid: i32) {
 
 /// The processes that wait, children of the launcher `pid`.
 fn shells_of(pid: i32) -> Vec<i32> {
+    children_called("cfc-shell", pid)
+}
+
+/// The process that the shells of the launcher `pid` come from. A shell that was just made has its name for a moment.
+fn zygote_of(pid: i32) -> i32 {
+    wait_for(|| children_called("cfc-zygote", pid).len() == 1);
+    children_called("cfc-zygote", pid)[0]
+}
+
+/// The children of `pid` that have this name, those included that have ended and that it has not looked at since.
+fn children_called(name: &str, pid: i32) -> Vec<i32> {
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
     let children = children.split_whitespace().filter_map(|child| child.parse().ok());
-    let is_shell =
-        |child: &i32| fs::read_to_string(format!("/proc/{child}/comm")).is_ok_and(|name| name == "cfc-shell\n");
-    children.filter(is_shell).collect()
+    let is_it = |child: &i32| fs::read_to_string(format!("/proc/{child}/comm")).is_ok_and(|comm| comm.trim() == name);
+    children.filter(is_it).collect()
 }
 
 fn launcher_pid(socket: &Path) -> i32 {

@@ -4,7 +4,8 @@
 //!
 //! ```text
 //! start_bench STORE REFERENCE DIRECTORY starts COUNT     starts one after another, each removed before the next
-//! start_bench STORE REFERENCE DIRECTORY density COUNT    COUNT instances alive at once
+//! start_bench STORE REFERENCE DIRECTORY density COUNT    COUNT instances alive at once, started one after another
+//! start_bench STORE REFERENCE DIRECTORY spaced COUNT     the same, with a pause before each: shells wait for it
 //! start_bench STORE REFERENCE DIRECTORY sleeping COUNT   COUNT instances that are known and do not run
 //! start_bench STORE REFERENCE DIRECTORY waiting COUNT    COUNT instances that are connected to and do not listen yet
 //! start_bench STORE REFERENCE DIRECTORY listening COUNT  COUNT starts of an app that listens late: from its `listen` to the
@@ -42,6 +43,8 @@ const PORT: u16 = 8080;
 const HOLD: Duration = Duration::from_secs(30);
 /// How many starts the first and the last of a crowd are.
 const SAMPLE: usize = 100;
+/// Between starts that find a shell made: as long as several take.
+const PAUSE: Duration = Duration::from_millis(30);
 /// What a waiting crowd's processor time is taken over.
 const WATCHED: Duration = Duration::from_secs(5);
 
@@ -55,7 +58,7 @@ fn main() -> Outcome<()> {
     }
     let arguments: Vec<String> = std::env::args().collect();
     let [_, store, reference, directory, mode, count] = arguments.as_slice() else {
-        return Err("usage: start_bench STORE REFERENCE DIRECTORY starts|density|sleeping|waiting|listening|crowd|adopt|flood|limits COUNT".into());
+        return Err("usage: start_bench STORE REFERENCE DIRECTORY starts|density|spaced|sleeping|waiting|listening|crowd|adopt|flood|limits COUNT".into());
     };
     let directory = Path::new(directory);
     let socket = directory.join("launcher.sock");
@@ -66,7 +69,8 @@ fn main() -> Outcome<()> {
         let count = count.parse()?;
         match mode.as_str() {
             "starts" => bench.starts(count).await,
-            "density" => bench.density(count).await,
+            "density" => bench.density(count, Duration::ZERO).await,
+            "spaced" => bench.density(count, PAUSE).await,
             "sleeping" => bench.sleeping(count).await,
             "waiting" => bench.waiting(count).await,
             "listening" => bench.listening(count).await,
@@ -165,7 +169,7 @@ impl Bench {
         Ok(())
     }
 
-    async fn density(&self, count: usize) -> Outcome<()> {
+    async fn density(&self, count: usize, pause: Duration) -> Outcome<()> {
         // Once around first, so that nothing of the first start's own counts as an instance's.
         self.start("warm-up").await?;
         self.runtime.remove("warm-up").await;
@@ -173,6 +177,9 @@ impl Bench {
         let before = memory(launcher);
         let mut samples = Vec::with_capacity(count);
         for i in 0..count {
+            if !pause.is_zero() {
+                tokio::time::sleep(pause).await;
+            }
             samples.push(self.start(&format!("bench-{i}")).await?);
         }
         let after = memory(launcher);

@@ -35,7 +35,7 @@ pub fn memory(launcher: i32) -> Memory {
     for pid in descendants(launcher) {
         let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
         match name.trim() {
-            "cfc-init" | "cfc-launcher" | "cfc-shell" => memory.inits += pss(&pid.to_string()),
+            "cfc-init" | "cfc-launcher" | "cfc-shell" | "cfc-zygote" => memory.inits += pss(&pid.to_string()),
             _ => memory.apps += pss(&pid.to_string()),
         }
     }

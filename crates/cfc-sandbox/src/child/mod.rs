@@ -1,6 +1,6 @@
 //! The new process, from its first instruction in its namespaces to `execve`.
 //!
-//! It is a fork of the launcher. First it makes a [shell](crate::launcher::shell) of itself and waits, maybe long; then it
+//! It is a fork of the launcher, or of that's [zygote](crate::launcher::zygote). First it makes a [shell](crate::launcher::shell) of itself and waits, maybe long; then it
 //! gets its blueprint. It runs as the sandbox's root until it takes the application's identity. Whatever fails is reported
 //! through a socket that `execve` closes.
 
@@ -24,7 +24,7 @@ mod targets;
 mod terminal;
 
 use std::ffi::CString;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::AssertUnwindSafe;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
@@ -35,7 +35,6 @@ use crate::error::ErrorKind;
 use crate::fail::fail_point;
 use crate::launcher::blueprint::Blueprint;
 use crate::launcher::shell::ShellKind;
-use crate::launcher::slots::Filled;
 use crate::redirect;
 use crate::step::Step;
 use crate::sys;
@@ -47,10 +46,7 @@ pub(crate) use report::{Order, Report, parse_all};
 pub(crate) use stubs::{Stubs, remove_stubs};
 
 /// The exit code of a process that failed before `execve`; the report says why.
-const FAILED: i32 = 125;
-
-/// The first thing that the new process says: it has its own descriptors.
-pub(crate) const APART: &[u8; 1] = b"a";
+pub(crate) const FAILED: i32 = 125;
 
 /// What the new process is given.
 pub(crate) struct Wiring {
@@ -60,12 +56,16 @@ pub(crate) struct Wiring {
     pub(crate) entrances: Vec<OwnedFd>,
 }
 
+impl Wiring {
+    /// Its descriptors, in the order in which they are handed over.
+    pub(crate) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        [&self.control].into_iter().chain(&self.entrances).map(AsFd::as_fd)
+    }
+}
+
 /// The new process's whole life. Never returns, so that nothing of the launcher's runs twice.
-pub(crate) fn run(kind: &ShellKind, filled: Filled) -> ! {
-    // What belongs to other sandboxes would stay open for as long as it waits.
-    let Ok(Wiring { control, entrances }) = filled.leave() else { sys::exit_now(FAILED) };
-    // From here on the launcher may use the slots for another.
-    let _ = rustix::io::write(&control, APART);
+pub(crate) fn run(kind: &ShellKind, wiring: Wiring) -> ! {
+    let Wiring { control, entrances } = wiring;
     let mut channel = Channel::new(control);
     let result = std::panic::catch_unwind(AssertUnwindSafe(|| live(kind, &mut channel, entrances)));
     let failure = match result {
@@ -161,7 +161,7 @@ fn become_application(
 }
 
 /// From here on the launcher's death is ours.
-fn die_with_launcher() -> Result<(), ErrorKind> {
+pub(crate) fn die_with_launcher() -> Result<(), ErrorKind> {
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
         .step(|| "bind the sandbox to its launcher".into())
 }

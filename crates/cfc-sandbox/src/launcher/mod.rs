@@ -30,6 +30,7 @@ pub(crate) mod shell;
 pub(crate) mod slots;
 mod start;
 mod succession;
+mod zygote;
 
 use std::ffi::{OsStr, OsString};
 use std::io::Write;

@@ -6,8 +6,9 @@
 use std::time::{Duration, Instant};
 
 use super::ranges::Ranges;
-use super::shell::{Shell, ShellKind};
+use super::shell::{Origin, Shell, ShellKind};
 use super::slots::Slots;
+use super::zygote::Zygote;
 use crate::cgroup::Hierarchies;
 use crate::error::ErrorKind;
 
@@ -26,6 +27,8 @@ pub(crate) struct Pool {
     due: Instant,
     made: u64,
     slots: Slots,
+    /// What shells of the wanted kind are forked from, if any are kept.
+    zygote: Option<Zygote>,
 }
 
 impl Pool {
@@ -37,7 +40,7 @@ impl Pool {
     /// A pool that holds none but what is expected, for a launcher that lives for a moment.
     pub(crate) fn empty() -> std::io::Result<Pool> {
         let slots = Slots::reserve()?;
-        Ok(Pool { size: 0, wanted: None, ready: Vec::new(), due: Instant::now(), made: 0, slots })
+        Ok(Pool { size: 0, wanted: None, ready: Vec::new(), due: Instant::now(), made: 0, slots, zygote: None })
     }
 
     /// As [`new`](Pool::new), in the place of a pool that has made so many: no two shells of a launcher have one name.
@@ -101,6 +104,7 @@ impl Pool {
     /// Ends all shells.
     pub(crate) fn clear(&mut self, ranges: &mut Ranges) {
         self.wanted = None;
+        self.zygote = None;
         self.ready.drain(..).for_each(|shell| shell.discard(ranges));
     }
 
@@ -121,6 +125,16 @@ impl Pool {
         parent: &str,
     ) -> Result<Shell, ErrorKind> {
         self.made += 1;
-        Shell::make(kind, hierarchies, ranges, &self.slots, parent, &format!("shell-{}", self.made))
+        let name = format!("shell-{}", self.made);
+        let origin = match self.size {
+            0 => Origin::Launcher(&self.slots),
+            _ => Origin::Zygote(Self::zygote(&mut self.zygote, kind, &self.slots)?),
+        };
+        Shell::make(kind, hierarchies, ranges, &origin, parent, &name)
+    }
+
+    fn zygote<'a>(known: &'a mut Option<Zygote>, kind: &ShellKind, slots: &Slots) -> Result<&'a Zygote, ErrorKind> {
+        let living = known.take().filter(|zygote| !zygote.is_dead());
+        Ok(known.insert(living.map_or_else(|| Zygote::make(kind, slots), Ok)?))
     }
 }

@@ -1,6 +1,7 @@
 //! [`Sandbox`]: what the launcher knows of one sandbox.
 
 use std::collections::BTreeMap;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -280,17 +281,18 @@ impl Sandbox {
     /// Reads once from an output into the log.
     pub(crate) fn copy_output(&mut self, stream: Stream) -> Output {
         let Some(pipe) = self.output(stream) else { return Output::End };
-        let mut buffer = vec![0; READ_LENGTH];
-        match rustix::io::retry_on_intr(|| rustix::io::read(pipe, &mut buffer)) {
-            Ok(0) => Output::End,
-            Ok(count) => {
-                self.rate.add(count);
+        let mut buffer = [MaybeUninit::uninit(); READ_LENGTH];
+        match rustix::io::read(pipe, &mut buffer) {
+            Ok(([], _)) => Output::End,
+            Ok((read, _)) => {
+                self.rate.add(read.len());
                 if let Some(log) = &mut self.log {
-                    log.take(stream, &buffer[..count]);
+                    log.take(stream, read);
                 }
                 Output::More
             }
             Err(rustix::io::Errno::AGAIN) => Output::Empty,
+            Err(rustix::io::Errno::INTR) => Output::More,
             Err(_) => Output::End,
         }
     }

@@ -19,9 +19,10 @@ use super::blueprint::{Blueprint, namespace_flags};
 use super::furniture::Furniture;
 use super::idmap::IdMappings;
 use super::ranges::{Range, Ranges};
-use super::slots::Slots;
+use super::slots::{Filled, Slots};
+use super::zygote::Zygote;
 use crate::cgroup::{Cgroup, Hierarchies, controllers};
-use crate::child::{self, APART, Order, Report, Wiring};
+use crate::child::{self, Order, Report, Wiring};
 use crate::config::{Network, SandboxConfig};
 use crate::error::ErrorKind;
 use crate::protocol::{self, DESCRIPTORS_MAX, Receiver};
@@ -118,7 +119,7 @@ impl Shell {
         kind: &ShellKind,
         hierarchies: &Hierarchies,
         ranges: &mut Ranges,
-        slots: &Slots,
+        origin: &Origin<'_>,
         parent: &str,
         name: &str,
     ) -> Result<Shell, ErrorKind> {
@@ -137,7 +138,7 @@ impl Shell {
                 return Err(failure);
             }
         };
-        let made = make_process(kind, mappings, &cgroup, slots);
+        let made = make_process(kind, mappings, &cgroup, origin);
         match made {
             Ok(process) => {
                 let Process { started, pidfd, control, network, user } = process;
@@ -165,8 +166,7 @@ impl Shell {
 
     /// Whether it has ended, which only an accident does to it.
     pub(crate) fn is_dead(&self) -> bool {
-        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-        !matches!(rustix::process::waitid(WaitId::PidFd(self.pidfd.as_fd()), options), Ok(None))
+        is_dead(&self.pidfd)
     }
 
     /// Lets it become the sandbox. What becomes of it, its reports say.
@@ -222,6 +222,12 @@ pub(super) fn send(control: &OwnedFd, order: &Order, descriptors: &[BorrowedFd<'
     if sent == bytes.len() { Ok(()) } else { Err(rustix::io::Errno::MSGSIZE.into()) }
 }
 
+/// Whether a child has ended.
+pub(super) fn is_dead(pidfd: &OwnedFd) -> bool {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    !matches!(rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), options), Ok(None))
+}
+
 /// Kills a child and waits for it.
 pub(super) fn end(pidfd: &OwnedFd) {
     let _ = sys::send_signal(pidfd.as_fd(), libc::SIGKILL);
@@ -244,28 +250,36 @@ struct Process {
     user: Option<(OwnedFd, IdMappings)>,
 }
 
+/// What a shell is forked from.
+pub(crate) enum Origin<'a> {
+    /// The launcher itself.
+    Launcher(&'a Slots),
+    Zygote(&'a Zygote),
+}
+
 fn make_process(
     kind: &ShellKind,
     mappings: Option<IdMappings>,
     cgroup: &Cgroup,
-    slots: &Slots,
+    origin: &Origin<'_>,
 ) -> Result<Process, ErrorKind> {
     let (control, theirs) = socket_pair()?;
     let wiring = Wiring { control: theirs, entrances: cgroup.entrances()? };
     let birthplace = cgroup.birthplace()?;
-    let filled = slots.fill(&wiring)?;
-    let flags = kind.clone_flags | libc::CLONE_FILES as u64;
-    let cloned = sys::clone_process(flags, birthplace.as_ref().map(|fd| fd.as_fd()));
-    let (pid, pidfd) = match cloned.step(|| "make the namespaces".into()) {
-        Ok(Cloned::Parent { pid, pidfd }) => (pid, pidfd),
-        Ok(Cloned::Child) => child::run(kind, filled),
-        Err(failure) => return slots.empty(filled).and(Err(failure)),
+    let (pid, pidfd, sharing) = match origin {
+        Origin::Launcher(slots) => {
+            let forked = fork(kind.clone_flags, birthplace.as_ref(), slots, wiring, |wiring| child::run(kind, wiring))?;
+            (forked.pid, forked.pidfd, Some((slots, forked.filled)))
+        }
+        Origin::Zygote(zygote) => {
+            let (pid, pidfd) = zygote.bear(wiring, birthplace.as_ref())?;
+            (pid, pidfd, None)
+        }
     };
-    // Its copy of the socket would hide from us that the process has ended.
-    drop(wiring);
     let prepared = prepare(kind, mappings, pid).and_then(|prepared| {
+        // Also of one that shares nothing: so it runs already, and goes on beside us when it is told to.
         wait_until_apart(&control)?;
-        slots.empty(filled)?;
+        sharing.map_or(Ok(()), |(slots, filled)| slots.empty(filled))?;
         send(&control, &Order::Go, &[]).step(|| "let the sandbox go on".into())?;
         Ok(prepared)
     });
@@ -275,21 +289,63 @@ fn make_process(
         }
         Err(failure) => {
             end(&pidfd);
-            slots.empty(filled)?;
+            sharing.map_or(Ok(()), |(slots, filled)| slots.empty(filled))?;
             Err(failure)
         }
     }
 }
 
-/// Far longer than it takes on the busiest machine.
-const APART_TIMEOUT_SECONDS: i64 = 30;
+/// The step in which a process is made.
+pub(super) fn make_step() -> String {
+    "make the namespaces".to_owned()
+}
 
-/// Waits until the new process has its own descriptors, which is the first thing that it does.
-fn wait_until_apart(control: &OwnedFd) -> Result<(), ErrorKind> {
+/// A process that the launcher forked, and the slots that are its own until it is apart.
+pub(super) struct Forked {
+    pid: i32,
+    pub(super) pidfd: OwnedFd,
+    pub(super) filled: Filled,
+}
+
+/// Forks the launcher with `flags`, into the v2 cgroup `birthplace` if one is given. The new process lives as `live` says,
+/// from when it has its own descriptors ([`wait_until_apart`]): the standard ones and those of `wiring`.
+pub(super) fn fork(
+    flags: u64,
+    birthplace: Option<&OwnedFd>,
+    slots: &Slots,
+    wiring: Wiring,
+    live: impl FnOnce(Wiring),
+) -> Result<Forked, ErrorKind> {
+    let filled = slots.fill(&wiring)?;
+    match sys::clone_process(flags | libc::CLONE_FILES as u64, birthplace.map(AsFd::as_fd)).step(make_step) {
+        Ok(Cloned::Parent { pid, pidfd }) => Ok(Forked { pid, pidfd, filled }),
+        Ok(Cloned::Child) => {
+            // What belongs to other sandboxes would stay open for as long as it waits.
+            let Ok(wiring) = filled.leave() else { sys::exit_now(child::FAILED) };
+            say_apart(&wiring);
+            live(wiring);
+            sys::exit_now(child::FAILED)
+        }
+        Err(failure) => slots.empty(filled).and(Err(failure)),
+    }
+}
+
+/// How long a new process may take for its first moment: far longer than it takes on the busiest machine.
+pub(super) const PATIENCE: Timespec = Timespec { tv_sec: 30, tv_nsec: 0 };
+
+/// The first thing that a forked process says: it has its own descriptors.
+const APART: &[u8; 1] = b"a";
+
+/// In the new process, once it has its own descriptors: from here on the launcher may use the slots for another.
+pub(super) fn say_apart(wiring: &Wiring) {
+    let _ = rustix::io::write(&wiring.control, APART);
+}
+
+/// Waits until a new process has its own descriptors, which is the first thing that it does.
+pub(super) fn wait_until_apart(control: &OwnedFd) -> Result<(), ErrorKind> {
     let step = || "let the new process have its own descriptors".to_owned();
-    let timeout = Timespec { tv_sec: APART_TIMEOUT_SECONDS, tv_nsec: 0 };
     let mut awaited = [PollFd::new(control, PollFlags::IN)];
-    rustix::io::retry_on_intr(|| rustix::event::poll(&mut awaited, Some(&timeout))).step(step)?;
+    rustix::io::retry_on_intr(|| rustix::event::poll(&mut awaited, Some(&PATIENCE))).step(step)?;
     match rustix::io::read(control, &mut [0; APART.len()]).step(step)? {
         0 => Err(ErrorKind::Unavailable("the process died while it was made (out of memory?)".into())),
         _ => Ok(()),

@@ -44,8 +44,7 @@ impl Slots {
     /// Puts descriptors into the slots.
     pub(crate) fn fill(&self, wiring: &Wiring) -> Result<Filled, ErrorKind> {
         let step = || "hand descriptors to a new process".to_owned();
-        let descriptors: Vec<BorrowedFd<'_>> =
-            [&wiring.control].into_iter().chain(&wiring.entrances).map(AsFd::as_fd).collect();
+        let descriptors: Vec<BorrowedFd<'_>> = wiring.descriptors().collect();
         if descriptors.len() > COUNT {
             return Err(rustix::io::Errno::MFILE).step(step);
         }
