@@ -199,8 +199,8 @@ fn a_terminal_is_the_sandboxs_own_with_size_job_control_and_end() {
     say("stty size\n");
     read_until(&terminal, "50 132");
     // Ctrl-C ends the foreground job, not the shell.
-    say("sleep 1000; echo after\n");
-    std::thread::sleep(Duration::from_millis(300));
+    say("sh -c 'echo asleep $((1 + 1)); sleep 1000'; echo after\n");
+    read_until(&terminal, "asleep 2");
     say("\x03");
     say("echo still $((40 + 2))\n");
     read_until(&terminal, "still 42");

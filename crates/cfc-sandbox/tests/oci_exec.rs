@@ -226,8 +226,8 @@ fn a_terminal_has_size_job_control_and_end() {
         terminal.resize(WindowSize { rows: 50, columns: 132 }).unwrap();
         say("stty size\n");
         read_until(&terminal, "50 132");
-        say("sleep 1000; echo after\n");
-        std::thread::sleep(Duration::from_millis(500));
+        say("sh -c 'echo asleep $((1 + 1)); sleep 1000'; echo after\n");
+        read_until(&terminal, "asleep 2");
         say("\x03");
         say("echo still $((40 + 2))\n");
         read_until(&terminal, "still 42");
