@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cfc_engine::{EgressPolicy, Engine, WorkerNames};
 use cfc_oci::{ContainerConfig, Descriptor};
@@ -17,6 +17,8 @@ use crate::image;
 
 pub const SIDECAR_IMAGE: &str = "cfc/egress:1";
 const KEY: &str = "app-MyContainer";
+/// How long anything may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What this machine lacks for these tests.
 pub fn lacking() -> Option<&'static str> {
@@ -195,13 +197,11 @@ impl Platform {
 
     /// Waits until the container has put out `text`.
     pub async fn until_said(&self, name: &str, text: &str) {
-        for _ in 0..200 {
-            if self.output(name).await.contains(text) {
-                return;
-            }
+        let started = Instant::now();
+        while !self.output(name).await.contains(text) {
+            assert!(started.elapsed() < PATIENCE, "{name} never said {text:?}, only {:?}", self.output(name).await);
             tokio::time::sleep(Duration::from_millis(25)).await;
         }
-        panic!("{name} never said {text:?}, only {:?}", self.output(name).await);
     }
 
     /// Ends everything and checks that nothing is left.
