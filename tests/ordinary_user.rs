@@ -1,6 +1,7 @@
 //! [`OrdinaryUser`]: somebody who is not root, made for one test. The machine's own files of users stay as they are: each
 //! command sees others, in a mount namespace of its own.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -34,7 +35,7 @@ pub struct OrdinaryUser {
     pub uid: u32,
     /// The first subordinate id.
     pub subordinate: Option<u32>,
-    /// The user's own cgroups, removed with the user.
+    /// Those that the user's processes are in, removed with the user.
     cgroups: Vec<PathBuf>,
 }
 
@@ -64,17 +65,21 @@ impl OrdinaryUser {
         })
     }
 
-    /// Gives the user a cgroup of the v1 hierarchy of `controller`. `None`, with the reason, where there is no such.
+    /// Gives the user a cgroup that can hold limits of `controller` alone. `None`, with the reason, where none can be made.
     pub fn delegate(mut self, controller: &str) -> Option<OrdinaryUser> {
-        let cgroup = Path::new("/sys/fs/cgroup").join(controller).join(format!("cfc-user-{}", self.uid));
-        if std::fs::create_dir(&cgroup).is_err() {
-            skipped(&format!("there is no v1 hierarchy of `{controller}` to make a cgroup in"));
-            return None;
+        let (tree, name) = (Path::new("/sys/fs/cgroup"), format!("cfc-user-{}", self.uid));
+        let hierarchy = tree.join(controller);
+        let cgroup = match hierarchy.exists() {
+            true => v1_cgroup(self.uid, hierarchy.join(name)),
+            false => v2_cgroup(self.uid, tree, &name, controller),
+        };
+        match cgroup {
+            Ok(cgroup) => self.cgroups.push(cgroup),
+            Err(error) => {
+                skipped(&format!("no cgroup can be made for limits of `{controller}`: {error}"));
+                return None;
+            }
         }
-        for file in ["", "tasks", "cgroup.procs"] {
-            std::os::unix::fs::chown(cgroup.join(file), Some(self.uid), Some(self.uid)).expect("given away");
-        }
-        self.cgroups.push(cgroup);
         Some(self)
     }
 
@@ -123,10 +128,42 @@ impl OrdinaryUser {
 
 impl Drop for OrdinaryUser {
     fn drop(&mut self) {
-        for cgroup in &self.cgroups {
-            let _ = std::fs::remove_dir(cgroup);
+        let is_ours = |directory: &&Path| directory.to_string_lossy().contains("/cfc-user-");
+        for directory in self.cgroups.iter().flat_map(|cgroup| cgroup.ancestors().take_while(is_ours)) {
+            let _ = std::fs::remove_dir(directory);
         }
     }
+}
+
+fn v1_cgroup(uid: u32, cgroup: PathBuf) -> io::Result<PathBuf> {
+    std::fs::create_dir(&cgroup)?;
+    give_cgroup(uid, &cgroup, &["tasks", "cgroup.procs"])?;
+    Ok(cgroup)
+}
+
+/// As systemd does it: the user's processes are below the cgroup that the user was given, which has none itself.
+///
+/// ```text
+/// <tree>/<name>/          gives `controller` and no other
+/// <tree>/<name>/given/    the user's
+/// <tree>/<name>/given/own the user's, with the processes
+/// ```
+fn v2_cgroup(uid: u32, tree: &Path, name: &str, controller: &str) -> io::Result<PathBuf> {
+    let outer = tree.join(name);
+    let (given, own) = (outer.join("given"), outer.join("given/own"));
+    std::fs::write(tree.join("cgroup.subtree_control"), format!("+{controller}"))?;
+    std::fs::create_dir(&outer)?;
+    std::fs::write(outer.join("cgroup.subtree_control"), format!("+{controller}"))?;
+    for cgroup in [given, own.clone()] {
+        std::fs::create_dir(&cgroup)?;
+        give_cgroup(uid, &cgroup, &["cgroup.procs", "cgroup.subtree_control"])?;
+    }
+    Ok(own)
+}
+
+fn give_cgroup(uid: u32, cgroup: &Path, files: &[&str]) -> io::Result<()> {
+    let paths = std::iter::once(cgroup.to_owned()).chain(files.iter().map(|file| cgroup.join(file)));
+    paths.into_iter().try_for_each(|path| std::os::unix::fs::chown(path, Some(uid), Some(uid)))
 }
 
 /// Gives `path`, with all that is in it, to the user `uid`.
