@@ -13,14 +13,20 @@ pub const ROLE: &str = "--churn";
 pub const UNTIL_FAILURE: &str = "until-failure";
 /// Ends when something has failed, and then all has gone well for a while.
 pub const UNTIL_RECOVERY: &str = "until-recovery";
+/// As [`UNTIL_FAILURE`], and ends with [`ENOUGH`] when all has gone well often enough.
+pub const UNTIL_ENOUGH: &str = "until-enough";
 /// Goes on.
 pub const FOREVER: &str = "forever";
 
 pub const SCRIPT: &str = "echo up; exec sleep 0.02";
 /// The exit code of a churn that did what it was to do.
 pub const DONE: i32 = 11;
+/// That of one in which nothing has failed.
+pub const ENOUGH: i32 = 12;
 
 const CYCLES_OF_RECOVERY: u64 = 10;
+/// Each is removed but the last of each of the four names, so more than seven are, which is where the tests let one fail.
+const CYCLES_ENOUGH: u64 = 12;
 
 struct Churn {
     machine: Machine,
@@ -103,8 +109,12 @@ impl Churn {
         }
         let has_failed = self.failures.load(Ordering::Relaxed) > 0;
         let has_recovered = has_failed && self.successes.load(Ordering::Relaxed) >= CYCLES_OF_RECOVERY;
-        if self.goal == UNTIL_FAILURE && has_failed || self.goal == UNTIL_RECOVERY && has_recovered {
+        let ends_at_failure = [UNTIL_FAILURE, UNTIL_ENOUGH].contains(&self.goal.as_str());
+        if ends_at_failure && has_failed || self.goal == UNTIL_RECOVERY && has_recovered {
             std::process::exit(DONE);
+        }
+        if self.goal == UNTIL_ENOUGH && self.successes.load(Ordering::Relaxed) >= CYCLES_ENOUGH {
+            std::process::exit(ENOUGH);
         }
     }
 }

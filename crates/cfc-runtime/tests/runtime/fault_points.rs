@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::Test;
-use crate::churn::{self, DONE, FOREVER, SCRIPT, UNTIL_FAILURE, UNTIL_RECOVERY};
+use crate::churn::{self, DONE, ENOUGH, FOREVER, SCRIPT, UNTIL_ENOUGH, UNTIL_FAILURE, UNTIL_RECOVERY};
 use crate::inventory::{assert_nothing_left, live_processes};
 use crate::support::{Machine, Random, block_on, directory, launcher_pid, until};
 use crate::victim::{KEEPER, ends, is_ready, kill, say_ready, spawn, start};
@@ -49,10 +49,12 @@ fn failing_everywhere() {
 fn failing_unnoticed() {
     let directory = directory();
     let failure = UNNOTICED.map(|name| format!("{name}:1:error;{name}:7:error")).join(";");
-    let mut victim = spawn(&[churn::ROLE], directory.path(), &[UNTIL_FAILURE], &[("CFC_FAIL_POINT", &failure)]);
+    let mut victim = spawn(&[churn::ROLE], directory.path(), &[UNTIL_ENOUGH], &[("CFC_FAIL_POINT", &failure)]);
     assert!(is_ready(&mut victim));
-    assert!(!ends(&mut victim, Duration::from_secs(2)), "{failure}: it was noticed");
-    kill(victim);
+    let has_ended = ends(&mut victim, PATIENCE);
+    let _ = victim.kill();
+    let code = victim.wait().expect("a child").code();
+    assert!(has_ended && code == Some(ENOUGH), "{failure}: it was noticed, or in the way: {code:?}");
     finds_order(directory.path(), &failure);
 }
 
