@@ -130,7 +130,11 @@ impl Pool {
             0 => Origin::Launcher(&self.slots),
             _ => Origin::Zygote(Self::zygote(&mut self.zygote, kind, &self.slots)?),
         };
-        Shell::make(kind, hierarchies, ranges, &origin, parent, &name)
+        let made = Shell::make(kind, hierarchies, ranges, &origin, parent, &name);
+        if made.is_err() {
+            self.zygote = None;
+        }
+        made
     }
 
     fn zygote<'a>(known: &'a mut Option<Zygote>, kind: &ShellKind, slots: &Slots) -> Result<&'a Zygote, ErrorKind> {

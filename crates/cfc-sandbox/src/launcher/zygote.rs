@@ -41,7 +41,7 @@ impl Zygote {
         let (socket, theirs) = shell::socket_pair()?;
         let wiring = Wiring { control: theirs, entrances: Vec::new() };
         let forked = shell::fork(0, None, slots, wiring, |wiring| live(kind, &wiring.control))?;
-        // Not before this is it anybody's to end.
+        // From here on it ends with this, whatever fails.
         let zygote = Zygote { socket, pidfd: forked.pidfd };
         let is_apart = shell::wait_until_apart(&zygote.socket);
         slots.empty(forked.filled)?;
@@ -53,7 +53,8 @@ impl Zygote {
         shell::is_dead(&self.pidfd)
     }
 
-    /// Makes a shell, in the v2 cgroup `birthplace` if one is given: its number and its pidfd.
+    /// Makes a shell, in the v2 cgroup `birthplace` if one is given: its number and its pidfd. Not to be asked again after a
+    /// failure: the answer may come yet, and would be taken for the next one's.
     pub(super) fn bear(&self, wiring: Wiring, birthplace: Option<&OwnedFd>) -> Result<(i32, OwnedFd), ErrorKind> {
         let step = || "have a process made".to_owned();
         let bytes = protocol::encode(&Birth { has_birthplace: birthplace.is_some() }).step(step)?;
