@@ -1,8 +1,8 @@
 //! The new process, from its first instruction in its namespaces to `execve`.
 //!
-//! It is a fork of the launcher, or of that's [zygote](crate::launcher::zygote). First it makes a [shell](crate::launcher::shell) of itself and waits, maybe long; then it
-//! gets its blueprint. It runs as the sandbox's root until it takes the application's identity. Whatever fails is reported
-//! through a socket that `execve` closes.
+//! It is a fork of the launcher, or of the launcher's [zygote](crate::launcher::zygote). First it makes a
+//! [shell](crate::launcher::shell) of itself and waits, maybe long; then it gets its blueprint. It runs as the sandbox's root
+//! until it takes the application's identity. Whatever fails is reported through a socket that `execve` closes.
 
 pub(crate) mod capabilities;
 pub(crate) mod exec;
