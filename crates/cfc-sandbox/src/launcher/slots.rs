@@ -1,8 +1,9 @@
 //! [`Slots`]: low descriptor numbers through which a new process gets its descriptors.
 //!
 //! A launcher has several descriptors for each sandbox, thousands in all. A fork copies them, and the new process would have
-//! to close each again: with a thousand sandboxes that takes longer than everything else. So a shell shares the launcher's
-//! table for its first moment, and leaves it with the low part alone, in one call that looks at nothing above.
+//! to close each again: with a thousand sandboxes that takes longer than everything else. So a zygote, and a shell that is
+//! forked from the launcher itself, shares the launcher's table for its first moment, and leaves it with the low part alone,
+//! in one call that looks at nothing above.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 
